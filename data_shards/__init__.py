@@ -1,0 +1,1 @@
+"""Samples, labels, files: image shards in WebDataset tars, their index, embedding shards."""

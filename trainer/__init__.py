@@ -1,0 +1,1 @@
+"""Network, CLMLE loss, cluster sampler, DeepSpeed loop, evaluation."""
