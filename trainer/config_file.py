@@ -1,0 +1,272 @@
+"""YAML and `--set` -> checked, frozen configuration; the reverse; and its reference page."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import dataclasses
+import difflib
+import inspect
+import textwrap
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from trainer.config import RunConfig, as_dict
+from trainer.errors import ConfigError
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a YAML file, apply `--set` overrides ("a.b=value"), check everything.
+
+    Raises:
+        ConfigError: no such file, not YAML, an unknown key (the nearest one is named), a wrong
+            type, a value out of range.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
+    try:
+        raw = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path} must hold sections (name: ...), got a {type(raw).__name__}")
+    for override in overrides:
+        apply_override(raw, override)
+    config = build_config(raw)
+    for name, settings in config.baselines.items():
+        _checked_baseline(config, name, settings)
+    return config
+
+
+def build_config(raw: Mapping[str, Any]) -> RunConfig:
+    """Build a `RunConfig` from plain dictionaries."""
+    config = _build(RunConfig, raw, "")
+    assert isinstance(config, RunConfig)
+    return config
+
+
+def with_settings(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
+    """A copy in which dotted keys ("loss.name") have other values."""
+    raw = as_dict(config)
+    for key, value in settings.items():
+        _place(raw, key, value)
+    return build_config(raw)
+
+
+def baseline_config(config: RunConfig, name: str) -> RunConfig:
+    """The configuration of one of `config.baselines`: as many images, its own run folder."""
+    settings = dict(config.baselines[name])
+    folder = Path(config.run.folder) / "baselines" / name.replace(" ", "_")
+    return with_settings(
+        config,
+        {"refresh.every": 0, "baselines": {}, **settings, "run.folder": str(folder)},
+    )
+
+
+def _checked_baseline(config: RunConfig, name: str, settings: Any) -> None:
+    if not isinstance(settings, dict):
+        raise ConfigError(f"baselines.{name} must map settings to values, got {settings!r}")
+    try:
+        baseline = baseline_config(config, name)
+    except ConfigError as error:
+        raise ConfigError(f"baselines.{name}: {error}") from error
+    ours = config.images_per_step * config.train.steps
+    theirs = baseline.images_per_step * baseline.train.steps
+    if ours != theirs:
+        raise ConfigError(
+            f"baselines.{name} would see {theirs:,} images and the run {ours:,}: "
+            "a comparison needs the same number; change train.steps or the sampler with it"
+        )
+
+
+def apply_override(raw: dict[str, Any], override: str) -> None:
+    """Put one "a.b=value" (value in YAML) into nested dictionaries, in place."""
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--set needs KEY=VALUE, such as --set train.steps=100, got {override!r}")
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {key}: the value {value!r} is not valid YAML") from error
+    _place(raw, key, parsed)
+
+
+def _place(raw: dict[str, Any], dotted: str, value: Any) -> None:
+    *sections, last = dotted.split(".")
+    for section in sections:
+        inner = raw.setdefault(section, {})
+        if inner is None:  # a section left empty in the file
+            inner = raw[section] = {}
+        if not isinstance(inner, dict):
+            raise ConfigError(f"{dotted}: {section} has no settings inside it")
+        raw = inner
+    raw[last] = value
+
+
+def _build(kind: Any, raw: Any, where: str) -> Any:
+    if not isinstance(raw, Mapping):
+        raise ConfigError(f"{where} must be a section (name: value lines), got {raw!r}")
+    hints = typing.get_type_hints(kind)
+    prefix = f"{where}." if where else ""
+    known = [item.name for item in dataclasses.fields(kind)]
+    for key in raw:
+        if key not in known:
+            raise ConfigError(_unknown(f"{prefix}{key}", str(key), known, prefix))
+    for item in dataclasses.fields(kind):
+        required = item.default is item.default_factory is dataclasses.MISSING
+        if required and item.name not in raw:
+            raise ConfigError(f"{prefix}{item.name} is missing")
+    values = {
+        key: _convert(hints[key], value, f"{prefix}{key}")
+        for key, value in raw.items()
+        # A section written with nothing under it keeps its defaults.
+        if not (value is None and dataclasses.is_dataclass(hints[key]))
+    }
+    try:
+        return kind(**values)
+    except ConfigError:
+        raise
+    except ValueError as error:  # sections of other packages
+        raise ConfigError(str(error)) from error
+
+
+def _unknown(full: str, key: str, known: Sequence[str], prefix: str) -> str:
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    hint = f"did you mean {prefix}{near[0]}?" if near else f"known here: {', '.join(known)}"
+    return f"unknown setting {full}: {hint}"
+
+
+def _convert(kind: Any, value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(kind):
+        return _build(kind, value, where)
+    origin = typing.get_origin(kind)
+    if origin is Literal:
+        allowed = typing.get_args(kind)
+        if value not in allowed or isinstance(value, bool):
+            names = " | ".join(map(str, allowed))
+            raise ConfigError(f"{where} must be one of {names}, got {value!r}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise ConfigError(f"{where} must be a list, got {value!r}")
+        inner = typing.get_args(kind)[0]
+        return tuple(_convert(inner, v, f"{where}[{i}]") for i, v in enumerate(value))
+    if origin is dict:
+        if value is not None and not isinstance(value, Mapping):
+            raise ConfigError(f"{where} must map names to values, got {value!r}")
+        return dict(value or {})
+    return _convert_scalar(kind, value, where)
+
+
+def _convert_scalar(kind: type, value: Any, where: str) -> Any:
+    if kind is float and isinstance(value, str):
+        # YAML 1.1 reads 1e-3 as a string.
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise ConfigError(f"{where} must be of type {kind.__name__}, got {value!r}")
+    return value
+
+
+def to_yaml(config: RunConfig) -> str:
+    """The resolved configuration as YAML; `load_config` of it gives an equal one."""
+    return yaml.safe_dump(as_dict(config), sort_keys=False, allow_unicode=True)
+
+
+def add_config_options(parser: argparse.ArgumentParser) -> None:
+    """Give a command the options that every job with a configuration has."""
+    parser.add_argument("--config", required=True, metavar="FILE", help="YAML file of the run")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="overrides",
+        metavar="a.b=v",
+        help="change one setting, such as --set train.steps=100 (repeatable)",
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print the resolved configuration and stop"
+    )
+
+
+def reference() -> str:
+    """The reference page of all settings, in Markdown, made from the dataclasses."""
+    lines = [
+        "# Configuration",
+        "",
+        "One YAML file a run; every setting has a default. Made from the dataclasses by",
+        "`python -m trainer.config_file > docs/configuration.md`; do not edit by hand.",
+        "`clmle run --config FILE --dry-run` prints a run's resolved settings.",
+    ]
+    hints = typing.get_type_hints(RunConfig)
+    top = field_docs(RunConfig)
+    for section in dataclasses.fields(RunConfig):
+        kind, text = hints[section.name], top.get(section.name, "")
+        if typing.get_origin(kind) is tuple:
+            kind = typing.get_args(kind)[0]
+        lines += ["", f"## `{section.name}`", ""]
+        if dataclasses.is_dataclass(kind):
+            lines += [" ".join(filter(None, [_first_paragraph(kind), text])), ""]
+            lines += ["| setting | type | default | meaning |", "|---|---|---|---|"]
+            lines += list(_rows(kind, section.name))
+        else:
+            lines.append(text)
+    return "\n".join(lines) + "\n"
+
+
+def _first_paragraph(kind: Any) -> str:
+    return " ".join(inspect.cleandoc(kind.__doc__).split("\n\n")[0].split())
+
+
+def _rows(kind: Any, section: str) -> Iterator[str]:
+    docs, hints = field_docs(kind), typing.get_type_hints(kind)
+    for item in dataclasses.fields(kind):
+        default: Any = item.default
+        if default is dataclasses.MISSING:
+            missing = item.default_factory is dataclasses.MISSING
+            default = "(required)" if missing else item.default_factory()  # type: ignore[misc]
+        shown = str(default).lower() if isinstance(default, bool) else str(default)
+        text = docs.get(item.name, "").replace("|", "\\|")
+        name = _type_name(hints[item.name]).replace("|", "\\|")
+        yield f"| `{section}.{item.name}` | {name} | `{shown}` | {text} |"
+
+
+def _type_name(kind: Any) -> str:
+    if typing.get_origin(kind) is Literal:
+        return " | ".join(map(str, typing.get_args(kind)))
+    if isinstance(kind, types.GenericAlias):
+        return "mapping"
+    return str(kind.__name__)
+
+
+def field_docs(kind: Any) -> dict[str, str]:
+    """The string literal under each field of a dataclass, on one line."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(kind)))
+    body = typing.cast(ast.ClassDef, tree.body[0]).body
+    docs = {}
+    for statement, following in zip(body, body[1:], strict=False):
+        if (
+            isinstance(statement, ast.AnnAssign)
+            and isinstance(statement.target, ast.Name)
+            and isinstance(following, ast.Expr)
+            and isinstance(following.value, ast.Constant)
+        ):
+            docs[statement.target.id] = " ".join(str(following.value.value).split())
+    return docs
+
+
+if __name__ == "__main__":
+    import sys
+
+    sys.stdout.write(reference())

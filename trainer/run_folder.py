@@ -1,0 +1,141 @@
+"""The layout of a run's folder: the contract between trainer, clustering service and evaluator."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_shards.atomic import atomic_file
+from trainer.config import RunConfig, as_dict
+from trainer.config_file import load_config, to_yaml
+from trainer.errors import ConfigError
+
+
+def step_name(step: int) -> str:
+    """Name of what belongs to a step: "step_000200"."""
+    return f"step_{step:06d}"
+
+
+def step_of(name: str) -> int | None:
+    """The step in such a name; None for any other name (a temporary one, say)."""
+    head, _, digits = name.partition("_")
+    return int(digits) if head == "step" and digits.isdigit() else None
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths under `run.folder`; nothing is created by asking for them."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:  # noqa: D102
+        return self.path / "config.yaml"
+
+    @property
+    def snapshots(self) -> Path:  # noqa: D102
+        return self.path / "snapshots"
+
+    @property
+    def embeddings(self) -> Path:  # noqa: D102
+        return self.path / "embeddings"
+
+    @property
+    def tables(self) -> Path:  # noqa: D102
+        return self.path / "tables"
+
+    @property
+    def checkpoints(self) -> Path:  # noqa: D102
+        return self.path / "checkpoints"
+
+    @property
+    def tensorboard(self) -> Path:  # noqa: D102
+        return self.path / "tensorboard"
+
+    @property
+    def metrics(self) -> Path:  # noqa: D102
+        return self.path / "metrics.jsonl"
+
+    @property
+    def evaluation(self) -> Path:  # noqa: D102
+        return self.path / "evaluation"
+
+    @property
+    def report(self) -> Path:  # noqa: D102
+        return self.path / "report.json"
+
+    @property
+    def logs(self) -> Path:  # noqa: D102
+        return self.path / "logs"
+
+    def claim(self, config: RunConfig, *, fresh: bool) -> None:
+        """Make the folder this run's own and write its configuration.
+
+        The launcher, the service and the trainer may all claim the same folder for the same run.
+
+        Args:
+            config: the run's configuration.
+            fresh: the caller starts from the first step and wants no checkpoint to be there.
+
+        Raises:
+            ConfigError: the folder cannot be written, holds another run, or (fresh) is in use.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"cannot create the run folder {self.path}: {error.strerror}; "
+                "set run.folder to a place that you can write to"
+            ) from error
+        if not os.access(self.path, os.W_OK):
+            raise ConfigError(f"cannot write to the run folder {self.path}; set run.folder")
+        if self.config.exists():
+            self._check_same_run(config)
+        if fresh and self.checkpoints.exists():
+            raise ConfigError(
+                f"{self.path} already holds checkpoints of this run: go on with --resume auto, "
+                "or set another run.folder, or remove the folder"
+            )
+        with atomic_file(self.config) as temporary:
+            temporary.write_text(to_yaml(config), encoding="utf-8")
+
+    def _check_same_run(self, config: RunConfig) -> None:
+        other = load_config(self.config)
+        mine, theirs = _identity(config), _identity(other)
+        differing = sorted(key for key in mine if mine[key] != theirs.get(key))
+        if differing:
+            shown = ", ".join(f"{k} ({theirs.get(k)} there, {mine[k]} here)" for k in differing[:3])
+            raise ConfigError(
+                f"the run folder {self.path} already holds another run: {shown}; "
+                "set run.folder to a new folder, or remove this one"
+            )
+
+
+# What may change between a run and its continuation.
+_FREE_SECTIONS = ("launch", "checkpoint", "baselines")
+_FREE_SETTINGS = (
+    "run.folder",
+    "train.log_every",
+    "train.communication_timeout_seconds",
+    "data.reader_threads",
+    "data.prefetch_batches",
+    "refresh.timeout_seconds",
+    "refresh.on_late",
+    "cluster.num_workers",
+    "cluster.task_timeout_seconds",
+    "cluster.max_retries",
+    "evaluation.every",
+)
+
+
+def _identity(config: RunConfig) -> dict[str, object]:
+    flat: dict[str, object] = {}
+    for section, values in as_dict(config).items():
+        if section in _FREE_SECTIONS:
+            continue
+        if isinstance(values, dict):
+            flat |= {f"{section}.{key}": value for key, value in values.items()}
+        else:
+            flat[section] = values
+    return {key: value for key, value in flat.items() if key not in _FREE_SETTINGS}
