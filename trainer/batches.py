@@ -1,0 +1,94 @@
+"""The images of coming steps, read ahead by threads.
+
+Which images a step uses is known beforehand (`cluster_sampler`), so exactly those are fetched.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from data_shards.index import SampleIndex
+from data_shards.transforms import augment, decode_image, to_float
+from trainer.cluster_sampler import Neighbourhood
+from trainer.config import DataConfig, ModelConfig
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """One neighbourhood, ready for the network."""
+
+    images: torch.Tensor
+    """(B, C, H, W) float32 in [-1, 1], on the CPU."""
+    neighbourhood: Neighbourhood
+
+
+@dataclass(frozen=True)
+class PlannedBatch:
+    """What a rank will train on: a neighbourhood, and the seed of its augmentation."""
+
+    neighbourhood: Neighbourhood
+    augmentation_seed: tuple[int, ...]
+
+
+Plan = Callable[[int], list[PlannedBatch]]
+"""step -> this rank's micro-batches of that step, in order."""
+
+
+class BatchLoader:
+    """Serves micro-batches in order and keeps `prefetch_batches` of them on the way."""
+
+    def __init__(self, index: SampleIndex, data: DataConfig, model: ModelConfig) -> None:
+        self._index = index
+        self._data = data
+        self._model = model
+        self._pool = (
+            ThreadPoolExecutor(data.reader_threads, thread_name_prefix="batches")
+            if data.reader_threads
+            else None
+        )
+        self._coming: deque[Future[MicroBatch]] = deque()
+        self._planned: Iterator[PlannedBatch] = iter(())
+
+    def start(self, plan: Plan, *, first_step: int, end_step: int) -> None:
+        """Serve the steps in [first_step, end_step) by this plan from now on.
+
+        What was read ahead for an older plan is dropped.
+        """
+        for future in self._coming:
+            future.cancel()
+        self._coming.clear()
+        self._planned = (batch for step in range(first_step, end_step) for batch in plan(step))
+
+    def next(self) -> MicroBatch:
+        """The next micro-batch of the plan.
+
+        Raises:
+            DataError: an image could not be read.
+        """
+        if self._pool is None:
+            return self._load(next(self._planned))
+        while len(self._coming) < self._data.prefetch_batches + 1:
+            batch = next(self._planned, None)
+            if batch is None:
+                break
+            self._coming.append(self._pool.submit(self._load, batch))
+        return self._coming.popleft().result()
+
+    def _load(self, batch: PlannedBatch) -> MicroBatch:
+        size, channels = self._model.input_size, self._model.channels
+        files = (self._index.read(int(i)) for i in batch.neighbourhood.sample_ids)
+        images = np.stack([decode_image(file, size=size, channels=channels) for file in files])
+        rng = np.random.default_rng(batch.augmentation_seed)
+        varied = augment(images, rng, shift=self._data.shift, flip=self._data.flip)
+        return MicroBatch(torch.from_numpy(to_float(varied)), batch.neighbourhood)
+
+    def close(self) -> None:
+        """End the threads; batches still on their way are dropped."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,169 @@
+"""Save and continue. DeepSpeed writes its state; our manifest, written last, makes it count.
+
+The weights' files are DeepSpeed's own format (torch.save): load only checkpoints that you wrote.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from data_shards.atomic import read_json, sha256_of, write_json
+from data_shards.errors import DataError
+from trainer.config import RunConfig
+from trainer.engine import Engine
+from trainer.errors import ConfigError, TrainingError
+from trainer.run_folder import RunFolder, step_name, step_of
+from trainer.snapshot import NetworkDescription
+from trainer.table_feed import FeedState
+
+logger = logging.getLogger(__name__)
+
+_MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopState:
+    """All that the loop must know to go on; batches and schedules follow from the step."""
+
+    step: int
+    """Optimiser steps done."""
+    feed: FeedState
+    train_seconds: float
+    """Time spent in training steps so far."""
+    network: NetworkDescription
+    data_checksum: str
+    world_size: int
+    zero_stage: int
+
+
+def save(engine: Engine, run: RunFolder, state: LoopState, *, keep: int) -> None:
+    """Save everything under `RUN/checkpoints/step_.../`. Every rank must call it.
+
+    Args:
+        engine: weights and optimiser.
+        run: the run's folder.
+        state: the loop's state, the same on every rank.
+        keep: newest checkpoints to keep.
+    """
+    folder = run.checkpoints / step_name(state.step)
+    if engine.world.is_first:
+        (folder / _MANIFEST).unlink(missing_ok=True)  # of an older attempt at this step
+        run.checkpoints.mkdir(parents=True, exist_ok=True)
+    engine.world.barrier()
+    engine.save(run.checkpoints, step_name(state.step))
+    engine.world.barrier()
+    if engine.world.is_first:
+        files = {f.name: sha256_of(f) for f in sorted(folder.iterdir()) if f.name != _MANIFEST}
+        write_json(folder / _MANIFEST, {"state": asdict(state), "files": files})
+        for step in checkpoint_steps(run)[:-keep]:
+            shutil.rmtree(run.checkpoints / step_name(step))
+
+
+def checkpoint_steps(run: RunFolder) -> list[int]:
+    """Steps of the complete checkpoints, ascending."""
+    if not run.checkpoints.is_dir():
+        return []
+    steps = {step_of(f.parent.name) for f in run.checkpoints.glob(f"*/{_MANIFEST}")}
+    return sorted(step for step in steps if step is not None)
+
+
+def find(resume: str, run: RunFolder) -> Path | None:
+    """The checkpoint that `--resume` names: "auto" (the newest, if any), "none" or a path.
+
+    Raises:
+        ConfigError: the path holds no complete checkpoint.
+    """
+    if resume == "none":
+        return None
+    if resume == "auto":
+        steps = checkpoint_steps(run)
+        return run.checkpoints / step_name(steps[-1]) if steps else None
+    path = Path(resume)
+    if not (path / _MANIFEST).exists():
+        raise ConfigError(
+            f"--resume {resume}: no complete checkpoint there (it has no {_MANIFEST}); "
+            "name a folder such as RUN/checkpoints/step_000200"
+        )
+    return path
+
+
+def load(
+    engine: Engine, path: Path, config: RunConfig, *, network: NetworkDescription, data: str
+) -> LoopState:
+    """Restore weights and optimiser, after checking that they fit. Every rank must call it.
+
+    Args:
+        engine: receives the state.
+        path: a complete checkpoint.
+        config: the run's configuration.
+        network: the network that this run has.
+        data: `Manifest.checksum` of the shards that this run trains on.
+
+    Raises:
+        TrainingError: a file is damaged.
+        ConfigError: another architecture, other data, or a number of ranks that cannot be loaded.
+    """
+    state = read_state(path)
+    _check_fits(state, path, config, network=network, data=data, world_size=engine.world.size)
+    engine.load(path.parent, path.name)
+    return state
+
+
+def read_state(path: Path) -> LoopState:
+    """A checkpoint's loop state, its files checked against their checksums."""
+    try:
+        stored = read_json(path / _MANIFEST)
+        raw = stored["state"]
+        state = LoopState(
+            **{
+                **raw,
+                "feed": FeedState(**raw["feed"]),
+                "network": NetworkDescription(**raw["network"]),
+            }
+        )
+        damaged = [name for name, digest in stored["files"].items() if _differs(path / name, digest)]
+    except (DataError, KeyError, TypeError) as error:
+        raise TrainingError(f"{path / _MANIFEST} is no checkpoint's manifest: {error}") from error
+    if damaged:
+        raise TrainingError(
+            f"checkpoint {path} is damaged: {', '.join(damaged)} is missing or differs from its "
+            "checksum; resume from an older one (--resume PATH)"
+        )
+    return state
+
+
+def _differs(file: Path, digest: str) -> bool:
+    return not file.exists() or sha256_of(file) != digest
+
+
+def _check_fits(
+    state: LoopState,
+    path: Path,
+    config: RunConfig,
+    *,
+    network: NetworkDescription,
+    data: str,
+    world_size: int,
+) -> None:
+    theirs, ours = asdict(state.network), asdict(network)
+    differing = [f"{k} {theirs[k]} there, {ours[k]} here" for k in ours if theirs[k] != ours[k]]
+    if differing:
+        raise ConfigError(
+            f"checkpoint {path} is of another network: {'; '.join(differing)}; "
+            "change the model section back, or start a new run folder"
+        )
+    if state.data_checksum != data:
+        raise ConfigError(
+            f"checkpoint {path} was trained on other shards than {config.data.shards}; "
+            "set data.shards back, or start a new run folder"
+        )
+    stage = config.train.zero_stage
+    if stage != state.zero_stage or (stage and state.world_size != world_size):
+        raise ConfigError(
+            f"checkpoint {path} was written by {state.world_size} ranks with ZeRO stage "
+            f"{state.zero_stage}, this run has {world_size} with stage {stage}: only ZeRO 0 "
+            "changes its number of ranks; start as many ranks as before"
+        )

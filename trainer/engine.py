@@ -1,0 +1,187 @@
+"""DeepSpeed, and nothing else that knows of it."""
+
+from __future__ import annotations
+
+import os
+import socket
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import deepspeed.ops
+import torch
+from torch import nn
+
+from trainer.config import RunConfig
+from trainer.errors import ConfigError
+from trainer.models.network import Network, TaskOutput
+from trainer.world import World
+
+
+def start_distributed(config: RunConfig) -> World:
+    """Bring up the process group; also without a launcher, as a world of one."""
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0")):
+        os.environ.setdefault(name, value)
+    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+    if "MASTER_PORT" not in os.environ:
+        os.environ["MASTER_PORT"] = str(_free_port())
+    world = World.from_environment()
+    if world.device.type == "cuda":
+        torch.cuda.set_device(world.device)
+    else:
+        # DeepSpeed would compile a shared-memory op for CPU inference (30 s); training has no use
+        # for it.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(
+        dist_backend="nccl" if world.device.type == "cuda" else "gloo",
+        auto_mpi_discovery=False,
+        verbose=False,
+        timeout=timedelta(seconds=config.train.communication_timeout_seconds),
+    )
+    return world
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def deepspeed_config(config: RunConfig, world_size: int) -> dict[str, Any]:
+    """DeepSpeed's own JSON, from our few fields.
+
+    One neighbourhood is one micro-batch; a rank accumulates gradients over its share of them.
+
+    Raises:
+        ConfigError: the neighbourhoods do not divide among the ranks, or
+            `train.deepspeed_extra` names a key that is decided here.
+    """
+    sampler, train = config.sampler, config.train
+    if sampler.neighbourhoods % world_size:
+        raise ConfigError(
+            f"sampler.neighbourhoods = {sampler.neighbourhoods} does not divide among {world_size} "
+            f"ranks; set it to a multiple of {world_size}, or start another number of ranks"
+        )
+    generated: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": sampler.clusters * sampler.samples_per_cluster,
+        "gradient_accumulation_steps": sampler.neighbourhoods // world_size,
+        "gradient_clipping": train.gradient_clipping,
+        "zero_optimization": {"stage": train.zero_stage},
+        # Ours are torch's own SGD and AdamW, which ZeRO handles but does not list.
+        "zero_allow_untested_optimizer": True,
+        # Weights, BatchNorm and optimiser stay in fp32; matrix products are done in bf16.
+        "torch_autocast": {"enabled": train.precision == "bf16", "dtype": "bfloat16"},
+        "steps_per_print": 10**9,
+    }
+    extra = dict(train.deepspeed_extra)
+    zero_extra = extra.pop("zero_optimization", {})
+    decided = sorted(set(extra) & set(generated)) + [
+        f"zero_optimization.{key}" for key in zero_extra if key in generated["zero_optimization"]
+    ]
+    if decided:
+        raise ConfigError(
+            f"train.deepspeed_extra sets {', '.join(decided)}, which this configuration decides "
+            "elsewhere (train, sampler); remove it there"
+        )
+    generated["zero_optimization"] |= zero_extra
+    return generated | extra
+
+
+def make_optimizer(network: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
+    """Torch's SGD or AdamW; vectors (biases, norms, PReLU) are not decayed."""
+    matrices = [p for p in network.parameters() if p.ndim > 1]
+    vectors = [p for p in network.parameters() if p.ndim <= 1]
+    optim = config.optim
+    groups = [
+        {"params": matrices, "weight_decay": optim.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    if optim.name == "adamw":
+        return torch.optim.AdamW(groups, lr=optim.learning_rate)
+    nesterov = optim.momentum > 0
+    return torch.optim.SGD(
+        groups, lr=optim.learning_rate, momentum=optim.momentum, nesterov=nesterov
+    )
+
+
+class Engine:
+    """A network that DeepSpeed trains.
+
+    Gradients are averaged over micro-batches and ranks, so a loss that is the mean over its
+    micro-batch gives the gradient of the mean over the global batch.
+    """
+
+    def __init__(self, network: Network, config: RunConfig, world: World) -> None:
+        self.world = world
+        self._rate = config.optim.learning_rate
+        settings = deepspeed_config(config, world.size)
+        self.num_micro_batches = int(settings["gradient_accumulation_steps"])
+        self._partitioned = config.train.zero_stage == 3
+        network.to(world.device)
+        self._engine, self._optimizer, _, _ = deepspeed.initialize(
+            model=network,
+            optimizer=make_optimizer(network, config),
+            config=settings,
+            dist_init_required=False,
+        )
+        self.network = network
+
+    def forward(self, images: torch.Tensor) -> dict[str, TaskOutput]:
+        """One micro-batch through the network, in training mode.
+
+        Args:
+            images: (B, C, H, W) float32 on the world's device.
+        """
+        outputs: dict[str, TaskOutput] = self._engine(images)
+        return outputs
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Add the gradient of one micro-batch's loss; the last one of a step averages over ranks."""
+        self._engine.backward(loss)
+
+    def micro_step(self) -> None:
+        """To be called after each backward; updates the weights after the last of a step."""
+        self._engine.step()
+
+    def set_learning_rate(self, factor: float) -> None:
+        """Use this share of `optim.learning_rate` from now on."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._rate * factor
+
+    def full_state(self) -> dict[str, torch.Tensor]:
+        """The whole network's state, also where ZeRO 3 has cut it up. Every rank must call it."""
+        if not self._partitioned:
+            return dict(self.network.state_dict())
+        with deepspeed.zero.GatheredParameters(list(self.network.parameters())):
+            return {k: v.detach().cpu().clone() for k, v in self.network.state_dict().items()}
+
+    def evaluate(self) -> Any:
+        """A context in which `network` is whole and in evaluation mode. Every rank must enter it."""
+        return _Evaluating(self.network, partitioned=self._partitioned)
+
+    def save(self, folder: Path, tag: str) -> None:
+        """Write weights and optimiser state under folder/tag. Every rank must call it."""
+        self._engine.save_checkpoint(str(folder), tag=tag, save_latest=False)
+
+    def load(self, folder: Path, tag: str) -> None:
+        """Restore what `save` wrote. Every rank must call it."""
+        loaded, _ = self._engine.load_checkpoint(str(folder), tag=tag)
+        if loaded is None:
+            raise ConfigError(f"DeepSpeed could not load the checkpoint {folder / tag}")
+
+
+class _Evaluating:
+    def __init__(self, network: nn.Module, *, partitioned: bool) -> None:
+        self._network = network
+        self._gathered = deepspeed.zero.GatheredParameters(
+            list(network.parameters()), enabled=partitioned
+        )
+
+    def __enter__(self) -> None:
+        self._gathered.__enter__()
+        self._network.eval()
+
+    def __exit__(self, *error: object) -> None:
+        self._network.train()
+        self._gathered.__exit__(*error)

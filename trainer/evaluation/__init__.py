@@ -1,0 +1,1 @@
+"""From embeddings to balanced accuracy: read-outs, exact counts, reports."""

@@ -1,0 +1,70 @@
+"""Exact evaluation in parts: fixed batches, counts that add up, nothing gathered, nothing padded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from clustering.table import ClusterTable
+from data_shards.index import SampleIndex
+from data_shards.manifest import SplitInfo
+from trainer.config import EvaluationConfig, TaskConfig
+from trainer.embed import decode_batch, embed_images
+from trainer.evaluation.counts import ClassCounts
+from trainer.evaluation.readouts import predict, readouts
+from trainer.models.network import Network
+
+Batch = tuple[int, int]
+"""[start, stop) positions in the split's order; never across a shard's border."""
+
+
+def evaluation_batches(split: SplitInfo, batch_size: int) -> list[Batch]:
+    """Cut a split into batches that do not depend on how many workers share them."""
+    batches, first = [], 0
+    for shard in split.shards:
+        end = first + shard.num_samples
+        batches += [(at, min(at + batch_size, end)) for at in range(first, end, batch_size)]
+        first = end
+    return batches
+
+
+def count_batches(
+    network: Network,
+    index: SampleIndex,
+    batches: Sequence[Batch],
+    *,
+    tasks: Sequence[TaskConfig],
+    tables: Mapping[str, ClusterTable],
+    config: EvaluationConfig,
+) -> dict[tuple[str, str], ClassCounts]:
+    """Classify some batches of a split and count.
+
+    Args:
+        network: in evaluation mode.
+        index: the split's samples.
+        batches: this worker's share of `evaluation_batches`.
+        tasks: what is evaluated.
+        tables: task -> its clusters; a task without one is read out by its head alone.
+        config: the kNC rules' settings.
+
+    Returns:
+        (task, read-out) -> counts. The keys are the same for any share, also an empty one.
+    """
+    counts: dict[tuple[str, str], ClassCounts] = {}
+    for task in tasks:
+        num_classes = network.num_classes[task.name]
+        zero = np.zeros(num_classes, np.int64)
+        for readout in readouts(tables.get(task.name), has_head=network.has_classifier):
+            counts[task.name, readout] = ClassCounts(zero, zero)
+    for start, stop in batches:
+        files = (index.read(int(i)) for i in index.ids[start:stop])
+        outputs = embed_images(network, decode_batch(files, network))
+        for task in tasks:
+            labels = index.labels(task.label)[start:stop]
+            predictions = predict(outputs[task.name], tables.get(task.name), config)
+            for readout, predicted in predictions.items():
+                num_classes = network.num_classes[task.name]
+                counted = ClassCounts.of(predicted, labels, num_classes)
+                counts[task.name, readout] = counts[task.name, readout] + counted
+    return counts

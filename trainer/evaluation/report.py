@@ -1,0 +1,59 @@
+"""What an evaluation says, as JSON and as metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from data_shards.atomic import write_json
+from trainer.evaluation.counts import ClassCounts
+from trainer.run_folder import RunFolder, step_name
+
+Counts = Mapping[tuple[str, str], ClassCounts]
+
+
+def summarise(counts: Counts, *, step: int, table_version: int | None) -> dict[str, Any]:
+    """The numbers of one evaluation.
+
+    Args:
+        counts: (task, read-out) -> counts over the whole test split.
+        step: optimiser steps of the evaluated weights.
+        table_version: the cluster tables that the kNC read-outs used.
+
+    Returns:
+        `balanced_accuracy`, `accuracy`, `per_class_recall` by read-out (named "task/read-out" if
+        there are several tasks), and `test_images`.
+    """
+    several = len({task for task, _ in counts}) > 1
+    named = {f"{t}/{r}" if several else r: c for (t, r), c in counts.items()}
+    first = next(iter(named.values()))
+    return {
+        "step": step,
+        "table_version": table_version,
+        "test_images": int(first.total.sum()),
+        "balanced_accuracy": {name: c.balanced_accuracy for name, c in named.items()},
+        "accuracy": {name: c.accuracy for name, c in named.items()},
+        "per_class_recall": {
+            # A class without a test image has no recall; JSON has no NaN.
+            name: [None if r != r else float(r) for r in c.per_class_recall]
+            for name, c in named.items()
+        },
+    }
+
+
+def write_evaluation(run: RunFolder, summary: Mapping[str, Any]) -> Path:
+    """Write `RUN/evaluation/step_....json`."""
+    path = run.evaluation / f"{step_name(summary['step'])}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, dict(summary))
+    return path
+
+
+def as_metrics(summary: Mapping[str, Any]) -> dict[str, float]:
+    """The scalars of an evaluation for TensorBoard."""
+    return {
+        f"evaluation/{kind}/{name}": value
+        for kind in ("balanced_accuracy", "accuracy")
+        for name, value in summary[kind].items()
+    }

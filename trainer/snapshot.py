@@ -1,0 +1,146 @@
+"""Weights for embedding, written by the trainer, read by every other part. No pickle.
+
+A complete `RUN/snapshots/step_000200/` is also the request for cluster table 200.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from data_shards.atomic import atomic_folder, read_json, sha256_of, write_json
+from data_shards.errors import DataError
+from trainer.config import ModelConfig
+from trainer.errors import TrainingError
+from trainer.models import build_network
+from trainer.models.network import Network
+from trainer.run_folder import RunFolder, step_name, step_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkDescription:
+    """All that is needed to build the network again."""
+
+    backbone: str
+    channels: int
+    input_size: int
+    embedding_dim: int
+    classifier_input: str
+    num_classes: dict[str, int]
+    """Classes of each task, in the order of the heads."""
+
+    @classmethod
+    def of(cls, model: ModelConfig, num_classes: Mapping[str, int]) -> NetworkDescription:
+        """Describe the network that a configuration asks for."""
+        return cls(
+            backbone=model.backbone,
+            channels=model.channels,
+            input_size=model.input_size,
+            embedding_dim=model.embedding_dim,
+            classifier_input=model.classifier_input,
+            num_classes=dict(num_classes),
+        )
+
+    def build(self) -> Network:
+        """A network with fresh weights, drawn from torch's global generator."""
+        return build_network(**asdict(self))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """A complete snapshot on disk."""
+
+    path: Path
+    step: int
+    checksum: str
+    """SHA-256 of the weights' file: the identity of these weights."""
+    data_checksum: str
+    """Checksum of the shards' manifest that the run trains on."""
+    network: NetworkDescription
+
+
+def write_snapshot(
+    run: RunFolder,
+    step: int,
+    *,
+    state: Mapping[str, torch.Tensor],
+    network: NetworkDescription,
+    data_checksum: str,
+) -> Snapshot:
+    """Write the weights of a step; replaces an older attempt at the same step.
+
+    Args:
+        run: the run's folder.
+        step: optimiser steps that made these weights.
+        state: the network's full state, on one rank.
+        network: how to build the network.
+        data_checksum: `Manifest.checksum` of the training data.
+    """
+    path = run.snapshots / step_name(step)
+    run.snapshots.mkdir(parents=True, exist_ok=True)
+    with atomic_folder(path, replace=True) as folder:
+        weights = folder / "weights.safetensors"
+        # Cloned so that tied or sliced storages are written as what they are: tensors of their own.
+        plain = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
+        save_file(plain, str(weights))
+        checksum = sha256_of(weights)
+        write_json(
+            folder / "manifest.json",
+            {
+                "step": step,
+                "checksum": checksum,
+                "data_checksum": data_checksum,
+                "network": asdict(network),
+            },
+        )
+    return Snapshot(
+        path=path, step=step, checksum=checksum, data_checksum=data_checksum, network=network
+    )
+
+
+def read_snapshot(path: str | Path) -> Snapshot:
+    """Open a snapshot and check its weights against their checksum.
+
+    Raises:
+        TrainingError: not a complete snapshot, or its weights are damaged.
+    """
+    path = Path(path)
+    try:
+        stored = read_json(path / "manifest.json")
+        snapshot = Snapshot(
+            path=path,
+            step=stored["step"],
+            checksum=stored["checksum"],
+            data_checksum=stored["data_checksum"],
+            network=NetworkDescription(**stored["network"]),
+        )
+        actual = sha256_of(path / "weights.safetensors")
+    except (DataError, OSError, KeyError, TypeError) as error:
+        raise TrainingError(f"{path} is not a complete snapshot of a run: {error}") from error
+    if actual != snapshot.checksum:
+        raise TrainingError(
+            f"{path / 'weights.safetensors'} is damaged: its checksum differs from manifest.json; "
+            "remove the folder and go on from a checkpoint"
+        )
+    return snapshot
+
+
+def snapshot_steps(run: RunFolder) -> list[int]:
+    """Steps of the complete snapshots, ascending."""
+    if not run.snapshots.is_dir():
+        return []
+    folders = run.snapshots.iterdir()
+    steps = {step_of(f.name) for f in folders if (f / "manifest.json").exists()}
+    return sorted(step for step in steps if step is not None)
+
+
+def load_network(snapshot: Snapshot) -> Network:
+    """The snapshot's network on the CPU, in evaluation mode, in float32."""
+    network = snapshot.network.build()
+    state = load_file(str(snapshot.path / "weights.safetensors"))
+    network.load_state_dict(state)
+    return network.float().eval()

@@ -1,0 +1,50 @@
+"""Which tasks a run has, given the label columns of its shards."""
+
+from __future__ import annotations
+
+from clustering.table import ClusterTable
+from data_shards.manifest import Manifest
+from trainer.config import RunConfig, TaskConfig
+from trainer.errors import ConfigError
+
+
+def resolve_tasks(config: RunConfig, manifest: Manifest) -> tuple[TaskConfig, ...]:
+    """The run's tasks: those of the configuration, or one on the first label column.
+
+    Raises:
+        ConfigError: a task names a label column that the shards do not have.
+    """
+    tasks = config.tasks or (
+        TaskConfig(name=manifest.label_columns[0], label=manifest.label_columns[0]),
+    )
+    for task in tasks:
+        if task.label not in manifest.label_columns:
+            raise ConfigError(
+                f"task {task.name}: the shards in {manifest.folder} have no label {task.label!r}; "
+                f"they have {', '.join(manifest.label_columns)}"
+            )
+    return tasks
+
+
+def task_of_step(tasks: tuple[TaskConfig, ...], step: int) -> TaskConfig:
+    """The task whose neighbourhoods make the batch of a step: round robin."""
+    return tasks[step % len(tasks)]
+
+
+def check_table(table: ClusterTable, *, embedding_dim: int, num_classes: int) -> None:
+    """Refuse a cluster table that does not fit the model and the data.
+
+    Raises:
+        ConfigError: another embedding dimension or another number of classes.
+    """
+    if table.dim != embedding_dim:
+        raise ConfigError(
+            f"cluster table {table.version} of task {table.task} has embedding dimension "
+            f"{table.dim}, the model has {embedding_dim}: it was made by another model; "
+            "set model.embedding_dim to match, or remove the run's tables"
+        )
+    if table.num_classes != num_classes:
+        raise ConfigError(
+            f"cluster table {table.version} of task {table.task} has {table.num_classes} classes, "
+            f"the shards have {num_classes}: it was made from other data"
+        )

@@ -1,0 +1,81 @@
+"""Which rank this process is, and the few collectives that the trainer needs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+
+@dataclass(frozen=True)
+class World:
+    """The ranks of one training. The process group must be up before a collective is called."""
+
+    rank: int
+    size: int
+    local_rank: int
+    device: torch.device
+
+    @classmethod
+    def from_environment(cls) -> World:
+        """Read what the launcher set (RANK, WORLD_SIZE, LOCAL_RANK); alone without a launcher."""
+        local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+        use_cuda = torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR") != "cpu"
+        device = torch.device("cuda", local_rank) if use_cuda else torch.device("cpu")
+        return cls(
+            rank=int(os.environ.get("RANK", "0")),
+            size=int(os.environ.get("WORLD_SIZE", "1")),
+            local_rank=local_rank,
+            device=device,
+        )
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is rank 0, which alone writes shared files."""
+        return self.rank == 0
+
+    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The sum over ranks, on each rank; any shape and dtype, on any device."""
+        if self.size == 1:
+            return tensor
+        total = tensor.to(self.device, copy=True)
+        dist.all_reduce(total)
+        return total.to(tensor.device)
+
+    def mean(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The mean over ranks, on each rank; floating point."""
+        return self.sum(tensor) / self.size
+
+    def barrier(self) -> None:
+        """Wait for all ranks."""
+        self.sum(torch.zeros(1))
+
+    def broadcast_text(self, text: str | None) -> str | None:
+        """Rank 0's text (or None), on each rank."""
+        if self.size == 1:
+            return text
+        box = [text]
+        dist.broadcast_object_list(box, src=0, device=self.device)
+        return box[0]
+
+    def broadcast_arrays(self, arrays: Mapping[str, np.ndarray] | None) -> dict[str, np.ndarray]:
+        """Rank 0's arrays, on each rank; the others pass None."""
+        if self.size == 1:
+            assert arrays is not None
+            return dict(arrays)
+        header = {k: (v.shape, v.dtype.str) for k, v in arrays.items()} if arrays else None
+        box = [header]
+        dist.broadcast_object_list(box, src=0, device=self.device)
+        header = box[0]
+        assert header is not None
+        result = {}
+        for name, (shape, dtype) in header.items():
+            array = arrays[name] if arrays else np.empty(shape, np.dtype(dtype))
+            tensor = torch.from_numpy(np.array(array)).to(self.device)
+            dist.broadcast(tensor, src=0)
+            result[name] = tensor.cpu().numpy()
+        return result
