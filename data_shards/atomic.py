@@ -1,0 +1,148 @@
+"""Files and folders that appear complete or not at all.
+
+Everything is written under a name that starts with `.tmp-`, flushed to the disk, then renamed.
+A killed writer leaves at most such a name behind, which no reader takes for real.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from data_shards.errors import DataError
+
+TEMPORARY_PREFIX = ".tmp-"
+
+
+@contextmanager
+def atomic_file(path: Path | str) -> Iterator[Path]:
+    """Write a file that is there whole or not at all; replaces an older one.
+
+    Args:
+        path: the file to make; its folder must exist.
+
+    Yields:
+        A path in the same folder and with the same suffix to write to. It is flushed to the disk
+        and renamed when the block ends, removed when the block raises.
+    """
+    path = Path(path)
+    temporary = _temporary_name(path)
+    try:
+        yield temporary
+        _flush(temporary)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _flush(path.parent)
+
+
+@contextmanager
+def atomic_folder(path: Path | str, replace: bool = False) -> Iterator[Path]:
+    """Write a folder that is there whole or not at all.
+
+    Args:
+        path: the folder to make; its parent must exist.
+        replace: True to put the new folder in the place of an older one.
+
+    Yields:
+        An empty folder beside `path` to fill. It is flushed and renamed when the block ends,
+        removed when the block raises.
+
+    Raises:
+        DataError: when `path` exists and `replace` is False.
+    """
+    path = Path(path)
+    if path.exists() and not replace:
+        raise DataError(f"{path} exists already; remove it or choose another name")
+    temporary = _temporary_name(path)
+    temporary.mkdir()
+    try:
+        yield temporary
+        _flush_tree(temporary)
+        _put_in_place(temporary, path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    _flush(path.parent)
+
+
+def clear_leftovers(folder: Path | str) -> None:
+    """Remove what killed writers left directly in `folder`; no writer may be at work there."""
+    for leftover in Path(folder).glob(f"{TEMPORARY_PREFIX}*"):
+        if leftover.is_dir():
+            shutil.rmtree(leftover)
+        else:
+            leftover.unlink()
+
+
+def sha256_of(path: Path | str) -> str:
+    """Return the SHA-256 of a file as 64 hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_json(path: Path | str, obj: Any) -> None:
+    """Write `obj` as JSON in one step; equal objects make equal bytes."""
+    with atomic_file(path) as temporary:
+        temporary.write_text(json.dumps(obj, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path | str) -> dict[str, Any]:
+    """Read a JSON file that holds an object.
+
+    Raises:
+        DataError: when the file is missing, unreadable, no JSON, or JSON but no object.
+    """
+    try:
+        obj = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise DataError(f"{path} is damaged: it holds no valid JSON ({error})") from error
+    if not isinstance(obj, dict):
+        raise DataError(f"{path} is damaged: expected a JSON object, got a {type(obj).__name__}")
+    return obj
+
+
+def _temporary_name(path: Path) -> Path:
+    # The suffix stays at the end: numpy.save would add its own to a name without it.
+    return path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(4)}-{path.name}")
+
+
+def _put_in_place(new: Path, path: Path) -> None:
+    """Rename `new` to `path`; an older `path` steps aside, and back should that fail."""
+    if not path.exists():
+        os.rename(new, path)
+        return
+    old = _temporary_name(path)
+    os.rename(path, old)
+    try:
+        os.rename(new, path)
+    except BaseException:
+        os.rename(old, path)
+        raise
+    shutil.rmtree(old)
+
+
+def _flush(path: Path) -> None:
+    """Have the operating system put a file or a folder's list of names on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _flush_tree(folder: Path) -> None:
+    for parent, _, files in os.walk(folder):
+        for name in files:
+            _flush(Path(parent, name))
+        _flush(Path(parent))
