@@ -72,6 +72,15 @@ def read_index(path: Path) -> list[list[Member]]:
     return samples
 
 
+def sample_ids(path: Path) -> list[int]:
+    """Return the ids of the samples that an index lists.
+
+    Raises:
+        DataError: when the file is not such an index.
+    """
+    return [int(sample[0].name.partition(".")[0]) for sample in read_index(path)]
+
+
 class SampleIndex:
     """Finds the image of a sample id.
 

@@ -22,6 +22,7 @@ from data_shards.errors import DataError
 from data_shards.record import check_file, record_from_json
 
 MANIFEST_NAME = "manifest.json"
+IMPORT_NAME = "import.json"
 FORMAT = "clmle-image-shards-1"
 REMEDY = "import again"
 
@@ -180,7 +181,7 @@ def verify_shard(manifest: Manifest, shard: ShardInfo) -> None:
 def _why_no_manifest(folder: Path) -> str:
     if not folder.is_dir():
         return f"{folder} is not a folder; make it with `clmle import SOURCE --out {folder}`"
-    if any(folder.glob("*.tar")) or any(folder.glob(".tmp-*")):
+    if (folder / IMPORT_NAME).exists():
         return (
             f"the import into {folder} has not finished (it has no {MANIFEST_NAME}); "
             "run the same `clmle import` command again, it goes on where it stopped"
@@ -202,7 +203,8 @@ def _parse(content: Mapping[str, Any]) -> dict[str, Any]:
         "label_columns": columns,
         "label_names": names,
         "splits": {
-            name: _parse_split(split, names) for name, split in sorted(content["splits"].items())
+            name: _parse_split(content["splits"][name], names)
+            for name in sorted(content["splits"], key=lambda name: (name != "train", name))
         },
         "skipped": tuple(content["skipped"]),
     }

@@ -1,0 +1,208 @@
+"""Decides, before anything is written, which images of a source go where under which id."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from data_shards.errors import DataError
+from data_shards.long_tail import long_tail_counts, split_per_class, thin
+from data_shards.manifest import FORMAT
+from data_shards.sources.base import Source, SourceItem
+
+DEFAULT_TEST_FRACTION = 0.25
+_logger = logging.getLogger(__name__)
+_Items = Sequence[SourceItem]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportOptions:
+    """How a source is imported."""
+
+    out: Path
+    """Folder to fill: empty, missing, or holding the same import unfinished."""
+    long_tail_ratio: float = 1.0
+    """Training images of class 0 over those of the last class; 1 thins nothing."""
+    max_per_class: int | None = None
+    """Training images of a class at most; None: as many as the largest class has."""
+    min_images: int = 1
+    """Classes with fewer images than this are left out."""
+    test_fraction: float | None = None
+    """Share of test images where the source has no test split; None: 0.25, 0: no test split."""
+    seed: int = 0
+    samples_per_shard: int = 2000
+    on_error: Literal["stop", "skip"] = "stop"
+    """What an image that cannot be read does to the import."""
+
+    def __post_init__(self) -> None:
+        rules = {
+            "--long-tail-ratio must be >= 1": 1 <= self.long_tail_ratio < np.inf,
+            "--max-per-class must be >= 1": self.max_per_class is None or self.max_per_class >= 1,
+            "--min-images must be >= 1": self.min_images >= 1,
+            "--test-fraction must be >= 0 and < 1": 0 <= (self.test_fraction or 0) < 1,
+            "--seed must be >= 0": self.seed >= 0,
+            "--samples-per-shard must be >= 1": self.samples_per_shard >= 1,
+            "--on-error must be stop or skip": self.on_error in ("stop", "skip"),
+        }
+        for rule, holds in rules.items():
+            if not holds:
+                name = rule.split()[0].removeprefix("--").replace("-", "_")
+                raise DataError(f"{rule}, got {getattr(self, name)}")
+
+    def settings(self) -> dict[str, Any]:
+        """Return what decides over the images imported, as JSON values."""
+        return {
+            "long_tail_ratio": self.long_tail_ratio,
+            "max_per_class": self.max_per_class,
+            "min_images": self.min_images,
+            "test_fraction": self.test_fraction,
+            "seed": self.seed,
+            "samples_per_shard": self.samples_per_shard,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportPlan:
+    """The images of an import in the order of their ids: train from 0, test after it."""
+
+    source: str
+    label_columns: tuple[str, ...]
+    label_names: Mapping[str, tuple[str, ...]]
+    splits: Mapping[str, Sequence[SourceItem]]
+    """Class after class of the first label column."""
+    settings: Mapping[str, Any]
+    wanted_counts: tuple[int, ...]
+    """Training images that the long tail asked of each class of the first label column."""
+
+    def first_id(self, split: str) -> int:
+        """Return the id of the first sample of a split."""
+        names = list(self.splits)
+        return sum(len(self.splits[name]) for name in names[: names.index(split)])
+
+    def fingerprint(self) -> str:
+        """Return a checksum of all that decides over the files written (except image content)."""
+        items = {
+            split: [(item.name, dict(item.labels)) for item in items]
+            for split, items in self.splits.items()
+        }
+        content = [FORMAT, self.source, self.label_columns, self.label_names, self.settings, items]
+        text = json.dumps(content, sort_keys=True, default=dict)
+        return hashlib.sha256(text.encode("ascii")).hexdigest()
+
+
+def plan_import(source: Source, options: ImportOptions) -> ImportPlan:
+    """Choose classes, test split and long tail.
+
+    Raises:
+        DataError: when fewer than two classes remain, or a class has no training image.
+    """
+    column = source.label_columns[0]
+    splits, names = _drop_small_classes(source, options.min_images)
+    if len(names) < 2:
+        raise DataError(
+            f"training needs at least two classes, got {len(names)} of {source.name} with "
+            f"{options.min_images} images or more: {', '.join(names) or 'none'}"
+        )
+    label_names = {**source.label_names, column: names}
+    splits = _with_test_split(splits, column, options)
+    splits["train"], wanted = _thin_train(splits["train"], column, len(names), options)
+    check_every_class(splits["train"], label_names)
+    return ImportPlan(
+        source=source.name,
+        label_columns=source.label_columns,
+        label_names=label_names,
+        splits={
+            split: sorted(splits[split], key=lambda item: item.labels[column])
+            for split in ("train", "test")
+            if splits.get(split)
+        },
+        settings=options.settings(),
+        wanted_counts=tuple(wanted.tolist()),
+    )
+
+
+def check_every_class(train: _Items, label_names: Mapping[str, tuple[str, ...]]) -> None:
+    """Check that each class of each label column has a training image.
+
+    Raises:
+        DataError: naming the first class that has none.
+    """
+    for column, names in label_names.items():
+        counts = class_counts(train, column, len(names))
+        if not counts.all():
+            raise DataError(
+                f"class {names[int(np.argmin(counts))]!r} of {column!r} has no training image "
+                "that can be used; add one or remove the class"
+            )
+
+
+def class_counts(items: _Items, column: str, num_classes: int) -> npt.NDArray[np.int64]:
+    """Return the number of images of each class: (C,) int64."""
+    return np.bincount(_labels(items, column), minlength=num_classes)
+
+
+def _labels(items: _Items, column: str) -> npt.NDArray[np.int64]:
+    return np.array([item.labels[column] for item in items], dtype=np.int64)
+
+
+def _drop_small_classes(
+    source: Source, min_images: int
+) -> tuple[dict[str, _Items], tuple[str, ...]]:
+    """Return the splits without the small classes, the rest numbered anew, and their names."""
+    column = source.label_columns[0]
+    names = source.label_names[column]
+    if min_images <= 1:
+        return dict(source.splits), names
+    counts = class_counts(source.splits["train"], column, len(names))
+    kept = np.flatnonzero(counts >= min_images).tolist()
+    new_number = {old: new for new, old in enumerate(kept)}
+    splits: dict[str, _Items] = {
+        split: [
+            SourceItem(
+                item.name,
+                {**item.labels, column: new_number[item.labels[column]]},
+                item.load,
+                item.extension,
+            )
+            for item in items
+            if item.labels[column] in new_number
+        ]
+        for split, items in source.splits.items()
+    }
+    return splits, tuple(names[old] for old in kept)
+
+
+def _with_test_split(
+    splits: dict[str, _Items], column: str, options: ImportOptions
+) -> dict[str, _Items]:
+    if "test" in splits:
+        if options.test_fraction is not None:
+            _logger.warning("--test-fraction is not used: the source has a test split of its own")
+        return splits
+    fraction = DEFAULT_TEST_FRACTION if options.test_fraction is None else options.test_fraction
+    items = splits["train"]
+    rng = np.random.default_rng([options.seed, 0])
+    train, test = split_per_class(_labels(items, column), fraction, rng)
+    return {"train": [items[at] for at in train], "test": [items[at] for at in test]}
+
+
+def _thin_train(
+    train: _Items, column: str, num_classes: int, options: ImportOptions
+) -> tuple[_Items, npt.NDArray[np.int64]]:
+    """Return the training images that stay, and the number asked of each class."""
+    labels = _labels(train, column)
+    largest = int(class_counts(train, column, num_classes).max())
+    counts = long_tail_counts(
+        num_classes, options.max_per_class or largest, options.long_tail_ratio
+    )
+    # A stream of its own: the test split does not change with the long tail.
+    kept = thin(labels, counts, np.random.default_rng([options.seed, 1]))
+    return [train[at] for at in kept], counts

@@ -1,0 +1,146 @@
+"""Carries out an import plan: shards first, the manifest last, and nothing twice."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from data_shards.atomic import clear_leftovers, read_json, write_json
+from data_shards.errors import DataError
+from data_shards.import_plan import ImportOptions, ImportPlan, check_every_class, class_counts
+from data_shards.index import sample_ids
+from data_shards.manifest import IMPORT_NAME, MANIFEST_NAME, Manifest, ShardInfo, SplitInfo
+from data_shards.progress import Progress
+from data_shards.sample import Sample
+from data_shards.sources.base import SourceItem
+from data_shards.transforms import open_image
+from data_shards.writer import finished_shard, write_shard
+
+_SHARD_FILE = re.compile(r"(train|test)-\d{6}\.(tar|idx|labels\.npy|json)")
+_logger = logging.getLogger(__name__)
+
+
+def write_import(plan: ImportPlan, options: ImportOptions) -> Manifest:
+    """Write the shards of a plan, but those that an earlier run has finished, then the manifest.
+
+    Raises:
+        DataError: when the folder holds something else, or an image cannot be read and
+            `options.on_error` is "stop".
+    """
+    fingerprint = plan.fingerprint()
+    _claim_folder(options.out, plan, fingerprint)
+    total = sum(map(len, plan.splits.values()))
+    with Progress(total, label=f"import {plan.source}", unit="images") as progress:
+        run = _Run(plan=plan, options=options, fingerprint=fingerprint, progress=progress)
+        splits = {split: run.write_split(split) for split in plan.splits}
+    check_every_class(run.imported["train"], plan.label_names)
+    return Manifest(
+        folder=options.out,
+        source=plan.source,
+        fingerprint=fingerprint,
+        settings=plan.settings,
+        label_columns=plan.label_columns,
+        label_names=plan.label_names,
+        splits={split: info for split, info in splits.items() if info.num_samples},
+        skipped=tuple(run.skipped),
+    ).write()
+
+
+@dataclass(kw_only=True)
+class _Run:
+    """One run of an import and what it has found so far."""
+
+    plan: ImportPlan
+    options: ImportOptions
+    fingerprint: str
+    progress: Progress
+    imported: dict[str, list[SourceItem]] = field(default_factory=dict)
+    skipped: list[str] = field(default_factory=list)
+    num_kept_shards: int = 0
+
+    def write_split(self, split: str) -> SplitInfo:
+        items = self.plan.splits[split]
+        self.imported[split] = []
+        shards = []
+        for number, start in enumerate(range(0, len(items), self.options.samples_per_shard)):
+            chunk = items[start : start + self.options.samples_per_shard]
+            first_id = self.plan.first_id(split) + start
+            shard = self._finished_or_new(f"{split}-{number:06d}", chunk, first_id)
+            self._sort_out(shard, chunk, split, first_id)
+            shards.append(shard)
+        imported = self.imported[split]
+        histograms = {
+            column: tuple(class_counts(imported, column, len(names)).tolist())
+            for column, names in self.plan.label_names.items()
+        }
+        return SplitInfo(len(imported), histograms, tuple(shards))
+
+    def _finished_or_new(self, name: str, chunk: Sequence[SourceItem], first_id: int) -> ShardInfo:
+        finished = finished_shard(self.options.out, name, fingerprint=self.fingerprint)
+        if finished is not None:
+            self.num_kept_shards += 1
+            self.progress.update(len(chunk), kept_shards=self.num_kept_shards)
+            return finished
+        samples = self._samples(chunk, first_id)
+        columns = self.plan.label_columns
+        return write_shard(self.options.out, name, samples, columns, fingerprint=self.fingerprint)
+
+    def _samples(self, chunk: Sequence[SourceItem], first_id: int) -> Iterator[Sample]:
+        for sample_id, item in enumerate(chunk, start=first_id):
+            try:
+                image = item.load()
+                open_image(image)
+            except (DataError, OSError) as error:
+                if self.options.on_error == "stop":
+                    raise DataError(
+                        f"{item.name}: {error}; repair or remove it and run the same command "
+                        "again, or leave such images out with --on-error skip"
+                    ) from error
+                _logger.warning("skipped %s: %s", item.name, error)
+            else:
+                yield Sample(sample_id, image, item.extension, item.labels, item.name)
+            self.progress.update()
+
+    def _sort_out(
+        self, shard: ShardInfo, chunk: Sequence[SourceItem], split: str, first_id: int
+    ) -> None:
+        """Note which images of a shard's part of the plan are in it."""
+        present = set(sample_ids(self.options.out / shard.index_name))
+        for sample_id, item in enumerate(chunk, start=first_id):
+            if sample_id in present:
+                self.imported[split].append(item)
+            else:
+                self.skipped.append(item.name)
+
+
+def _claim_folder(out: Path, plan: ImportPlan, fingerprint: str) -> None:
+    """Make `out` the folder of this import; an unfinished other import is started over.
+
+    Raises:
+        DataError: when it holds a finished other import or files of somebody else.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        clear_leftovers(out)
+        names = {entry.name for entry in out.iterdir()}
+    except OSError as error:
+        raise DataError(f"cannot write to {out}: {error.strerror}; choose another --out") from error
+    if not names:
+        write_json(out / IMPORT_NAME, {"fingerprint": fingerprint, "source": plan.source})
+        return
+    if IMPORT_NAME not in names:
+        raise DataError(f"{out} is not empty and holds no import; choose another --out")
+    if read_json(out / IMPORT_NAME).get("fingerprint") == fingerprint:
+        return
+    if MANIFEST_NAME in names:
+        raise DataError(
+            f"{out} holds another import (other images or settings than these); "
+            "choose another --out or remove the folder"
+        )
+    _logger.warning("%s: an unfinished import of other images or settings is started over", out)
+    for name in filter(_SHARD_FILE.fullmatch, names):
+        (out / name).unlink()
+    write_json(out / IMPORT_NAME, {"fingerprint": fingerprint, "source": plan.source})

@@ -1,0 +1,170 @@
+"""`clmle import`: images of a source become shards that the other parts read."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from data_shards.errors import DataError
+from data_shards.import_plan import ImportOptions, ImportPlan, plan_import
+from data_shards.import_run import write_import
+from data_shards.long_tail import imbalance_ratio
+from data_shards.manifest import Manifest, verify_shard
+from data_shards.progress import Progress
+from data_shards.sources import SOURCE_NAMES, read_source
+from data_shards.sources.base import Source
+
+_MAX_NAMED = 5
+_SOURCES = "digits (no PATH), idx FOLDER, image-folder FOLDER, lfw FOLDER or TAR"
+
+_EXAMPLES = """\
+examples:
+  the digits that come with scikit-learn, class 9 with 1/20 of the images of class 0:
+    clmle import digits --out data/digits --long-tail-ratio 20
+  your own images, a folder per class (also split into train/ and test/):
+    clmle import image-folder photos --out data/photos --on-error skip
+  Fashion-MNIST as a long tail from 1,000 images down to 10:
+    clmle import idx fashion_mnist --out data/fashion --long-tail-ratio 100 --max-per-class 1000
+  faces of the people of whom there are ten images or more:
+    clmle import lfw lfw.tgz --out data/lfw --min-images 10
+  compare every byte of an import with its checksums:
+    clmle import --verify data/lfw
+
+An import that was stopped goes on where it was when the same command runs again.
+"""
+
+
+def import_source(source: Source, options: ImportOptions) -> Manifest:
+    """Import the images of a source.
+
+    Raises:
+        DataError: on images, options or a folder that do not serve; the message says which.
+    """
+    return write_import(plan_import(source, options), options)
+
+
+def describe_import(manifest: Manifest, plan: ImportPlan) -> str:
+    """Return the summary of an import: counts, imbalance, what is missing, where it lies."""
+    column = manifest.label_columns[0]
+    lines = [f"{manifest.folder}: {plan.source}, {manifest.num_classes(column):,} classes"]
+    for name, split in manifest.splits.items():
+        counts = manifest.class_counts(name, column)
+        lines.append(
+            f"  {name}: {split.num_samples:,} images, {len(split.shards):,} shard(s), "
+            f"{counts.min():,} to {counts.max():,} a class, "
+            f"imbalance ratio {imbalance_ratio(counts):.1f}"
+        )
+    got = manifest.class_counts("train", column)
+    fewer = [
+        f"{name!r} {have:,} of {wanted:,}"
+        for name, have, wanted in zip(
+            manifest.label_names[column], got, plan.wanted_counts, strict=True
+        )
+        if have < wanted
+    ]
+    if fewer and plan.settings["long_tail_ratio"] > 1:
+        lines.append(f"  fewer images than the long tail wanted: {_named(fewer)}")
+    if manifest.skipped:
+        lines.append(f"  skipped, cannot be read: {_named(manifest.skipped)}")
+    return "\n".join(lines) + "\n"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Import images, or verify an import. Launch: `clmle import --help`."""
+    arguments = _parser().parse_args(argv)
+    try:
+        if arguments.verify is not None:
+            sys.stdout.write(_verify(arguments.verify))
+        else:
+            sys.stdout.write(_import(arguments))
+    except (DataError, OSError) as error:
+        sys.stderr.write(f"clmle import: error: {error}\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("clmle import: interrupted; the same command goes on from here\n")
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="clmle import",
+        usage="clmle import SOURCE [PATH] --out DIR [options]\n       clmle import --verify DIR",
+        description="Turn images into the shards that training, clustering and evaluation read.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("source", nargs="?", metavar="SOURCE", choices=SOURCE_NAMES, help=_SOURCES)
+    add("path", nargs="?", metavar="PATH", type=Path, help="where the source's images lie")
+    add("--out", metavar="DIR", type=Path, help="folder to fill")
+    add(
+        "--long-tail-ratio",
+        type=float,
+        default=1.0,
+        metavar="R",
+        help="thin the training images so that class 0 has R times those of the last class",
+    )
+    add("--max-per-class", type=int, metavar="N", help="training images of a class at most")
+    add(
+        "--min-images",
+        type=int,
+        default=1,
+        metavar="N",
+        help="leave out classes with fewer images than N",
+    )
+    add(
+        "--test-fraction",
+        type=float,
+        metavar="F",
+        help="share of test images where the source has no test split (default 0.25; 0: none)",
+    )
+    add("--seed", type=int, default=0, metavar="S", help="seed of every random choice (default 0)")
+    add("--samples-per-shard", type=int, default=2000, metavar="N", help="(default 2000)")
+    add(
+        "--on-error",
+        choices=("stop", "skip"),
+        default="stop",
+        help="what an image that cannot be read does (default stop); skipped ones are listed",
+    )
+    add("--verify", metavar="DIR", type=Path, help="check an import instead of making one")
+    return parser
+
+
+def _import(arguments: argparse.Namespace) -> str:
+    if arguments.source is None or arguments.out is None:
+        raise DataError("say what to import and where to: clmle import SOURCE [PATH] --out DIR")
+    options = ImportOptions(
+        out=arguments.out,
+        long_tail_ratio=arguments.long_tail_ratio,
+        max_per_class=arguments.max_per_class,
+        min_images=arguments.min_images,
+        test_fraction=arguments.test_fraction,
+        seed=arguments.seed,
+        samples_per_shard=arguments.samples_per_shard,
+        on_error=arguments.on_error,
+    )
+    plan = plan_import(read_source(arguments.source, arguments.path), options)
+    return describe_import(write_import(plan, options), plan)
+
+
+def _verify(folder: Path) -> str:
+    manifest = Manifest.load(folder)
+    shards = [shard for split in manifest.splits.values() for shard in split.shards]
+    with Progress(len(shards), label=f"verify {folder}", unit="shards") as progress:
+        for shard in shards:
+            verify_shard(manifest, shard)
+            progress.update()
+    num_samples = sum(shard.num_samples for shard in shards)
+    return f"{folder} is whole: {num_samples:,} images in {len(shards):,} shard(s)\n"
+
+
+def _named(things: Sequence[str]) -> str:
+    more = f" and {len(things) - _MAX_NAMED:,} more" if len(things) > _MAX_NAMED else ""
+    return ", ".join(things[:_MAX_NAMED]) + more
+
+
+if __name__ == "__main__":
+    sys.exit(main())
