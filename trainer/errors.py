@@ -1,0 +1,15 @@
+"""What can go wrong in a training."""
+
+from __future__ import annotations
+
+
+class TrainingError(RuntimeError):
+    """A training cannot start or go on."""
+
+
+class ConfigError(ValueError):
+    """A setting is unknown, out of range, or does not fit the others; says what to set."""
+
+
+class NonFiniteLoss(TrainingError):
+    """The loss became infinite or not a number; raised before the weights were updated."""

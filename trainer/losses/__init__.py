@@ -1,0 +1,1 @@
+"""What a training minimises, and how that changes over its steps. Pure functions."""

@@ -1,0 +1,143 @@
+"""Our reading of CLMLE: angular margins to clusters, between and within classes.
+
+With theta_ij the angle between embedding i and centroid j, a(i) its cluster, y_i its class, s the
+scale:
+
+    between_i = log(1 + sum over j of another class
+                        exp(s [cos theta_ij - cos(theta_i,a(i) + margin_between)]))
+    within_i  = log(1 + sum over j != a(i) of the same class
+                        exp(s [cos theta_ij - cos(theta_i,a(i) + margin_within)]))
+    loss      = mean over i of (between_i + weight_within within_i)
+
+Legend: N samples, D embedding, K candidate clusters, M clusters of the table, P clusters present in
+the batch. Everything is computed in float32 at least, and on one rank; nothing is gathered.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+# Keeps the slope of sqrt finite where an embedding lies on its centroid.
+_SMALLEST_SQUARED_SINE = 1e-12
+# Embeddings whose mean is shorter than this cancel out; its direction is only rounding.
+_SHORTEST_MEAN = 1e-4
+
+
+@dataclass(frozen=True)
+class ClmleTerms:
+    """The loss and its two parts, each a scalar mean over the samples."""
+
+    loss: Tensor
+    """between + weight_within * within."""
+    between: Tensor
+    within: Tensor
+
+
+def angular_margin_cosine(cosine: Tensor, margin_rad: Tensor | float) -> Tensor:
+    """Return cos(theta + margin), made to fall for every angle.
+
+    Beyond theta + margin = pi the cosine itself would rise again, and so would reward the worst
+    samples; there it goes on as -2 - cos(theta + margin), with the same value and slope at pi.
+
+    Args:
+        cosine: (N,) floating point cosines of theta; rounding beyond [-1, 1] is harmless.
+        margin_rad: radians in [0, pi], a number or (N,).
+
+    Returns:
+        (N,) in [-3, 1], with a finite gradient everywhere.
+    """
+    margin = torch.as_tensor(margin_rad, dtype=cosine.dtype, device=cosine.device)
+    sine = (1 - cosine.square()).clamp(min=_SMALLEST_SQUARED_SINE).sqrt()
+    shifted = cosine * margin.cos() - sine * margin.sin()
+    return torch.where(cosine >= -margin.cos(), shifted, -2 - shifted)
+
+
+def clmle_loss(  # noqa: PLR0913 -- the equation has this many symbols
+    embeddings: Tensor,
+    cluster: Tensor,
+    centroids: Tensor,
+    class_of: Tensor,
+    *,
+    scale: float,
+    margin_between_rad: Tensor | float,
+    margin_within_rad: Tensor | float,
+    weight_within: float,
+) -> ClmleTerms:
+    """Compute the CLMLE loss of a batch.
+
+    Args:
+        embeddings: (N, D) floating point unit rows, N >= 1.
+        cluster: (N,) int64, the row of `centroids` to which each sample belongs.
+        centroids: (K, D) unit rows; may carry a gradient (see `with_batch_means`).
+        class_of: (K,) int64 class of each centroid.
+        scale: s > 0.
+        margin_between_rad: radians, a number or (N,).
+        margin_within_rad: radians, a number or (N,).
+        weight_within: weight of the within-class part, >= 0.
+
+    Returns:
+        Scalars, differentiable in embeddings and centroids. A sample with nothing to be compared
+        with adds 0 to that part, and no gradient.
+    """
+    with torch.autocast(embeddings.device.type, enabled=False):
+        cosine = _at_least_float32(embeddings) @ _at_least_float32(centroids).T
+        own = cosine.gather(1, cluster[:, None]).squeeze(1)
+        same_class = class_of[None, :] == class_of[cluster][:, None]
+
+        def mean_term(candidates: Tensor, margin_rad: Tensor | float) -> Tensor:
+            target = angular_margin_cosine(own, margin_rad)
+            exponents = scale * (cosine - target[:, None])
+            exponents = exponents.masked_fill(~candidates, -torch.inf)
+            # A sample's own cluster is never a competitor: its place holds the 1 of log(1 + ...).
+            return exponents.scatter(1, cluster[:, None], 0.0).logsumexp(dim=1).mean()
+
+        between = mean_term(~same_class, margin_between_rad)
+        within = mean_term(same_class, margin_within_rad)
+        return ClmleTerms(between + weight_within * within, between, within)
+
+
+def with_batch_means(
+    embeddings: Tensor,
+    cluster_ids: Tensor,
+    centroids: Tensor,
+    class_of: Tensor,
+    *,
+    candidates: Literal["batch", "table"],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Put the batch's own means in the place of the table's centroids.
+
+    The table is as old as its last refresh; the mean of a cluster's embeddings in the batch is of
+    this step, and the gradient flows through it.
+
+    Args:
+        embeddings: (N, D) unit rows.
+        cluster_ids: (N,) int64 cluster of each sample in the table.
+        centroids: (M, D) unit rows of the table.
+        class_of: (M,) int64 class of each cluster.
+        candidates: "batch" keeps only the clusters that are in the batch; "table" keeps all of
+            them, the others with the table's centroids.
+
+    Returns:
+        What `clmle_loss` takes: the row of each sample (N,), centroids (K, D) and their classes
+        (K,), with K = P or K = M. A cluster whose embeddings cancel out keeps its old centroid.
+    """
+    present, position = torch.unique(cluster_ids, return_inverse=True)
+    embeddings = _at_least_float32(embeddings)
+    # A matrix product, since adding up rows by index has no fixed order on GPUs.
+    belongs = functional.one_hot(position, len(present)).T.to(embeddings.dtype)
+    means = (belongs @ embeddings) / belongs.sum(dim=1, keepdim=True)
+    old = centroids.to(means.dtype)
+    usable = means.detach().norm(dim=1, keepdim=True) > _SHORTEST_MEAN
+    fresh = torch.where(usable, functional.normalize(means, dim=1), old[present])
+    if candidates == "batch":
+        return position, fresh, class_of[present]
+    return cluster_ids, old.index_copy(0, present, fresh), class_of
+
+
+def _at_least_float32(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

@@ -1,0 +1,38 @@
+"""How margins and learning rate change over the steps of a training."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+
+def margin_factor(step: int, *, num_steps: int, anneal_share: float) -> float:
+    """Share of the full margins at a step, in [0, 1].
+
+    Args:
+        step: 0 is the first.
+        num_steps: length of the training.
+        anneal_share: share of the training, in [0, 1], over which margins grow linearly from 0.
+            0 = full margins from the first step.
+    """
+    growing_steps = anneal_share * num_steps
+    return min(1.0, step / growing_steps) if growing_steps > 0 else 1.0
+
+
+def learning_rate_factor(
+    step: int, *, num_steps: int, warmup_steps: int, schedule: Literal["cosine", "constant"]
+) -> float:
+    """Share of the peak learning rate at a step, in [0, 1].
+
+    Args:
+        step: 0 is the first.
+        num_steps: length of the training; "cosine" would reach 0 at this step, one after the last.
+        warmup_steps: steps of linear growth; the first of them already learns.
+        schedule: what follows the warm-up.
+    """
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    if schedule == "constant":
+        return 1.0
+    progress = (step - warmup_steps) / max(1, num_steps - warmup_steps)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))

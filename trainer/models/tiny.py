@@ -1,0 +1,54 @@
+"""A small backbone for CPUs and small images.
+
+Legend: B images, C channels, W width.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from trainer.models.backbone import Backbone
+
+_LARGEST_MAP = 4
+
+
+class Tiny(Backbone):
+    """Three convolutions with BatchNorm; the last map keeps up to 4 x 4 places.
+
+    Averaging the last map away would lose where on a face or a garment something is, which costs
+    small images much of their information.
+    """
+
+    def __init__(self, channels: int, input_size: int, *, width: int = 32) -> None:
+        """Build it with weights drawn from torch's global generator.
+
+        Args:
+            channels: of the images: 1 or 3.
+            input_size: side of the images, in pixels, >= 8. Meant for up to 64.
+            width: filters of the first convolution; the others have 2 and 4 times as many.
+        """
+        super().__init__()
+        side = min(_LARGEST_MAP, input_size // 4)
+        self.layers = nn.Sequential(
+            *_convolution(channels, width),
+            nn.MaxPool2d(2),
+            *_convolution(width, 2 * width),
+            nn.MaxPool2d(2),
+            *_convolution(2 * width, 4 * width),
+            nn.AdaptiveAvgPool2d(side),
+            nn.Flatten(),
+        )
+        self.num_features = 4 * width * side * side
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features of images: (B, C, H, W) -> (B, num_features)."""
+        features: Tensor = self.layers(images)
+        return features
+
+
+def _convolution(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
+    return (
+        nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(inplace=True),
+    )
