@@ -91,7 +91,12 @@ def find(resume: str, run: RunFolder) -> Path | None:
 
 
 def load(
-    engine: Engine, path: Path, config: RunConfig, *, network: NetworkDescription, data: str
+    engine: Engine,
+    path: Path,
+    config: RunConfig,
+    *,
+    network: NetworkDescription,
+    data_checksum: str,
 ) -> LoopState:
     """Restore weights and optimiser, after checking that they fit. Every rank must call it.
 
@@ -100,14 +105,20 @@ def load(
         path: a complete checkpoint.
         config: the run's configuration.
         network: the network that this run has.
-        data: `Manifest.checksum` of the shards that this run trains on.
+        data_checksum: `Manifest.checksum` of the shards that this run trains on.
 
     Raises:
         TrainingError: a file is damaged.
         ConfigError: another architecture, other data, or a number of ranks that cannot be loaded.
     """
     state = read_state(path)
-    _check_fits(state, path, config, network=network, data=data, world_size=engine.world.size)
+    _check_network(state, path, network)
+    if state.data_checksum != data_checksum:
+        raise ConfigError(
+            f"checkpoint {path} was trained on other shards than {config.data.shards}; "
+            "set data.shards back, or start a new run folder"
+        )
+    _check_ranks(state, path, config.train.zero_stage, engine.world.size)
     engine.load(path.parent, path.name)
     return state
 
@@ -124,7 +135,9 @@ def read_state(path: Path) -> LoopState:
                 "network": NetworkDescription(**raw["network"]),
             }
         )
-        damaged = [name for name, digest in stored["files"].items() if _differs(path / name, digest)]
+        damaged = [
+            name for name, digest in stored["files"].items() if _differs(path / name, digest)
+        ]
     except (DataError, KeyError, TypeError) as error:
         raise TrainingError(f"{path / _MANIFEST} is no checkpoint's manifest: {error}") from error
     if damaged:
@@ -139,15 +152,7 @@ def _differs(file: Path, digest: str) -> bool:
     return not file.exists() or sha256_of(file) != digest
 
 
-def _check_fits(
-    state: LoopState,
-    path: Path,
-    config: RunConfig,
-    *,
-    network: NetworkDescription,
-    data: str,
-    world_size: int,
-) -> None:
+def _check_network(state: LoopState, path: Path, network: NetworkDescription) -> None:
     theirs, ours = asdict(state.network), asdict(network)
     differing = [f"{k} {theirs[k]} there, {ours[k]} here" for k in ours if theirs[k] != ours[k]]
     if differing:
@@ -155,15 +160,13 @@ def _check_fits(
             f"checkpoint {path} is of another network: {'; '.join(differing)}; "
             "change the model section back, or start a new run folder"
         )
-    if state.data_checksum != data:
-        raise ConfigError(
-            f"checkpoint {path} was trained on other shards than {config.data.shards}; "
-            "set data.shards back, or start a new run folder"
-        )
-    stage = config.train.zero_stage
-    if stage != state.zero_stage or (stage and state.world_size != world_size):
+
+
+def _check_ranks(state: LoopState, path: Path, zero_stage: int, world_size: int) -> None:
+    same_cut = state.world_size == world_size or not zero_stage
+    if zero_stage != state.zero_stage or not same_cut:
         raise ConfigError(
             f"checkpoint {path} was written by {state.world_size} ranks with ZeRO stage "
-            f"{state.zero_stage}, this run has {world_size} with stage {stage}: only ZeRO 0 "
-            "changes its number of ranks; start as many ranks as before"
+            f"{state.zero_stage}, this run has {world_size} with stage {zero_stage}: only ZeRO 0 "
+            "can change its number of ranks; start as many ranks as before"
         )

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from clustering.config import ClusterConfig
+
 from trainer.errors import ConfigError
 
 
@@ -153,7 +154,9 @@ class LossConfig:
         )
         _require(self.weight_within >= 0, "loss.weight_within", ">= 0", self.weight_within)
         _require(self.weight_softmax >= 0, "loss.weight_softmax", ">= 0", self.weight_softmax)
-        _require(0 <= self.margin_anneal <= 1, "loss.margin_anneal", "in [0, 1]", self.margin_anneal)
+        _require(
+            0 <= self.margin_anneal <= 1, "loss.margin_anneal", "in [0, 1]", self.margin_anneal
+        )
         _require(
             0 <= self.class_weight_beta < 1,
             "loss.class_weight_beta",
@@ -165,7 +168,8 @@ class LossConfig:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SamplerConfig:
     """Which images make a step: `neighbourhoods` micro-batches of `clusters` x
-    `samples_per_cluster` images, spread over the ranks."""
+    `samples_per_cluster` images, spread over the ranks.
+    """
 
     sampling: Literal["auto", "cluster", "instance", "class_balanced"] = "auto"
     """cluster = neighbourhoods of the cluster table; instance = every image once an epoch;
@@ -361,7 +365,9 @@ class LaunchConfig:
 
     def __post_init__(self) -> None:
         _require(self.num_ranks >= 1, "launch.num_ranks", ">= 1", self.num_ranks)
-        _require(self.threads_per_rank >= 0, "launch.threads_per_rank", ">= 0", self.threads_per_rank)
+        _require(
+            self.threads_per_rank >= 0, "launch.threads_per_rank", ">= 0", self.threads_per_rank
+        )
         _require(0 <= self.master_port < 65536, "launch.master_port", "a port", self.master_port)
         _require(self.ray_cpus >= 0, "launch.ray_cpus", ">= 0", self.ray_cpus)
         _require(

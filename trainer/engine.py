@@ -114,7 +114,6 @@ class Engine:
 
     def __init__(self, network: Network, config: RunConfig, world: World) -> None:
         self.world = world
-        self._rate = config.optim.learning_rate
         settings = deepspeed_config(config, world.size)
         self.num_micro_batches = int(settings["gradient_accumulation_steps"])
         self._partitioned = config.train.zero_stage == 3
@@ -144,10 +143,10 @@ class Engine:
         """To be called after each backward; updates the weights after the last of a step."""
         self._engine.step()
 
-    def set_learning_rate(self, factor: float) -> None:
-        """Use this share of `optim.learning_rate` from now on."""
+    def set_learning_rate(self, learning_rate: float) -> None:
+        """Use this learning rate from now on."""
         for group in self._optimizer.param_groups:
-            group["lr"] = self._rate * factor
+            group["lr"] = learning_rate
 
     def full_state(self) -> dict[str, torch.Tensor]:
         """The whole network's state, also where ZeRO 3 has cut it up. Every rank must call it."""

@@ -13,3 +13,7 @@ class ConfigError(ValueError):
 
 class NonFiniteLoss(TrainingError):
     """The loss became infinite or not a number; raised before the weights were updated."""
+
+
+class Stopped(RuntimeError):
+    """The training was asked to stop; it wrote a checkpoint and can go on from there."""

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-
 from clustering.table import ClusterTable
+
 from data_shards.index import SampleIndex
 from trainer.config import LossConfig, TaskConfig
 from trainer.losses.clmle import ClmleTerms, clmle_loss, with_batch_means
@@ -81,6 +81,7 @@ class Objective:
         self._ids = index.ids
         self._labels = {task.name: index.labels(task.label) for task in tasks}
         self._tables: dict[str, TaskTable] = {}
+        self._candidates: dict[str, torch.Tensor] = {}
         self._weights = {
             task.name: None
             if loss.class_weight == "none"
@@ -96,9 +97,11 @@ class Objective:
 
     def margin_factor(self, step: int) -> float:
         """Share of the full margins at a step, in [0, 1]."""
-        return margin_factor(
-            step, num_steps=self._num_steps, anneal_share=self._loss.margin_anneal
-        )
+        return margin_factor(step, num_steps=self._num_steps, anneal_share=self._loss.margin_anneal)
+
+    def candidate_classes(self) -> dict[str, np.ndarray]:
+        """Task -> (K,) class of each cluster that the last micro-batch was compared with."""
+        return {task: classes.cpu().numpy() for task, classes in self._candidates.items()}
 
     def __call__(
         self, outputs: Mapping[str, TaskOutput], sample_ids: np.ndarray, step: int
@@ -115,7 +118,7 @@ class Objective:
         for task in self._tasks:
             output = outputs[task.name]
             if self._loss.name == "clmle":
-                terms = self._clmle(output, self._tables[task.name], sample_ids, step)
+                terms = self._clmle(task.name, output, sample_ids, step)
                 parts[f"{task.name}/between"] = terms.between.detach()
                 parts[f"{task.name}/within"] = terms.within.detach()
                 total = total + task.weight * terms.loss
@@ -133,8 +136,9 @@ class Objective:
         return total, parts
 
     def _clmle(
-        self, output: TaskOutput, table: TaskTable, sample_ids: np.ndarray, step: int
+        self, task: str, output: TaskOutput, sample_ids: np.ndarray, step: int
     ) -> ClmleTerms:
+        table = self._tables[task]
         rows, centroids, class_of = with_batch_means(
             output.embedding,
             table.clusters(sample_ids),
@@ -142,6 +146,7 @@ class Objective:
             table.class_of,
             candidates=self._loss.candidates,
         )
+        self._candidates[task] = class_of
         grown = self.margin_factor(step)
         return clmle_loss(
             output.embedding,

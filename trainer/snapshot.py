@@ -14,10 +14,10 @@ from safetensors.torch import load_file, save_file
 
 from data_shards.atomic import atomic_folder, read_json, sha256_of, write_json
 from data_shards.errors import DataError
-from trainer.config import ModelConfig
+from trainer.config import RunConfig
 from trainer.errors import TrainingError
 from trainer.models import build_network
-from trainer.models.network import Network
+from trainer.models.network import ClassifierInput, Network
 from trainer.run_folder import RunFolder, step_name, step_of
 
 
@@ -29,19 +29,22 @@ class NetworkDescription:
     channels: int
     input_size: int
     embedding_dim: int
-    classifier_input: str
+    classifier_input: ClassifierInput | None
+    """What the linear softmax head of each task sees; None where the loss has no use for one."""
     num_classes: dict[str, int]
     """Classes of each task, in the order of the heads."""
 
     @classmethod
-    def of(cls, model: ModelConfig, num_classes: Mapping[str, int]) -> NetworkDescription:
+    def of(cls, config: RunConfig, num_classes: Mapping[str, int]) -> NetworkDescription:
         """Describe the network that a configuration asks for."""
+        model, loss = config.model, config.loss
+        has_classifier = loss.name == "softmax" or loss.weight_softmax > 0
         return cls(
             backbone=model.backbone,
             channels=model.channels,
             input_size=model.input_size,
             embedding_dim=model.embedding_dim,
-            classifier_input=model.classifier_input,
+            classifier_input=model.classifier_input if has_classifier else None,
             num_classes=dict(num_classes),
         )
 

@@ -12,9 +12,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from clustering import store
 from clustering.errors import ClusterError
 from clustering.table import ClusterTable
+
+from clustering import store
 from trainer.config import RefreshConfig
 from trainer.errors import TrainingError
 from trainer.world import World

@@ -1,0 +1,63 @@
+"""Which images each step uses, for this rank: the same batches for any number of ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from clustering.table import ClusterTable
+
+from data_shards.index import SampleIndex
+from trainer.batches import PlannedBatch
+from trainer.cluster_sampler import BatchShape, cluster_batch, label_batch, rank_share
+from trainer.config import RunConfig, TaskConfig
+from trainer.world import World
+
+
+class BatchPlan:
+    """A pure function of (configuration, step, tables), as `BatchLoader.start` wants it."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        tasks: tuple[TaskConfig, ...],
+        index: SampleIndex,
+        world: World,
+        tables: Mapping[str, ClusterTable],
+    ) -> None:
+        sampler = config.sampler
+        self.shape = BatchShape(
+            neighbourhoods=sampler.neighbourhoods,
+            clusters=sampler.clusters,
+            samples_per_cluster=sampler.samples_per_cluster,
+            siblings=sampler.siblings,
+        )
+        self._config = config
+        self._tasks = tasks
+        self._world = world
+        self._tables = dict(tables)
+        self._ids = index.ids
+        self._labels = {task.name: index.labels(task.label) for task in tasks}
+
+    def __call__(self, step: int) -> list[PlannedBatch]:
+        """This rank's micro-batches of a step, in order."""
+        config = self._config
+        task = self._tasks[step % len(self._tasks)].name  # tasks take turns
+        if config.sampling == "cluster":
+            batch = cluster_batch(
+                self._tables[task],
+                seed=config.run.seed,
+                step=step,
+                shape=self.shape,
+                seed_by=config.sampler.seed_by,
+            )
+        else:
+            batch = label_batch(
+                self._labels[task],
+                self._ids,
+                seed=config.run.seed,
+                step=step,
+                shape=self.shape,
+                sampling=config.sampling,
+            )
+        planned = [PlannedBatch(n, (config.run.seed, step, g)) for g, n in enumerate(batch)]
+        return rank_share(planned, self._world.rank, self._world.size)

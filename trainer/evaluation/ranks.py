@@ -1,0 +1,82 @@
+"""Evaluation spread over the training ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from clustering.table import ClusterTable
+
+from data_shards.index import SampleIndex
+from data_shards.manifest import Manifest
+from trainer.config import EvaluationConfig, TaskConfig
+from trainer.evaluation.counts import ClassCounts
+from trainer.evaluation.evaluate import count_batches, evaluation_batches
+from trainer.evaluation.report import as_metrics, summarise, write_evaluation
+from trainer.models.network import Network
+from trainer.run_folder import RunFolder
+from trainer.world import World
+
+
+class RankEvaluator:
+    """Each rank classifies its share of the test batches; only counts are exchanged."""
+
+    def __init__(
+        self,
+        run: RunFolder,
+        world: World,
+        manifest: Manifest,
+        tasks: Sequence[TaskConfig],
+        config: EvaluationConfig,
+    ) -> None:
+        """Open the test split.
+
+        Raises:
+            DataError: there is none, or it is damaged.
+        """
+        self._run = run
+        self._world = world
+        self._tasks = tasks
+        self._config = config
+        self._index = SampleIndex(manifest, "test")
+        batches = evaluation_batches(manifest.split("test"), config.batch_size)
+        self._mine = batches[world.rank :: world.size]
+
+    def run(
+        self,
+        network: Network,
+        step: int,
+        tables: Mapping[str, ClusterTable],
+        version: int | None,
+    ) -> tuple[dict[str, Any], dict[str, float]]:
+        """Evaluate and write `RUN/evaluation/step_....json`. Every rank must call it.
+
+        Args:
+            network: whole, in evaluation mode.
+            step: optimiser steps of its weights.
+            tables: task -> clusters for the kNC read-outs.
+            version: the tables' version.
+
+        Returns:
+            The summary, and its scalars as metrics; the same on every rank.
+        """
+        mine = count_batches(
+            network,
+            self._index,
+            self._mine,
+            tasks=self._tasks,
+            tables=tables,
+            config=self._config,
+        )
+        counts = {key: self._summed(counted) for key, counted in mine.items()}
+        summary = summarise(counts, step=step, table_version=version)
+        if self._world.is_first:
+            write_evaluation(self._run, summary)
+        return summary, as_metrics(summary)
+
+    def _summed(self, counts: ClassCounts) -> ClassCounts:
+        both = torch.from_numpy(np.stack([counts.correct, counts.total]))
+        correct, total = self._world.sum(both).numpy()
+        return ClassCounts(correct, total)

@@ -1,0 +1,228 @@
+"""The training loop: step; maybe switch tables, log, evaluate, save.
+
+Every rank runs it in lock-step; only rank 0 writes.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from data_shards.index import SampleIndex
+from data_shards.manifest import Manifest
+from data_shards.progress import Progress
+from trainer import checkpoint
+from trainer.batch_plan import BatchPlan
+from trainer.batches import BatchLoader
+from trainer.checkpoint import LoopState
+from trainer.config import RunConfig, TaskConfig
+from trainer.engine import Engine
+from trainer.errors import Stopped
+from trainer.evaluation.ranks import RankEvaluator
+from trainer.metrics import MetricWriter
+from trainer.objective import Objective
+from trainer.run_folder import RunFolder
+from trainer.snapshot import NetworkDescription, write_snapshot
+from trainer.step import StepRecord, TrainingStep
+from trainer.table_feed import TableFeed
+from trainer.watch import CollapseWatch
+from trainer.world import World
+
+
+@dataclass(kw_only=True)
+class Parts:
+    """What the loop is made of; `trainer.train` puts them together."""
+
+    config: RunConfig
+    world: World
+    run: RunFolder
+    manifest: Manifest
+    tasks: tuple[TaskConfig, ...]
+    description: NetworkDescription
+    engine: Engine
+    feed: TableFeed
+    index: SampleIndex
+    """Of the training split."""
+    loader: BatchLoader
+    objective: Objective
+    evaluator: RankEvaluator | None
+    """None without a test split."""
+    metrics: MetricWriter | None
+    """On rank 0 alone."""
+
+
+class Loop:
+    """A training from its first step, or from a checkpoint, to its last evaluation."""
+
+    def __init__(
+        self,
+        parts: Parts,
+        *,
+        told_to_stop: Callable[[], bool],
+        resumed: LoopState | None = None,
+    ) -> None:
+        """Stand before the first step, or where a checkpoint left off.
+
+        Args:
+            parts: everything, with the checkpoint's weights if there was one.
+            told_to_stop: whether this process was asked to end.
+            resumed: the checkpoint's loop state.
+        """
+        self._parts = parts
+        self._told_to_stop = told_to_stop
+        self._step = TrainingStep(parts.config, parts.engine, parts.objective, parts.loader)
+        self._watch = CollapseWatch(parts.config.loss)
+        self._record = StepRecord()
+        self.step = resumed.step if resumed else 0
+        """Optimiser steps done."""
+        self.train_seconds = resumed.train_seconds if resumed else 0.0
+        self._uses_tables = parts.config.sampling == "cluster"
+
+    def run(self) -> dict[str, Any]:
+        """Train to the last step, then evaluate with tables of the last weights.
+
+        Returns:
+            The final evaluation, the same on every rank; empty without a test split.
+
+        Raises:
+            Stopped: a rank was told to stop; a checkpoint was written.
+            NonFiniteLoss, TrainingError, DataError: as the parts raise them, on every rank.
+        """
+        parts, steps = self._parts, self._parts.config.train.steps
+        if parts.feed.tables:
+            parts.objective.use_tables(parts.feed.tables)
+        if parts.feed.tables or not self._uses_tables:
+            self._read_ahead()
+        stream = sys.stderr if parts.world.is_first else io.StringIO()  # one rank speaks
+        with Progress(steps, label="training", unit="steps", stream=stream) as progress:
+            progress.update(self.step)
+            while self.step < steps:
+                self._follow_tables()
+                stopping = self._step.run(self.step, self._record, stop=self._told_to_stop())
+                self.step += 1
+                self._after_step(stopping)
+                progress.update(1)
+        self._ask_for_tables()
+        parts.feed.finish(self.step)
+        return self._evaluate()
+
+    def _follow_tables(self) -> None:
+        """Ask for a table when one is due, switch when one has come; all ranks at one step."""
+        asked = self.step in self._parts.config.refresh_steps()
+        if asked:
+            self._ask_for_tables()
+        switched = self._parts.feed.advance(self.step)
+        if switched:
+            self._parts.objective.use_tables(self._parts.feed.tables)
+            self._write(self._table_metrics())
+        if asked or switched:
+            self._read_ahead()  # now it is known for how long these tables hold
+
+    def _ask_for_tables(self) -> None:
+        """Write a snapshot: the request for tables of these weights."""
+        parts = self._parts
+        state = parts.engine.full_state()
+        checksum = None
+        if parts.world.is_first:
+            checksum = write_snapshot(
+                parts.run,
+                self.step,
+                state=state,
+                network=parts.description,
+                data_checksum=parts.manifest.checksum,
+            ).checksum
+        checksum = parts.world.broadcast_text(checksum)
+        assert checksum is not None
+        parts.feed.request(self.step, checksum)
+
+    def _read_ahead(self) -> None:
+        parts = self._parts
+        plan = BatchPlan(parts.config, parts.tasks, parts.index, parts.world, parts.feed.tables)
+        switch = parts.feed.next_switch(self.step)
+        end = parts.config.train.steps if switch is None else switch
+        parts.loader.start(plan, first_step=self.step, end_step=end)
+
+    def _after_step(self, stopping: bool) -> None:
+        config, step = self._parts.config, self.step
+        last = step == config.train.steps
+        if step % config.train.log_every == 0 or last:
+            self._log()
+        if _due(step, config.evaluation.every) and not last:
+            self._evaluate()
+        if last or stopping or _due(step, config.checkpoint.every):
+            self._save()
+        if stopping and not last:
+            raise Stopped(f"stopped after step {step}; the same command goes on from there")
+
+    def _log(self) -> None:
+        """Mean of each part over the micro-batches and ranks since the last row."""
+        parts, record = self._parts, self._record
+        self._record = StepRecord()
+        self.train_seconds += record.seconds
+        names = sorted(record.parts)
+        sums = torch.stack([record.parts[name].float() for name in names])
+        means = parts.world.mean(sums / record.micro_batches).tolist()
+        values = {f"train/{name}": mean for name, mean in zip(names, means, strict=True)}
+        values |= {
+            "train/images_per_second": record.images * parts.world.size / record.seconds,
+            "train/data_wait_share": record.waiting_seconds / record.seconds,
+            "train/learning_rate": self._step.learning_rate,
+            "train/margin_factor": parts.objective.margin_factor(self.step - 1),
+        }
+        if parts.feed.version is not None:
+            values["table/version"] = parts.feed.version
+            values["table/age_steps"] = self.step - parts.feed.version
+        values |= self._watch.measure(
+            record.embeddings,
+            parts.objective.candidate_classes(),
+            values,
+            margin_factor=values["train/margin_factor"],
+        )
+        self._write(values)
+
+    def _table_metrics(self) -> dict[str, float]:
+        feed = self._parts.feed
+        values = {
+            f"clusters/{task}/{name.removeprefix('clusters/')}": float(value)
+            for task, table in feed.tables.items()
+            for name, value in table.stats.items()
+            if isinstance(value, (int, float))
+        }
+        return values | {"table/stall_seconds": feed.state.stall_seconds}
+
+    def _save(self) -> None:
+        parts = self._parts
+        state = LoopState(
+            step=self.step,
+            feed=parts.feed.state,
+            train_seconds=self.train_seconds + self._record.seconds,
+            network=parts.description,
+            data_checksum=parts.manifest.checksum,
+            world_size=parts.world.size,
+            zero_stage=parts.config.train.zero_stage,
+        )
+        checkpoint.save(parts.engine, parts.run, state, keep=parts.config.checkpoint.keep)
+
+    def _evaluate(self) -> dict[str, Any]:
+        parts = self._parts
+        if parts.evaluator is None:
+            return {}
+        with parts.engine.evaluate():
+            summary, metrics = parts.evaluator.run(
+                parts.engine.network, self.step, parts.feed.tables, parts.feed.version
+            )
+        self._write(metrics)
+        return summary
+
+    def _write(self, values: Mapping[str, float]) -> None:
+        if self._parts.metrics is not None:
+            self._parts.metrics.write(self.step, values)
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0

@@ -1,0 +1,69 @@
+"""`RUN/report.json`: what a finished training comes to. Written last, by rank 0."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from data_shards.atomic import write_json
+from trainer.config import RunConfig
+from trainer.run_folder import RunFolder
+from trainer.table_feed import FeedState
+
+_REPORTED_PACKAGES = ("clmle", "torch", "deepspeed", "ray", "faiss-cpu", "faiss-gpu", "numpy")
+
+
+def write_report(
+    run: RunFolder,
+    config: RunConfig,
+    *,
+    evaluation: Mapping[str, Any],
+    feed: FeedState,
+    train_seconds: float,
+    world_size: int,
+) -> None:
+    """Write the report; its being there says that the training reached its end.
+
+    Args:
+        run: the run's folder.
+        config: the run's configuration.
+        evaluation: the final evaluation; empty without a test split.
+        feed: which tables were used when, and how long training stood still for them.
+        train_seconds: time in training steps, without start, tables and evaluation.
+        world_size: number of ranks.
+    """
+    images = config.train.steps * config.images_per_step
+    busy = train_seconds + feed.stall_seconds
+    write_json(
+        run.report,
+        {
+            "balanced_accuracy": {},
+            "per_class_recall": {},
+            **evaluation,
+            "loss": config.loss.name,
+            "sampling": config.sampling,
+            "steps": config.train.steps,
+            "images_seen": images,
+            "images_per_second": images / train_seconds,
+            "train_seconds": train_seconds,
+            "tables_published": len({version for _, version in feed.switches}),
+            "table_switches": feed.switches,
+            "refresh_stall_seconds": feed.stall_seconds,
+            "refresh_stall_fraction": feed.stall_seconds / busy,
+            "world_size": world_size,
+            "seed": config.run.seed,
+            "versions": _versions(),
+        },
+    )
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for package in _REPORTED_PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return versions

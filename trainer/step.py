@@ -1,0 +1,118 @@
+"""One optimiser step: forward, loss, backward over this rank's micro-batches, then the update."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+import torch
+
+from trainer.batches import BatchLoader
+from trainer.config import RunConfig
+from trainer.engine import Engine
+from trainer.errors import NonFiniteLoss
+from trainer.losses.schedule import learning_rate_factor
+from trainer.models.batch_norm import RunningStatistics
+from trainer.objective import Objective
+
+
+class StepRecord:
+    """Sums over steps, kept on the device so that no step waits for them."""
+
+    def __init__(self) -> None:
+        self.parts: dict[str, torch.Tensor] = {}
+        self.micro_batches = 0
+        self.images = 0
+        self.seconds = 0.0
+        self.waiting_seconds = 0.0
+        """Time in which the step stood still for its images."""
+        self.embeddings: dict[str, torch.Tensor] = {}
+        """task -> (B, D) of the last micro-batch of this rank."""
+
+    def add(self, parts: Mapping[str, torch.Tensor]) -> None:
+        """Add one micro-batch's loss parts."""
+        self.micro_batches += 1
+        for name, value in parts.items():
+            self.parts[name] = self.parts.get(name, torch.zeros_like(value)) + value
+
+
+class TrainingStep:
+    """Runs steps; every rank runs the same one at the same time."""
+
+    def __init__(
+        self, config: RunConfig, engine: Engine, objective: Objective, loader: BatchLoader
+    ) -> None:
+        self._config = config
+        self._engine = engine
+        self._objective = objective
+        self._loader = loader
+        self._statistics = RunningStatistics(engine.network)
+        self.learning_rate = 0.0
+        """Learning rate of the last step."""
+
+    def run(self, step: int, record: StepRecord, *, stop: bool) -> bool:
+        """Train one step and add it to the record.
+
+        Args:
+            step: which one; decides learning rate, margins, batches.
+            record: receives the loss parts and times.
+            stop: this rank was told to stop after the step.
+
+        Returns:
+            Whether any rank was told to stop; the same on every rank.
+
+        Raises:
+            NonFiniteLoss: on every rank, before the update, if the loss of any is not finite.
+            DataError: an image could not be read.
+        """
+        started = time.monotonic()
+        engine = self._engine
+        self.learning_rate = self._set_learning_rate(step)
+        self._statistics.begin_step()
+        finite = torch.ones((), dtype=torch.bool, device=engine.world.device)
+        for number in range(engine.num_micro_batches):
+            waiting = time.monotonic()
+            batch = self._loader.next()
+            record.waiting_seconds += time.monotonic() - waiting
+            outputs = engine.forward(batch.images.to(engine.world.device, non_blocking=True))
+            self._statistics.collect()
+            loss, parts = self._objective(outputs, batch.neighbourhood.sample_ids, step)
+            engine.backward(loss)
+            record.add(parts)
+            record.images += len(batch.images)
+            finite &= torch.isfinite(parts["loss"])
+            if number == engine.num_micro_batches - 1:
+                stop = self._agree(step, finite, stop=stop)
+            engine.micro_step()
+        self._statistics.finish(engine.world.mean)
+        record.embeddings = {task: output.embedding.detach() for task, output in outputs.items()}
+        record.seconds += time.monotonic() - started
+        return stop
+
+    def _set_learning_rate(self, step: int) -> float:
+        optim = self._config.optim
+        factor = learning_rate_factor(
+            step,
+            num_steps=self._config.train.steps,
+            warmup_steps=optim.warmup_steps,
+            schedule=optim.schedule,
+        )
+        self._engine.set_learning_rate(factor * optim.learning_rate)
+        return factor * optim.learning_rate
+
+    def _agree(self, step: int, finite: torch.Tensor, *, stop: bool) -> bool:
+        """Before the update: raise everywhere on a loss that is not finite; agree on stopping."""
+        world = self._engine.world
+        flags = torch.zeros(world.size + 1, dtype=torch.int32, device=world.device)
+        flags[world.rank] = (~finite).to(torch.int32)
+        flags[-1] = int(stop)
+        flags = world.sum(flags)
+        told_to_stop, bad = bool(flags[-1]), flags[:-1]
+        if bad.any():
+            ranks = ", ".join(str(r) for r in bad.nonzero().flatten().tolist())
+            raise NonFiniteLoss(
+                f"the loss is not finite at step {step} on rank {ranks}; the weights were not "
+                "updated. Lower optim.learning_rate, set train.gradient_clipping, or grow the "
+                "margins more slowly (loss.margin_anneal)"
+            )
+        return told_to_stop

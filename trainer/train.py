@@ -1,0 +1,204 @@
+"""Train. Every rank of a DeepSpeed launch runs this.
+
+    deepspeed --num_gpus 8 --module trainer.train --config configs/lfw.yaml
+    deepspeed --hostfile hosts --master_addr 10.0.0.1 --module trainer.train --config ...
+    python -m trainer.train --config configs/digits.yaml --set train.steps=100     (one rank)
+
+Cluster tables come from `python -m cluster_jobs.recluster` (or `clmle recluster`) on the same run
+folder; `clmle run` starts both on one machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from clustering.errors import ClusterError
+
+from data_shards.errors import DataError
+from data_shards.index import SampleIndex
+from data_shards.manifest import Manifest
+from trainer import checkpoint
+from trainer.batches import BatchLoader
+from trainer.checkpoint import LoopState
+from trainer.config import RunConfig
+from trainer.config_file import add_config_options, load_config, to_yaml
+from trainer.engine import Engine, start_distributed
+from trainer.errors import ConfigError, Stopped, TrainingError
+from trainer.evaluation.ranks import RankEvaluator
+from trainer.loop import Loop, Parts
+from trainer.metrics import MetricWriter
+from trainer.objective import Objective
+from trainer.report import write_report
+from trainer.run_folder import RunFolder
+from trainer.snapshot import NetworkDescription
+from trainer.stop import StopFlag
+from trainer.table_feed import TableFeed
+from trainer.tasks import check_table, resolve_tasks
+from trainer.world import World
+
+logger = logging.getLogger(__name__)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train as the options say.
+
+    Returns:
+        0 when the training reached its end and `RUN/report.json` was written; 1 when it failed
+        or was stopped; 2 for a mistake in the configuration or the data.
+    """
+    options = parse_options(argv)
+    rank = int(os.environ.get("RANK", "0"))
+    logging.basicConfig(
+        level=logging.INFO if rank == 0 else logging.WARNING,
+        format=f"%(asctime)s rank {rank} %(levelname)s %(message)s",
+        datefmt="%H:%M:%S",
+        force=True,
+    )
+    try:
+        config = load_config(options.config, options.overrides)
+        if options.dry_run:
+            sys.stdout.write(to_yaml(config))
+            return 0
+        train(config, resume=options.resume)
+    except Stopped as stopped:
+        logger.warning("%s", stopped)
+        return 1
+    except (ConfigError, DataError) as error:
+        sys.stderr.write(f"rank {rank}: error: {error}\n")
+        return 2
+    except (TrainingError, ClusterError) as error:
+        sys.stderr.write(f"rank {rank}: error: {error}\n")
+        return 1
+    except Exception:  # noqa: BLE001 - every end of a rank names the rank
+        sys.stderr.write(f"rank {rank}: " + traceback.format_exc())
+        return 1
+    return 0
+
+
+def parse_options(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line of a rank."""
+    parser = argparse.ArgumentParser(
+        prog="deepspeed --module trainer.train",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_config_options(parser)
+    parser.add_argument(
+        "--resume",
+        default="auto",
+        metavar="auto|none|PATH",
+        help="go on from the newest checkpoint of the run (auto, default), from none, or from PATH",
+    )
+    # DeepSpeed's launcher appends it; the environment says the same.
+    parser.add_argument("--local_rank", type=int, default=0, help=argparse.SUPPRESS)
+    return parser.parse_args(argv)
+
+
+def train(config: RunConfig, *, resume: str = "auto") -> dict[str, Any]:
+    """Train one run on all ranks, from the newest checkpoint or from the start.
+
+    Args:
+        config: the run.
+        resume: "auto", "none", or a checkpoint's folder.
+
+    Returns:
+        The final evaluation, the same on every rank.
+    """
+    run = RunFolder(config.run_path)
+    found = checkpoint.find(resume, run)
+    manifest = Manifest.load(Path(config.data.shards))
+    if int(os.environ.get("RANK", "0")) == 0:
+        run.claim(config, fresh=resume == "none")
+        for ignored in config.ignored_settings():
+            logger.warning("%s", ignored)
+    with StopFlag() as told_to_stop, ExitStack() as stack:
+        world = start_distributed(config)
+        stack.callback(torch.distributed.destroy_process_group)
+        parts = _build(config, world, run, manifest, stack)
+        resumed = _restore(parts, found) if found is not None else None
+        if world.is_first:
+            purge_step = resumed.step if resumed else 0
+            parts.metrics = MetricWriter(run, purge_step=purge_step)
+            stack.callback(parts.metrics.close)
+        loop = Loop(parts, told_to_stop=told_to_stop, resumed=resumed)
+        evaluation = loop.run()
+        if world.is_first:
+            write_report(
+                run,
+                config,
+                evaluation=evaluation,
+                feed=parts.feed.state,
+                train_seconds=loop.train_seconds,
+                world_size=world.size,
+            )
+        world.barrier()
+    return evaluation
+
+
+def _restore(parts: Parts, path: Path) -> LoopState:
+    state = checkpoint.load(
+        parts.engine,
+        path,
+        parts.config,
+        network=parts.description,
+        data_checksum=parts.manifest.checksum,
+    )
+    parts.feed.restore(state.feed, RunFolder(path.parent.parent).tables)
+    logger.info("going on from %s", path)
+    return state
+
+
+def _build(
+    config: RunConfig, world: World, run: RunFolder, manifest: Manifest, stack: ExitStack
+) -> Parts:
+    """Put the loop's parts together; what holds threads or files is closed by the stack."""
+    torch.manual_seed(config.run.seed)  # initial weights: the same on every rank
+    tasks = resolve_tasks(config, manifest)
+    num_classes = {task.name: manifest.num_classes(task.label) for task in tasks}
+    description = NetworkDescription.of(config, num_classes)
+    index = SampleIndex(manifest, "train")
+    loader = BatchLoader(index, config.data, config.model)
+    stack.callback(loader.close)
+    evaluator = None
+    if "test" in manifest.splits:
+        evaluator = RankEvaluator(run, world, manifest, tasks, config.evaluation)
+    return Parts(
+        config=config,
+        world=world,
+        run=run,
+        manifest=manifest,
+        tasks=tasks,
+        description=description,
+        engine=Engine(description.build(), config, world),
+        feed=TableFeed(
+            run.tables,
+            config.refresh,
+            world,
+            check=lambda table: check_table(
+                table,
+                embedding_dim=config.model.embedding_dim,
+                num_classes=num_classes[table.task],
+            ),
+        ),
+        index=index,
+        loader=loader,
+        objective=Objective(
+            config.loss,
+            tasks,
+            index,
+            class_counts={t.name: manifest.class_counts("train", t.label) for t in tasks},
+            num_steps=config.train.steps,
+            device=world.device,
+        ),
+        evaluator=evaluator,
+        metrics=None,
+    )

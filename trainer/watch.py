@@ -1,0 +1,77 @@
+"""Watches for collapsed embeddings while training, and says what to change.
+
+Legend: B images of a micro-batch, D embedding, K candidate clusters of the loss.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from trainer.config import LossConfig
+from trainer.losses.collapse import CollapseDetector, batch_spread, plateau_loss
+
+logger = logging.getLogger(__name__)
+
+_CHECKS_IN_A_ROW = 3
+_SPREAD_OF_A_POINT = 0.02
+
+
+class CollapseWatch:
+    """One detector a task; looks at the last micro-batch before each row of metrics."""
+
+    def __init__(self, loss: LossConfig) -> None:
+        self._loss = loss
+        self._detectors: dict[str, CollapseDetector] = {}
+
+    def measure(
+        self,
+        embeddings: Mapping[str, torch.Tensor],
+        candidates: Mapping[str, np.ndarray],
+        metrics: Mapping[str, float],
+        *,
+        margin_factor: float,
+    ) -> dict[str, float]:
+        """Measure, and warn once when a task has collapsed.
+
+        Args:
+            embeddings: task -> (B, D) unit rows of this rank's last micro-batch.
+            candidates: task -> (K,) class of each cluster that the loss compared them with.
+            metrics: the row being written, with the loss parts.
+            margin_factor: share of the full margins in force.
+
+        Returns:
+            Further metrics: the spread of the embeddings and the loss that a collapse would have.
+        """
+        measured = {}
+        for task, rows in embeddings.items():
+            spread = float(batch_spread(rows))
+            measured[f"embedding/{task}/spread"] = spread
+            if task not in candidates:
+                continue
+            plateau = self._plateau(candidates[task], margin_factor)
+            measured[f"train/{task}/plateau"] = plateau
+            loss = metrics[f"train/{task}/between"]
+            loss += self._loss.weight_within * metrics[f"train/{task}/within"]
+            detector = self._detectors.setdefault(
+                task, CollapseDetector(window=_CHECKS_IN_A_ROW, threshold=_SPREAD_OF_A_POINT)
+            )
+            message = detector.update(spread, loss, plateau)
+            if message:
+                logger.warning("task %s: %s", task, message)
+        return measured
+
+    def _plateau(self, classes: np.ndarray, margin_factor: float) -> float:
+        _, per_class = np.unique(classes, return_counts=True)
+        same = float((per_class * (per_class - 1)).sum() / len(classes))
+        return plateau_loss(
+            num_other=len(classes) - 1 - same,
+            num_same=same,
+            scale=self._loss.scale,
+            margin_between_rad=self._loss.margin_between * margin_factor,
+            margin_within_rad=self._loss.margin_within * margin_factor,
+            weight_within=self._loss.weight_within,
+        )
