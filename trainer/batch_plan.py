@@ -9,7 +9,8 @@ from clustering.table import ClusterTable
 from data_shards.index import SampleIndex
 from trainer.batches import PlannedBatch
 from trainer.cluster_sampler import BatchShape, cluster_batch, label_batch, rank_share
-from trainer.config import RunConfig, TaskConfig
+from trainer.config import RunConfig
+from trainer.sections import TaskConfig
 from trainer.world import World
 
 

@@ -16,7 +16,7 @@ import torch
 from data_shards.index import SampleIndex
 from data_shards.transforms import augment, decode_image, to_float
 from trainer.cluster_sampler import Neighbourhood
-from trainer.config import DataConfig, ModelConfig
+from trainer.sections import DataConfig, ModelConfig
 
 
 @dataclass(frozen=True)

@@ -136,7 +136,7 @@ class Engine:
         return outputs
 
     def backward(self, loss: torch.Tensor) -> None:
-        """Add the gradient of one micro-batch's loss; the last one of a step averages over ranks."""
+        """Add the gradient of one micro-batch; the last of a step averages over ranks."""
         self._engine.backward(loss)
 
     def micro_step(self) -> None:
@@ -156,7 +156,7 @@ class Engine:
             return {k: v.detach().cpu().clone() for k, v in self.network.state_dict().items()}
 
     def evaluate(self) -> Any:
-        """A context in which `network` is whole and in evaluation mode. Every rank must enter it."""
+        """A context in which `network` is whole and in evaluation mode, entered by every rank."""
         return _Evaluating(self.network, partitioned=self._partitioned)
 
     def save(self, folder: Path, tag: str) -> None:

@@ -20,13 +20,14 @@ from trainer import checkpoint
 from trainer.batch_plan import BatchPlan
 from trainer.batches import BatchLoader
 from trainer.checkpoint import LoopState
-from trainer.config import RunConfig, TaskConfig
+from trainer.config import RunConfig
 from trainer.engine import Engine
 from trainer.errors import Stopped
 from trainer.evaluation.ranks import RankEvaluator
 from trainer.metrics import MetricWriter
 from trainer.objective import Objective
 from trainer.run_folder import RunFolder
+from trainer.sections import TaskConfig
 from trainer.snapshot import NetworkDescription, write_snapshot
 from trainer.step import StepRecord, TrainingStep
 from trainer.table_feed import TableFeed

@@ -13,11 +13,11 @@ import torch
 from clustering.table import ClusterTable
 
 from data_shards.index import SampleIndex
-from trainer.config import LossConfig, TaskConfig
 from trainer.losses.clmle import ClmleTerms, clmle_loss, with_batch_means
 from trainer.losses.schedule import margin_factor
 from trainer.losses.softmax import class_weights, softmax_loss
 from trainer.models.network import TaskOutput
+from trainer.sections import LossConfig, TaskConfig
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from clustering.errors import ClusterError
 from clustering.table import ClusterTable
 
 from clustering import store
-from trainer.config import RefreshConfig
 from trainer.errors import TrainingError
+from trainer.sections import RefreshConfig
 from trainer.world import World
 
 logger = logging.getLogger(__name__)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from clustering.table import ClusterTable
+
 from data_shards.manifest import Manifest
-from trainer.config import RunConfig, TaskConfig
+from trainer.config import RunConfig
 from trainer.errors import ConfigError
+from trainer.sections import TaskConfig
 
 
 def resolve_tasks(config: RunConfig, manifest: Manifest) -> tuple[TaskConfig, ...]:

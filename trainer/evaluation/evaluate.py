@@ -1,4 +1,4 @@
-"""Exact evaluation in parts: fixed batches, counts that add up, nothing gathered, nothing padded."""
+"""Exact evaluation in parts: fixed batches, counts that add up; no gathering, no padding."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from clustering.table import ClusterTable
 
 from data_shards.index import SampleIndex
 from data_shards.manifest import SplitInfo
-from trainer.config import EvaluationConfig, TaskConfig
 from trainer.embed import decode_batch, embed_images
 from trainer.evaluation.counts import ClassCounts
 from trainer.evaluation.readouts import predict, readouts
 from trainer.models.network import Network
+from trainer.sections import EvaluationConfig, TaskConfig
 
 Batch = tuple[int, int]
 """[start, stop) positions in the split's order; never across a shard's border."""

@@ -11,12 +11,12 @@ from clustering.table import ClusterTable
 
 from data_shards.index import SampleIndex
 from data_shards.manifest import Manifest
-from trainer.config import EvaluationConfig, TaskConfig
 from trainer.evaluation.counts import ClassCounts
 from trainer.evaluation.evaluate import count_batches, evaluation_batches
 from trainer.evaluation.report import as_metrics, summarise, write_evaluation
 from trainer.models.network import Network
 from trainer.run_folder import RunFolder
+from trainer.sections import EvaluationConfig, TaskConfig
 from trainer.world import World
 
 

@@ -11,8 +11,8 @@ import numpy as np
 from clustering.knc import knc_predict, nearest_class_mean_scores
 from clustering.table import ClusterTable
 
-from trainer.config import EvaluationConfig
 from trainer.models.network import TaskOutput
+from trainer.sections import EvaluationConfig
 
 KNC_MARGIN = "knc_margin"
 KNC_SOFT = "knc_soft"
