@@ -58,12 +58,13 @@ class ImportOptions:
                 raise DataError(f"{rule}, got {getattr(self, name)}")
 
     def settings(self) -> dict[str, Any]:
-        """Return what decides over the images imported, as JSON values."""
+        """Return what decides over the images imported, as JSON; 1 and 1.0 are the same."""
+        fraction = self.test_fraction
         return {
-            "long_tail_ratio": self.long_tail_ratio,
+            "long_tail_ratio": float(self.long_tail_ratio),
             "max_per_class": self.max_per_class,
             "min_images": self.min_images,
-            "test_fraction": self.test_fraction,
+            "test_fraction": fraction if fraction is None else float(fraction),
             "seed": self.seed,
             "samples_per_shard": self.samples_per_shard,
         }

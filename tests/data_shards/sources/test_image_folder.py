@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from data_shards.errors import DataError
+from data_shards.sources import image_folder
+from tests.helpers.image_shards import png, write_image_folder
+
+
+def test_a_class_per_folder(tmp_path: Path) -> None:
+    source = image_folder.read(write_image_folder(tmp_path / "faces", {"bo": 2, "ann": 1}))
+    assert source.label_names == {"class": ("ann", "bo")}
+    items = source.splits["train"]
+    assert [(item.name, item.labels["class"]) for item in items] == [
+        ("ann/000.png", 0),
+        ("bo/000.png", 1),
+        ("bo/001.png", 1),
+    ]
+    assert items[0].load() == png(2)
+
+
+def test_folders_are_walked_and_hidden_files_passed_over(tmp_path: Path) -> None:
+    root = write_image_folder(tmp_path / "faces", {"ann": 1, "bo": 1})
+    (root / "ann" / "deep" / "deeper").mkdir(parents=True)
+    (root / "ann" / "deep" / "deeper" / "a.jpeg").write_bytes(png(5))
+    (root / "ann" / ".DS_Store").write_bytes(b"hidden")
+    (root / "ann" / ".hidden").mkdir()
+    (root / "ann" / ".hidden" / "b.png").write_bytes(png(6))
+    (root / ".git").mkdir()
+    (root / "bo" / "Thumbs.db").write_bytes(b"counts, and will not decode")
+    names = [item.name for item in image_folder.read(root).splits["train"]]
+    assert names == ["ann/000.png", "ann/deep/deeper/a.jpeg", "bo/000.png", "bo/Thumbs.db"]
+
+
+@pytest.mark.parametrize("test_name", ["test", "val"])
+def test_train_and_test_folders_become_splits(tmp_path: Path, test_name: str) -> None:
+    write_image_folder(tmp_path / "train", {"ann": 2, "bo": 1})
+    write_image_folder(tmp_path / test_name, {"bo": 1})
+    source = image_folder.read(tmp_path)
+    assert set(source.splits) == {"train", "test"}
+    assert source.label_names == {"class": ("ann", "bo")}
+    assert [(i.name, i.labels["class"]) for i in source.splits["test"]] == [
+        (f"{test_name}/bo/000.png", 1)
+    ]
+
+
+def test_val_beside_test_is_said_to_be_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("train", "test", "val"):
+        write_image_folder(tmp_path / name, {"ann": 1, "bo": 1})
+    with caplog.at_level(logging.WARNING):
+        source = image_folder.read(tmp_path)
+    assert [item.name for item in source.splits["test"]] == ["test/ann/000.png", "test/bo/000.png"]
+    assert "val is not imported" in caplog.text
+
+
+def test_a_class_may_be_called_train(tmp_path: Path) -> None:
+    root = write_image_folder(tmp_path / "vehicles", {"train": 1, "tram": 1})
+    assert image_folder.read(root).label_names == {"class": ("train", "tram")}
+
+
+def test_files_beside_the_class_folders_are_said_to_be_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = write_image_folder(tmp_path / "faces", {"ann": 1, "bo": 1})
+    (root / "README.txt").write_text("read me")
+    with caplog.at_level(logging.WARNING):
+        assert len(image_folder.read(root).splits["train"]) == 2
+    assert "1 files beside the class folders are not imported, such as README.txt" in caplog.text
+
+
+def test_an_empty_class_folder_is_named(tmp_path: Path) -> None:
+    root = write_image_folder(tmp_path / "faces", {"ann": 1, "bo": 0})
+    with pytest.raises(DataError, match=r"class folder .*faces/bo holds no image"):
+        image_folder.read(root)
+
+
+def test_what_has_no_class_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(png(0))
+    with pytest.raises(DataError, match="has no class folder; expected"):
+        image_folder.read(tmp_path)
+    with pytest.raises(DataError, match="is not a folder"):
+        image_folder.read(tmp_path / "a.png")

@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data_shards.atomic import (
+    atomic_file,
+    atomic_folder,
+    clear_leftovers,
+    read_json,
+    sha256_of,
+    write_json,
+)
+from data_shards.errors import DataError
+
+
+def test_a_file_appears_only_when_the_block_ends(tmp_path: Path) -> None:
+    path = tmp_path / "a.npy"
+    with atomic_file(path) as temporary:
+        np.save(temporary, np.arange(3))
+        assert temporary.name.startswith(".tmp-")
+        assert not path.exists()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.npy"]
+    assert np.load(path).tolist() == [0, 1, 2]
+
+
+def test_a_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+
+    def write_half() -> None:
+        with atomic_file(path) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        write_half()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.txt"]
+    assert path.read_text() == "old"
+
+
+def test_a_folder_appears_whole(tmp_path: Path) -> None:
+    with atomic_folder(tmp_path / "made") as temporary:
+        (temporary / "sub").mkdir()
+        (temporary / "sub" / "a").write_text("1")
+        assert not (tmp_path / "made").exists()
+    assert (tmp_path / "made" / "sub" / "a").read_text() == "1"
+    assert os.listdir(tmp_path) == ["made"]
+
+
+def test_a_folder_is_not_replaced_unasked(tmp_path: Path) -> None:
+    (tmp_path / "made").mkdir()
+    with pytest.raises(DataError, match="exists already"), atomic_folder(tmp_path / "made"):
+        pass
+
+
+def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
+    for text in ("old", "new"):
+        with atomic_folder(tmp_path / "made", replace=True) as temporary:
+            (temporary / text).write_text(text)
+    assert os.listdir(tmp_path) == ["made"]
+    assert os.listdir(tmp_path / "made") == ["new"]
+
+
+def test_a_failed_replacement_keeps_the_old_folder(tmp_path: Path) -> None:
+    with atomic_folder(tmp_path / "made") as temporary:
+        (temporary / "old").write_text("old")
+    with pytest.raises(RuntimeError), atomic_folder(tmp_path / "made", replace=True):
+        raise RuntimeError
+    assert os.listdir(tmp_path) == ["made"]
+    assert os.listdir(tmp_path / "made") == ["old"]
+
+
+def test_the_old_folder_comes_back_when_the_new_one_cannot_be_renamed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with atomic_folder(tmp_path / "made") as temporary:
+        (temporary / "old").write_text("old")
+    rename, calls = os.rename, []
+
+    def fails_second_time(source: Path, target: Path) -> None:
+        calls.append(target)
+        if len(calls) == 2:
+            raise OSError("no")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", fails_second_time)
+    with pytest.raises(OSError, match="no"), atomic_folder(tmp_path / "made", replace=True):
+        pass
+    assert os.listdir(tmp_path) == ["made"]
+    assert os.listdir(tmp_path / "made") == ["old"]
+
+
+def test_leftovers_are_cleared_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / ".tmp-1-file").write_text("half")
+    (tmp_path / ".tmp-1-folder").mkdir()
+    (tmp_path / ".tmp-1-folder" / "a").write_text("half")
+    (tmp_path / "kept").write_text("whole")
+    clear_leftovers(tmp_path)
+    assert os.listdir(tmp_path) == ["kept"]
+
+
+def test_json_comes_back_and_equal_objects_make_equal_bytes(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"b": [1, 2], "a": "é"})
+    write_json(tmp_path / "b.json", {"a": "é", "b": [1, 2]})
+    assert read_json(tmp_path / "a.json") == {"a": "é", "b": [1, 2]}
+    assert sha256_of(tmp_path / "a.json") == sha256_of(tmp_path / "b.json")
+    assert (tmp_path / "a.json").read_text().endswith("\n")
+
+
+@pytest.mark.parametrize("content", [b"", b'{"a": ', b"[1]", b"\xff\xfe"])
+def test_damaged_json_is_named(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "a.json"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"a\.json is damaged"):
+        read_json(path)
+
+
+def test_missing_json_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"cannot read .*a\.json: No such file"):
+        read_json(tmp_path / "a.json")

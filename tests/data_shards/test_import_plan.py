@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_shards.errors import DataError
+from data_shards.import_plan import ImportOptions, ImportPlan, plan_import
+from data_shards.sources.base import Source, SourceItem
+from tests.helpers.image_shards import png
+
+
+def items(prefix: str, counts: list[int]) -> list[SourceItem]:
+    """Images of class 0, 1, ... in turns, so that a plan has something to sort."""
+    labels = [(n, label) for label, count in enumerate(counts) for n in range(count)]
+    return [
+        SourceItem(f"{prefix}/{label}/{n}", {"class": label}, lambda: png(0), "png")
+        for n, label in sorted(labels)
+    ]
+
+
+def source(train: list[int], test: list[int] | None = None) -> Source:
+    splits = {"train": items("train", train)}
+    if test is not None:
+        splits["test"] = items("test", test)
+    names = tuple("abcdefgh"[: len(train)])
+    return Source("made", splits, ("class",), {"class": names})
+
+
+def plan(made: Source, **options: Any) -> ImportPlan:
+    return plan_import(made, ImportOptions(out=Path("unused"), **options))
+
+
+def counts(made: ImportPlan, split: str) -> list[int]:
+    labels = Counter(item.labels["class"] for item in made.splits[split])
+    return [labels[label] for label in range(len(made.label_names["class"]))]
+
+
+def test_classes_lie_together_and_test_ids_follow() -> None:
+    made = plan(source([4, 8, 12]))
+    assert list(made.splits) == ["train", "test"]
+    for split in made.splits.values():
+        labels = [item.labels["class"] for item in split]
+        assert labels == sorted(labels)
+    assert (counts(made, "train"), counts(made, "test")) == ([3, 6, 9], [1, 2, 3])
+    assert (made.first_id("train"), made.first_id("test")) == (0, 18)
+
+
+def test_a_test_split_of_the_source_is_kept(caplog: pytest.LogCaptureFixture) -> None:
+    made = plan(source([4, 8], [3, 1]))
+    assert (counts(made, "train"), counts(made, "test")) == ([4, 8], [3, 1])
+    assert caplog.text == ""
+    with caplog.at_level(logging.WARNING):
+        assert counts(plan(source([4, 8], [3, 1]), test_fraction=0.5), "test") == [3, 1]
+    assert "--test-fraction is not used" in caplog.text
+
+
+def test_no_test_split_when_none_is_wanted() -> None:
+    made = plan(source([4, 8]), test_fraction=0)
+    assert list(made.splits) == ["train"]
+    assert counts(made, "train") == [4, 8]
+
+
+def test_the_long_tail_thins_the_training_images_alone() -> None:
+    full = plan(source([100, 100, 100]), test_fraction=0.2)
+    tail = plan(source([100, 100, 100]), test_fraction=0.2, long_tail_ratio=16)
+    assert counts(tail, "train") == [80, 20, 5]
+    assert tail.wanted_counts == (80, 20, 5)
+    assert [item.name for item in tail.splits["test"]] == [i.name for i in full.splits["test"]]
+    names = {item.name for item in full.splits["train"]}
+    assert {item.name for item in tail.splits["train"]} < names
+
+
+def test_a_class_with_too_few_images_keeps_all() -> None:
+    made = plan(source([50, 6, 100], [1, 1, 1]), long_tail_ratio=4, max_per_class=80)
+    assert counts(made, "train") == [50, 6, 20]
+    assert made.wanted_counts == (80, 40, 20)
+
+
+def test_max_per_class_alone_is_a_cap() -> None:
+    assert counts(plan(source([50, 6], [1, 1]), max_per_class=10), "train") == [10, 6]
+
+
+def test_small_classes_are_left_out_and_the_rest_numbered_anew() -> None:
+    made = plan(source([9, 3, 10, 2], [1, 1, 1, 1]), min_images=4)
+    assert made.label_names == {"class": ("a", "c")}
+    assert (counts(made, "train"), counts(made, "test")) == ([9, 10], [1, 1])
+    assert made.splits["train"][-1].name.startswith("train/2/")
+
+
+@pytest.mark.parametrize(
+    ("made", "options", "message"),
+    [
+        (source([5]), {}, "at least two classes, got 1 of made .*: a$"),
+        (source([5, 2]), {"min_images": 3}, "at least two classes, got 1"),
+        (source([5, 2]), {"min_images": 9}, "at least two classes, got 0 .*: none$"),
+        (source([5, 0, 3], [1, 1, 1]), {}, "class 'b' of 'class' has no training image"),
+    ],
+)
+def test_classes_that_cannot_be_trained_are_named(
+    made: Source, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        plan(made, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"long_tail_ratio": 0.5}, "--long-tail-ratio must be >= 1, got 0.5"),
+        ({"long_tail_ratio": float("nan")}, "--long-tail-ratio must be >= 1, got nan"),
+        ({"max_per_class": 0}, "--max-per-class must be >= 1, got 0"),
+        ({"min_images": 0}, "--min-images must be >= 1, got 0"),
+        ({"test_fraction": 1.0}, "--test-fraction must be >= 0 and < 1, got 1.0"),
+        ({"seed": -1}, "--seed must be >= 0, got -1"),
+        ({"samples_per_shard": 0}, "--samples-per-shard must be >= 1, got 0"),
+        ({"on_error": "ask"}, "--on-error must be stop or skip, got ask"),
+    ],
+)
+def test_options_out_of_range_are_named(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        ImportOptions(out=Path("unused"), **options)
+
+
+def test_the_fingerprint_tells_imports_apart() -> None:
+    first = plan(source([8, 8]))
+    same = plan(source([8, 8]), long_tail_ratio=1, on_error="skip")
+    assert same.fingerprint() == first.fingerprint()
+    others = [
+        plan(source([8, 8]), seed=1),
+        plan(source([8, 8]), samples_per_shard=3),
+        plan(source([8, 9])),
+        replace(first, source="else"),
+        replace(first, label_names={"class": ("a", "z")}),
+    ]
+    assert len({first.fingerprint(), *(other.fingerprint() for other in others)}) == 6
+
+
+def test_the_seed_alone_decides() -> None:
+    def chosen(seed: int) -> list[str]:
+        made = plan(source([40, 40]), seed=seed, long_tail_ratio=4)
+        return [item.name for split in made.splits.values() for item in split]
+
+    assert chosen(0) == chosen(0)
+    assert chosen(0) != chosen(1)

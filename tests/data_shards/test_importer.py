@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from data_shards import importer
+from data_shards.manifest import Manifest
+from tests.helpers.image_shards import write_image_folder
+
+
+@pytest.fixture
+def faces(tmp_path: Path) -> Path:
+    return write_image_folder(tmp_path / "faces", {"ann": 8, "bo": 8})
+
+
+def test_digits_become_a_long_tail(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "digits"
+    code = importer.main(
+        ["digits", "--out", str(out), "--long-tail-ratio", "20", "--max-per-class", "100"]
+    )
+    assert code == 0
+    manifest = Manifest.load(out)
+    counts = manifest.class_counts("train", "digit")
+    assert counts.tolist() == [100, 71, 51, 36, 26, 18, 13, 9, 6, 5]
+    assert manifest.class_counts("test", "digit").min() >= 43
+    printed = capsys.readouterr()
+    assert f"{out}: digits, 10 classes\n" in printed.out
+    assert (
+        "  train: 335 images, 1 shard(s), 5 to 100 a class, imbalance ratio 20.0\n" in printed.out
+    )
+    assert "(100 %)" in printed.err
+
+
+def test_the_summary_says_what_the_long_tail_lacks_and_what_was_skipped(
+    faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (faces / "bo" / "README.txt").write_text("no image")
+    arguments = ["image-folder", str(faces), "--out", str(tmp_path / "out"), "--on-error", "skip"]
+    tail = ["--long-tail-ratio", "2", "--max-per-class", "20", "--test-fraction", "0"]
+    assert importer.main(arguments + tail) == 0
+    printed = capsys.readouterr().out
+    assert "fewer images than the long tail wanted: 'ann' 8 of 20, 'bo' 8 of 10\n" in printed
+    assert "skipped, cannot be read: bo/README.txt\n" in printed
+
+
+def test_long_lists_are_cut() -> None:
+    assert importer._named(["a", "b"]) == "a, b"
+    assert importer._named([str(n) for n in range(8)]) == "0, 1, 2, 3, 4 and 3 more"
+
+
+def test_verify_finds_a_changed_byte(
+    faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    importer.main(["image-folder", str(faces), "--out", str(out)])
+    assert importer.main(["--verify", str(out)]) == 0
+    assert f"{out} is whole: 16 images in 2 shard(s)" in capsys.readouterr().out
+    tar = out / "test-000000.tar"
+    tar.write_bytes(tar.read_bytes()[:-1] + b"x")
+    assert importer.main(["--verify", str(out)]) == 2
+    assert "test-000000.tar is damaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "say what to import and where to"),
+        (["digits"], "say what to import and where to"),
+        (["idx", "--out", "x"], "idx needs a path"),
+        (["lfw", "nowhere", "--out", "x"], "nowhere does not exist"),
+        (["digits", "--out", "x", "--long-tail-ratio", "0.1"], "--long-tail-ratio must be >= 1"),
+        (["digits", "--out", "x", "--min-images", "5000"], "at least two classes, got 0"),
+        (["--verify", "nowhere"], "nowhere is not a folder"),
+    ],
+)
+def test_errors_are_one_clear_line_and_exit_code_2(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert importer.main(arguments) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("clmle import: error: ")
+    assert message in printed.err
+    assert printed.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupt_says_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(importer, "write_import", interrupted)
+    assert importer.main(["digits", "--out", str(tmp_path / "out")]) == 130
+    assert "the same command goes on from here" in capsys.readouterr().err
+
+
+def test_help_teaches_by_example(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        importer.main(["--help"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out.count("    clmle import ") >= 4
