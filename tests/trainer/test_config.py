@@ -1,0 +1,130 @@
+"""A configuration is checked once, where it enters, and says what to do."""
+
+from pathlib import Path
+
+import pytest
+
+from trainer.config import RunConfig
+from trainer.config_file import (
+    baseline_config,
+    build_config,
+    field_docs,
+    load_config,
+    reference,
+    to_yaml,
+)
+from trainer.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+
+
+def write(tmp_path, text):
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_every_shipped_configuration_loads_and_survives_a_round_trip(path, tmp_path):
+    config = load_config(path)
+    assert load_config(write(tmp_path, to_yaml(config))) == config
+    assert not config.ignored_settings()
+
+
+def test_there_are_configurations():
+    assert len(CONFIGS) >= 3
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("lose: {}", r"unknown setting lose: did you mean loss\?"),
+        ("loss: {margin_betwen: 1}", r"loss\.margin_betwen: did you mean loss\.margin_between\?"),
+        ("loss: {qqq: 1}", "known here: name, scale"),
+        ("train: {steps: 0}", r"train\.steps must be >= 1, got 0"),
+        ("train: {steps: many}", r"train\.steps must be of type int, got 'many'"),
+        ("train: {steps: true}", r"train\.steps must be of type int, got True"),
+        ("train: {steps: 1.5}", r"train\.steps must be of type int"),
+        ("train: [1]", "train must be a section"),
+        ("loss: {name: arcface}", r"loss\.name must be one of clmle \| softmax, got 'arcface'"),
+        ("loss: {margin_within: 0.5, margin_between: 0.2}", "0 <= margin_within <= margin_between"),
+        ("cluster: {samples_per_cluster: 0}", r"cluster\.samples_per_cluster must be >= 1, got 0"),
+        ("refresh: {every: 10, lag: 20}", r"refresh\.lag must be <= refresh\.every = 10"),
+        ("sampler: {clusters: 1}", r"sampler\.clusters must be >= 2"),
+        ("sampler: {clusters: 4, siblings: 4}", r"sampler\.siblings must be in \[0"),
+        ("sampler: {sampling: instance}", "needs sampler.sampling cluster"),
+        ("tasks: [{name: a}]", r"tasks\[0\]\.label is missing"),
+        ("tasks: [{name: a, label: x}, {name: a, label: y}]", "names must differ"),
+        ("tasks: {a: b}", "tasks must be a list"),
+        ("model: {channels: 2}", r"model\.channels must be one of 1 \| 3, got 2"),
+        ("baselines: {other: {loss.nam: softmax}}", r"baselines\.other: unknown setting loss\.nam"),
+        ("baselines: {other: {train.steps: 5}}", "the same number"),
+        ("- a list", "must hold sections"),
+        ("a: [", "not valid YAML"),
+    ],
+)
+def test_a_mistake_is_named_with_what_was_expected(text, message, tmp_path):
+    with pytest.raises(ConfigError, match=message):
+        load_config(write(tmp_path, text))
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"none\.yaml"):
+        load_config(tmp_path / "none.yaml")
+
+
+def test_overrides_are_yaml_values_and_are_checked_like_the_file(tmp_path):
+    path = write(tmp_path, "train: {steps: 5}\nloss:\n")
+    config = load_config(path, ["train.steps=7", "optim.learning_rate=1e-3", "data.flip=true"])
+    assert config.train.steps == 7
+    assert config.optim.learning_rate == pytest.approx(0.001)
+    assert config.data.flip is True
+    with pytest.raises(ConfigError, match="KEY=VALUE"):
+        load_config(path, ["train.steps"])
+    with pytest.raises(ConfigError, match=r"did you mean train\.steps"):
+        load_config(path, ["train.stepz=1"])
+
+
+def test_baselines_differ_only_where_they_say_and_have_a_folder_of_their_own():
+    config = build_config(
+        {"run": {"folder": "r"}, "baselines": {"plain softmax": {"loss.name": "softmax"}}}
+    )
+    baseline = baseline_config(config, "plain softmax")
+    assert baseline.run.folder == "r/baselines/plain_softmax"
+    assert baseline.sampling == "instance"
+    assert baseline.train == config.train
+    assert list(baseline.refresh_steps()) == []
+
+
+def test_settings_without_effect_are_reported():
+    config = build_config(
+        {"loss": {"name": "softmax", "scale": 3}, "optim": {"name": "adamw", "momentum": 0.5}}
+    )
+    told = " ".join(config.ignored_settings())
+    assert "loss.scale is ignored by loss.name softmax" in told
+    assert "optim.momentum" in told
+
+
+def test_tables_are_asked_for_at_the_start_and_then_periodically():
+    config = build_config({"train": {"steps": 250}, "refresh": {"every": 100, "lag": 5}})
+    assert list(config.refresh_steps()) == [0, 100, 200]
+    once = build_config({"train": {"steps": 250}, "refresh": {"every": 0}})
+    assert list(once.refresh_steps()) == [0]
+
+
+def test_every_setting_is_documented():
+    hints = RunConfig.__dataclass_fields__
+    default = RunConfig()
+    for section in hints:
+        kind = type(getattr(default, section))
+        if hasattr(kind, "__dataclass_fields__"):
+            missing = set(kind.__dataclass_fields__) - set(field_docs(kind))
+            assert not missing, f"{section}: {missing}"
+
+
+def test_the_reference_page_is_up_to_date():
+    page = ROOT / "docs" / "configuration.md"
+    assert page.read_text() == reference(), (
+        "run: python -m trainer.config_file > docs/configuration.md"
+    )
