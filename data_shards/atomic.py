@@ -106,9 +106,13 @@ def read_json(path: Path | str) -> dict[str, Any]:
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:
-        raise DataError(f"{path} is damaged: it holds no valid JSON ({error})") from error
+        raise DataError(
+            f"{path} is damaged: it holds no valid JSON ({error}); make it anew"
+        ) from error
     if not isinstance(obj, dict):
-        raise DataError(f"{path} is damaged: expected a JSON object, got a {type(obj).__name__}")
+        raise DataError(
+            f"{path} is damaged: expected a JSON object, got a {type(obj).__name__}; make it anew"
+        )
     return obj
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from data_shards.atomic import clear_leftovers, read_json, write_json
+from data_shards.atomic import TEMPORARY_PREFIX, clear_leftovers, read_json, write_json
 from data_shards.errors import DataError
 from data_shards.import_plan import ImportOptions, ImportPlan, check_every_class, class_counts
 from data_shards.index import sample_ids
@@ -120,27 +120,37 @@ def _claim_folder(out: Path, plan: ImportPlan, fingerprint: str) -> None:
     """Make `out` the folder of this import; an unfinished other import is started over.
 
     Raises:
-        DataError: when it holds a finished other import or files of somebody else.
+        DataError: when it cannot be written, holds a finished other import or foreign files.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
-        clear_leftovers(out)
         names = {entry.name for entry in out.iterdir()}
+        is_ours = _is_ours(out, names, fingerprint)
+        clear_leftovers(out)
+        if not is_ours:
+            for name in filter(_SHARD_FILE.fullmatch, names):
+                (out / name).unlink()
+            write_json(out / IMPORT_NAME, {"fingerprint": fingerprint, "source": plan.source})
     except OSError as error:
         raise DataError(f"cannot write to {out}: {error.strerror}; choose another --out") from error
-    if not names:
-        write_json(out / IMPORT_NAME, {"fingerprint": fingerprint, "source": plan.source})
-        return
+
+
+def _is_ours(out: Path, names: set[str], fingerprint: str) -> bool:
+    """Tell whether `out` belongs to this import already; False when it may be taken.
+
+    Raises:
+        DataError: when it holds a finished other import or foreign files.
+    """
     if IMPORT_NAME not in names:
-        raise DataError(f"{out} is not empty and holds no import; choose another --out")
+        if any(not name.startswith(TEMPORARY_PREFIX) for name in names):
+            raise DataError(f"{out} is not empty and holds no import; choose another --out")
+        return False
     if read_json(out / IMPORT_NAME).get("fingerprint") == fingerprint:
-        return
+        return True
     if MANIFEST_NAME in names:
         raise DataError(
             f"{out} holds another import (other images or settings than these); "
             "choose another --out or remove the folder"
         )
     _logger.warning("%s: an unfinished import of other images or settings is started over", out)
-    for name in filter(_SHARD_FILE.fullmatch, names):
-        (out / name).unlink()
-    write_json(out / IMPORT_NAME, {"fingerprint": fingerprint, "source": plan.source})
+    return False

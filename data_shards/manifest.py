@@ -1,6 +1,7 @@
 """What a folder of image shards holds: splits, labels, counts and checksums.
 
 DIR/manifest.json           written last: without it the folder is not read
+DIR/import.json             written first: which import the folder is for
 DIR/train-000000.tar        WebDataset shard, see sample.py
 DIR/train-000000.idx        where each member lies in the tar, see index.py
 DIR/train-000000.labels.npy (n, T) int64, a row per sample, a column per label column
@@ -79,7 +80,7 @@ class Manifest:
     source: str
     """What was imported, such as "digits"."""
     fingerprint: str
-    """Same source, images and settings <=> same fingerprint."""
+    """Same source, image names, labels and settings <=> same fingerprint."""
     settings: Mapping[str, Any]
     """The settings of the import."""
     label_columns: tuple[str, ...]

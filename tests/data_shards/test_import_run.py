@@ -103,9 +103,10 @@ def test_files_of_somebody_else_are_not_touched(faces: Path, tmp_path: Path) -> 
     out = tmp_path / "out"
     out.mkdir()
     (out / "train-000000.tar").write_bytes(b"precious")
+    (out / ".tmp-theirs").write_bytes(b"at work")
     with pytest.raises(DataError, match="is not empty and holds no import"):
         run(faces, out)
-    assert folder_bytes(out) == {"train-000000.tar": b"precious"}
+    assert folder_bytes(out) == {".tmp-theirs": b"at work", "train-000000.tar": b"precious"}
 
 
 def test_a_folder_that_cannot_be_made_is_named(faces: Path, tmp_path: Path) -> None:
