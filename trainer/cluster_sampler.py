@@ -16,8 +16,8 @@ from typing import Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-
 from clustering.table import ClusterTable
+
 from trainer.errors import ConfigError
 
 IntArray = npt.NDArray[np.int64]
@@ -192,8 +192,8 @@ def _seed_cluster(table: ClusterTable, position: int, stream: tuple[int, ...], s
         return int(_permutation((*stream, _SEED_CLUSTERS, pass_number), table.num_clusters)[place])
     pass_number, place = divmod(position, table.num_classes)
     class_id = _permutation((*stream, _SEED_CLASSES, pass_number), table.num_classes)[place]
-    first, end = np.searchsorted(table.class_of, [class_id, class_id + 1])
-    return int(first + pass_number % (end - first))
+    of_class = table.clusters_of_class(int(class_id))
+    return int(of_class[pass_number % len(of_class)])
 
 
 def _draw(members: IntArray, count: int, rng: np.random.Generator) -> IntArray:

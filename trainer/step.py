@@ -75,9 +75,9 @@ class TrainingStep:
             batch = self._loader.next()
             record.waiting_seconds += time.monotonic() - waiting
             outputs = engine.forward(batch.images.to(engine.world.device, non_blocking=True))
-            self._statistics.collect()
             loss, parts = self._objective(outputs, batch.neighbourhood.sample_ids, step)
             engine.backward(loss)
+            self._statistics.collect()  # after the backward pass, which reads the statistics
             record.add(parts)
             record.images += len(batch.images)
             finite &= torch.isfinite(parts["loss"])

@@ -202,3 +202,7 @@ def _build(
         evaluator=evaluator,
         metrics=None,
     )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

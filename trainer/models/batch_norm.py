@@ -16,7 +16,8 @@ from torch import Tensor, nn
 class RunningStatistics:
     """Averages a network's running means and variances over the micro-batches of a step.
 
-    Use: `begin_step()`; then `collect()` after each forward pass in training mode; then `finish()`.
+    Use: `begin_step()`; then `collect()` after each forward and backward pass in training mode (the
+    backward pass reads the statistics); then `finish()`.
     """
 
     def __init__(self, network: nn.Module) -> None:

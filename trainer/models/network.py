@@ -86,6 +86,8 @@ class Network(nn.Module):
         self.channels = channels
         self.input_size = input_size
         self.embedding_dim = embedding_dim
+        self.num_classes = dict(num_classes)
+        self.has_classifier = classifier_input is not None
         self.backbone = backbone
         # The prefix frees task names such as "type", which are attributes of a ModuleDict.
         self.heads = nn.ModuleDict(
@@ -99,9 +101,8 @@ class Network(nn.Module):
                 for task, count in num_classes.items()
             }
         )
-        self.tasks = tuple(num_classes)
 
     def forward(self, images: Tensor) -> dict[str, TaskOutput]:
         """Every task's outputs: (B, channels, input_size, input_size) -> task -> outputs."""
         features = self.backbone(images)
-        return {task: self.heads[f"task_{task}"](features) for task in self.tasks}
+        return {task: self.heads[f"task_{task}"](features) for task in self.num_classes}

@@ -5,6 +5,7 @@ Legend: B images, C channels, W width.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from trainer.models.backbone import Backbone
@@ -30,25 +31,25 @@ class Tiny(Backbone):
         super().__init__()
         side = min(_LARGEST_MAP, input_size // 4)
         self.layers = nn.Sequential(
-            *_convolution(channels, width),
-            nn.MaxPool2d(2),
-            *_convolution(width, 2 * width),
-            nn.MaxPool2d(2),
-            *_convolution(2 * width, 4 * width),
-            nn.AdaptiveAvgPool2d(side),
+            *_stage(channels, width, nn.MaxPool2d(2)),
+            *_stage(width, 2 * width, nn.MaxPool2d(2)),
+            *_stage(2 * width, 4 * width, nn.AdaptiveAvgPool2d(side)),
             nn.Flatten(),
         )
         self.num_features = 4 * width * side * side
 
     def forward(self, images: Tensor) -> Tensor:
         """Features of images: (B, C, H, W) -> (B, num_features)."""
-        features: Tensor = self.layers(images)
+        # CPUs convolve few channels nearly twice as fast in this memory layout.
+        features: Tensor = self.layers(images.contiguous(memory_format=torch.channels_last))
         return features
 
 
-def _convolution(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
+def _stage(inputs: int, outputs: int, pool: nn.Module) -> tuple[nn.Module, ...]:
+    # Pooled first, so that the layers after it have a quarter of the work.
     return (
         nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
+        pool,
         nn.BatchNorm2d(outputs),
         nn.ReLU(inplace=True),
     )
