@@ -1,0 +1,251 @@
+"""k-nearest-cluster rules: which class a query belongs to, given the clusters of all classes.
+
+Pure: arrays in, arrays out. The caller splits queries over ranks or workers.
+
+Legend: N queries, D embedding, M clusters, C classes, k nearest clusters, P pairs of a query and a
+class that owns at least one of its k nearest clusters.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from clustering.top_k import row_blocks, top_k
+
+Rule = Literal["margin", "soft"]
+
+
+def knc_scores(  # noqa: PLR0913 - a class per rule would only rename these
+    queries: npt.NDArray[np.float32],
+    centroids: npt.NDArray[np.float32],
+    class_of: npt.NDArray[np.int64],
+    *,
+    num_classes: int,
+    rule: Rule,
+    num_neighbours: int,
+    scale: float = 16.0,
+) -> npt.NDArray[np.float32]:
+    """Score every class for every query; see `knc_predict` for many classes.
+
+    Rule "margin" is that of LMLE: with D the Euclidean distance and m over the k nearest clusters,
+    score_c = min over m not of c of D(q, m) - max over m of c of D(q, m). If all k are of one
+    class, its score is +inf. Rule "soft" is a vote: score_c = log mean exp(scale * cos(q, m)) over
+    the clusters m of c among the k.
+
+    Args:
+        queries: (N, D) float32, unit rows.
+        centroids: (M, D) float32, unit rows.
+        class_of: (M,) int64, class of each cluster, 0 .. num_classes - 1.
+        num_classes: C.
+        rule: "margin" or "soft".
+        num_neighbours: k >= 1; more than M counts as M.
+        scale: sharpness of the soft vote, > 0; of no effect on the margin rule.
+
+    Returns:
+        (N, C) float32, larger is more likely; -inf for a class with none of the k clusters.
+
+    Raises:
+        ValueError: on wrong shapes or settings, or a query that is not finite.
+    """
+    _check(queries, centroids, class_of, num_classes)
+    vote = _Vote(rule, num_neighbours, scale)
+    scores = np.full((len(queries), num_classes), -np.inf, dtype=np.float32)
+    for rows in row_blocks(len(queries), len(centroids)):
+        pairs = vote.pairs(queries[rows], centroids, class_of)
+        scores[rows][pairs.query, pairs.class_] = pairs.score
+    return scores
+
+
+def knc_predict(  # noqa: PLR0913 - as `knc_scores`
+    queries: npt.NDArray[np.float32],
+    centroids: npt.NDArray[np.float32],
+    class_of: npt.NDArray[np.int64],
+    *,
+    num_classes: int,
+    rule: Rule,
+    num_neighbours: int,
+    scale: float = 16.0,
+    block_size: int | None = None,
+) -> npt.NDArray[np.int64]:
+    """Predict the class of every query: the argmax of `knc_scores`, without its (N, C) array.
+
+    Args:
+        queries: (N, D) float32, unit rows.
+        centroids: (M, D) float32, unit rows.
+        class_of: (M,) int64, class of each cluster, 0 .. num_classes - 1.
+        num_classes: C.
+        rule: "margin" or "soft".
+        num_neighbours: k >= 1; more than M counts as M.
+        scale: sharpness of the soft vote, > 0; of no effect on the margin rule.
+        block_size: queries at a time; None for as many as fit in about 200 MiB.
+
+    Returns:
+        (N,) int64; of classes with equal scores, the lowest.
+
+    Raises:
+        ValueError: on wrong shapes or settings, or a query that is not finite.
+    """
+    _check(queries, centroids, class_of, num_classes)
+    vote = _Vote(rule, num_neighbours, scale)
+    predictions = np.empty(len(queries), dtype=np.int64)
+    for rows in row_blocks(len(queries), len(centroids), block_size):
+        predictions[rows] = vote.pairs(queries[rows], centroids, class_of).best_class()
+    return predictions
+
+
+def nearest_class_mean_scores(
+    queries: npt.NDArray[np.float32], class_means: npt.NDArray[np.float32]
+) -> npt.NDArray[np.float32]:
+    """Score each class by the cosine of the query and the class mean.
+
+    Args:
+        queries: (N, D) float32, unit rows.
+        class_means: (C, D) float32, unit rows.
+
+    Returns:
+        (N, C) float32.
+    """
+    return queries @ class_means.T
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """Scores of the classes that the k nearest clusters speak for; sorted by query, then class."""
+
+    query: npt.NDArray[np.int64]
+    """(P,) row of the query in its block; every query is there."""
+    class_: npt.NDArray[np.int64]
+    """(P,)"""
+    score: npt.NDArray[np.float32]
+    """(P,)"""
+
+    def best_class(self) -> npt.NDArray[np.int64]:
+        """The class of the best score of each query; the lowest of equal ones."""
+        starts = _run_starts(self.query)
+        best = np.maximum.reduceat(self.score, starts)
+        at_best = np.flatnonzero(self.score == best[self.query])
+        return self.class_[at_best[_run_starts(self.query[at_best])]]
+
+
+@dataclass(frozen=True)
+class _Vote:
+    """A rule and its settings."""
+
+    rule: Rule
+    num_neighbours: int
+    scale: float
+
+    def __post_init__(self) -> None:
+        if self.rule not in ("margin", "soft"):
+            raise ValueError(f"rule must be margin or soft, got {self.rule!r}")
+        if self.num_neighbours < 1:
+            raise ValueError(f"num_neighbours must be >= 1, got {self.num_neighbours}")
+        if not self.scale > 0:
+            raise ValueError(f"scale must be > 0, got {self.scale}")
+
+    def pairs(
+        self,
+        queries: npt.NDArray[np.float32],
+        centroids: npt.NDArray[np.float32],
+        class_of: npt.NDArray[np.int64],
+    ) -> _Pairs:
+        """Score the classes of a block of queries."""
+        num_nearest = min(self.num_neighbours, len(centroids))
+        nearest, cosines = top_k(queries @ centroids.T, num_nearest)
+        classes = class_of[nearest]
+        # Sorted by class within each query, the clusters of a pair lie side by side.
+        order = np.argsort(classes, axis=1, kind="stable")
+        query = np.repeat(np.arange(len(queries)), num_nearest)
+        class_ = np.take_along_axis(classes, order, axis=1).ravel()
+        starts = _run_starts(query, class_)
+        query, class_ = query[starts], class_[starts]
+        by_class = np.take_along_axis(cosines, order, axis=1).ravel()
+        if self.rule == "soft":
+            score = _log_mean_exp(self.scale * by_class.astype(np.float64), starts)
+        else:
+            farthest = np.maximum.reduceat(_distance(by_class), starts)
+            score = _nearest_of_others(cosines, classes, query, class_) - farthest
+        return _Pairs(query, class_, score.astype(np.float32))
+
+
+def _nearest_of_others(
+    cosines: npt.NDArray[np.float32],
+    classes: npt.NDArray[np.int64],
+    query: npt.NDArray[np.int64],
+    class_: npt.NDArray[np.int64],
+) -> npt.NDArray[np.float64]:
+    """(P,) distance of the nearest cluster of another class than the pair's; inf if there is none.
+
+    Args:
+        cosines: (N, k) of the nearest clusters, descending.
+        classes: (N, k) of the nearest clusters.
+        query: (P,) of the pairs.
+        class_: (P,) of the pairs.
+    """
+    distances = _distance(cosines)
+    # For all classes but one, that is the nearest cluster of all.
+    others = classes != classes[:, :1]
+    second = np.where(others, distances, np.inf).min(axis=1)
+    nearest: npt.NDArray[np.float64] = np.where(
+        class_ == classes[query, 0], second[query], distances[query, 0]
+    )
+    return nearest
+
+
+def _log_mean_exp(
+    values: npt.NDArray[np.float64], starts: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float64]:
+    """log(mean(exp(values))) of each run of values, the runs given by where they start."""
+    lengths = np.diff(starts, append=len(values))
+    largest = np.maximum.reduceat(values, starts)
+    sums = np.add.reduceat(np.exp(values - np.repeat(largest, lengths)), starts)
+    result: npt.NDArray[np.float64] = largest + np.log(sums / lengths)
+    return result
+
+
+def _distance(cosines: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """Euclidean distances of unit vectors with these cosines."""
+    squared = np.maximum(0.0, 2.0 - 2.0 * cosines.astype(np.float64))
+    distances: npt.NDArray[np.float64] = np.sqrt(squared)
+    return distances
+
+
+def _run_starts(*keys: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Positions at which any of the keys differs from the position before, and 0."""
+    changed = np.zeros(len(keys[0]), dtype=bool)
+    changed[:1] = True
+    for key in keys:
+        changed[1:] |= key[1:] != key[:-1]
+    return np.flatnonzero(changed)
+
+
+def _check(
+    queries: npt.NDArray[np.float32],
+    centroids: npt.NDArray[np.float32],
+    class_of: npt.NDArray[np.int64],
+    num_classes: int,
+) -> None:
+    if centroids.ndim != 2 or not len(centroids) or class_of.shape != (len(centroids),):
+        raise ValueError(
+            "centroids must be (M, D) with M >= 1 and class_of (M,), "
+            f"got {centroids.shape} and {class_of.shape}"
+        )
+    if queries.ndim != 2 or queries.shape[1] != centroids.shape[1]:
+        raise ValueError(
+            f"queries must be (N, {centroids.shape[1]}) to fit the clusters, got {queries.shape}; "
+            "were the clusters made by a model with another embedding dimension?"
+        )
+    if class_of.min() < 0 or class_of.max() >= num_classes:
+        raise ValueError(
+            f"class_of must lie in 0..{num_classes - 1}, got {class_of.min()}..{class_of.max()}"
+        )
+    finite = np.isfinite(queries).all(axis=1)
+    if not finite.all():
+        raise ValueError(
+            f"query {np.argmin(finite)} is not finite, nor are {np.count_nonzero(~finite) - 1} "
+            "others; did the training diverge?"
+        )

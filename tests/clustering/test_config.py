@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from clustering.config import ClusterConfig
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("samples_per_cluster", 0, "cluster.samples_per_cluster must be >= 1, got 0"),
+        ("max_clusters_per_class", -1, "cluster.max_clusters_per_class must be >= 0, got -1"),
+        ("iterations", 0, "cluster.iterations must be >= 1, got 0"),
+        ("neighbours", -1, "cluster.neighbours must be >= 0"),
+        ("siblings", -2, "cluster.siblings must be >= 0"),
+        ("num_workers", -1, "cluster.num_workers must be >= 0"),
+        ("max_retries", -1, "cluster.max_retries must be >= 0"),
+        ("task_timeout_seconds", 0, "cluster.task_timeout_seconds must be > 0, got 0"),
+        ("task_timeout_seconds", float("nan"), "cluster.task_timeout_seconds must be > 0"),
+    ],
+)
+def test_a_wrong_setting_is_named(name: str, value: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ClusterConfig(**{name: value})
+
+
+def test_the_defaults_are_valid() -> None:
+    assert ClusterConfig().samples_per_cluster == 200

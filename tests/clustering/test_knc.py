@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from clustering.knc import Rule, knc_predict, knc_scores, nearest_class_mean_scores
+from tests.helpers import reference_clustering as reference
+
+RULES: tuple[Rule, ...] = ("margin", "soft")
+
+
+def _expected(
+    rule: Rule, queries: np.ndarray, centroids: np.ndarray, class_of: np.ndarray, c: int, k: int
+) -> np.ndarray:
+    if rule == "margin":
+        rows = [reference.margin_scores(q, centroids, class_of, c, k) for q in queries]
+    else:
+        rows = [reference.soft_scores(q, centroids, class_of, c, k, 16.0) for q in queries]
+    return np.array(rows)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("num_neighbours", [1, 2, 5, 12, 50])
+@pytest.mark.parametrize("num_classes", [1, 2, 4, 12])
+def test_equals_the_loops(rule: Rule, num_neighbours: int, num_classes: int) -> None:
+    """12 clusters in no order of class; k of 50 is more than there are."""
+    rng = np.random.default_rng(num_classes)
+    class_of = rng.permutation(np.arange(12) % num_classes)
+    centroids = reference.unit_rows(rng, 12, 3)
+    queries = reference.unit_rows(rng, 30, 3)
+    expected = _expected(rule, queries, centroids, class_of, num_classes, num_neighbours)
+    settings = {"num_classes": num_classes, "rule": rule, "num_neighbours": num_neighbours}
+    scores = knc_scores(queries, centroids, class_of, **settings)
+    assert scores.dtype == np.float32
+    np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-5)
+    for block_size in (None, 1, 7):
+        predicted = knc_predict(queries, centroids, class_of, **settings, block_size=block_size)
+        assert predicted.dtype == np.int64
+        np.testing.assert_array_equal(predicted, expected.argmax(axis=1))
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_one_cluster_in_all(rule: Rule) -> None:
+    settings = {"num_classes": 3, "rule": rule, "num_neighbours": 5}
+    queries = reference.unit_rows(np.random.default_rng(0), 4, 3)
+    scores = knc_scores(queries, queries[:1], np.array([1]), **settings)
+    assert np.isneginf(scores[:, [0, 2]]).all()
+    assert knc_predict(queries, queries[:1], np.array([1]), **settings).tolist() == [1] * 4
+
+
+def test_margin_when_all_nearest_are_of_one_class() -> None:
+    centroids = np.array([[1, 0], [0.8, 0.6], [-1, 0]], dtype=np.float32)
+    scores = knc_scores(
+        centroids[:1],
+        centroids,
+        np.array([1, 1, 0]),
+        num_classes=2,
+        rule="margin",
+        num_neighbours=2,
+    )
+    assert scores.tolist() == [[-np.inf, np.inf]]
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_of_equal_scores_the_lowest_class_wins(rule: Rule) -> None:
+    """Classes 2 and 1 share a centroid, which is the query."""
+    centroids = np.eye(3, dtype=np.float32)[[0, 1, 1]]
+    class_of = np.array([0, 2, 1])
+    settings = {"num_classes": 3, "rule": rule, "num_neighbours": 3}
+    scores = knc_scores(centroids[1:2], centroids, class_of, **settings)[0]
+    assert scores[1] == scores[2] > scores[0]
+    assert knc_predict(centroids[1:2], centroids, class_of, **settings).tolist() == [1]
+
+
+def test_duplicate_centroids_do_not_change_the_soft_vote() -> None:
+    """A mean, not a sum: a class gains nothing by having its cluster twice."""
+    centroids = np.eye(3, dtype=np.float32)[[0, 1, 1]]
+    queries = reference.unit_rows(np.random.default_rng(1), 5, 3)
+    settings = {"num_classes": 2, "rule": "soft", "num_neighbours": 3}
+    twice = knc_scores(queries, centroids, np.array([0, 1, 1]), **settings)
+    once = knc_scores(queries, centroids[:2], np.array([0, 1]), **settings)
+    np.testing.assert_allclose(twice, once, rtol=1e-6)
+
+
+def test_a_large_scale_does_not_overflow() -> None:
+    centroids = np.array([[1, 0], [-1, 0]], dtype=np.float32)
+    scores = knc_scores(
+        centroids[:1],
+        centroids,
+        np.array([0, 1]),
+        num_classes=2,
+        rule="soft",
+        num_neighbours=2,
+        scale=1e4,
+    )
+    assert scores.tolist() == [[1e4, -1e4]]
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_no_queries(rule: Rule) -> None:
+    settings = {"num_classes": 2, "rule": rule, "num_neighbours": 2}
+    centroids, class_of = np.eye(2, dtype=np.float32), np.array([0, 1])
+    none = np.empty((0, 2), dtype=np.float32)
+    assert knc_scores(none, centroids, class_of, **settings).shape == (0, 2)
+    assert knc_predict(none, centroids, class_of, **settings).shape == (0,)
+
+
+def test_nearest_class_mean() -> None:
+    rng = np.random.default_rng(0)
+    queries, means = reference.unit_rows(rng, 4, 3), reference.unit_rows(rng, 2, 3)
+    scores = nearest_class_mean_scores(queries, means)
+    expected = [[float(q @ m) for m in means] for q in queries]
+    np.testing.assert_allclose(scores, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rule": "nearest"}, "rule must be margin or soft, got 'nearest'"),
+        ({"num_neighbours": 0}, "num_neighbours must be >= 1, got 0"),
+        ({"scale": 0.0}, "scale must be > 0"),
+        ({"num_classes": 1}, r"class_of must lie in 0..0, got 0..1"),
+        ({"queries": np.ones((1, 3), dtype=np.float32)}, r"queries must be \(N, 2\).*got \(1, 3\)"),
+        ({"queries": np.array([[0, np.nan]], dtype=np.float32)}, "query 0 is not finite"),
+        ({"class_of": np.array([0])}, r"class_of \(M,\)"),
+    ],
+)
+def test_wrong_arguments(change: dict, message: str) -> None:
+    eye = np.eye(2, dtype=np.float32)
+    arguments = {
+        "queries": eye,
+        "centroids": eye,
+        "class_of": np.array([0, 1]),
+        "num_classes": 2,
+        "rule": "soft",
+        "num_neighbours": 1,
+    }
+    arguments.update(change)
+    positional = [arguments.pop(name) for name in ("queries", "centroids", "class_of")]
+    with pytest.raises(ValueError, match=message):
+        knc_predict(*positional, **arguments)

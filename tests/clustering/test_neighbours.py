@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from clustering import top_k
+from clustering.neighbours import neighbour_lists
+from tests.helpers import reference_clustering as reference
+
+
+def _without_padding(lists: np.ndarray) -> list[list[int]]:
+    return [[j for j in row if j != -1] for row in lists.tolist()]
+
+
+@pytest.mark.parametrize("block_entries", [1, 40, 1 << 24])
+@pytest.mark.parametrize("counts", [(3, 1, 5, 2), (1, 1, 1), (12, 1), (2, 2, 2, 2, 2, 2)])
+def test_equals_the_loops(
+    counts: tuple[int, ...], block_entries: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(top_k, "_BLOCK_ENTRIES", block_entries)
+    class_of = np.repeat(np.arange(len(counts)), counts)
+    centroids = reference.unit_rows(np.random.default_rng(3), len(class_of), 5)
+    got = neighbour_lists(centroids, class_of, neighbours=4, siblings=2)
+    expected = reference.neighbour_lists(centroids, class_of, 4, 2)
+    for lists, twins in zip(got, expected, strict=True):
+        assert _without_padding(lists) == twins
+
+
+def test_padding_is_at_the_end_and_no_wider_than_needed() -> None:
+    class_of = np.array([0, 0, 0, 1])
+    centroids = reference.unit_rows(np.random.default_rng(0), 4, 3)
+    neighbours, siblings = neighbour_lists(centroids, class_of, neighbours=32, siblings=8)
+    assert neighbours.shape == (4, 3)
+    assert neighbours[0].tolist() == [3, -1, -1]
+    assert sorted(neighbours[3]) == [0, 1, 2]
+    assert siblings.shape == (4, 2)
+    assert siblings[3].tolist() == [-1, -1]
+
+
+def test_one_class_has_no_neighbours() -> None:
+    centroids = reference.unit_rows(np.random.default_rng(0), 3, 3)
+    neighbours, siblings = neighbour_lists(
+        centroids, np.zeros(3, dtype=np.int64), neighbours=2, siblings=2
+    )
+    assert neighbours.shape == (3, 0)
+    assert siblings.shape == (3, 2)
+
+
+def test_equal_centroids_are_listed_by_number() -> None:
+    centroids = np.eye(3, dtype=np.float32)[[0, 1, 1, 1, 2]]
+    neighbours, siblings = neighbour_lists(
+        centroids, np.array([0, 1, 1, 2, 3]), neighbours=4, siblings=1
+    )
+    assert neighbours[0].tolist() == [1, 2, 3, 4]
+    assert siblings[2].tolist() == [1]
+
+
+def test_unsorted_classes_are_refused() -> None:
+    with pytest.raises(ValueError, match="sort the clusters by class"):
+        neighbour_lists(np.eye(2, dtype=np.float32), np.array([1, 0]), neighbours=1, siblings=1)
