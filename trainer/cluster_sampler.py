@@ -16,8 +16,8 @@ from typing import Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from clustering.table import ClusterTable
 
+from clustering.table import ClusterTable
 from trainer.errors import ConfigError
 
 IntArray = npt.NDArray[np.int64]
@@ -25,6 +25,9 @@ T = TypeVar("T")
 
 # Every use of randomness has a stream of its own.
 _SEED_CLUSTERS, _SEED_CLASSES, _MEMBERS, _IMAGES, _CLASSES, _IMAGES_OF_CLASS = range(6)
+
+# Permutations up to this length are made anew in microseconds.
+_LONG = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,12 +230,18 @@ def _class_balanced_rows(labels: IntArray, positions: IntArray, seed: int) -> In
     return rows
 
 
-# A few are kept: the pass at hand and the next, of a few tasks. With a million rows one is 8 MB.
-@lru_cache(maxsize=8)
 def _permutation(stream: tuple[int, ...], size: int) -> IntArray:
-    permutation = np.random.default_rng(stream).permutation(size)
-    permutation.flags.writeable = False
-    return permutation
+    """A permutation of range(size) that belongs to this stream; not to be written to."""
+    long = size > _LONG
+    return _kept_permutation(stream, size) if long else _new_permutation(stream, size)
+
+
+def _new_permutation(stream: tuple[int, ...], size: int) -> IntArray:
+    return np.random.default_rng(stream).permutation(size)
+
+
+# Long ones serve many steps; those at hand of a few tasks are kept (8 MB for a million rows).
+_kept_permutation = lru_cache(maxsize=8)(_new_permutation)
 
 
 class _Identical:

@@ -233,9 +233,10 @@ def _rows(kind: Any, section: str) -> Iterator[str]:
     docs, hints = field_docs(kind), typing.get_type_hints(kind)
     for item in dataclasses.fields(kind):
         default: Any = item.default
-        if default is dataclasses.MISSING:
-            missing = item.default_factory is dataclasses.MISSING
-            default = "(required)" if missing else item.default_factory()  # type: ignore[misc]
+        if item.default_factory is not dataclasses.MISSING:
+            default = item.default_factory()
+        elif default is dataclasses.MISSING:
+            default = "(required)"
         shown = str(default).lower() if isinstance(default, bool) else str(default)
         text = docs.get(item.name, "").replace("|", "\\|")
         name = _type_name(hints[item.name]).replace("|", "\\|")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from clustering.knc import knc_predict, nearest_class_mean_scores
+from clustering.knc import Rule, knc_predict, nearest_class_mean_scores
 from clustering.table import ClusterTable
 
 from trainer.models.network import TaskOutput
@@ -18,6 +18,8 @@ KNC_MARGIN = "knc_margin"
 KNC_SOFT = "knc_soft"
 NEAREST_CLASS_MEAN = "ncm"
 HEAD = "head"
+
+_RULES: Mapping[str, Rule] = {KNC_MARGIN: "margin", KNC_SOFT: "soft"}
 
 
 def readouts(table: ClusterTable | None, *, has_head: bool) -> list[str]:
@@ -42,7 +44,7 @@ def predict(
     predictions: dict[str, np.ndarray] = {}
     if table is not None:
         queries = output.embedding.float().cpu().numpy()
-        for readout, rule in ((KNC_MARGIN, "margin"), (KNC_SOFT, "soft")):
+        for readout, rule in _RULES.items():
             predictions[readout] = knc_predict(
                 queries,
                 table.centroids,
