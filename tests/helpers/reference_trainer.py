@@ -1,0 +1,79 @@
+"""Slow twins of `trainer`: loops written down from the equations."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def angular_margin_cosine(cosine: Tensor, margin_rad: float) -> Tensor:
+    angle = cosine.acos() + margin_rad
+    return angle.cos() if float(angle.detach()) <= math.pi else -2 - angle.cos()
+
+
+def clmle_terms(
+    embeddings: Tensor,
+    cluster: Sequence[int],
+    centroids: Tensor,
+    class_of: Sequence[int],
+    *,
+    scale: float,
+    margins_between: Sequence[float],
+    margins_within: Sequence[float],
+) -> tuple[Tensor, Tensor]:
+    """The two terms of the equation in `trainer.losses.clmle`, sample by sample."""
+    between, within = torch.zeros(()), torch.zeros(())
+    for i, own in enumerate(cluster):
+        own_cosine = embeddings[i] @ centroids[own]
+        sums = {"between": torch.ones(()), "within": torch.ones(())}
+        for j in range(len(centroids)):
+            if j == own:
+                continue
+            term = "within" if class_of[j] == class_of[own] else "between"
+            margin = (margins_within if term == "within" else margins_between)[i]
+            target = angular_margin_cosine(own_cosine, margin)
+            sums[term] = sums[term] + torch.exp(scale * (embeddings[i] @ centroids[j] - target))
+        between = between + torch.log(sums["between"]) / len(cluster)
+        within = within + torch.log(sums["within"]) / len(cluster)
+    return between, within
+
+
+def batch_means(
+    embeddings: Tensor, cluster_ids: Sequence[int], centroids: Tensor
+) -> dict[int, Tensor]:
+    """Cluster of the batch -> its centroid in the loss."""
+    result = {}
+    for cluster in sorted(set(cluster_ids)):
+        total = torch.zeros_like(centroids[0])
+        for embedding, its_cluster in zip(embeddings, cluster_ids, strict=True):
+            if its_cluster == cluster:
+                total = total + embedding
+        length = total.norm()
+        result[cluster] = total / length if float(length.detach()) > 1e-6 else centroids[cluster]
+    return result
+
+
+def effective_number_weights(counts: Sequence[int], beta: float) -> list[float]:
+    """Cui et al., CVPR 2019, equation 2: E_n = 1 + beta + ... + beta^(n-1); weight 1 / E_n."""
+    raw = [1 / sum(beta**k for k in range(n)) for n in counts]
+    return [weight * len(raw) / sum(raw) for weight in raw]
+
+
+def weighted_cross_entropy(
+    logits: Tensor, labels: Sequence[int], weights: Sequence[float]
+) -> float:
+    total, weight_sum = 0.0, 0.0
+    for row, label in zip(logits.tolist(), labels, strict=True):
+        log_sum = math.log(sum(math.exp(value) for value in row))
+        total += weights[label] * (log_sum - row[label])
+        weight_sum += weights[label]
+    return total / weight_sum
+
+
+def mean_pair_distance(embeddings: Tensor) -> float:
+    """Mean of 1 - cosine over all ordered pairs, each with itself included."""
+    pairs = [float(1 - a @ b) for a in embeddings for b in embeddings]
+    return sum(pairs) / len(pairs)

@@ -1,0 +1,72 @@
+"""The collapse detector speaks when it should, and only then."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional
+
+from tests.helpers import reference_trainer as reference
+from trainer.losses.clmle import clmle_loss
+from trainer.losses.collapse import CollapseDetector, batch_spread, plateau_loss
+
+
+def test_spread_is_the_mean_distance_of_all_pairs() -> None:
+    rows = torch.randn(12, 5, generator=torch.Generator().manual_seed(0)) + 0.5
+    embeddings = functional.normalize(rows, dim=1)
+    expected = reference.mean_pair_distance(embeddings)
+    assert float(batch_spread(embeddings)) == pytest.approx(expected, abs=1e-6)
+
+
+def test_spread_at_its_ends() -> None:
+    point = functional.normalize(torch.ones(1, 5), dim=1)
+    assert float(batch_spread(point.expand(8, 5))) == pytest.approx(0, abs=1e-6)
+    assert float(batch_spread(torch.cat([point, -point]))) == pytest.approx(1)
+    assert float(batch_spread(point)) >= 0
+
+
+def test_plateau_is_the_loss_of_collapsed_embeddings() -> None:
+    # Three classes of two clusters: each sample has four others and one sibling.
+    point = functional.normalize(torch.ones(1, 5, dtype=torch.float64), dim=1)
+    settings = {
+        "scale": 16.0,
+        "margin_between_rad": 0.35,
+        "margin_within_rad": 0.1,
+        "weight_within": 0.2,
+    }
+    class_of = torch.tensor([0, 0, 1, 1, 2, 2])
+    terms = clmle_loss(
+        point.expand(6, 5), torch.arange(6), point.expand(6, 5), class_of, **settings
+    )
+    expected = plateau_loss(num_other=4, num_same=1, **settings)
+    assert float(terms.loss) == pytest.approx(expected, abs=1e-4)
+
+
+def test_detector_speaks_once_after_a_whole_window() -> None:
+    detector = CollapseDetector(window=3, threshold=0.05)
+    said = [detector.update(0.01, 2.0, 2.0) for _ in range(6)]
+    assert [text is not None for text in said] == [False, False, True, False, False, False]
+    assert said[2] is not None
+    for remedy in ("loss.margin_anneal", "loss.margin_between", "optim.learning_rate"):
+        assert remedy in said[2]
+
+
+@pytest.mark.parametrize(
+    ("spread", "loss"), [(0.5, 2.0), (0.01, 1.0)], ids=["spread out", "below the plateau"]
+)
+def test_detector_needs_both_signs(spread: float, loss: float) -> None:
+    detector = CollapseDetector(window=2, threshold=0.05)
+    assert all(detector.update(spread, loss, 2.0) is None for _ in range(10))
+
+
+def test_one_good_batch_starts_the_window_anew() -> None:
+    detector = CollapseDetector(window=3, threshold=0.05)
+    spreads = [0.01, 0.01, 0.5, 0.01, 0.01, 0.01]
+    said = [detector.update(spread, 2.0, 2.0) is not None for spread in spreads]
+    assert said == [False] * 5 + [True]
+
+
+def test_detector_speaks_again_after_a_recovery() -> None:
+    detector = CollapseDetector(window=1, threshold=0.05)
+    said = [detector.update(spread, 2.0, 2.0) is not None for spread in (0.01, 0.01, 0.5, 0.01)]
+    assert said == [True, False, False, True]
