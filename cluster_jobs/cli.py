@@ -1,0 +1,86 @@
+"""`clmle VERB ...`: the front door. Each verb is the `main` of one module."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+
+from cluster_jobs.errors import USAGE_EXIT_CODE, run_job
+
+# verb -> the module that does it, what it does
+VERBS = {
+    "import": ("data_shards.importer", "images -> shards (digits, image-folder, idx, lfw)"),
+    "run": ("cluster_jobs.run", "train on this machine: Ray, clustering, DeepSpeed, report"),
+    "evaluate": ("cluster_jobs.evaluate", "classify the test images again, spread over Ray"),
+    "doctor": ("cluster_jobs.doctor", "what is installed, what works here, what to mend"),
+    "recluster": ("cluster_jobs.recluster", "the clustering service alone, for a Ray cluster"),
+    "embed": ("cluster_jobs.embed", "images -> embeddings by the weights of one snapshot"),
+}
+
+_HELP = """\
+usage: clmle VERB ...
+
+Deep learning on imbalanced face data with cluster-based large margins.
+
+{verbs}
+
+start here:
+  clmle doctor
+  clmle import digits --out data/digits_lt --long-tail-ratio 20
+  clmle run --config configs/digits.yaml
+  tensorboard --logdir runs/digits/tensorboard
+
+your own images, a folder a class:
+  clmle import image-folder PHOTOS --out data/faces
+  clmle run --config configs/lfw10.yaml --set data.shards=data/faces --set run.folder=runs/faces
+
+clmle VERB --help tells a verb's options.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Hand the arguments to the verb's module and return its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    first = arguments[0] if arguments else ""
+    if first in VERBS:
+        module, _ = VERBS[first]
+        return run_job(importlib.import_module(module).main, arguments[1:])
+    if first in ("-h", "--help", "help"):
+        sys.stdout.write(_help())
+        return 0
+    if first == "--version":
+        sys.stdout.write(f"clmle {_version()}\n")
+        return 0
+    sys.stderr.write(_unknown(first) if first else _help())
+    return USAGE_EXIT_CODE
+
+
+def entry() -> None:
+    """The console script."""
+    sys.exit(main())
+
+
+def _help() -> str:
+    width = max(map(len, VERBS))
+    lines = [f"  {verb:{width}}  {purpose}" for verb, (_, purpose) in VERBS.items()]
+    return _HELP.format(verbs="\n".join(lines))
+
+
+def _unknown(verb: str) -> str:
+    near = difflib.get_close_matches(verb, VERBS, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"verbs: {', '.join(VERBS)}"
+    return f"clmle: unknown verb {verb!r}; {hint} (clmle --help tells more)\n"
+
+
+def _version() -> str:
+    try:
+        return version("clmle")
+    except PackageNotFoundError:
+        return "(not installed; run from its source)"
+
+
+if __name__ == "__main__":
+    entry()

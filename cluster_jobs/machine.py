@@ -1,0 +1,71 @@
+"""What this machine offers: cores, CUDA devices, shared memory, ports. Nothing is started."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+from cluster_jobs.errors import JobError
+
+_PROBE_SECONDS = 120
+
+
+def num_cores() -> int:
+    """CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def cuda_devices() -> list[str]:
+    """Ids of the CUDA devices that torch can use, as CUDA_VISIBLE_DEVICES has them; often none.
+
+    torch is asked in a process of its own, which costs seconds, and only where a driver is.
+    """
+    if os.environ.get("DS_ACCELERATOR") == "cpu" or not list(Path("/dev").glob("nvidia[0-9]*")):
+        return []
+    code = "import torch; print(torch.cuda.device_count())"
+    answer = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=_PROBE_SECONDS,
+        check=False,
+    )
+    count = int(answer.stdout) if answer.returncode == 0 else 0
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count)))
+    return visible.split(",")[:count]
+
+
+def free_shared_memory_bytes() -> int:
+    """Free space of /dev/shm; 0 where there is none."""
+    folder = Path("/dev/shm")
+    return shutil.disk_usage(folder).free if folder.is_dir() else 0
+
+
+def free_port() -> int:
+    """A TCP port of the loopback interface on which nobody listens now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def check_port(port: int) -> None:
+    """Refuse a TCP port that is taken.
+
+    Raises:
+        JobError: somebody listens there, or this user may not.
+    """
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+        except OSError as error:
+            raise JobError(
+                f"launch.master_port {port} cannot be used ({error.strerror}); "
+                "set another one, or 0 for a free one"
+            ) from error
