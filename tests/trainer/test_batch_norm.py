@@ -81,6 +81,19 @@ def test_one_micro_batch_is_plain_batch_norm() -> None:
         assert torch.equal(buffer, ours.get_buffer(name)), name
 
 
+def test_statistics_may_be_collected_before_the_backward_pass() -> None:
+    plain, ours = network(), network()
+    statistics = RunningStatistics(ours)
+    statistics.begin_step()
+    for batch in micro_batches(0):
+        plain(batch).square().sum().backward()
+        output = ours(batch)
+        statistics.collect()
+        output.square().sum().backward()
+    for expected, got in zip(plain.parameters(), ours.parameters(), strict=True):
+        assert torch.equal(expected.grad, got.grad)
+
+
 def test_a_step_counts_as_one_batch() -> None:
     (trained,) = train_on(1, steps=3)
     assert trained[1].num_batches_tracked.dtype == torch.int64

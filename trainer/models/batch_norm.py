@@ -65,6 +65,8 @@ class RunningStatistics:
     def _restore(self, flat: Tensor) -> None:
         parts = torch.split(flat, [b.numel() for b in self._statistics])
         for buffer, part in zip(self._statistics, parts, strict=True):
-            buffer.copy_(part.view_as(buffer))
+            # Through `data`, since autograd keeps the buffers for a backward pass that does not
+            # use them in training mode, and would refuse it after an ordinary change.
+            buffer.data.copy_(part.view_as(buffer))
         for counter, count in zip(self._counters, self._start_counts, strict=True):
             counter.copy_(count)
