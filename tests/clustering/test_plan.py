@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from clustering.config import ClusterConfig
+from clustering.errors import ClusterError
+from clustering.plan import clusters_per_class, make_plan
+
+
+@pytest.mark.parametrize("limit", [0, 1, 3])
+@pytest.mark.parametrize("samples_per_cluster", [1, 7, 200])
+def test_number_of_clusters(samples_per_cluster: int, limit: int) -> None:
+    sizes = np.arange(1, 1500, 7)
+    config = ClusterConfig(samples_per_cluster=samples_per_cluster, max_clusters_per_class=limit)
+    expected = [min(max(1, round(n / samples_per_cluster)), n, limit or n) for n in sizes.tolist()]
+    counts = clusters_per_class(sizes, config)
+    assert counts.dtype == np.int64
+    assert counts.tolist() == expected
+
+
+def test_an_empty_class_is_named() -> None:
+    with pytest.raises(ClusterError, match="class 1 has no sample, nor have 1 others"):
+        clusters_per_class(np.array([3, 0, 2, 0]), ClusterConfig())
+
+
+@pytest.mark.parametrize("num_workers", [1, 2, 8, 1000])
+@pytest.mark.parametrize("num_classes", [1, 2, 50])
+def test_every_class_is_in_one_bundle(num_classes: int, num_workers: int) -> None:
+    sizes = np.random.default_rng(num_classes).integers(1, 5000, size=num_classes)
+    plan = make_plan(sizes, ClusterConfig(), num_workers=num_workers)
+    together = np.concatenate([bundle.classes for bundle in plan.bundles])
+    assert sorted(together.tolist()) == list(range(num_classes))
+    for bundle in plan.bundles:
+        assert bundle.classes.tolist() == sorted(bundle.classes.tolist())
+        assert bundle.num_samples == sizes[bundle.classes].sum()
+
+
+def test_the_heaviest_bundle_comes_first_and_the_load_is_even() -> None:
+    sizes = np.random.default_rng(0).integers(1, 3000, size=500)
+    plan = make_plan(sizes, ClusterConfig(), num_workers=4)
+    costs = [bundle.cost for bundle in plan.bundles]
+    assert costs == sorted(costs, reverse=True)
+    assert max(costs) < 1.01 * min(costs)
+
+
+def test_cost_of_a_mean_and_of_kmeans() -> None:
+    config = ClusterConfig(samples_per_cluster=100, iterations=10)
+    plan = make_plan(np.array([120, 300]), config, num_workers=1)
+    assert plan.regimes == ("mean", "fits")
+    assert [bundle.cost for bundle in plan.bundles] == [300 * 3 * 10, 120]
+
+
+def test_much_work_makes_more_bundles() -> None:
+    """So that a bundle ends within its timeout, and a lost one costs little."""
+    plan = make_plan(np.full(100, 100_000), ClusterConfig(), num_workers=1)
+    assert len(plan.bundles) > 4
+    assert max(bundle.cost for bundle in plan.bundles) < 4e9
+
+
+def test_describe() -> None:
+    plan = make_plan(np.array([120, 300, 5]), ClusterConfig(samples_per_cluster=100), num_workers=1)
+    assert plan.describe() == (
+        "425 samples of 3 classes (1 fits, 2 mean) -> 5 clusters, in 3 bundles"
+    )

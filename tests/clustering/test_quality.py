@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from clustering.quality import table_quality
+from clustering.table import ClusterTable
+from tests.helpers import reference_clustering as reference
+from tests.helpers.cluster_tables import tiny_table
+
+
+def _regrouped(table: ClusterTable, clusters: list[list[int]]) -> ClusterTable:
+    return replace(
+        table,
+        member_ptr=np.cumsum([0, *(len(members) for members in clusters)]),
+        member_ids=np.array([i for members in clusters for i in members]),
+    )
+
+
+def test_numbers_of_a_table() -> None:
+    table = tiny_table(clusters_per_class=(2, 1))
+    table = replace(
+        _regrouped(table, [[1, 2], [3], [4, 5, 6, 7, 8]]),
+        centroids=np.array([[1, 0], [0, 1], [0.6, 0.8]], dtype=np.float32),
+        neighbours=np.array([[2, -1], [2, -1], [1, 0]]),
+        spread=np.array([0.1, 0.0, 0.4], dtype=np.float32),
+        concentration=np.array([0.5, 1.0, 0.9], dtype=np.float32),
+    )
+    far, near = np.arccos(0.6), np.arccos(0.8)
+    expected = {
+        "clusters/count": 3,
+        "clusters/smallest": 1,
+        "clusters/largest": 5,
+        "clusters/singletons": 1 / 3,
+        "clusters/imbalance": 3 * (4 + 1 + 25) / 64,
+        "clusters/spread_rad": (2 * 0.1 + 5 * 0.4) / 8,
+        "clusters/concentration": (2 * 0.5 + 1 + 5 * 0.9) / 8,
+        "clusters/separation_rad": (far + near + near) / 3,
+    }
+    assert table_quality(table) == pytest.approx(expected, rel=1e-6)
+
+
+def test_equal_sizes_are_no_imbalance() -> None:
+    table = _regrouped(tiny_table(clusters_per_class=(2, 1)), [[1, 2], [3, 4], [5, 6]])
+    assert table_quality(table)["clusters/imbalance"] == pytest.approx(1.0)
+
+
+def test_one_class_has_no_separation() -> None:
+    assert "clusters/separation_rad" not in table_quality(tiny_table(clusters_per_class=(3,)))
+
+
+def test_a_table_with_other_cluster_numbers_has_no_churn() -> None:
+    table = tiny_table(clusters_per_class=(2, 1))
+    old = _regrouped(table, [[1, 2], [3], [4, 5]])
+    new = _regrouped(table, [[3], [1, 2], [4, 5]])
+    assert table_quality(new, old)["clusters/churn"] == 0
+
+
+def test_churn_counts_what_left_its_cluster() -> None:
+    table = tiny_table(clusters_per_class=(2, 1))
+    old = _regrouped(table, [[1, 2, 3, 4], [5, 6], [7, 8]])
+    new = _regrouped(table, [[1, 2, 3, 5], [4, 6], [7, 8]])
+    assert table_quality(new, old)["clusters/churn"] == pytest.approx(2 / 8)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_churn_equals_the_loops(seed: int) -> None:
+    """Also where each table has samples that the other lacks."""
+    rng = np.random.default_rng(seed)
+    table = tiny_table(clusters_per_class=(2, 1))
+
+    def groups() -> list[list[int]]:
+        ids = rng.permutation(30)[:20]
+        return [sorted(part.tolist()) for part in np.split(ids, [5, 12])]
+
+    old, new = groups(), groups()
+    churn = table_quality(_regrouped(table, new), _regrouped(table, old))["clusters/churn"]
+    assert churn == pytest.approx(reference.churn(old, new))
+
+
+def test_tables_without_a_common_sample_have_full_churn() -> None:
+    table = tiny_table(clusters_per_class=(2, 1))
+    old, new = (_regrouped(table, [[s], [s + 1], [s + 2]]) for s in (0, 10))
+    assert table_quality(new, old)["clusters/churn"] == 1
