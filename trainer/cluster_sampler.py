@@ -131,6 +131,15 @@ def draw_members(
 
     A cluster with too few images repeats them, each as often as the others (give or take one). With
     fewer clusters than `shape.clusters`, the clusters share the places.
+
+    Args:
+        table: the clusters and their members.
+        clusters: the neighbourhood's, at least one.
+        shape: how many images in all.
+        rng: draws them.
+
+    Returns:
+        The images, cluster by cluster in the order given.
     """
     share, rest = divmod(shape.images_per_neighbourhood, len(clusters))
     counts = [share + (place < rest) for place in range(len(clusters))]
@@ -231,13 +240,15 @@ def _class_balanced_rows(labels: IntArray, positions: IntArray, seed: int) -> In
 
 
 def _permutation(stream: tuple[int, ...], size: int) -> IntArray:
-    """A permutation of range(size) that belongs to this stream; not to be written to."""
-    long = size > _LONG
-    return _kept_permutation(stream, size) if long else _new_permutation(stream, size)
+    """The permutation of range(size) that belongs to this stream."""
+    permute = _kept_permutation if size > _LONG else _new_permutation
+    return permute(stream, size)
 
 
 def _new_permutation(stream: tuple[int, ...], size: int) -> IntArray:
-    return np.random.default_rng(stream).permutation(size)
+    permutation = np.random.default_rng(stream).permutation(size)
+    permutation.flags.writeable = False  # it may be kept, and given out again
+    return permutation
 
 
 # Long ones serve many steps; those at hand of a few tasks are kept (8 MB for a million rows).

@@ -261,8 +261,9 @@ def test_embeddings_that_cancel_out_leave_the_old_centroid(candidates: str) -> N
 
 def test_means_of_bfloat16_embeddings_are_float32() -> None:
     embeddings, cluster, table, class_of = small_batch(torch.float32)
-    _, centroids, _ = with_batch_means(
-        embeddings.bfloat16(), cluster, table, class_of, candidates="batch"
-    )
+    with torch.autocast("cpu", torch.bfloat16):
+        _, centroids, _ = with_batch_means(
+            embeddings.bfloat16(), cluster, table, class_of, candidates="batch"
+        )
     assert centroids.dtype == torch.float32
     torch.testing.assert_close(centroids.norm(dim=1), torch.ones(5))

@@ -42,6 +42,14 @@ def test_plateau_is_the_loss_of_collapsed_embeddings() -> None:
     assert float(terms.loss) == pytest.approx(expected, abs=1e-4)
 
 
+def test_plateau_without_candidates_and_with_large_scales() -> None:
+    margins = {"margin_between_rad": 1.5, "margin_within_rad": 0.1, "weight_within": 1.0}
+    assert plateau_loss(num_other=0, num_same=0, scale=16.0, **margins) == 0
+    assert plateau_loss(num_other=4, num_same=0, scale=1e4, **margins) == pytest.approx(
+        9294, rel=1e-3
+    )
+
+
 def test_detector_speaks_once_after_a_whole_window() -> None:
     detector = CollapseDetector(window=3, threshold=0.05)
     said = [detector.update(0.01, 2.0, 2.0) for _ in range(6)]

@@ -130,7 +130,8 @@ def with_batch_means(
     embeddings = _at_least_float32(embeddings)
     # A matrix product, since adding up rows by index has no fixed order on GPUs.
     belongs = functional.one_hot(position, len(present)).T.to(embeddings.dtype)
-    means = (belongs @ embeddings) / belongs.sum(dim=1, keepdim=True)
+    with torch.autocast(embeddings.device.type, enabled=False):
+        means = (belongs @ embeddings) / belongs.sum(dim=1, keepdim=True)
     old = centroids.to(means.dtype)
     usable = means.detach().norm(dim=1, keepdim=True) > _SHORTEST_MEAN
     fresh = torch.where(usable, functional.normalize(means, dim=1), old[present])

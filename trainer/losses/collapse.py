@@ -48,8 +48,15 @@ def plateau_loss(
         margin_within_rad: margin now in force, radians.
         weight_within: weight of the within-class part.
     """
-    between = math.log1p(num_other * math.exp(scale * (1 - math.cos(margin_between_rad))))
-    within = math.log1p(num_same * math.exp(scale * (1 - math.cos(margin_within_rad))))
+
+    def term(num_candidates: float, margin_rad: float) -> float:
+        exponent = scale * (1 - math.cos(margin_rad))
+        if num_candidates == 0:
+            return 0.0
+        # log(1 + n e^x) where e^x may overflow.
+        return exponent + math.log(num_candidates + math.exp(-exponent))
+
+    between, within = term(num_other, margin_between_rad), term(num_same, margin_within_rad)
     return between + weight_within * within
 
 

@@ -29,10 +29,11 @@ class TimmBackbone(Backbone):
         super().__init__()
         try:
             import timm
-        except ImportError as error:
+        except (ImportError, RuntimeError) as error:
+            # A torchvision made for another torch ends in a RuntimeError.
             raise ConfigError(
                 f"model.backbone timm:{name} needs timm, which cannot be imported ({error}); "
-                "install it with: pip install clmle[timm]"
+                "install it with: pip install clmle[timm], and a torchvision that fits your torch"
             ) from error
         if not timm.is_model(name):
             near = difflib.get_close_matches(name, timm.list_models(), n=1)
