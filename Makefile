@@ -7,8 +7,8 @@ PYTHON ?= python3
 EXTRAS ?= cpu,dev
 VENV := .venv
 BIN := $(VENV)/bin
-INSTALLED := $(VENV)/.installed-$(subst $(comma),-,$(EXTRAS))
 comma := ,
+INSTALLED := $(VENV)/.installed-$(subst $(comma),-,$(EXTRAS))
 
 export RAY_USAGE_STATS_ENABLED := 0
 

@@ -1,0 +1,122 @@
+"""On a CUDA device: the same numbers as on the CPU, and a bf16 training under DeepSpeed."""
+
+import numpy as np
+import pytest
+import torch
+
+from clustering.knc import knc_predict
+from tests.helpers.reference_clustering import unit_rows
+from trainer.config_file import build_config
+from trainer.embed import embed_images
+from trainer.losses.clmle import clmle_loss, with_batch_means
+from trainer.models import build_network
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.fixture
+def iresnet():
+    torch.manual_seed(0)
+    return build_network(
+        "iresnet18", channels=3, input_size=112, embedding_dim=64, num_classes={"identity": 10}
+    ).eval()
+
+
+def images(count, seed=0):
+    shape = (count, 112, 112, 3)
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-3), (torch.bfloat16, 5e-2)])
+def test_embeddings_equal_those_of_the_cpu(iresnet, dtype, tolerance):
+    expected = embed_images(iresnet, images(8))["identity"].embedding
+    network = iresnet.to("cuda", dtype)
+    got = embed_images(network, images(8))["identity"].embedding
+    assert got.is_cuda
+    cosines = (got.cpu().float() * expected).sum(dim=1)
+    assert cosines.min() > 1 - tolerance
+
+
+def test_loss_and_gradient_equal_those_of_the_cpu():
+    rng = np.random.default_rng(1)
+    embeddings = torch.tensor(unit_rows(rng, 60, 32))
+    centroids = torch.tensor(unit_rows(rng, 12, 32))
+    cluster, class_of = torch.arange(60) % 12, torch.arange(12) // 2
+
+    def loss_on(device):
+        rows = embeddings.to(device).requires_grad_()
+        of_batch = with_batch_means(
+            rows, cluster.to(device), centroids.to(device), class_of.to(device), candidates="batch"
+        )
+        terms = clmle_loss(
+            rows,
+            *of_batch,
+            scale=16.0,
+            margin_between_rad=0.35,
+            margin_within_rad=0.1,
+            weight_within=0.1,
+        )
+        terms.loss.backward()
+        return terms.loss.item(), rows.grad.cpu()
+
+    (expected, gradient), (got, got_gradient) = loss_on("cpu"), loss_on("cuda")
+    assert got == pytest.approx(expected, rel=1e-3)
+    torch.testing.assert_close(got_gradient, gradient, rtol=1e-2, atol=1e-4)
+
+
+def test_knc_of_device_embeddings_equals_the_cpus(iresnet):
+    pictures = images(32, seed=2)
+    on_cpu = embed_images(iresnet, pictures)["identity"].embedding.numpy()
+    network = iresnet.to("cuda", torch.bfloat16)
+    on_gpu = embed_images(network, pictures)["identity"].embedding.float().cpu().numpy()
+    centroids, class_of = on_cpu[:20], np.arange(20) // 2
+
+    def predict(queries, rule):
+        return knc_predict(
+            queries, centroids, class_of, num_classes=10, rule=rule, num_neighbours=10
+        )
+
+    for rule in ("margin", "soft"):
+        # The queries that are centroids have a clear answer, whatever the rounding.
+        assert (predict(on_gpu[:20], rule) == predict(on_cpu[:20], rule)).mean() >= 0.95
+
+
+@pytest.mark.parametrize("zero_stage", [0, 2])
+def test_iresnet18_trains_in_bf16_under_deepspeed(zero_stage, monkeypatch):
+    monkeypatch.setenv("DS_ACCELERATOR", "cuda")
+    from tests.helpers.ranks import free_port
+    from trainer.engine import Engine, start_distributed
+    from trainer.snapshot import NetworkDescription
+
+    monkeypatch.setenv("MASTER_PORT", str(free_port()))
+    config = build_config(
+        {
+            "model": {
+                "backbone": "iresnet18",
+                "channels": 3,
+                "input_size": 112,
+                "embedding_dim": 64,
+            },
+            "sampler": {"neighbourhoods": 1, "clusters": 8, "samples_per_cluster": 4},
+            "train": {"precision": "bf16", "zero_stage": zero_stage},
+        }
+    )
+    world = start_distributed(config)
+    try:
+        torch.manual_seed(0)
+        network = NetworkDescription.of(config, {"identity": 8}).build()
+        engine = Engine(network, config, world)
+        engine.set_learning_rate(0.02)
+        batch = torch.randn(32, 3, 112, 112, device="cuda")
+        labels = torch.arange(32, device="cuda") // 4
+        losses = []
+        for _ in range(20):
+            output = engine.forward(batch)["identity"]
+            loss = torch.nn.functional.cross_entropy(output.logits, labels)
+            engine.backward(loss)
+            engine.micro_step()
+            losses.append(loss.item())
+        assert all(np.isfinite(losses))
+        assert losses[-1] < 0.5 * losses[0]
+    finally:
+        torch.distributed.destroy_process_group()
