@@ -1,6 +1,7 @@
 """Spherical k-means of one class whose rows fit in memory.
 
-The same rows, settings and seed give the same clusters to the last bit, in whatever process.
+The same rows, settings and seed give the same clusters to the last bit, in any process and with any
+number of threads; another kind of CPU or another release of FAISS may round differently.
 
 Legend: n rows of the class, D embedding, K clusters of the class.
 """

@@ -20,7 +20,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
-from safetensors.numpy import save_file
+from safetensors.numpy import save as save_arrays
 
 from clustering.errors import ClusterError
 from clustering.table import ClusterTable
@@ -68,7 +68,8 @@ def publish(folder: Path | str, version: int, tables: Mapping[str, ClusterTable]
     with atomic_folder(target, replace=True) as new:
         for task, table in tables.items():
             arrays_name, stats_name = _file_names(task)
-            save_file(table.arrays(), new / arrays_name)
+            # Not save_file: it makes files that only their owner can read.
+            (new / arrays_name).write_bytes(save_arrays(table.arrays()))
             write_json(new / stats_name, dict(table.stats))
         checksums = {path.name: sha256_of(path) for path in sorted(new.iterdir())}
         content = {
@@ -121,7 +122,7 @@ def load(folder: Path | str, version: int) -> dict[str, ClusterTable]:
     """Read a version; its checksums and the invariants of its tables are checked.
 
     Returns:
-        task -> its table. The arrays are read-only.
+        task -> its table.
 
     Raises:
         ClusterError: when the version is not there, or naming the file that is damaged.

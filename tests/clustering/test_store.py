@@ -33,7 +33,7 @@ def dying(function):
         return function(*arguments)
     return wrapped
 
-store.save_file = dying(store.save_file)
+store.save_arrays = dying(store.save_arrays)
 store.write_json = dying(store.write_json)
 store.atomic_file = dying(store.atomic_file)
 tables = {task: tiny_table(version=200, task=task, seed=9) for task in ("a", "b")}
@@ -59,6 +59,12 @@ def test_what_is_published_is_loaded(tmp_path: Path) -> None:
     assert sorted(loaded) == ["a", "b"]
     for task, table in loaded.items():
         _assert_equal(table, tables[task])
+
+
+def test_whoever_can_read_the_manifest_can_read_the_arrays(tmp_path: Path) -> None:
+    folder = store.publish(tmp_path, 200, _tables(200))
+    modes = {path.stat().st_mode for path in folder.iterdir()}
+    assert len(modes) == 1
 
 
 def test_the_latest_is_what_was_published_last(tmp_path: Path) -> None:

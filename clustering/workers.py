@@ -1,0 +1,192 @@
+"""How work reaches those who do it: this process, or the workers of a Ray cluster."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+from clustering.bundle import BundleResult, BundleWork, cluster_bundle
+from clustering.config import ClusterConfig
+from clustering.errors import ClusterError
+from data_shards.errors import DataError
+
+# `ray` is imported in functions: it reads its environment then, which a job sets up first.
+
+logger = logging.getLogger(__name__)
+
+Work = TypeVar("Work")
+Result = TypeVar("Result")
+
+
+class Workers(Protocol):
+    """Whoever clusters bundles."""
+
+    @property
+    def num_workers(self) -> int:
+        """Bundles that are clustered at a time."""
+
+    def run(self, works: Sequence[BundleWork]) -> Iterator[tuple[int, BundleResult]]:
+        """Cluster every bundle; yields (number of the work, result) in any order."""
+
+
+class LocalWorker:
+    """This process, one bundle after the other."""
+
+    num_workers = 1
+
+    def run(self, works: Sequence[BundleWork]) -> Iterator[tuple[int, BundleResult]]:
+        """Cluster every bundle, in order."""
+        for number, work in enumerate(works):
+            yield number, cluster_bundle(work)
+
+
+class RayWorkers:
+    """Tasks of one CPU each on the Ray cluster that this process is connected to."""
+
+    def __init__(self, config: ClusterConfig) -> None:
+        """Look how many CPUs there are.
+
+        Raises:
+            ClusterError: when there is none.
+        """
+        import ray
+
+        num_cpus = int(ray.cluster_resources().get("CPU", 0))
+        if num_cpus < 1:
+            raise ClusterError("the Ray cluster has no CPU: start a worker node with at least one")
+        if config.num_workers > num_cpus:
+            logger.warning(
+                "cluster.num_workers is %d, but the Ray cluster has %d CPUs: using those",
+                config.num_workers,
+                num_cpus,
+            )
+        self.num_workers = min(config.num_workers or num_cpus, num_cpus)
+        self._config = config
+
+    def run(self, works: Sequence[BundleWork]) -> Iterator[tuple[int, BundleResult]]:
+        """Cluster every bundle; yields them as they are done."""
+        return run_tasks(cluster_bundle, works, num_at_once=self.num_workers, config=self._config)
+
+
+def run_tasks(
+    function: Callable[[Work], Result],
+    works: Sequence[Work],
+    *,
+    num_at_once: int,
+    config: ClusterConfig,
+) -> Iterator[tuple[int, Result]]:
+    """Run one Ray task for each piece of work.
+
+    A task whose worker or node dies, or that does not end in time, is run again: `function` must
+    be able to bear that a task that seemed lost still goes on.
+
+    Args:
+        function: what a task does; of an importable module, or self-contained.
+        works: its arguments; `str(work)` names one in messages.
+        num_at_once: tasks under way at a time, >= 1. More than the cluster has CPUs for would wait
+            there, and their time with them.
+        config: `task_timeout_seconds` and `max_retries`.
+
+    Yields:
+        (number of the work, result), in the order of completion.
+
+    Raises:
+        ClusterError: when a task fails by itself, or is lost or late too often.
+        DataError: when a task says so.
+    """
+    import ray
+
+    tasks = _Tasks(function, works, config)
+    try:
+        while tasks.waiting or tasks.running:
+            while tasks.waiting and len(tasks.running) < num_at_once:
+                tasks.start(*tasks.waiting.popleft())
+            ready, _ = ray.wait(list(tasks.running), timeout=tasks.seconds_left())
+            if ready:
+                yield from tasks.finish(ready[0])
+            tasks.give_up_late_ones()
+    finally:
+        for reference in tasks.running:
+            ray.cancel(reference, force=True)
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """A task under way."""
+
+    number: int
+    """Of its work."""
+    retries: int
+    """Attempts before this one."""
+    deadline: float
+    """On the monotonic clock, in seconds."""
+
+
+class _Tasks(Generic[Work, Result]):
+    """What is waiting and what is running."""
+
+    def __init__(
+        self, function: Callable[[Work], Result], works: Sequence[Work], config: ClusterConfig
+    ) -> None:
+        import ray
+
+        # Ray's own retries are off: they have no time limit, and would multiply with ours.
+        self._remote: Any = ray.remote(num_cpus=1, max_retries=0)(function)
+        self._works = works
+        self._timeout_seconds = config.task_timeout_seconds
+        self._max_retries = config.max_retries
+        self.waiting = deque((number, 0) for number in range(len(works)))
+        self.running: dict[Any, _Attempt] = {}
+
+    def start(self, number: int, retries: int) -> None:
+        """Send one piece of work to the cluster; its time runs from now on."""
+        reference = self._remote.remote(self._works[number])
+        deadline = time.monotonic() + self._timeout_seconds
+        self.running[reference] = _Attempt(number, retries, deadline)
+
+    def seconds_left(self) -> float:
+        """Time until the first of the running tasks is late."""
+        first = min(attempt.deadline for attempt in self.running.values())
+        return max(0.0, first - time.monotonic())
+
+    def finish(self, reference: Any) -> Iterator[tuple[int, Result]]:
+        """Yield the result of a task that has ended; none if it must run again."""
+        import ray
+
+        attempt = self.running.pop(reference)
+        try:
+            result = ray.get(reference, timeout=self._timeout_seconds)
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, (ClusterError, DataError)):
+                raise error.cause from None
+            raise ClusterError(f"{self._works[attempt.number]} failed: {error}") from error
+        except ray.exceptions.RayError as error:
+            self._try_again(attempt, f"its worker was lost ({error})")
+        else:
+            yield attempt.number, result
+
+    def give_up_late_ones(self) -> None:
+        """Stop the tasks whose time is up; they must run again."""
+        import ray
+
+        now = time.monotonic()
+        for reference, attempt in list(self.running.items()):
+            if attempt.deadline <= now:
+                del self.running[reference]
+                ray.cancel(reference, force=True)
+                self._try_again(attempt, f"no result in {self._timeout_seconds:g} s")
+
+    def _try_again(self, attempt: _Attempt, reason: str) -> None:
+        work = self._works[attempt.number]
+        if attempt.retries >= self._max_retries:
+            raise ClusterError(
+                f"{work}: {reason}, in the last of {attempt.retries + 1} attempts; look at memory "
+                "and load of the Ray nodes, or raise cluster.task_timeout_seconds or "
+                "cluster.max_retries"
+            )
+        logger.warning("%s: %s; trying again", work, reason)
+        self.waiting.appendleft((attempt.number, attempt.retries + 1))

@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import data_shards.embeddings
+from clustering.bundle import BundleResult, BundleWork, cluster_bundle
+from clustering.config import ClusterConfig
+from clustering.coordinator import cluster_embeddings, cluster_locally
+from clustering.errors import ClusterError
+from clustering.kmeans import BACKEND
+from clustering.table import ClusterTable
+from data_shards.errors import DataError
+from tests.helpers import reference_clustering as reference
+from tests.helpers.embedding_shards import labelled_rows, write_shards
+
+CLASS_SIZES = (40, 1, 90, 7, 25, 3)
+ROWS, IDS, LABELS = labelled_rows(CLASS_SIZES)
+CONFIG = ClusterConfig(samples_per_cluster=10, iterations=5, neighbours=4, siblings=3)
+SETTINGS = {"task": "identity", "version": 200, "num_classes": 6, "config": CONFIG, "seed": 7}
+
+
+class ShuffledWorkers:
+    """Many workers that end in another order than they start."""
+
+    num_workers = 5
+
+    def run(self, works: Sequence[BundleWork]) -> Iterator[tuple[int, BundleResult]]:
+        for number in np.random.default_rng(1).permutation(len(works)).tolist():
+            yield number, cluster_bundle(works[number])
+
+
+def _assert_same(got: ClusterTable, expected: ClusterTable) -> None:
+    for name, array in expected.arrays().items():
+        assert got.arrays()[name].tobytes() == array.tobytes(), name
+        assert got.arrays()[name].dtype == array.dtype
+
+
+def test_the_table_holds_what_it_should(tmp_path: Path) -> None:
+    table = cluster_locally(write_shards(tmp_path, ROWS, IDS, LABELS), **SETTINGS)
+    table.validate()
+    assert (table.task, table.version, table.num_classes) == ("identity", 200, 6)
+    assert table.class_sizes.tolist() == list(CLASS_SIZES)
+    counts = [len(table.clusters_of_class(c)) for c in range(6)]
+    assert counts == [max(1, round(n / 10)) for n in CLASS_SIZES]
+    assert sorted(table.member_ids.tolist()) == sorted(IDS.tolist())
+
+    row_of = {int(i): row for row, i in enumerate(IDS)}
+    cluster_of = np.repeat(np.arange(table.num_clusters), table.cluster_sizes)
+    rows = np.array([row_of[int(i)] for i in table.member_ids])
+    np.testing.assert_array_equal(table.class_of[cluster_of], LABELS[rows])
+    centroids, spread, concentration = reference.cluster_shapes(ROWS[rows], cluster_of)
+    np.testing.assert_allclose(table.centroids, centroids, atol=1e-6)
+    np.testing.assert_allclose(table.spread, spread, atol=1e-3)
+    np.testing.assert_allclose(table.concentration, concentration, atol=1e-6)
+    neighbours, siblings = reference.neighbour_lists(table.centroids, table.class_of, 4, 3)
+    assert [[j for j in row if j != -1] for row in table.neighbours.tolist()] == neighbours
+    assert [[j for j in row if j != -1] for row in table.siblings.tolist()] == siblings
+    means = [ROWS[np.equal(LABELS, c)].astype(np.float64).mean(axis=0) for c in range(6)]
+    expected = np.array([mean / np.linalg.norm(mean) for mean in means])
+    np.testing.assert_allclose(table.class_means(), expected, atol=1e-5)
+
+
+def test_stats(tmp_path: Path) -> None:
+    folder = write_shards(tmp_path, ROWS, IDS, LABELS)
+    first = cluster_locally(folder, **SETTINGS, extra_stats={"snapshot_checksum": "abc"})
+    stats = first.stats
+    assert stats["snapshot_checksum"] == "abc"
+    assert stats["backend"] == BACKEND
+    assert stats["seed"] == 7
+    assert stats["embeddings_origin"] == "weights and data"
+    assert stats["clusters/count"] == first.num_clusters
+    assert stats["clusters/dropped"] == 0
+    assert stats["seconds"] >= 0
+    assert "clusters/churn" not in stats
+    second = cluster_locally(folder, **SETTINGS, previous=first)
+    assert second.stats["clusters/churn"] == 0
+
+
+def test_dropped_clusters_are_counted(tmp_path: Path) -> None:
+    rows = np.repeat(ROWS[:2], 30, axis=0)
+    folder = write_shards(tmp_path, rows, np.arange(60), np.repeat([0, 1], 30))
+    table = cluster_locally(folder, **(SETTINGS | {"num_classes": 2}))
+    assert table.num_clusters == 2
+    assert table.stats["clusters/dropped"] == 4
+
+
+def test_who_works_and_how_the_shards_lie_change_no_bit(tmp_path: Path) -> None:
+    expected = cluster_locally(write_shards(tmp_path / "a", ROWS, IDS, LABELS), **SETTINGS)
+    _assert_same(cluster_locally(tmp_path / "a", **SETTINGS), expected)
+    _assert_same(
+        cluster_embeddings(tmp_path / "a", **SETTINGS, workers=ShuffledWorkers()), expected
+    )
+    order = np.random.default_rng(5).permutation(len(IDS))
+    write_shards(tmp_path / "b", ROWS[order], IDS[order], LABELS[order], num_shards=7)
+    _assert_same(cluster_locally(tmp_path / "b", **SETTINGS), expected)
+
+
+def test_another_seed_is_another_table(tmp_path: Path) -> None:
+    folder = write_shards(tmp_path, ROWS, IDS, LABELS)
+    one, other = (cluster_locally(folder, **(SETTINGS | {"seed": s})) for s in (0, 1))
+    assert one.centroids.tobytes() != other.centroids.tobytes()
+
+
+def test_progress(tmp_path: Path) -> None:
+    told: list[tuple[int, int]] = []
+    cluster_locally(
+        write_shards(tmp_path, ROWS, IDS, LABELS),
+        **SETTINGS,
+        on_progress=lambda done, total: told.append((done, total)),
+    )
+    assert told == sorted(told)
+    assert told[-1] == (6, 6)
+
+
+def test_a_class_without_a_sample_is_named(tmp_path: Path) -> None:
+    folder = write_shards(tmp_path, ROWS, IDS, LABELS)
+    with pytest.raises(ClusterError, match="class 6 has no sample, nor have 1 others"):
+        cluster_locally(folder, **(SETTINGS | {"num_classes": 8}))
+
+
+def test_a_class_that_the_data_does_not_have_is_named(tmp_path: Path) -> None:
+    folder = write_shards(tmp_path, ROWS, IDS, LABELS)
+    with pytest.raises(ClusterError, match=r"expected classes 0\.\.4; 3 embeddings .* class 5"):
+        cluster_locally(folder, **(SETTINGS | {"num_classes": 5}))
+
+
+def test_an_embedding_that_is_not_finite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data_shards.embeddings, "_check_arrays", lambda *_: None)
+    rows = ROWS.copy()
+    rows[LABELS == 3] = np.nan
+    folder = write_shards(tmp_path, rows, IDS, LABELS)
+    with pytest.raises(ClusterError, match="class 3: 7 of its 7 embeddings are not finite"):
+        cluster_locally(folder, **SETTINGS)
+
+
+def test_unfinished_and_damaged_embeddings(tmp_path: Path) -> None:
+    folder = write_shards(tmp_path, ROWS, IDS, LABELS)
+    path = folder / "shard-000001.npy"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"shard-000001\.npy is damaged"):
+        cluster_locally(folder, **SETTINGS)
+    (folder / "manifest.json").unlink()
+    with pytest.raises(DataError, match="no finished embeddings"):
+        cluster_locally(folder, **SETTINGS)
+
+
+@pytest.mark.parametrize("class_sizes", [(1,), (1, 1), (50,)])
+def test_the_smallest_data(tmp_path: Path, class_sizes: tuple[int, ...]) -> None:
+    folder = write_shards(tmp_path, *labelled_rows(class_sizes), num_shards=1)
+    table = cluster_locally(folder, **(SETTINGS | {"num_classes": len(class_sizes)}))
+    assert table.class_sizes.tolist() == list(class_sizes)

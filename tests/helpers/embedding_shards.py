@@ -1,0 +1,44 @@
+"""Small embedding shards for tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from data_shards.embeddings import finish_embeddings, write_embedding_shard
+from tests.helpers.reference_clustering import unit_rows
+
+
+def labelled_rows(
+    class_sizes: tuple[int, ...], *, dim: int = 6, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Random unit rows, sample ids with holes, and labels; in no order of class or id."""
+    rng = np.random.default_rng(seed)
+    labels = rng.permutation(np.repeat(np.arange(len(class_sizes)), class_sizes))
+    ids = rng.permutation(2 * len(labels))[: len(labels)]
+    return unit_rows(rng, len(labels), dim), ids, labels
+
+
+def write_shards(
+    folder: Path,
+    rows: np.ndarray,
+    ids: np.ndarray,
+    labels: np.ndarray,
+    *,
+    num_shards: int = 3,
+) -> Path:
+    """Write rows as finished shards, in the order given."""
+    infos = [
+        write_embedding_shard(
+            folder,
+            f"shard-{number:06d}",
+            embeddings=rows[part],
+            ids=ids[part],
+            labels=labels[part],
+            origin="weights and data",
+        )
+        for number, part in enumerate(np.array_split(np.arange(len(rows)), num_shards))
+    ]
+    finish_embeddings(folder, infos, "weights and data")
+    return folder
