@@ -15,7 +15,6 @@ import signal
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,7 +43,7 @@ _CHECK_SECONDS = 1.0
 
 @contextmanager
 def ray_session(*, num_cpus: int = 0, dashboard: bool = False) -> Iterator[int]:
-    """Be connected to Ray inside the block.
+    """Be connected to Ray inside the block; a connection that is there already is used as it is.
 
     Args:
         num_cpus: size of a cluster of our own, 0 = all cores; ignored with RAY_ADDRESS.
@@ -58,6 +57,9 @@ def ray_session(*, num_cpus: int = 0, dashboard: bool = False) -> Iterator[int]:
     """
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
+    if "ray" in sys.modules and sys.modules["ray"].is_initialized():
+        yield _num_cpus()
+        return
     if os.environ.get(_ADDRESS):
         with _connected(address=os.environ[_ADDRESS]) as cpus:
             yield cpus
@@ -83,15 +85,21 @@ def _connected(**settings: object) -> Iterator[int]:
         ray.init(log_to_driver=False, logging_level="error", **settings)
     except (OSError, RuntimeError, ValueError, TimeoutError) as error:
         raise JobError(
-            f"Ray does not start or answer ({error}); `clmle doctor` tells more. An old RAY_ADDRESS "
-            "in the environment, or a full /dev/shm, are usual causes"
+            f"Ray does not start or answer ({error}); `clmle doctor` tells more. Usual causes: an "
+            "old RAY_ADDRESS in the environment, a full /dev/shm"
         ) from error
     if in_main_thread:
         signal.signal(signal.SIGTERM, on_sigterm)  # ray.init puts its own in its place
     try:
-        yield int(ray.cluster_resources().get("CPU", 1))
+        yield _num_cpus()
     finally:
         ray.shutdown()
+
+
+def _num_cpus() -> int:
+    import ray
+
+    return int(ray.cluster_resources().get("CPU", 1))
 
 
 def private_folder() -> Path:

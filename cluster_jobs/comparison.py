@@ -1,0 +1,113 @@
+"""Reports as text: one evaluation, or several methods side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from data_shards.manifest import Manifest
+from trainer.config import RunConfig
+from trainer.tasks import resolve_tasks
+
+# The names in reports (trainer.evaluation.readouts, which needs torch).
+READOUTS = ("knc_margin", "knc_soft", "ncm", "head")
+_MOST_CLASSES_SHOWN = 20
+# Training images of a class, as papers on long tails group them.
+_MANY, _FEW = 100, 20
+
+Report = Mapping[str, Any]
+
+
+def comparison_table(reports: Mapping[str, Report], manifest: Manifest, config: RunConfig) -> str:
+    """Methods side by side: balanced accuracy by read-out, cost, then recall by class.
+
+    Args:
+        reports: method -> its `report.json`, all of the same data and tasks.
+        manifest: the shards.
+        config: any of the methods' configurations, for the tasks.
+    """
+    rows = [["balanced accuracy", *READOUTS, "images seen", "seconds"]]
+    for method, report in reports.items():
+        values = [_number(_over_tasks(report["balanced_accuracy"], name)) for name in READOUTS]
+        cost = [f"{report['images_seen']:,}", f"{report['train_seconds']:.1f}"]
+        rows.append([method, *values, *cost])
+    columns = {}
+    for method, report in reports.items():
+        readout = own_readout(report)
+        columns[f"{method} ({readout})"] = report["per_class_recall"].get(readout)
+    return _aligned(rows) + _recall_table(columns, manifest, config)
+
+
+def evaluation_table(summary: Report, manifest: Manifest, config: RunConfig) -> str:
+    """One evaluation: balanced accuracy and recall by class, a column a read-out."""
+    names = list(summary["balanced_accuracy"])
+    rows = [[f"step {summary['step']}, {summary['test_images']:,} test images", *names]]
+    for kind in ("balanced_accuracy", "accuracy"):
+        values = [_number(summary[kind][name]) for name in names]
+        rows.append([kind.replace("_", " "), *values])
+    return _aligned(rows) + _recall_table(summary["per_class_recall"], manifest, config)
+
+
+def own_readout(report: Report) -> str:
+    """The read-out that a method is meant for: the paper's kNC rule, or the softmax head."""
+    return "head" if report["loss"] == "softmax" else "knc_margin"
+
+
+def _over_tasks(values: Mapping[str, float], readout: str) -> float | None:
+    """A read-out's value; the mean over the tasks where there are several."""
+    of_tasks = [value for name, value in values.items() if name.split("/")[-1] == readout]
+    return float(np.mean(of_tasks)) if of_tasks else None
+
+
+def _recall_table(
+    columns: Mapping[str, Sequence[float | None] | None], manifest: Manifest, config: RunConfig
+) -> str:
+    """Recall by class, or by groups of classes if there are many; one task only."""
+    tasks = resolve_tasks(config, manifest)
+    if len(tasks) > 1 or not all(columns.values()):
+        return ""
+    label = tasks[0].label
+    rows = [["recall", "training images", *columns]]
+    for name, size, classes in _groups(manifest, label):
+        means = [_mean_recall(recall or (), classes) for recall in columns.values()]
+        rows.append([name, size, *map(_number, means)])
+    return "\n" + _aligned(rows)
+
+
+def _groups(manifest: Manifest, label: str) -> list[tuple[str, str, np.ndarray]]:
+    """(name, number of training images in words, its classes) of each row."""
+    sizes = manifest.class_counts("train", label)
+    if len(sizes) <= _MOST_CLASSES_SHOWN:
+        names = manifest.label_names[label]
+        return [(names[c], f"{sizes[c]:,}", np.array([c])) for c in range(len(sizes))]
+    groups = {
+        f"many (> {_MANY} images)": sizes > _MANY,
+        f"medium ({_FEW} to {_MANY})": (sizes >= _FEW) & (sizes <= _MANY),
+        f"few (< {_FEW})": sizes < _FEW,
+    }
+    return [
+        (f"{name}: {chosen.sum():,} classes", f"{sizes[chosen].sum():,}", np.flatnonzero(chosen))
+        for name, chosen in groups.items()
+        if chosen.any()
+    ]
+
+
+def _mean_recall(recall: Sequence[float | None], classes: np.ndarray) -> float | None:
+    there = [value for c in classes if (value := recall[c]) is not None]
+    return float(np.mean(there)) if there else None
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Columns as wide as they must be: the first to the left, numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for first, *others in rows:
+        cells = [f"{cell:>{width}}" for cell, width in zip(others, widths[1:], strict=True)]
+        lines.append("  ".join([f"{first:<{widths[0]}}", *cells]).rstrip() + "\n")
+    return "".join(lines)

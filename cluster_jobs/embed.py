@@ -1,0 +1,179 @@
+"""Embed a split with the weights of one snapshot, one Ray task a shard.
+
+    python -m cluster_jobs.embed --config configs/digits.yaml --split test --out data/digits_vectors
+    ray job submit --working-dir . -- python -m cluster_jobs.embed --config ...
+
+The result is a folder a task of float32 vectors with sample ids and labels (NumPy files).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cluster_jobs.errors import JobError, run_job
+from cluster_jobs.local_ray import ray_session
+from cluster_jobs.workers import EmbeddedShard, EmbedWork, embed_one_shard
+from clustering.config import ClusterConfig
+from clustering.workers import run_tasks
+from data_shards.embeddings import EmbeddingShardInfo, finish_embeddings
+from data_shards.manifest import Manifest
+from data_shards.progress import Progress
+from trainer.config import RunConfig
+from trainer.config_file import add_config_options, load_config, to_yaml
+from trainer.run_folder import RunFolder, step_name
+from trainer.snapshot import Snapshot, read_snapshot, snapshot_steps
+from trainer.tasks import resolve_tasks
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedStats:
+    """What an embedding of a split took."""
+
+    rows: int
+    seconds: float
+    reused_shards: int
+
+
+def embed_split(
+    works: Sequence[EmbedWork],
+    config: ClusterConfig,
+    *,
+    cpus: int,
+    on_shard: Callable[[int], None] = lambda rows: None,
+) -> EmbedStats:
+    """Embed the shards of a split on a connected Ray; finished ones are kept.
+
+    Args:
+        works: those of all shards, in order (`embed_works`).
+        config: patience with tasks.
+        cpus: of the cluster; as many tasks are under way.
+        on_shard: called with the number of images of each shard that is done.
+
+    Raises:
+        DataError: a damaged shard (named).
+        ClusterError: a shard's task was lost or late too often.
+        JobError: the workers write to another file system than this one.
+    """
+    started = time.monotonic()
+    done: dict[int, EmbeddedShard] = {}
+    for number, shard in run_tasks(embed_one_shard, works, num_at_once=cpus, config=config):
+        done[number] = shard
+        on_shard(_num_rows(shard))
+    for task in works[0].tasks:
+        infos = [done[number].infos[task.name] for number in range(len(works))]
+        _check_visible(works[0].out / task.name, infos)
+        finish_embeddings(works[0].out / task.name, infos, works[0].origin)
+    return EmbedStats(
+        rows=sum(map(_num_rows, done.values())),
+        seconds=time.monotonic() - started,
+        reused_shards=sum(shard.reused for shard in done.values()),
+    )
+
+
+def _num_rows(shard: EmbeddedShard) -> int:
+    return next(iter(shard.infos.values())).num_rows
+
+
+def embed_works(
+    config: RunConfig, manifest: Manifest, snapshot: Snapshot, *, split: str, out: Path
+) -> list[EmbedWork]:
+    """What a run's configuration asks of an embedding, a piece of work a shard.
+
+    Raises:
+        JobError: the shards are not those that the snapshot was trained on.
+        DataError: there is no such split.
+        ConfigError: a task has no label column there.
+    """
+    check_data(snapshot, manifest)
+    tasks = resolve_tasks(config, manifest)
+    return [
+        EmbedWork(
+            snapshot=snapshot,
+            shards=manifest.folder,
+            split=split,
+            number=number,
+            batch_size=config.evaluation.batch_size,
+            tasks=tasks,
+            out=out.absolute(),
+        )
+        for number in range(len(manifest.split(split).shards))
+    ]
+
+
+def check_data(snapshot: Snapshot, manifest: Manifest) -> None:
+    """Refuse shards other than those that a snapshot was trained on.
+
+    Raises:
+        JobError: they differ.
+    """
+    if manifest.checksum != snapshot.data_checksum:
+        raise JobError(
+            f"{snapshot.path} was trained on other shards than those in {manifest.folder}; "
+            "set data.shards to the folder that the run was started with"
+        )
+
+
+def find_snapshot(named: str | None, run: RunFolder) -> Snapshot:
+    """The snapshot that an option names: a step, a folder, or (None) the newest of the run.
+
+    Raises:
+        JobError: there is none.
+        TrainingError: it is damaged.
+    """
+    if named is not None and not named.isdigit():
+        return read_snapshot(Path(named).absolute())
+    steps = snapshot_steps(run)
+    if not steps:
+        raise JobError(f"{run.path} has no snapshot yet; train first, or name a snapshot's folder")
+    step = steps[-1] if named is None else int(named)
+    if step not in steps:
+        shown = ", ".join(map(str, steps))
+        raise JobError(f"{run.path} has no snapshot of step {step}; it has those of {shown}")
+    return read_snapshot((run.snapshots / step_name(step)).absolute())
+
+
+def _check_visible(folder: Path, infos: Sequence[EmbeddingShardInfo]) -> None:
+    for info in infos:
+        if not (folder / f"{info.name}.npy").exists():
+            raise JobError(
+                f"{folder / info.name}.npy was written by a worker but is not here; all nodes of "
+                "the Ray cluster and this one must share the file system of the run's folder"
+            )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The job."""
+    parser = argparse.ArgumentParser(
+        prog="clmle embed",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_config_options(parser)
+    parser.add_argument("--split", default="test", help="train or test (default)")
+    parser.add_argument("--snapshot", metavar="STEP|FOLDER", help="default: the run's newest")
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR")
+    options = parser.parse_args(argv)
+    config = load_config(options.config, options.overrides)
+    if options.dry_run:
+        sys.stdout.write(to_yaml(config))
+        return 0
+    manifest = Manifest.load(config.data.shards)
+    images = manifest.split(options.split).num_samples
+    snapshot = find_snapshot(options.snapshot, RunFolder(config.run_path))
+    works = embed_works(config, manifest, snapshot, split=options.split, out=options.out)
+    with (
+        ray_session(num_cpus=config.launch.ray_cpus) as cpus,
+        Progress(images, label=f"embed {options.split}", unit="images") as progress,
+    ):
+        stats = embed_split(works, config.cluster, cpus=cpus, on_shard=progress.update)
+    sys.stdout.write(f"{stats.rows:,} embeddings of step {snapshot.step} in {options.out}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_job(main))

@@ -1,0 +1,149 @@
+"""Exact evaluation of a run, spread over Ray: counts are added up, nothing is gathered or padded.
+
+    python -m cluster_jobs.evaluate --config configs/digits.yaml
+    ray job submit --working-dir . -- python -m cluster_jobs.evaluate --config ... --checkpoint 400
+
+The numbers are those of the trainer's own evaluation, for any number of workers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from cluster_jobs.comparison import evaluation_table
+from cluster_jobs.embed import check_data, find_snapshot
+from cluster_jobs.errors import JobError, run_job
+from cluster_jobs.local_ray import ray_session
+from cluster_jobs.refresh import is_served
+from cluster_jobs.workers import Counts, CountWork, count_right_answers
+from clustering.config import ClusterConfig
+from clustering.workers import run_tasks
+from data_shards.manifest import Manifest
+from data_shards.progress import Progress
+from trainer.config import RunConfig
+from trainer.config_file import add_config_options, load_config, to_yaml
+from trainer.evaluation.evaluate import Batch, evaluation_batches
+from trainer.evaluation.report import as_metrics, summarise, write_evaluation
+from trainer.metrics import MetricWriter
+from trainer.run_folder import RunFolder
+from trainer.snapshot import Snapshot, snapshot_steps
+from trainer.tasks import resolve_tasks
+
+SPLIT = "test"
+_SHARES_PER_CPU = 4  # evens out slow workers
+
+
+def count_split(
+    works: Sequence[CountWork],
+    config: ClusterConfig,
+    *,
+    cpus: int,
+    on_images: Callable[[int], None] = lambda images: None,
+) -> Counts:
+    """Add up the counts of all shares, on a connected Ray.
+
+    Args:
+        works: the shares (`count_works`).
+        config: patience with tasks.
+        cpus: of the cluster; as many tasks are under way.
+        on_images: called with the number of images of each share that is done.
+    """
+    total: Counts = {}
+    for number, counts in run_tasks(count_right_answers, works, num_at_once=cpus, config=config):
+        total = {key: counts[key] + total[key] if total else counts[key] for key in counts}
+        on_images(works[number].num_images)
+    return total
+
+
+def count_works(
+    config: RunConfig, manifest: Manifest, snapshot: Snapshot, *, most: int
+) -> list[CountWork]:
+    """What a run's configuration asks of an evaluation, in at most that many shares.
+
+    Raises:
+        JobError: the snapshot is of other data, or its tables are not published.
+        DataError: there is no test split.
+    """
+    check_data(snapshot, manifest)
+    run = RunFolder(config.run_path.absolute())
+    if not is_served(run, snapshot):
+        raise JobError(
+            f"the cluster tables of {snapshot.path} are not published in {run.tables}; make them "
+            "with `clmle recluster --once`, or name another --checkpoint"
+        )
+    tasks = resolve_tasks(config, manifest)
+    batches = evaluation_batches(manifest.split(SPLIT), config.evaluation.batch_size)
+    return [
+        CountWork(
+            snapshot=snapshot,
+            shards=manifest.folder,
+            split=SPLIT,
+            batches=share,
+            tasks=tasks,
+            tables=run.tables,
+            config=config.evaluation,
+        )
+        for share in shares(batches, most)
+    ]
+
+
+def shares(batches: Sequence[Batch], most: int) -> list[tuple[Batch, ...]]:
+    """Divide batches into at most that many runs of neighbours, none of them empty."""
+    parts = np.array_split(np.arange(len(batches)), min(most, len(batches)))
+    return [tuple(batches[i] for i in part) for part in parts]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The job."""
+    parser = argparse.ArgumentParser(
+        prog="clmle evaluate",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_config_options(parser)
+    parser.add_argument(
+        "--checkpoint",
+        metavar="STEP|FOLDER",
+        help="a step of the run, or a snapshot's folder; default: the newest with its table",
+    )
+    options = parser.parse_args(argv)
+    config = load_config(options.config, options.overrides)
+    if options.dry_run:
+        sys.stdout.write(to_yaml(config))
+        return 0
+    manifest = Manifest.load(config.data.shards)
+    run = RunFolder(config.run_path)
+    snapshot = _newest_served(run) if options.checkpoint is None else None
+    snapshot = snapshot or find_snapshot(options.checkpoint, run)
+    images = manifest.split(SPLIT).num_samples
+    with (
+        ray_session(num_cpus=config.launch.ray_cpus) as cpus,
+        Progress(images, label=f"evaluate step {snapshot.step}", unit="images") as progress,
+    ):
+        works = count_works(config, manifest, snapshot, most=_SHARES_PER_CPU * cpus)
+        counts = count_split(works, config.cluster, cpus=cpus, on_images=progress.update)
+    summary = summarise(counts, step=snapshot.step, table_version=snapshot.step)
+    path = write_evaluation(run, summary)
+    writer = MetricWriter(run)
+    writer.write(snapshot.step, as_metrics(summary))
+    writer.close()
+    sys.stdout.write(evaluation_table(summary, manifest, config))
+    sys.stdout.write(f"\n{path}\n")
+    return 0
+
+
+def _newest_served(run: RunFolder) -> Snapshot | None:
+    """The snapshot of the highest step whose tables are published."""
+    for step in reversed(snapshot_steps(run)):
+        snapshot = find_snapshot(str(step), run)
+        if is_served(run, snapshot):
+            return snapshot
+    return None
+
+
+if __name__ == "__main__":
+    sys.exit(run_job(main))

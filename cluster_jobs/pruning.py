@@ -1,0 +1,61 @@
+"""Removes what a run no longer needs: old embeddings, tables and snapshots."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+
+from clustering import store
+from data_shards.atomic import read_json
+from data_shards.errors import DataError
+from trainer.run_folder import RunFolder, step_name, step_of
+from trainer.snapshot import snapshot_steps
+
+logger = logging.getLogger(__name__)
+
+_NEWEST_KEPT = 3
+
+
+def prune(run: RunFolder, version: int) -> None:
+    """Keep what the newest versions and the checkpoints need, after a version was published.
+
+    Args:
+        run: the run's folder.
+        version: the version just published; nothing newer is touched.
+    """
+    for folder in run.embeddings.glob("step_*"):
+        if step_of(folder.name) != version:
+            shutil.rmtree(folder)
+    named = _named_by_checkpoints(run)
+    if named is None:
+        return
+    needed = {*named, version}
+    for old in _dispensable(store.versions(run.tables), version, needed):
+        _remove(run.tables / f"{old:06d}")
+    for old in _dispensable(snapshot_steps(run), version, needed):
+        _remove(run.snapshots / step_name(old))
+
+
+def _dispensable(steps: list[int], version: int, needed: set[int]) -> list[int]:
+    return [step for step in steps[:-_NEWEST_KEPT] if step < version and step not in needed]
+
+
+def _named_by_checkpoints(run: RunFolder) -> set[int] | None:
+    """Versions that a checkpoint would go on with; None if one cannot be read."""
+    named: set[int] = set()
+    for path in run.checkpoints.glob("step_*/manifest.json"):
+        try:
+            feed = read_json(path)["state"]["feed"]
+            named |= {int(version) for version in feed["requested"]}
+            named |= {feed["version"]} - {None}
+        except (DataError, KeyError, TypeError, ValueError) as error:
+            logger.warning("no old table is removed while %s cannot be read (%s)", path, error)
+            return None
+    return named
+
+
+def _remove(folder: Path) -> None:
+    # Without its manifest it is nothing, should this be the last act of a killed process.
+    (folder / "manifest.json").unlink(missing_ok=True)
+    shutil.rmtree(folder)

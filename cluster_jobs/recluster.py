@@ -1,0 +1,160 @@
+"""The clustering service of a run: for each new snapshot, embeds, clusters and publishes tables.
+
+    python -m cluster_jobs.recluster --config configs/digits.yaml
+    ray job submit --working-dir . -- python -m cluster_jobs.recluster --config ...
+
+It waits for the run's snapshots, always takes the newest, and ends after the table of the last
+step. Start it before, with or after the trainer, again after a failure, and one at a time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from cluster_jobs.errors import JobError, run_job
+from cluster_jobs.local_ray import ray_session
+from cluster_jobs.refresh import Refresher, Request, is_served, newest_request
+from data_shards.atomic import write_json
+from data_shards.manifest import Manifest
+from trainer.config import RunConfig
+from trainer.config_file import add_config_options, load_config, to_yaml
+from trainer.errors import TrainingError
+from trainer.run_folder import RunFolder
+from trainer.snapshot import Snapshot, read_snapshot
+
+logger = logging.getLogger(__name__)
+
+HEARTBEAT_NAME = "service.json"
+_POLL_SECONDS = 0.2
+_HEARTBEAT_SECONDS = 5.0
+
+
+class Heartbeat:
+    """`RUN/service.json`: what the service is doing, and when it last said so."""
+
+    def __init__(self, run: RunFolder) -> None:
+        self._path = run.path / HEARTBEAT_NAME
+        self._said: tuple[str, int | None] | None = None
+        self._last = 0.0
+
+    def __call__(self, state: str, version: int | None = None) -> None:
+        """Say it, unless it was said just now."""
+        now = time.time()
+        if (state, version) == self._said and now - self._last < _HEARTBEAT_SECONDS:
+            return
+        self._said, self._last = (state, version), now
+        write_json(
+            self._path, {"state": state, "version": version, "time": now, "pid": os.getpid()}
+        )
+
+
+class Service:
+    """Serves the requests of one run until its last table is published."""
+
+    def __init__(self, config: RunConfig, manifest: Manifest, *, cpus: int) -> None:
+        self._config = config
+        self._run = RunFolder(config.run_path.absolute())
+        self.heartbeat = Heartbeat(self._run)
+        self._served: Request | None = None
+        self._refresher = Refresher(config, manifest, cpus=cpus, on_phase=self.heartbeat)
+
+    def serve(self) -> None:
+        """Poll for snapshots and serve the newest, to the end of the training."""
+        last = self._config.train.steps
+        while True:
+            self.heartbeat("waiting")
+            snapshot = self._unserved()
+            if snapshot is not None:
+                self._refresher.serve(snapshot)
+                if snapshot.step == last:
+                    return
+            elif self._run.report.exists():
+                logger.info("%s says that the training is finished", self._run.report)
+                return
+            else:
+                time.sleep(_POLL_SECONDS)
+
+    def serve_once(self) -> None:
+        """Serve the newest snapshot, unless that is done.
+
+        Raises:
+            JobError: there is no snapshot.
+        """
+        if newest_request(self._run) is None:
+            raise JobError(f"{self._run.path} has no snapshot; start the training first")
+        snapshot = self._unserved()
+        if snapshot is None:
+            logger.info("the table of the newest snapshot is already published")
+        else:
+            self._refresher.serve(snapshot)
+
+    def _unserved(self) -> Snapshot | None:
+        request = newest_request(self._run)
+        if request is None or request == self._served:
+            return None
+        try:
+            snapshot = read_snapshot(request.folder)
+        except TrainingError:
+            if newest_request(self._run) != request:
+                return None  # replaced or removed while it was read
+            raise
+        if is_served(self._run, snapshot):
+            self._served = request
+            return None
+        return snapshot
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The job."""
+    options = _parse(argv)
+    config = load_config(options.config, options.overrides)
+    if options.dry_run:
+        sys.stdout.write(to_yaml(config))
+        return 0
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    manifest = Manifest.load(config.data.shards)
+    RunFolder(config.run_path).claim(config, fresh=False)
+    with ray_session(num_cpus=config.launch.ray_cpus) as cpus, _sigterm_ends():
+        service = Service(config, manifest, cpus=cpus)
+        try:
+            service.serve_once() if options.once else service.serve()
+        except SystemExit:
+            service.heartbeat("stopped")
+            raise
+        except BaseException:
+            service.heartbeat("failed")
+            raise
+        service.heartbeat("done")
+    return 0
+
+
+@contextmanager
+def _sigterm_ends() -> Iterator[None]:
+    """Inside the block, SIGTERM unwinds and ends the process well, wherever it is."""
+    former = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, former)
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="clmle recluster",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_config_options(parser)
+    parser.add_argument("--once", action="store_true", help="serve the newest snapshot, then stop")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    sys.exit(run_job(main))

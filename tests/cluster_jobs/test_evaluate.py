@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from cluster_jobs import embed, evaluate
+from cluster_jobs.errors import JobError
+from cluster_jobs.refresh import Refresher
+from clustering import store
+from data_shards.atomic import read_json
+from data_shards.embeddings import EmbeddingShards
+from data_shards.errors import DataError
+from data_shards.index import SampleIndex
+from data_shards.manifest import Manifest
+from tests.cluster_jobs.conftest import NUM_TEST, TinyRun
+from tests.helpers.image_shards import COLUMN
+from trainer.embed import embed_shard
+from trainer.errors import TrainingError
+from trainer.evaluation.evaluate import count_batches, evaluation_batches
+from trainer.evaluation.report import summarise
+from trainer.metrics import read_metrics
+from trainer.snapshot import load_network
+from trainer.tasks import resolve_tasks
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture
+def served(tiny: TinyRun, ray_cpus: int) -> TinyRun:
+    """A run with the tables of step 5, and a newer snapshot without."""
+    Refresher(tiny.config, tiny.manifest, cpus=ray_cpus).serve(tiny.snapshot(5))
+    tiny.snapshot(10)
+    return tiny
+
+
+@pytest.mark.parametrize("most", [1, 3, 100])
+def test_shares_hold_every_batch_once(tiny: TinyRun, most: int) -> None:
+    batches = evaluation_batches(tiny.manifest.split("test"), 5)
+    assert batches == [(0, 5), (5, 7), (7, 12), (12, 14), (14, 17)]
+    shares = evaluate.shares(batches, most)
+    assert [batch for share in shares for batch in share] == batches
+    assert all(shares)
+
+
+@pytest.mark.parametrize("most", [1, 2, 5])
+def test_the_sum_over_workers_is_the_count_of_one_process(
+    served: TinyRun, ray_cpus: int, most: int
+) -> None:
+    snapshot = embed.find_snapshot("5", served.run)
+    works = evaluate.count_works(served.config, served.manifest, snapshot, most=most)
+    assert len(works) == most
+    distributed = evaluate.count_split(works, served.config.cluster, cpus=ray_cpus)
+    alone = count_batches(
+        load_network(snapshot),
+        SampleIndex(served.manifest, "test"),
+        evaluation_batches(served.manifest.split("test"), served.config.evaluation.batch_size),
+        tasks=resolve_tasks(served.config, served.manifest),
+        tables=store.load(served.run.tables, 5),
+        config=served.config.evaluation,
+    )
+    assert distributed.keys() == alone.keys()
+    for key, counts in alone.items():
+        assert distributed[key].correct.tolist() == counts.correct.tolist()
+        assert distributed[key].total.tolist() == [6, 5, 6]
+    assert summarise(distributed, step=5, table_version=5) == summarise(
+        alone, step=5, table_version=5
+    )
+
+
+def test_the_newest_snapshot_that_has_tables_is_evaluated(
+    served: TinyRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert evaluate.main(["--config", str(served.config_file)]) == 0
+    written = read_json(served.run.evaluation / "step_000005.json")
+    assert written["test_images"] == NUM_TEST
+    printed = capsys.readouterr().out
+    for readout, value in written["balanced_accuracy"].items():
+        assert readout in printed
+        assert f"{value:.4f}" in printed
+    assert "training images" in printed
+    names = {row["name"] for row in read_metrics(served.run.metrics)}
+    assert "evaluation/balanced_accuracy/knc_margin" in names
+
+
+def test_a_checkpoint_is_a_step_or_a_folder(served: TinyRun) -> None:
+    command = ["--config", str(served.config_file), "--checkpoint"]
+    assert evaluate.main([*command, "5"]) == 0
+    assert evaluate.main([*command, str(served.run.snapshots / "step_000005")]) == 0
+    with pytest.raises(JobError, match="tables of .*step_000010 are not published"):
+        evaluate.main([*command, "10"])
+    with pytest.raises(JobError, match="no snapshot of step 7; it has those of 5, 10"):
+        evaluate.main([*command, "7"])
+    with pytest.raises(TrainingError, match="not a complete snapshot"):
+        evaluate.main([*command, "/nowhere"])
+
+
+def test_a_run_without_snapshots_says_so(tiny: TinyRun) -> None:
+    with pytest.raises(JobError, match="has no snapshot yet; train first"):
+        evaluate.main(["--config", str(tiny.config_file)])
+
+
+def test_data_without_a_test_split_says_so(served: TinyRun) -> None:
+    splits = {"train": served.manifest.split("train")}
+    manifest = dataclasses.replace(served.manifest, splits=splits)
+    snapshot = embed.find_snapshot("5", served.run)
+    with pytest.raises(DataError, match="no split 'test'"):
+        evaluate.count_works(served.config, manifest, snapshot, most=1)
+
+
+def test_embed_writes_what_one_process_computes(
+    served: TinyRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "vectors"
+    command = ["--config", str(served.config_file), "--snapshot", "5", "--out", str(out)]
+    assert embed.main(command) == 0
+    assert f"{NUM_TEST} embeddings of step 5" in capsys.readouterr().out
+    written = EmbeddingShards.open(out / COLUMN)
+    manifest: Manifest = served.manifest
+    network = load_network(embed.find_snapshot("5", served.run))
+    alone = embed_shard(network, manifest, 1, split="test", batch_size=5, labels={COLUMN: COLUMN})
+    at = [written.ids.tolist().index(i) for i in alone[COLUMN].ids]
+    assert (written.rows(at) == alone[COLUMN].embeddings).all()
+    assert (written.labels[at] == alone[COLUMN].labels).all()
+
+
+def test_embed_refuses_an_unknown_split(served: TinyRun, tmp_path: Path) -> None:
+    command = ["--config", str(served.config_file), "--split", "dev", "--out", str(tmp_path)]
+    with pytest.raises(DataError, match="no split 'dev'"):
+        embed.main(command)

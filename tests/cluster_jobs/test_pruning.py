@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster_jobs.pruning import prune
+from clustering import store
+from data_shards.atomic import write_json
+from tests.helpers.cluster_tables import tiny_table
+from trainer.run_folder import RunFolder, step_name
+from trainer.snapshot import snapshot_steps
+
+STEPS = list(range(0, 60, 10))
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    """Snapshots, embeddings and tables of six versions."""
+    made = RunFolder(tmp_path)
+    for step in STEPS:
+        snapshot = made.snapshots / step_name(step)
+        snapshot.mkdir(parents=True)
+        write_json(snapshot / "manifest.json", {})
+        (made.embeddings / step_name(step) / "digit").mkdir(parents=True)
+        store.publish(made.tables, step, {"digit": tiny_table(version=step, task="digit")})
+    return made
+
+
+def write_checkpoint(run: RunFolder, step: int, feed: dict[str, Any]) -> Path:
+    folder = run.checkpoints / step_name(step)
+    folder.mkdir(parents=True)
+    write_json(folder / "manifest.json", {"state": {"feed": feed}})
+    return folder / "manifest.json"
+
+
+def test_the_newest_three_stay(run: RunFolder) -> None:
+    prune(run, 50)
+    assert store.versions(run.tables) == [30, 40, 50]
+    assert snapshot_steps(run) == [30, 40, 50]
+    assert [folder.name for folder in run.embeddings.iterdir()] == [step_name(50)]
+
+
+def test_what_a_checkpoint_would_go_on_with_stays(run: RunFolder) -> None:
+    write_checkpoint(run, 15, {"version": 0, "requested": {"10": "checksum"}})
+    write_checkpoint(run, 1, {"version": None, "requested": {}})
+    prune(run, 50)
+    assert store.versions(run.tables) == [0, 10, 30, 40, 50]
+    assert snapshot_steps(run) == [0, 10, 30, 40, 50]
+
+
+def test_nothing_newer_than_the_published_version_goes(run: RunFolder) -> None:
+    """They are of an earlier attempt, and some checkpoint may have been meant to need them."""
+    prune(run, 10)
+    assert store.versions(run.tables) == [10, *STEPS[2:]]
+    assert snapshot_steps(run) == [10, *STEPS[2:]]
+
+
+def test_an_unreadable_checkpoint_keeps_everything(run: RunFolder) -> None:
+    write_checkpoint(run, 15, {}).write_text("{")
+    prune(run, 50)
+    assert store.versions(run.tables) == STEPS
+    assert snapshot_steps(run) == STEPS

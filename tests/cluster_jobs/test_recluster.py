@@ -1,0 +1,220 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cluster_jobs import recluster
+from cluster_jobs.errors import JobError, run_job
+from cluster_jobs.refresh import Refresher, is_served, newest_request
+from clustering import store
+from data_shards.atomic import read_json, write_json
+from data_shards.errors import DataError
+from tests.cluster_jobs.conftest import LAST_STEP, NUM_TRAIN, TinyRun
+from tests.helpers.image_shards import COLUMN
+from trainer.config_file import with_settings
+from trainer.errors import ConfigError, TrainingError
+from trainer.run_folder import step_name
+
+pytestmark = pytest.mark.ray
+
+
+def refresher(tiny: TinyRun, cpus: int) -> Refresher:
+    return Refresher(tiny.config, tiny.manifest, cpus=cpus)
+
+
+def start_service(tiny: TinyRun, *options: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "cluster_jobs.recluster", "--config", str(tiny.config_file)]
+    return subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True)
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
+def test_a_snapshot_becomes_a_table(tiny: TinyRun, ray_cpus: int) -> None:
+    snapshot = tiny.snapshot(5)
+    assert not is_served(tiny.run, snapshot)
+    refresher(tiny, ray_cpus).serve(snapshot)
+    assert is_served(tiny.run, snapshot)
+    (table,) = store.load(tiny.run.tables, 5).values()
+    assert table.task == COLUMN
+    assert sorted(table.member_ids) == list(range(NUM_TRAIN))
+    assert table.class_sizes.tolist() == [40, 15, 6]
+    assert table.stats["snapshot_checksum"] == snapshot.checksum
+    for name in ("embed_seconds", "embed_images_per_second", "refresh_seconds", "clusters/count"):
+        assert table.stats[name] > 0
+
+
+def test_the_same_snapshot_gives_the_same_table(tiny: TinyRun, ray_cpus: int) -> None:
+    """Also for another number of workers and without what an earlier attempt left."""
+    snapshot = tiny.snapshot(5)
+    tables = []
+    for workers in (1, 2):
+        refresher(tiny, workers).serve(snapshot)
+        tables.append(store.load(tiny.run.tables, 5)[COLUMN].arrays())
+        for file in tiny.run.embeddings.rglob("*.json"):
+            file.unlink()
+    for name, array in tables[0].items():
+        np.testing.assert_array_equal(array, tables[1][name], err_msg=name)
+
+
+def test_finished_embeddings_are_kept_and_damaged_ones_made_again(
+    tiny: TinyRun, ray_cpus: int
+) -> None:
+    snapshot = tiny.snapshot(5)
+    refresher(tiny, ray_cpus).serve(snapshot)
+    folder = tiny.run.embeddings / step_name(5) / COLUMN
+    damaged = folder / "train-000001.npy"
+    expected = damaged.read_bytes()
+    damaged.write_bytes(expected[:-1])
+    written = {path.name: path.stat().st_mtime_ns for path in folder.glob("train-*.npy")}
+    refresher(tiny, ray_cpus).serve(snapshot)
+    again = {path.name: path.stat().st_mtime_ns for path in folder.glob("train-*.npy")}
+    changed = {name for name in written if written[name] != again[name]}
+    assert changed == {name for name in written if name.startswith("train-000001.")}
+    assert damaged.read_bytes() == expected
+    assert store.stats(tiny.run.tables, 5)[COLUMN]["embed_reused_shards"] == 3
+
+
+def test_other_weights_at_the_same_step_are_another_request(tiny: TinyRun, ray_cpus: int) -> None:
+    refresher(tiny, ray_cpus).serve(tiny.snapshot(5))
+    other = tiny.snapshot(5, seed=99)
+    assert not is_served(tiny.run, other)
+    refresher(tiny, ray_cpus).serve(other)
+    assert is_served(tiny.run, other)
+
+
+def test_the_request_written_last_is_the_newest(tiny: TinyRun) -> None:
+    """A training that went on from a checkpoint asks for lower steps than its first attempt."""
+    assert newest_request(tiny.run) is None
+    for step in (0, 10, 5):
+        tiny.snapshot(step)
+        request = newest_request(tiny.run)
+        assert request is not None
+        assert request.folder.name == step_name(step)
+
+
+def test_the_service_overtakes_and_ends_after_the_last_table(
+    tiny: TinyRun, ray_cpus: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for step in (0, 5, LAST_STEP):
+        tiny.snapshot(step)
+    assert recluster.main(["--config", str(tiny.config_file)]) == 0
+    assert store.versions(tiny.run.tables) == [LAST_STEP]
+    assert read_json(tiny.run.path / "service.json")["state"] == "done"
+    said = capfd.readouterr().err
+    assert f"table {LAST_STEP}: embed: {NUM_TRAIN}/{NUM_TRAIN} images (100 %)" in said
+    assert f"table {LAST_STEP}: cluster {COLUMN}: 3/3 classes" in said
+
+
+def test_a_killed_service_is_caught_up_with(tiny: TinyRun, ray_cpus: int) -> None:
+    """Killed in the middle of a refresh; the next one serves the newest, and ends at the last."""
+    tiny.snapshot(0)
+    first = start_service(tiny)
+    wait_until(lambda: list(tiny.run.embeddings.rglob("*.npy")))
+    first.kill()
+    first.communicate()
+    tiny.snapshot(5)
+    second = start_service(tiny)
+    wait_until(lambda: 5 in store.versions(tiny.run.tables))
+    assert second.poll() is None
+    tiny.snapshot(LAST_STEP)
+    _, said = second.communicate(timeout=60)
+    assert second.returncode == 0, said
+    assert store.latest_version(tiny.run.tables) == LAST_STEP
+
+
+def test_sigterm_ends_the_service_at_once_and_well(tiny: TinyRun, ray_cpus: int) -> None:
+    service = start_service(tiny)
+    heartbeat = tiny.run.path / "service.json"
+    wait_until(heartbeat.exists)
+    assert read_json(heartbeat)["pid"] == service.pid
+    service.send_signal(signal.SIGTERM)
+    _, said = service.communicate(timeout=10)
+    assert service.returncode == 0, said
+    assert read_json(heartbeat)["state"] == "stopped"
+
+
+def test_a_finished_training_needs_no_service(tiny: TinyRun, ray_cpus: int) -> None:
+    refresher(tiny, ray_cpus).serve(tiny.snapshot(LAST_STEP))
+    write_json(tiny.run.report, {})
+    assert recluster.main(["--config", str(tiny.config_file)]) == 0
+
+
+def test_once_serves_the_newest_and_is_content_if_that_is_done(
+    tiny: TinyRun, ray_cpus: int
+) -> None:
+    command = ["--config", str(tiny.config_file), "--once"]
+    with pytest.raises(JobError, match="no snapshot; start the training first"):
+        recluster.main(command)
+    tiny.snapshot(5)
+    assert recluster.main(command) == 0
+    published = store.stats(tiny.run.tables, 5)
+    assert recluster.main(command) == 0
+    assert store.stats(tiny.run.tables, 5) == published
+
+
+def test_a_damaged_image_shard_is_named(
+    tiny: TinyRun, ray_cpus: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    for path in tiny.manifest.folder.iterdir():
+        (shards / path.name).write_bytes(path.read_bytes())
+    content = bytearray((shards / "train-000002.tar").read_bytes())
+    content[700] ^= 1
+    (shards / "train-000002.tar").write_bytes(content)
+    tiny.snapshot(5)
+    command = ["--config", str(tiny.config_file), "--once", "--set", f"data.shards={shards}"]
+    tiny.run.config.unlink(missing_ok=True)
+    assert run_job(recluster.main, command) == 2
+    said = capsys.readouterr().err
+    assert "train-000002.tar" in said
+    assert "import again" in said
+    assert "Traceback" not in said
+    assert read_json(tiny.run.path / "service.json")["state"] == "failed"
+
+
+def test_a_damaged_snapshot_is_named(tiny: TinyRun, ray_cpus: int) -> None:
+    weights = tiny.snapshot(5).path / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4])
+    with pytest.raises(TrainingError, match="weights.safetensors is damaged"):
+        recluster.main(["--config", str(tiny.config_file), "--once"])
+
+
+def test_other_shards_than_the_snapshots_are_refused(tiny: TinyRun, ray_cpus: int) -> None:
+    snapshot = tiny.snapshot(5)
+    other = type(snapshot)(**{**vars(snapshot), "data_checksum": "0" * 64})
+    with pytest.raises(JobError, match="trained on other shards"):
+        refresher(tiny, ray_cpus).serve(other)
+
+
+def test_a_folder_of_another_run_is_refused(tiny: TinyRun) -> None:
+    tiny.run.claim(with_settings(tiny.config, {"loss.scale": 8.0}), fresh=False)
+    with pytest.raises(ConfigError, match="already holds another run"):
+        recluster.main(["--config", str(tiny.config_file)])
+
+
+def test_missing_shards_are_an_error_before_ray_starts(tiny: TinyRun) -> None:
+    command = ["--config", str(tiny.config_file), "--set", "data.shards=/nowhere"]
+    with pytest.raises(DataError, match="clmle import"):
+        recluster.main(command)
+
+
+def test_dry_run_prints_the_configuration_alone(
+    tiny: TinyRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert recluster.main(["--config", str(tiny.config_file), "--dry-run"]) == 0
+    assert capsys.readouterr().out == tiny.config_file.read_text()
+    assert not os.path.exists(tiny.run.path)
