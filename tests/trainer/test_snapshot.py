@@ -1,0 +1,216 @@
+"""A snapshot is whole or not there, and damage is named."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from trainer.config_file import build_config
+from trainer.errors import TrainingError
+from trainer.run_folder import RunFolder, step_name
+from trainer.snapshot import (
+    NetworkDescription,
+    load_network,
+    read_snapshot,
+    snapshot_steps,
+    write_snapshot,
+)
+
+ROOT = Path(__file__).parents[2]
+DESCRIPTION = NetworkDescription(
+    backbone="tiny",
+    channels=1,
+    input_size=8,
+    embedding_dim=8,
+    classifier_input="features",
+    num_classes={"shape": 4, "parity": 2},
+)
+
+
+@pytest.fixture
+def run(tmp_path):
+    return RunFolder(tmp_path / "run")
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(3)
+    return DESCRIPTION.build().eval()
+
+
+def write(run, network, step=200):
+    return write_snapshot(
+        run, step, state=network.state_dict(), network=DESCRIPTION, data_checksum="of the data"
+    )
+
+
+def test_a_snapshot_reads_back_as_it_was_written(run, network):
+    written = write(run, network)
+    assert written.path == run.snapshots / "step_000200"
+    assert read_snapshot(written.path) == written
+    assert read_snapshot(str(written.path)).network == DESCRIPTION
+
+
+def test_the_network_comes_back_with_weights_and_statistics(run, network):
+    network.train()(torch.rand(6, 1, 8, 8))  # moves BatchNorm's statistics
+    network.eval()
+    loaded = load_network(write(run, network))
+    assert not loaded.training
+    images = torch.rand(3, 1, 8, 8)
+    for task, output in network(images).items():
+        assert torch.equal(loaded(images)[task].embedding, output.embedding)
+        assert torch.equal(loaded(images)[task].logits, output.logits)
+
+
+def test_the_order_of_the_tasks_survives(run, network):
+    assert list(load_network(write(run, network)).num_classes) == ["shape", "parity"]
+
+
+def test_a_network_of_half_precision_is_loaded_in_full(run, network):
+    loaded = load_network(write(run, network.bfloat16()))
+    assert {p.dtype for p in loaded.parameters()} == {torch.float32}
+
+
+def test_the_same_weights_have_the_same_checksum(run, network):
+    first = write(run, network, step=1)
+    again = write(run, network, step=2)
+    assert first.checksum == again.checksum
+    with torch.no_grad():
+        next(network.parameters()).add_(1e-6)
+    assert write(run, network, step=3).checksum != first.checksum
+
+
+def test_tied_and_sliced_weights_can_be_written(run):
+    whole = torch.arange(6.0)
+    state = {"a": whole[:3], "b": whole[3:], "tied": whole[:3]}
+    write_snapshot(run, 1, state=state, network=DESCRIPTION, data_checksum="")
+    assert snapshot_steps(run) == [1]
+
+
+def test_a_second_attempt_at_a_step_replaces_the_first(run, network):
+    first = write(run, network)
+    with torch.no_grad():
+        next(network.parameters()).add_(1)
+    second = write(run, network)
+    assert read_snapshot(first.path).checksum == second.checksum != first.checksum
+
+
+def test_damaged_weights_are_named(run, network):
+    weights = write(run, network).path / "weights.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(TrainingError, match=r"weights\.safetensors is damaged"):
+        read_snapshot(weights.parent)
+
+
+@pytest.mark.parametrize("missing", ["weights.safetensors", "manifest.json"])
+def test_an_incomplete_folder_is_named(run, network, missing):
+    path = write(run, network).path
+    (path / missing).unlink()
+    with pytest.raises(TrainingError, match=r"step_000200 is not a complete snapshot"):
+        read_snapshot(path)
+
+
+@pytest.mark.parametrize(
+    "change", [{"network": {"backbone": "tiny"}}, {"network": None}, {"step": None}]
+)
+def test_a_manifest_that_lacks_something_is_named(run, network, change):
+    manifest = write(run, network).path / "manifest.json"
+    content = json.loads(manifest.read_text()) | change
+    manifest.write_text(json.dumps({k: v for k, v in content.items() if v is not None}))
+    with pytest.raises(TrainingError, match="not a complete snapshot"):
+        read_snapshot(manifest.parent)
+
+
+def test_a_folder_that_is_none_is_named(tmp_path):
+    with pytest.raises(TrainingError, match="nothing is not a complete snapshot"):
+        read_snapshot(tmp_path / "nothing")
+
+
+def test_only_complete_snapshots_are_listed(run, network):
+    assert snapshot_steps(run) == []
+    for step in (1000, 20, 300):
+        write(run, network, step)
+    (run.snapshots / "step_000300" / "manifest.json").unlink()
+    (run.snapshots / "step_000400").mkdir()
+    (run.snapshots / "notes").mkdir()
+    leftover = run.snapshots / ".tmp-1-2-step_000500"
+    (run.snapshots / "step_000020").rename(run.snapshots / "step_000025")
+    leftover.mkdir()
+    (leftover / "manifest.json").write_text("{}")
+    assert snapshot_steps(run) == [25, 1000]
+
+
+WRITER = """
+import os, signal, sys
+from pathlib import Path
+import torch
+import data_shards.atomic, trainer.snapshot
+from trainer.run_folder import RunFolder
+from trainer.snapshot import NetworkDescription, write_snapshot
+
+def kill(*arguments, **keywords):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+where = sys.argv[2]
+if where == "after the weights":
+    trainer.snapshot.sha256_of = kill
+elif where == "after the manifest":
+    data_shards.atomic._flush_tree = kill
+elif where == "before the rename":
+    data_shards.atomic._put_in_place = kill
+write_snapshot(
+    RunFolder(Path(sys.argv[1])),
+    200,
+    state={"weight": torch.ones(1000)},
+    network=NetworkDescription(backbone="tiny", channels=1, input_size=8, embedding_dim=8,
+                               classifier_input=None, num_classes={"shape": 4}),
+    data_checksum="",
+)
+"""
+
+
+@pytest.mark.parametrize("where", ["after the weights", "after the manifest", "before the rename"])
+@pytest.mark.parametrize("replacing", [False, True])
+def test_a_killed_writer_leaves_nothing_taken_for_real(run, network, where, replacing):
+    earlier = write(run, network) if replacing else None
+    result = subprocess.run(
+        [sys.executable, "-c", WRITER, str(run.path), where],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        timeout=60,
+    )
+    assert result.returncode == -signal.SIGKILL, result.stderr.decode()
+    if earlier is not None:
+        assert snapshot_steps(run) == [200]
+        assert read_snapshot(earlier.path) == earlier
+    else:
+        assert snapshot_steps(run) == []
+        with pytest.raises(TrainingError):
+            read_snapshot(run.snapshots / step_name(200))
+    again = write(run, network)
+    assert read_snapshot(again.path) == again
+
+
+@pytest.mark.parametrize(
+    ("loss", "classifier"),
+    [
+        ({"name": "softmax"}, "features"),
+        ({"name": "clmle"}, "features"),
+        ({"name": "clmle", "weight_softmax": 0}, None),
+        ({"name": "softmax", "weight_softmax": 0}, "features"),
+    ],
+)
+def test_a_classifier_is_there_when_the_loss_uses_it(loss, classifier):
+    config = build_config({"loss": loss, "model": {"input_size": 8, "embedding_dim": 8}})
+    described = NetworkDescription.of(config, {"shape": 4, "parity": 2})
+    assert described == replace(DESCRIPTION, classifier_input=classifier)
+    assert described.build().has_classifier == (classifier is not None)
