@@ -1,0 +1,154 @@
+"""The loader serves what the plan says, in its order, however many threads read ahead."""
+
+import threading
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from data_shards.errors import DataError
+from data_shards.transforms import decode_image, to_float
+from trainer.batches import BatchLoader, PlannedBatch
+from trainer.cluster_sampler import Neighbourhood
+from trainer.sections import DataConfig, ModelConfig
+
+MODEL = ModelConfig(input_size=8, embedding_dim=8)
+PLAIN = DataConfig(shift=0, reader_threads=0)
+
+
+def planned(*sample_ids, seed=(0,)):
+    ids = np.array(sample_ids)
+    return PlannedBatch(Neighbourhood(ids, np.full(len(ids), -1), np.zeros_like(ids)), seed)
+
+
+def plan(step):
+    """Two micro-batches a step: of step 3, images 6, 7 and 7, 8."""
+    first = 2 * step % 40
+    return [
+        planned(first, first + 1, seed=(step, 0)),
+        planned(first + 1, first + 2, seed=(step, 1)),
+    ]
+
+
+def served(loader, count):
+    try:
+        return [loader.next() for _ in range(count)]
+    finally:
+        loader.close()
+
+
+def ids(batches):
+    return [batch.neighbourhood.sample_ids.tolist() for batch in batches]
+
+
+@pytest.mark.parametrize("threads", [0, 1, 2])
+def test_batches_come_in_the_order_of_the_plan(train_index, threads):
+    loader = BatchLoader(train_index, replace(PLAIN, reader_threads=threads), MODEL)
+    loader.start(plan, first_step=3, end_step=6)
+    assert ids(served(loader, 6)) == [[6, 7], [7, 8], [8, 9], [9, 10], [10, 11], [11, 12]]
+
+
+def test_images_are_those_of_the_samples(train_index):
+    loader = BatchLoader(train_index, PLAIN, MODEL)
+    loader.start(plan, first_step=3, end_step=4)
+    batch = served(loader, 1)[0]
+    expected = [decode_image(train_index.read(i), size=8, channels=1) for i in (6, 7)]
+    assert batch.images.dtype == torch.float32
+    np.testing.assert_array_equal(batch.images.numpy(), to_float(np.stack(expected)))
+
+
+@pytest.mark.parametrize(("size", "channels"), [(16, 1), (8, 3)])
+def test_images_have_the_shape_that_the_model_wants(train_index, size, channels):
+    loader = BatchLoader(train_index, PLAIN, replace(MODEL, input_size=size, channels=channels))
+    loader.start(plan, first_step=0, end_step=1)
+    assert served(loader, 1)[0].images.shape == (2, channels, size, size)
+
+
+def test_any_number_of_threads_gives_the_same_images(train_index):
+    varied = DataConfig(shift=2, flip=True, prefetch_batches=3)
+    of_threads = []
+    for threads in (0, 1, 3):
+        loader = BatchLoader(train_index, replace(varied, reader_threads=threads), MODEL)
+        loader.start(plan, first_step=0, end_step=10)
+        of_threads.append([batch.images for batch in served(loader, 20)])
+    for images in of_threads[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(of_threads[0], images, strict=True))
+
+
+def test_augmentation_follows_the_seed_of_the_batch(train_index):
+    loader = BatchLoader(train_index, replace(PLAIN, shift=2), MODEL)
+    batches = [planned(*range(12), seed=seed) for seed in ((1, 0), (1, 0), (1, 1))]
+    loader.start(lambda step: batches, first_step=0, end_step=1)
+    first, same, other = (batch.images for batch in served(loader, 3))
+    assert torch.equal(first, same)
+    assert not torch.equal(first, other)
+
+
+class GatedIndex:
+    """An index that lets so many reads through, and notes what was asked for."""
+
+    def __init__(self, index, *, permits):
+        self._index = index
+        self._gate = threading.Semaphore(permits)
+        self.read_ids = []
+
+    def open(self):
+        self._gate.release(1000)
+
+    def read(self, sample_id):
+        self.read_ids.append(sample_id)
+        assert self._gate.acquire(timeout=20)
+        return self._index.read(sample_id)
+
+
+def test_a_new_plan_drops_what_was_read_ahead(train_index):
+    index = GatedIndex(train_index, permits=2)
+    loader = BatchLoader(index, replace(PLAIN, reader_threads=1, prefetch_batches=3), MODEL)
+    loader.start(plan, first_step=0, end_step=10)
+    assert ids([loader.next()]) == [[0, 1]]
+    loader.start(plan, first_step=10, end_step=11)
+    index.open()
+    assert ids(served(loader, 2)) == [[20, 21], [21, 22]]
+    # The second batch may have been begun; the third and fourth were on their way too.
+    assert set(index.read_ids) - {20, 21, 22} <= {0, 1, 2}
+
+
+def test_only_so_many_batches_are_read_ahead(train_index):
+    asked = []
+
+    def noting_plan(step):
+        asked.append(step)
+        return plan(step)
+
+    loader = BatchLoader(train_index, replace(PLAIN, reader_threads=1, prefetch_batches=3), MODEL)
+    loader.start(noting_plan, first_step=0, end_step=100)
+    assert asked == []
+    loader.next()
+    assert asked == [0, 1], "one batch served and three on the way, two a step"
+    loader.close()
+
+
+@pytest.mark.parametrize("threads", [0, 2])
+def test_a_missing_image_is_an_error_that_names_it(train_index, threads):
+    loader = BatchLoader(train_index, replace(PLAIN, reader_threads=threads), MODEL)
+    loader.start(lambda step: [planned(1, 999)], first_step=0, end_step=1)
+    with pytest.raises(DataError, match="no sample 999"):
+        served(loader, 1)
+
+
+def test_an_error_concerns_only_the_batch_at_its_turn(train_index):
+    loader = BatchLoader(train_index, replace(PLAIN, reader_threads=2), MODEL)
+    loader.start(lambda step: [planned(1, 2), planned(999)], first_step=0, end_step=1)
+    assert ids([loader.next()]) == [[1, 2]]
+    with pytest.raises(DataError):
+        served(loader, 1)
+
+
+def test_closing_ends_the_threads(train_index):
+    loader = BatchLoader(train_index, replace(PLAIN, reader_threads=2), MODEL)
+    loader.start(plan, first_step=0, end_step=10)
+    loader.next()
+    assert any(t.name.startswith("batches") for t in threading.enumerate())
+    loader.close()
+    assert not any(t.name.startswith("batches") for t in threading.enumerate())
