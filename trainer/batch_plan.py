@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from clustering.table import ClusterTable
-
 from data_shards.index import SampleIndex
 from trainer.batches import PlannedBatch
 from trainer.cluster_sampler import BatchShape, cluster_batch, label_batch, rank_share

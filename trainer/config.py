@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from clustering.config import ClusterConfig
-
 from trainer.errors import ConfigError
 from trainer.sections import (
     CheckpointConfig,

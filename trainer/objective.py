@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from clustering.table import ClusterTable
 
+from clustering.table import ClusterTable
 from data_shards.index import SampleIndex
 from trainer.losses.clmle import ClmleTerms, clmle_loss, with_batch_means
 from trainer.losses.schedule import margin_factor

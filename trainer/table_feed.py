@@ -12,10 +12,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from clustering import store
 from clustering.errors import ClusterError
 from clustering.table import ClusterTable
-
-from clustering import store
 from trainer.errors import TrainingError
 from trainer.sections import RefreshConfig
 from trainer.world import World

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from clustering.table import ClusterTable
-
 from data_shards.manifest import Manifest
 from trainer.config import RunConfig
 from trainer.errors import ConfigError

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from clustering.errors import ClusterError
 
+from clustering.errors import ClusterError
 from data_shards.errors import DataError
 from data_shards.index import SampleIndex
 from data_shards.manifest import Manifest

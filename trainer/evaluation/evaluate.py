@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from clustering.table import ClusterTable
 
+from clustering.table import ClusterTable
 from data_shards.index import SampleIndex
 from data_shards.manifest import SplitInfo
 from trainer.embed import decode_batch, embed_images

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from clustering.table import ClusterTable
 
+from clustering.table import ClusterTable
 from data_shards.index import SampleIndex
 from data_shards.manifest import Manifest
 from trainer.evaluation.counts import ClassCounts

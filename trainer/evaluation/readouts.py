@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+
 from clustering.knc import Rule, knc_predict, nearest_class_mean_scores
 from clustering.table import ClusterTable
-
 from trainer.models.network import TaskOutput
 from trainer.sections import EvaluationConfig
 
