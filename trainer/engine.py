@@ -48,6 +48,10 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+# Decided by the sections sampler, optim and train, though not by writing them into the JSON.
+_DECIDED_ELSEWHERE = {"train_batch_size", "optimizer", "scheduler", "fp16", "bf16", "amp"}
+
+
 def deepspeed_config(config: RunConfig, world_size: int) -> dict[str, Any]:
     """DeepSpeed's own JSON, from our few fields.
 
@@ -76,13 +80,18 @@ def deepspeed_config(config: RunConfig, world_size: int) -> dict[str, Any]:
     }
     extra = dict(train.deepspeed_extra)
     zero_extra = extra.pop("zero_optimization", {})
-    decided = sorted(set(extra) & set(generated)) + [
+    if not isinstance(zero_extra, dict):
+        raise ConfigError(
+            "train.deepspeed_extra: zero_optimization must map names to values, got "
+            f"{zero_extra!r}; the stage itself is set by train.zero_stage"
+        )
+    decided = sorted(set(extra) & (set(generated) | _DECIDED_ELSEWHERE)) + [
         f"zero_optimization.{key}" for key in zero_extra if key in generated["zero_optimization"]
     ]
     if decided:
         raise ConfigError(
             f"train.deepspeed_extra sets {', '.join(decided)}, which this configuration decides "
-            "elsewhere (train, sampler); remove it there"
+            "elsewhere (sections sampler, optim, train); remove it there"
         )
     generated["zero_optimization"] |= zero_extra
     return generated | extra
