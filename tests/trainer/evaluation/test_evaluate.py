@@ -1,0 +1,120 @@
+"""Evaluation in parts equals evaluation in one piece, to the last count."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from data_shards.index import SampleIndex
+from tests.helpers.cluster_tables import tiny_table
+from tests.helpers.tiny_data import write_tiny_data
+from trainer.embed import decode_batch, embed_images
+from trainer.evaluation.evaluate import count_batches, evaluation_batches
+from trainer.evaluation.readouts import predict
+from trainer.sections import EvaluationConfig, TaskConfig
+
+TASKS = (TaskConfig(name="shape", label="shape"), TaskConfig(name="parity", label="parity"))
+TABLES = {
+    "shape": tiny_table(task="shape", clusters_per_class=(2, 1, 3, 1), dim=8),
+    "parity": tiny_table(task="parity", clusters_per_class=(2, 2), dim=8),
+}
+READOUTS = ["knc_margin", "knc_soft", "ncm", "head"]
+CONFIG = EvaluationConfig(batch_size=4, num_neighbours=3)
+
+
+@pytest.fixture(scope="module")
+def test_index(tiny_data):
+    return SampleIndex(tiny_data, "test")
+
+
+@pytest.fixture(scope="module")
+def batches(tiny_data):
+    return evaluation_batches(tiny_data.split("test"), CONFIG.batch_size)
+
+
+@pytest.fixture
+def count(tiny_network, test_index):
+    def count(share, *, tables=TABLES, network=tiny_network):
+        return count_batches(network, test_index, share, tasks=TASKS, tables=tables, config=CONFIG)
+
+    return count
+
+
+def as_lists(counts):
+    return {key: (c.correct.tolist(), c.total.tolist()) for key, c in counts.items()}
+
+
+def test_batches_cover_the_split_and_end_at_the_borders_of_shards(tiny_data):
+    # 21 test images in shards of 13 and 8.
+    split = tiny_data.split("test")
+    assert evaluation_batches(split, 5) == [(0, 5), (5, 10), (10, 13), (13, 18), (18, 21)]
+    assert evaluation_batches(split, 13) == [(0, 13), (13, 21)]
+    assert evaluation_batches(split, 1000) == [(0, 13), (13, 21)]
+    assert evaluation_batches(split, 1) == [(n, n + 1) for n in range(21)]
+
+
+def test_an_empty_shard_gives_no_batch(tiny_data):
+    split = tiny_data.split("test")
+    empty = dataclasses.replace(split.shards[0], num_samples=0)
+    shards = (empty, *split.shards, empty)
+    with_empty = dataclasses.replace(split, shards=shards)
+    assert evaluation_batches(with_empty, 5) == evaluation_batches(split, 5)
+
+
+def test_every_image_is_counted_once_for_each_task_and_read_out(count, batches, tiny_data):
+    counts = count(batches)
+    assert list(counts) == [(task.name, readout) for task in TASKS for readout in READOUTS]
+    for (task, _), found in counts.items():
+        expected = tiny_data.class_counts("test", task)
+        assert found.total.tolist() == expected.tolist()
+        assert 0 < found.correct.sum() <= found.total.sum()
+
+
+@pytest.mark.parametrize("num_workers", [2, 3, 4, 6, 11])
+def test_any_split_of_the_batches_adds_up_to_one_process(count, batches, num_workers):
+    assert len(batches) == 6
+    total = count([])
+    for worker in range(num_workers):
+        share = count(batches[worker::num_workers])
+        assert list(share) == list(total)
+        total = {key: total[key] + share[key] for key in total}
+    assert as_lists(total) == as_lists(count(batches))
+
+
+def test_an_empty_share_has_all_keys_and_no_counts(count):
+    counts = count([])
+    assert list(counts) == [(task.name, readout) for task in TASKS for readout in READOUTS]
+    assert {name: len(c.total) for (name, _), c in counts.items()} == {"shape": 4, "parity": 2}
+    assert sum(c.total.sum() + c.correct.sum() for c in counts.values()) == 0
+
+
+def test_counts_are_those_of_the_images_one_at_a_time(count, batches, tiny_network, test_index):
+    correct = {(task.name, readout): 0 for task in TASKS for readout in READOUTS}
+    for position, sample_id in enumerate(test_index.ids):
+        image = decode_batch([test_index.read(int(sample_id))], tiny_network)
+        outputs = embed_images(tiny_network, image)
+        for task in TASKS:
+            label = test_index.labels(task.label)[position]
+            for name, found in predict(outputs[task.name], TABLES[task.name], CONFIG).items():
+                correct[task.name, name] += int(found[0] == label)
+    assert {key: c.correct.sum() for key, c in count(batches).items()} == correct
+
+
+def test_a_task_without_a_table_is_read_out_by_its_head(count, batches):
+    counts = count(batches, tables={"shape": TABLES["shape"]})
+    assert [readout for task, readout in counts if task == "shape"] == READOUTS
+    assert [readout for task, readout in counts if task == "parity"] == ["head"]
+
+
+def test_one_image_is_a_split(tmp_path, tiny_network):
+    manifest = write_tiny_data(tmp_path, train=(1, 1, 1, 1), test=(0, 1, 0, 0))
+    counts = count_batches(
+        tiny_network,
+        SampleIndex(manifest, "test"),
+        evaluation_batches(manifest.split("test"), 256),
+        tasks=TASKS,
+        tables=TABLES,
+        config=CONFIG,
+    )
+    assert counts["shape", "head"].total.tolist() == [0, 1, 0, 0]
+    assert np.isnan(counts["shape", "head"].per_class_recall).tolist() == [True, False, True, True]
