@@ -1,0 +1,188 @@
+"""The objective is the pure losses, with the right clusters, labels, margins and weights."""
+
+import pytest
+import torch
+
+from tests.helpers.tiny_tables import table_of
+from trainer.losses.clmle import clmle_loss, with_batch_means
+from trainer.losses.softmax import class_weights, softmax_loss
+from trainer.models.network import TaskOutput
+from trainer.objective import Objective, TaskTable
+from trainer.sections import LossConfig, TaskConfig
+
+SHAPE = TaskConfig(name="shape", label="shape")
+PARITY = TaskConfig(name="parity", label="parity", weight=0.25)
+NUM_CLASSES = {"shape": 4, "parity": 2}
+CPU = torch.device("cpu")
+NUM_STEPS = 100
+SAMPLE_IDS = [0, 44, 20, 21, 33, 3, 41, 0]
+
+
+@pytest.fixture(scope="module")
+def sample_ids(train_index):
+    return train_index.ids[SAMPLE_IDS]
+
+
+@pytest.fixture(scope="module")
+def tables(train_index):
+    return {name: table_of(train_index, name, seed=n) for n, name in enumerate(NUM_CLASSES)}
+
+
+@pytest.fixture
+def outputs():
+    generator = torch.Generator().manual_seed(1)
+
+    def output(num_classes):
+        features = torch.randn(len(SAMPLE_IDS), 8, generator=generator).requires_grad_()
+        embedding = torch.nn.functional.normalize(features, dim=1)
+        return TaskOutput(
+            embedding, features, torch.randn(len(SAMPLE_IDS), num_classes, generator=generator)
+        )
+
+    return {name: output(count) for name, count in NUM_CLASSES.items()}
+
+
+@pytest.fixture
+def objective(tiny_data, train_index, tables):
+    def objective(*, tasks=(SHAPE,), **loss):
+        made = Objective(
+            LossConfig(**loss),
+            tasks,
+            train_index,
+            class_counts={t.name: tiny_data.class_counts("train", t.label) for t in tasks},
+            num_steps=NUM_STEPS,
+            device=CPU,
+        )
+        made.use_tables({task.name: tables[task.name] for task in tasks})
+        return made
+
+    return objective
+
+
+def cluster_of(table, sample_id):
+    return next(j for j in range(table.num_clusters) if sample_id in table.members(j))
+
+
+def clmle(output, table, sample_ids, grown, *, loss):
+    """The CLMLE terms from the pure functions."""
+    clusters = torch.tensor([cluster_of(table, i) for i in sample_ids.tolist()])
+    centroids, class_of = torch.tensor(table.centroids), torch.tensor(table.class_of)
+    batch = with_batch_means(
+        output.embedding, clusters, centroids, class_of, candidates=loss.candidates
+    )
+    return clmle_loss(
+        output.embedding,
+        *batch,
+        scale=loss.scale,
+        margin_between_rad=grown * loss.margin_between,
+        margin_within_rad=grown * loss.margin_within,
+        weight_within=loss.weight_within,
+    )
+
+
+def cross_entropy(output, index, column, sample_ids, weights=None):
+    label_of = dict(zip(index.ids.tolist(), index.labels(column).tolist(), strict=True))
+    labels = torch.tensor([label_of[i] for i in sample_ids.tolist()])
+    return softmax_loss(output.logits, labels, weights)
+
+
+def test_each_sample_finds_its_cluster(tables, train_index):
+    table = TaskTable.of(tables["shape"], CPU)
+    found = table.clusters(train_index.ids).tolist()
+    assert found == [cluster_of(tables["shape"], i) for i in train_index.ids.tolist()]
+    assert torch.equal(table.centroids, torch.tensor(tables["shape"].centroids))
+
+
+@pytest.mark.parametrize("candidates", ["batch", "table"])
+@pytest.mark.parametrize(("step", "grown"), [(0, 0.0), (10, 0.25), (40, 1.0), (99, 1.0)])
+def test_clmle_is_the_pure_loss_with_grown_margins(
+    objective, outputs, tables, train_index, sample_ids, candidates, step, grown
+):
+    settings = {
+        "candidates": candidates,
+        "margin_anneal": 0.4,
+        "weight_within": 0.3,
+        "weight_softmax": 0.5,
+        "scale": 7.0,
+    }
+    total, parts = objective(**settings)(outputs, sample_ids, step)
+    terms = clmle(outputs["shape"], tables["shape"], sample_ids, grown, loss=LossConfig(**settings))
+    head = cross_entropy(outputs["shape"], train_index, "shape", sample_ids)
+    assert parts.keys() == {"loss", "shape/between", "shape/within", "shape/softmax"}
+    torch.testing.assert_close(parts["shape/between"], terms.between.detach())
+    torch.testing.assert_close(parts["shape/within"], terms.within.detach())
+    torch.testing.assert_close(parts["shape/softmax"], head)
+    torch.testing.assert_close(total.detach(), (terms.loss + 0.5 * head).detach())
+    assert torch.equal(parts["loss"], total.detach())
+    assert not any(value.requires_grad for value in parts.values())
+
+
+def test_the_gradient_reaches_the_features(objective, outputs, sample_ids):
+    total, _ = objective()(outputs, sample_ids, 50)
+    (gradient,) = torch.autograd.grad(total, outputs["shape"].features)
+    assert gradient.abs().sum() > 0
+    assert torch.isfinite(gradient).all()
+
+
+def test_tasks_are_summed_by_their_weights(objective, outputs, sample_ids):
+    both, parts = objective(tasks=(SHAPE, PARITY))(outputs, sample_ids, 50)
+    shape, _ = objective(tasks=(SHAPE,))(outputs, sample_ids, 50)
+    unweighted = TaskConfig(name="parity", label="parity")
+    parity, _ = objective(tasks=(unweighted,))(outputs, sample_ids, 50)
+    torch.testing.assert_close(both, shape + 0.25 * parity)
+    names = {f"{task}/{part}" for task in NUM_CLASSES for part in ("between", "within", "softmax")}
+    assert parts.keys() == names | {"loss"}
+
+
+def test_softmax_alone_needs_no_tables_and_has_weight_one(
+    objective, outputs, train_index, sample_ids
+):
+    made = objective(name="softmax", weight_softmax=0.125)
+    made.use_tables({})
+    total, parts = made(outputs, sample_ids, 50)
+    assert parts.keys() == {"loss", "shape/softmax"}
+    expected = cross_entropy(outputs["shape"], train_index, "shape", sample_ids)
+    torch.testing.assert_close(total, expected)
+    assert made.candidate_classes() == {}
+
+
+@pytest.mark.parametrize("kind", ["inverse", "effective_number"])
+@pytest.mark.parametrize("name", ["softmax", "clmle"])
+def test_classes_are_weighed_by_their_counts(
+    objective, outputs, tiny_data, train_index, sample_ids, kind, name
+):
+    made = objective(name=name, class_weight=kind, class_weight_beta=0.9)
+    _, parts = made(outputs, sample_ids, 50)
+    weights = class_weights(tiny_data.class_counts("train", "shape"), kind, beta=0.9)
+    expected = cross_entropy(outputs["shape"], train_index, "shape", sample_ids, weights)
+    plain = cross_entropy(outputs["shape"], train_index, "shape", sample_ids)
+    torch.testing.assert_close(parts["shape/softmax"], expected)
+    assert not torch.isclose(expected, plain)
+
+
+def test_without_a_head_clmle_stands_alone(objective, outputs, tables, sample_ids):
+    bare = {name: output._replace(logits=None) for name, output in outputs.items()}
+    total, parts = objective(weight_softmax=0.0)(bare, sample_ids, 99)
+    terms = clmle(bare["shape"], tables["shape"], sample_ids, 1.0, loss=LossConfig())
+    assert parts.keys() == {"loss", "shape/between", "shape/within"}
+    torch.testing.assert_close(total, terms.loss)
+
+
+def test_new_tables_replace_the_old(objective, outputs, train_index, sample_ids):
+    made = objective(candidates="table")
+    before, _ = made(outputs, sample_ids, 50)
+    newer = table_of(train_index, "shape", version=8, largest=2)
+    made.use_tables({"shape": newer})
+    after, _ = made(outputs, sample_ids, 50)
+    assert not torch.isclose(before, after)
+    assert len(made.candidate_classes()["shape"]) == newer.num_clusters
+
+
+def test_candidates_are_the_clusters_that_were_compared_with(
+    objective, outputs, tables, sample_ids
+):
+    made = objective()
+    made(outputs, sample_ids, 0)
+    present = sorted({cluster_of(tables["shape"], i) for i in sample_ids.tolist()})
+    expected = tables["shape"].class_of[present].tolist()
+    assert made.candidate_classes()["shape"].tolist() == expected
