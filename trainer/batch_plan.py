@@ -10,6 +10,7 @@ from trainer.batches import PlannedBatch
 from trainer.cluster_sampler import BatchShape, cluster_batch, label_batch, rank_share
 from trainer.config import RunConfig
 from trainer.sections import TaskConfig
+from trainer.tasks import task_of_step
 from trainer.world import World
 
 
@@ -41,7 +42,7 @@ class BatchPlan:
     def __call__(self, step: int) -> list[PlannedBatch]:
         """This rank's micro-batches of a step, in order."""
         config = self._config
-        task = self._tasks[step % len(self._tasks)].name  # tasks take turns
+        task = task_of_step(self._tasks, step).name
         if config.sampling == "cluster":
             batch = cluster_batch(
                 self._tables[task],

@@ -15,7 +15,7 @@ from pathlib import Path
 from clustering import store
 from clustering.errors import ClusterError
 from clustering.table import ClusterTable
-from trainer.errors import TrainingError
+from trainer.errors import ConfigError, TrainingError
 from trainer.sections import RefreshConfig
 from trainer.world import World
 
@@ -48,7 +48,7 @@ class TableFeed:
         refresh: RefreshConfig,
         world: World,
         *,
-        check: Callable[[ClusterTable], None],
+        check: Callable[[Mapping[str, ClusterTable]], None],
     ) -> None:
         """Start without a table.
 
@@ -56,7 +56,7 @@ class TableFeed:
             folder: the store, `RUN/tables`.
             refresh: lag, what to do when a table is late, for how long to wait.
             world: the ranks.
-            check: raises if a table does not fit the model; runs on rank 0.
+            check: raises ConfigError if the tables do not fit the model; runs on rank 0.
         """
         self.state = FeedState()
         self.tables: dict[str, ClusterTable] = {}
@@ -179,9 +179,8 @@ class TableFeed:
         if self._world.is_first:
             try:
                 tables = store.load(folder, version)
-                for table in tables.values():
-                    self._check(table)
-            except (ClusterError, ValueError) as error:
+                self._check(tables)
+            except (ClusterError, ConfigError) as error:
                 problem = str(error)
         problem = self._world.broadcast_text(problem)
         if problem:

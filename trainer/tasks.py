@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from clustering.table import ClusterTable
 from data_shards.manifest import Manifest
 from trainer.config import RunConfig
@@ -32,12 +34,29 @@ def task_of_step(tasks: tuple[TaskConfig, ...], step: int) -> TaskConfig:
     return tasks[step % len(tasks)]
 
 
-def check_table(table: ClusterTable, *, embedding_dim: int, num_classes: int) -> None:
-    """Refuse a cluster table that does not fit the model and the data.
+def check_tables(
+    tables: Mapping[str, ClusterTable], *, embedding_dim: int, num_classes: Mapping[str, int]
+) -> None:
+    """Refuse cluster tables that do not fit the model and the data.
+
+    Args:
+        tables: task -> its table.
+        embedding_dim: of the model.
+        num_classes: task -> its classes, for each task of the run.
 
     Raises:
-        ConfigError: another embedding dimension or another number of classes.
+        ConfigError: other tasks, another embedding dimension or another number of classes.
     """
+    if set(tables) != set(num_classes):
+        raise ConfigError(
+            f"the cluster tables are of tasks {', '.join(sorted(tables))}, this run has "
+            f"{', '.join(sorted(num_classes))}: they were made for another run; remove them"
+        )
+    for table in tables.values():
+        _check_table(table, embedding_dim=embedding_dim, num_classes=num_classes[table.task])
+
+
+def _check_table(table: ClusterTable, *, embedding_dim: int, num_classes: int) -> None:
     if table.dim != embedding_dim:
         raise ConfigError(
             f"cluster table {table.version} of task {table.task} has embedding dimension "

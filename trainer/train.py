@@ -42,7 +42,7 @@ from trainer.run_folder import RunFolder
 from trainer.snapshot import NetworkDescription
 from trainer.stop import StopFlag
 from trainer.table_feed import TableFeed
-from trainer.tasks import check_table, resolve_tasks
+from trainer.tasks import check_tables, resolve_tasks
 from trainer.world import World
 
 logger = logging.getLogger(__name__)
@@ -183,10 +183,8 @@ def _build(
             run.tables,
             config.refresh,
             world,
-            check=lambda table: check_table(
-                table,
-                embedding_dim=config.model.embedding_dim,
-                num_classes=num_classes[table.task],
+            check=lambda tables: check_tables(
+                tables, embedding_dim=config.model.embedding_dim, num_classes=num_classes
             ),
         ),
         index=index,
