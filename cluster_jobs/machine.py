@@ -41,6 +41,11 @@ def cuda_devices() -> list[str]:
     return visible.split(",")[:count]
 
 
+def ray_address() -> str | None:
+    """Address of the Ray cluster that the environment names."""
+    return os.environ.get("RAY_ADDRESS") or None
+
+
 def free_shared_memory_bytes() -> int:
     """Free space of /dev/shm; 0 where there is none."""
     folder = Path("/dev/shm")

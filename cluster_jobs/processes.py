@@ -11,7 +11,10 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from cluster_jobs.errors import PartFailed
+
 _POLL_SECONDS = 0.05
+_LINES_SHOWN = 25
 _KEEPER_SECONDS = 3.0  # beyond its grace time, for a keeper that was itself stopped or killed
 
 
@@ -86,12 +89,23 @@ class Part:
             time.sleep(_POLL_SECONDS)
         return code
 
+    @property
+    def has_output(self) -> bool:
+        """Whether it wrote anything since its start."""
+        return self.log.stat().st_size > self._log_start
+
     def tail(self, num_lines: int) -> str:
         """The last lines that it wrote since its start."""
         with self.log.open("rb") as log:
             log.seek(self._log_start)
             text = log.read().decode("utf-8", errors="replace")
         return "\n".join(text.splitlines()[-num_lines:])
+
+    def failure(self, what: str) -> PartFailed:
+        """The error that says what happened to it, with the end of its log."""
+        lines = self.tail(_LINES_SHOWN).splitlines() or ["(it wrote nothing)"]
+        shown = "\n".join(f"  | {line}" for line in lines)
+        return PartFailed(f"the {self.name} {what}; the end of its log, {self.log}:\n{shown}")
 
     def _kill_group(self) -> None:
         with contextlib.suppress(ProcessLookupError):

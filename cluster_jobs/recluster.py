@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import signal
 import sys
 import time
@@ -19,9 +18,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from cluster_jobs.errors import JobError, run_job
+from cluster_jobs.heartbeat import Heartbeat
 from cluster_jobs.local_ray import ray_session
 from cluster_jobs.refresh import Refresher, Request, is_served, newest_request
-from data_shards.atomic import write_json
 from data_shards.manifest import Manifest
 from trainer.config import RunConfig
 from trainer.config_file import add_config_options, load_config, to_yaml
@@ -31,28 +30,7 @@ from trainer.snapshot import Snapshot, read_snapshot
 
 logger = logging.getLogger(__name__)
 
-HEARTBEAT_NAME = "service.json"
 _POLL_SECONDS = 0.2
-_HEARTBEAT_SECONDS = 5.0
-
-
-class Heartbeat:
-    """`RUN/service.json`: what the service is doing, and when it last said so."""
-
-    def __init__(self, run: RunFolder) -> None:
-        self._path = run.path / HEARTBEAT_NAME
-        self._said: tuple[str, int | None] | None = None
-        self._last = 0.0
-
-    def __call__(self, state: str, version: int | None = None) -> None:
-        """Say it, unless it was said just now."""
-        now = time.time()
-        if (state, version) == self._said and now - self._last < _HEARTBEAT_SECONDS:
-            return
-        self._said, self._last = (state, version), now
-        write_json(
-            self._path, {"state": state, "version": version, "time": now, "pid": os.getpid()}
-        )
 
 
 class Service:

@@ -1,0 +1,193 @@
+"""The whole system on this machine: a local Ray, the clustering service, DeepSpeed ranks, a report.
+
+    clmle run --config configs/digits.yaml
+    clmle run --config configs/digits.yaml --set train.steps=600 --set run.folder=runs/longer
+
+Everything that it starts ends with it: at the end, on Ctrl-C, and when a part fails. The same
+command again goes on from the newest checkpoint. With RAY_ADDRESS set, that cluster is used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import shutil
+import signal
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from cluster_jobs import launch, machine
+from cluster_jobs.comparison import comparison_table
+from cluster_jobs.errors import JobError, run_job
+from cluster_jobs.ray_part import RayPart
+from cluster_jobs.supervisor import Supervisor, is_finished
+from data_shards.atomic import read_json, write_json
+from data_shards.manifest import Manifest
+from trainer.config import RunConfig
+from trainer.config_file import add_config_options, baseline_config, load_config, to_yaml
+from trainer.run_folder import RunFolder, step_of
+from trainer.tasks import resolve_tasks
+
+_TERMINATED = 128 + signal.SIGTERM
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train a run and its baselines, then compare them."""
+    options = _parse(argv)
+    config = load_config(options.config, options.overrides)
+    if options.dry_run:
+        sys.stdout.write(to_yaml(config))
+        return 0
+    manifest = _checked(config)
+    methods = _methods(config)
+    run = RunFolder(config.run_path)
+    with _sigterm_unwinds():
+        try:
+            _claim_all(methods, options.resume)
+            with _only_one_at_a_time(run):
+                _train_all(methods, manifest, options.resume)
+        except (KeyboardInterrupt, SystemExit):
+            sys.stderr.write("the same command goes on from the newest checkpoint\n")
+            raise
+    _report(run, methods, manifest)
+    return 0
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="clmle run",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_config_options(parser)
+    parser.add_argument(
+        "--resume",
+        default="auto",
+        metavar="auto|none|PATH",
+        help="go on from the newest checkpoint (auto, default), from none, or from PATH",
+    )
+    return parser.parse_args(argv)
+
+
+def _checked(config: RunConfig) -> Manifest:
+    """Find now what would otherwise fail minutes later."""
+    for ignored in config.ignored_settings():
+        sys.stderr.write(f"warning: {ignored}\n")
+    if not config.data.shards:
+        raise JobError("data.shards is not set: the folder that `clmle import ... --out` wrote")
+    manifest = Manifest.load(config.data.shards)
+    manifest.split("train")
+    resolve_tasks(config, manifest)
+    if "test" not in manifest.splits:
+        sys.stderr.write(f"warning: {manifest.folder} has no test split; nothing is evaluated\n")
+    if config.launch.master_port:
+        machine.check_port(config.launch.master_port)
+    return manifest
+
+
+def _methods(config: RunConfig) -> dict[str, RunConfig]:
+    """The run itself, by the name of its loss, then its baselines."""
+    name = config.loss.name if config.loss.name not in config.baselines else "this run"
+    baselines = {other: baseline_config(config, other) for other in config.baselines}
+    return {name: config, **baselines}
+
+
+def _claim_all(methods: Mapping[str, RunConfig], resume: str) -> None:
+    for config in methods.values():
+        RunFolder(config.run_path).claim(config, fresh=resume == "none")
+
+
+def _train_all(methods: Mapping[str, RunConfig], manifest: Manifest, resume: str) -> None:
+    unfinished = {
+        name: config
+        for name, config in methods.items()
+        if resume != "auto" or not is_finished(RunFolder(config.run_path))
+    }
+    if not unfinished:
+        sys.stdout.write("this run is already finished\n")
+        return
+    first = next(iter(methods.values()))
+    devices = machine.cuda_devices()
+    _say_what_starts(first, manifest, devices)
+    with RayPart(first, RunFolder(first.run_path).logs) as ray:
+        for number, (name, config) in enumerate(unfinished.items()):
+            run = RunFolder(config.run_path)
+            run.report.unlink(missing_ok=True)
+            # A path names a checkpoint of the run itself; baselines have their own.
+            start = resume if number == 0 else "auto"
+            _drop_stale_requests(run, start)
+            sys.stderr.write(f"{name}: starting\n")
+            Supervisor(config, ray, label=name, resume=start, devices=devices).finish()
+
+
+def _say_what_starts(config: RunConfig, manifest: Manifest, devices: Sequence[str]) -> None:
+    images = ", ".join(f"{n:,} {name}" for name, n in _split_sizes(manifest).items())
+    ranks = launch.num_ranks(config, devices)
+    where = f"GPU {', '.join(devices[:ranks])}" if devices else "the CPU"
+    sys.stdout.write(
+        f"{config.run_path}: {images} images of {manifest.folder}, {ranks} ranks on {where}, "
+        f"logs in {RunFolder(config.run_path).logs}\n"
+    )
+    if devices and ranks < config.launch.num_ranks:
+        sys.stderr.write(
+            f"warning: {ranks} ranks instead of {config.launch.num_ranks}: there are "
+            f"{len(devices)} CUDA devices; the batches are the same\n"
+        )
+    sys.stdout.flush()
+
+
+def _split_sizes(manifest: Manifest) -> dict[str, int]:
+    return {name: split.num_samples for name, split in manifest.splits.items()}
+
+
+def _drop_stale_requests(run: RunFolder, resume: str) -> None:
+    """Remove snapshots of an attempt that got further than the checkpoint that is gone on from."""
+    if resume not in ("auto", "none"):
+        return  # what lies beyond an older checkpoint may still be wanted
+    saved = [
+        step_of(path.parent.name) or 0 for path in run.checkpoints.glob("step_*/manifest.json")
+    ]
+    for folder in run.snapshots.glob("step_*"):
+        if (step_of(folder.name) or 0) > max(saved, default=0):
+            shutil.rmtree(folder)
+
+
+def _report(run: RunFolder, methods: Mapping[str, RunConfig], manifest: Manifest) -> None:
+    """Put the baselines into the run's report, and print the comparison."""
+    reports: dict[str, Any] = {
+        name: read_json(RunFolder(config.run_path).report) for name, config in methods.items()
+    }
+    name, *others = methods
+    reports[name]["baselines"] = {other: reports[other] for other in others}
+    write_json(run.report, reports[name])
+    sys.stdout.write("\n" + comparison_table(reports, manifest, methods[name]))
+    sys.stdout.write(f"\nreport: {run.report}\ntensorboard --logdir {run.tensorboard}\n")
+
+
+@contextmanager
+def _only_one_at_a_time(run: RunFolder) -> Iterator[None]:
+    with (run.path / "run.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise JobError(
+                f"another `clmle run` is at work in {run.path}; wait for it, stop it, "
+                "or set another run.folder"
+            ) from error
+        yield
+
+
+@contextmanager
+def _sigterm_unwinds() -> Iterator[None]:
+    """Inside the block, SIGTERM raises SystemExit, so that everything started is ended."""
+    former = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(_TERMINATED))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, former)
+
+
+if __name__ == "__main__":
+    sys.exit(run_job(main))

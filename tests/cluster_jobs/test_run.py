@@ -1,0 +1,327 @@
+"""The launcher's own behaviour, with scripts in the place of trainer and service."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from cluster_jobs import launch, machine, run
+from cluster_jobs.errors import JobError, run_job
+from data_shards.atomic import read_json, write_json
+from tests.cluster_jobs.conftest import TinyRun
+from trainer.config_file import build_config, to_yaml, with_settings
+
+REPORT = {
+    "loss": "clmle",
+    "balanced_accuracy": {"knc_margin": 0.75, "head": 0.5},
+    "per_class_recall": {"knc_margin": [1.0, 0.75, 0.5], "head": [1.0, 0.5, None]},
+    "images_seen": 1000,
+    "train_seconds": 2.0,
+}
+# Both get the run's configuration file as their argument.
+PROLOGUE = (
+    "import os, sys, time; from pathlib import Path; folder = Path(sys.argv[1]).parent;"
+    "print('at work', os.getpid(), flush=True);"
+)
+FINISH = f"(folder / 'report.json').write_text({json.dumps(REPORT)!r});"
+SLEEP = "time.sleep(600);"
+DONE = """(folder / 'service.json').write_text('{"state": "done"}');"""
+
+
+@pytest.fixture
+def scripts(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """What trainer and service do; a test may change it."""
+    chosen = {"trainer": FINISH, "service": DONE}
+
+    def command(part: str) -> Callable[..., list[str]]:
+        def made(config_file: Path, **ignored: Any) -> list[str]:
+            return [sys.executable, "-c", PROLOGUE + chosen[part], str(config_file)]
+
+        return made
+
+    monkeypatch.setattr(launch, "trainer_command", command("trainer"))
+    monkeypatch.setattr(launch, "service_command", command("service"))
+    monkeypatch.setenv("RAY_ADDRESS", "none is started")
+    return chosen
+
+
+def configure(tiny: TinyRun, settings: dict[str, Any]) -> list[str]:
+    tiny.config_file.write_text(to_yaml(with_settings(tiny.config, settings)))
+    return ["--config", str(tiny.config_file)]
+
+
+def pids_in(log: Path) -> list[int]:
+    lines = log.read_text().splitlines() if log.exists() else []
+    return [int(line.split()[2]) for line in lines if line.startswith("at work")]
+
+
+def all_gone(tiny: TinyRun) -> bool:
+    pids = [pid for log in tiny.run.logs.glob("*.log") for pid in pids_in(log)]
+    assert pids
+    return not any(psutil.pid_exists(pid) for pid in pids)
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 15.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+
+
+def test_a_run_ends_with_a_comparison_and_a_report(
+    tiny: TinyRun, scripts: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    baselines = {"plain softmax": {"loss.name": "softmax"}}
+    command = configure(tiny, {"baselines": baselines})
+    assert run_job(run.main, command) == 0
+    printed = capsys.readouterr().out
+    rows = [line.split() for line in printed.splitlines()]
+    assert ["clmle", "0.7500", "-", "-", "0.5000", "1,000", "2.0"] in rows
+    assert ["c", "6", "0.5000", "0.5000"] in rows
+    assert printed.endswith(
+        f"report: {tiny.run.report}\ntensorboard --logdir {tiny.run.tensorboard}\n"
+    )
+    assert read_json(tiny.run.report) == {**REPORT, "baselines": {"plain softmax": REPORT}}
+    assert (tiny.run.path / "baselines" / "plain_softmax" / "report.json").exists()
+    assert all_gone(tiny)
+
+
+def test_the_same_command_again_only_shows_the_result(
+    tiny: TinyRun, scripts: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = configure(tiny, {})
+    assert run_job(run.main, command) == 0
+    scripts["trainer"] = "sys.exit('must not start')"
+    capsys.readouterr()
+    assert run_job(run.main, command) == 0
+    printed = capsys.readouterr().out
+    assert "already finished" in printed
+    assert "0.7500" in printed
+
+
+def test_a_baseline_that_is_added_later_is_trained_alone(
+    tiny: TinyRun, scripts: dict[str, str]
+) -> None:
+    assert run_job(run.main, configure(tiny, {})) == 0
+    trained = len(pids_in(tiny.run.logs / "trainer.log"))
+    command = configure(tiny, {"baselines": {"softmax": {"loss.name": "softmax"}}})
+    assert run_job(run.main, command) == 0
+    assert set(read_json(tiny.run.report)["baselines"]) == {"softmax"}
+    assert len(pids_in(tiny.run.logs / "trainer.log")) == trained
+
+
+def test_a_failed_trainer_is_named_with_the_end_of_its_log(
+    tiny: TinyRun, scripts: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    scripts |= {
+        "trainer": "print('\\n'.join(map(str, range(99)))); sys.exit('rank 1: it broke')",
+        "service": SLEEP,
+    }
+    assert run_job(run.main, configure(tiny, {})) == 1
+    said = capsys.readouterr().err
+    assert "error: the trainer failed (exit code 1)" in said
+    assert str(tiny.run.logs / "trainer.log") in said
+    assert "| rank 1: it broke" in said
+    assert "| 98" in said
+    assert "| 60" not in said
+    assert "Traceback" not in said
+    assert all_gone(tiny)
+
+
+def test_an_end_without_a_report_is_a_failure(
+    tiny: TinyRun, scripts: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """DeepSpeed's launchers can end well although the ranks did not."""
+    scripts["trainer"] = "(folder / 'report.json').write_text('{\"half\": ');"
+    assert run_job(run.main, configure(tiny, {})) == 1
+    assert "the trainer failed (exit code 0)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("ending", ["sys.exit('no memory')", "sys.exit(0)"])
+def test_a_dead_service_ends_a_run_that_would_wait_for_it(
+    tiny: TinyRun, scripts: dict[str, str], capsys: pytest.CaptureFixture[str], ending: str
+) -> None:
+    """Also one that ended well without being done, as after a stray SIGTERM."""
+    scripts |= {"trainer": SLEEP, "service": ending}
+    started = time.monotonic()
+    assert run_job(run.main, configure(tiny, {})) == 1
+    assert time.monotonic() - started < 30
+    said = capsys.readouterr().err
+    assert "the clustering service ended early" in said
+    assert ("| no memory" in said) == ("memory" in ending)
+    assert all_gone(tiny)
+
+
+def test_a_dead_service_is_started_again_if_the_run_may_go_on(
+    tiny: TinyRun, scripts: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = tiny.run.logs / "service.log"
+    scripts |= {
+        "trainer": f"log = Path({str(log)!r})\n"
+        "while not log.exists() or log.read_text().count('at work') < 3: time.sleep(0.05)\n"
+        "time.sleep(1)\n" + FINISH,
+        "service": "sys.exit('no memory')",
+    }
+    assert run_job(run.main, configure(tiny, {"refresh.on_late": "continue"})) == 0
+    said = capsys.readouterr().err
+    assert said.count("starting it again") == 2
+    assert said.count("its table ages from now on") == 1
+    assert len(pids_in(log)) == 3
+
+
+def test_a_part_that_says_nothing_is_not_waited_for_for_ever(
+    tiny: TinyRun,
+    scripts: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    silent = [sys.executable, "-c", "import time; time.sleep(600)"]
+    monkeypatch.setattr(launch, "trainer_command", lambda *args, **kwargs: silent)
+    command = configure(tiny, {"launch.start_timeout_seconds": 1.0})
+    assert run_job(run.main, command) == 1
+    assert "the trainer gave no sign of life in 1 s" in capsys.readouterr().err
+
+
+def test_requests_beyond_the_checkpoint_are_dropped(tiny: TinyRun, scripts: dict[str, str]) -> None:
+    command = configure(tiny, {})
+    for step in (0, 5, 10):
+        tiny.snapshot(step)
+    checkpoint = tiny.run.checkpoints / "step_000005"
+    checkpoint.mkdir(parents=True)
+    write_json(checkpoint / "manifest.json", {})
+    assert run_job(run.main, command) == 0
+    assert sorted(p.name for p in tiny.run.snapshots.iterdir()) == ["step_000000", "step_000005"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"data.shards": "/nowhere"}, "clmle import"),
+        ({"data.shards": ""}, "data.shards is not set"),
+        ({"tasks": [{"name": "age", "label": "age"}]}, "have no label 'age'"),
+        ({"launch.num_ranks": 3}, "does not divide sampler.neighbourhoods 2"),
+    ],
+)
+def test_what_cannot_work_is_said_before_anything_starts(
+    tiny: TinyRun,
+    scripts: dict[str, str],
+    capsys: pytest.CaptureFixture[str],
+    settings: dict[str, Any],
+    message: str,
+) -> None:
+    assert run_job(run.main, configure(tiny, settings)) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert "Traceback" not in said
+    assert not (tiny.run.logs / "trainer.log").exists()
+
+
+def test_a_taken_port_is_said_before_anything_starts(
+    tiny: TinyRun, scripts: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert run_job(run.main, configure(tiny, {"launch.master_port": port})) == 2
+    assert f"launch.master_port {port} cannot be used" in capsys.readouterr().err
+    assert not tiny.run.logs.exists()
+
+
+def test_an_ignored_setting_is_warned_of(
+    tiny: TinyRun, scripts: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = configure(tiny, {"optim.name": "adamw", "optim.momentum": 0.5})
+    assert run_job(run.main, command) == 0
+    assert "warning: optim.momentum is ignored" in capsys.readouterr().err
+
+
+def test_dry_run_prints_the_configuration_and_touches_nothing(
+    tiny: TinyRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["--config", str(tiny.config_file), "--set", "run.seed=7", "--dry-run"]
+    assert run.main(command) == 0
+    assert capsys.readouterr().out == to_yaml(with_settings(tiny.config, {"run.seed": 7}))
+    assert not tiny.run.path.exists()
+
+
+def start_in_background(tiny: TinyRun) -> subprocess.Popen[str]:
+    """`clmle run` in a process of its own, with parts that work for ever."""
+    script = PROLOGUE + SLEEP
+    code = (
+        "import sys; from cluster_jobs import launch, run; from cluster_jobs.errors import run_job;"
+        f"part = lambda config_file, **_: [sys.executable, '-c', {script!r}, str(config_file)];"
+        "launch.trainer_command = launch.service_command = part;"
+        f"sys.exit(run_job(run.main, ['--config', {str(tiny.config_file)!r}]))"
+    )
+    job = subprocess.Popen(
+        [sys.executable, "-c", code],
+        env={**os.environ, "RAY_ADDRESS": "none is started"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    logs = [tiny.run.logs / name for name in ("trainer.log", "service.log")]
+    wait_until(lambda: all(pids_in(log) for log in logs))
+    return job
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)]
+)
+def test_a_signal_ends_everything(tiny: TinyRun, number: signal.Signals, code: int) -> None:
+    job = start_in_background(tiny)
+    job.send_signal(number)
+    _, said = job.communicate(timeout=30)
+    assert job.returncode == code, said
+    assert ("the same command goes on" in said) == (number != signal.SIGKILL)
+    assert "Traceback" not in said
+    wait_until(lambda: all_gone(tiny))
+
+
+def test_two_launchers_do_not_share_a_folder(
+    tiny: TinyRun, scripts: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = start_in_background(tiny)
+    try:
+        assert run_job(run.main, ["--config", str(tiny.config_file)]) == 2
+        assert "another `clmle run` is at work" in capsys.readouterr().err
+    finally:
+        job.terminate()
+        job.communicate(timeout=30)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "neighbourhoods", "devices", "expected"),
+    [(2, 2, 0, 2), (1, 2, 0, 1), (4, 8, 2, 2), (4, 4, 3, 2), (2, 2, 8, 2), (4, 4, 1, 1)],
+)
+def test_ranks_are_as_many_as_wanted_or_as_fit_the_devices(
+    wanted: int, neighbourhoods: int, devices: int, expected: int
+) -> None:
+    config = build_config(
+        {"launch": {"num_ranks": wanted}, "sampler": {"neighbourhoods": neighbourhoods}}
+    )
+    assert launch.num_ranks(config, [str(i) for i in range(devices)]) == expected
+
+
+def test_no_rank_sees_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "somewhere:1")
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    environment = launch.trainer_environment(8, on_gpu=False)
+    assert not [name for name in environment if name.startswith("RAY_")]
+    assert environment["OMP_NUM_THREADS"] == "3"
+    assert environment["DS_ACCELERATOR"] == "cpu"
+
+
+def test_a_free_port_is_free_and_a_taken_one_is_not() -> None:
+    machine.check_port(machine.free_port())
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(JobError, match="port"):
+        machine.check_port(taken.getsockname()[1])

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from cluster_jobs.training_progress import TrainingProgress
+
+
+def row(step: int, name: str = "train/loss", value: float = 0.5) -> str:
+    return json.dumps({"step": step, "name": name, "value": value, "time": 0.0}) + "\n"
+
+
+def append(path: Path, text: str) -> None:
+    with path.open("a") as file:
+        file.write(text)
+
+
+def said(progress: TrainingProgress, capsys: pytest.CaptureFixture[str]) -> str:
+    progress.close()
+    return capsys.readouterr().err
+
+
+def test_it_follows_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    metrics = tmp_path / "metrics.jsonl"
+    progress = TrainingProgress(metrics, label="clmle", steps=40)
+    progress.poll()
+    append(metrics, row(10) + row(10, "table/version", 0.0))
+    progress.poll()
+    append(metrics, row(20, value=0.25) + row(20, "table/version", 10.0) + row(30)[:-9])
+    progress.poll()
+    line = said(progress, capsys)
+    assert line.startswith("clmle: 20/40 steps (50 %)")
+    assert line.endswith("loss 0.250, table 10\n")
+
+
+def test_a_row_in_two_pieces_is_read_once_whole(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metrics = tmp_path / "metrics.jsonl"
+    progress = TrainingProgress(metrics, label="clmle", steps=40)
+    append(metrics, row(10)[:7])
+    progress.poll()
+    append(metrics, row(10)[7:])
+    progress.poll()
+    assert "10/40" in said(progress, capsys)
+
+
+def test_rows_of_an_earlier_attempt_do_not_count(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metrics = tmp_path / "metrics.jsonl"
+    append(metrics, row(30))
+    progress = TrainingProgress(metrics, label="clmle", steps=40)
+    progress.poll()
+    (tmp_path / "new").write_text(row(20))
+    os.replace(tmp_path / "new", metrics)  # the trainer goes on from step 20
+    progress.poll()
+    assert "20/40" in said(progress, capsys)
+
+
+def test_nothing_is_said_before_the_first_row(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    progress = TrainingProgress(tmp_path / "metrics.jsonl", label="clmle", steps=40)
+    progress.poll()
+    assert said(progress, capsys) == ""
