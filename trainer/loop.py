@@ -115,14 +115,23 @@ class Loop:
     def _follow_tables(self) -> None:
         """Ask for a table when one is due, switch when one has come; all ranks at one step."""
         asked = self.step in self._parts.config.refresh_steps()
+        # First what is due already: the service passes over an older request for a newer one.
+        switched = self._advance_tables()
         if asked:
             self._ask_for_tables()
-        switched = self._parts.feed.advance(self.step)
+            switched |= self._advance_tables()
         if switched:
             self._parts.objective.use_tables(self._parts.feed.tables)
             self._write(self._table_metrics())
         if asked or switched:
             self._read_ahead()  # now it is known for how long these tables hold
+
+    def _advance_tables(self) -> bool:
+        try:
+            return self._parts.feed.advance(self.step)
+        except Stopped:
+            self._save()
+            raise
 
     def _ask_for_tables(self) -> None:
         """Write a snapshot: the request for tables of these weights."""

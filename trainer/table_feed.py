@@ -12,10 +12,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
+
 from clustering import store
 from clustering.errors import ClusterError
 from clustering.table import ClusterTable
-from trainer.errors import ConfigError, TrainingError
+from trainer.errors import ConfigError, Stopped, TrainingError
 from trainer.sections import RefreshConfig
 from trainer.world import World
 
@@ -49,6 +51,7 @@ class TableFeed:
         world: World,
         *,
         check: Callable[[Mapping[str, ClusterTable]], None],
+        told_to_stop: Callable[[], bool],
     ) -> None:
         """Start without a table.
 
@@ -57,6 +60,7 @@ class TableFeed:
             refresh: lag, what to do when a table is late, for how long to wait.
             world: the ranks.
             check: raises ConfigError if the tables do not fit the model; runs on rank 0.
+            told_to_stop: whether this rank was asked to end; looked at while it waits.
         """
         self.state = FeedState()
         self.tables: dict[str, ClusterTable] = {}
@@ -64,6 +68,7 @@ class TableFeed:
         self._refresh = refresh
         self._world = world
         self._check = check
+        self._told_to_stop = told_to_stop
         self._warned_of: int | None = None
 
     @property
@@ -89,6 +94,7 @@ class TableFeed:
 
         Raises:
             TrainingError: the table did not come in time, or does not fit.
+            Stopped: a rank was told to stop while all waited.
         """
         due = [v for v in map(int, self.state.requested) if v + self._refresh.lag <= step]
         if self.version is None:
@@ -134,6 +140,7 @@ class TableFeed:
         started = time.monotonic()
         deadline = started + self._refresh.timeout_seconds
         while not self._switch_to_newest([version], step, until=time.monotonic() + _ROUND_SECONDS):
+            self._stop_if_told(version, step)
             late = self._world.broadcast_text("late" if time.monotonic() > deadline else None)
             if late:
                 raise TrainingError(
@@ -143,6 +150,14 @@ class TableFeed:
                 )
         self.state.stall_seconds += time.monotonic() - started
         return True
+
+    def _stop_if_told(self, version: int, step: int) -> None:
+        told = torch.tensor(self._told_to_stop(), dtype=torch.int32)
+        if self._world.sum(told):
+            raise Stopped(
+                f"stopped at step {step}, while waiting for cluster table {version}; the same "
+                "command goes on from there"
+            )
 
     def _switch_to_newest(self, versions: list[int], step: int, until: float = 0.0) -> bool:
         found = None

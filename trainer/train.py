@@ -118,12 +118,13 @@ def train(config: RunConfig, *, resume: str = "auto") -> dict[str, Any]:
     manifest = Manifest.load(Path(config.data.shards))
     if int(os.environ.get("RANK", "0")) == 0:
         run.claim(config, fresh=resume == "none")
+        run.report.unlink(missing_ok=True)  # it would say that this training has ended
         for ignored in config.ignored_settings():
             logger.warning("%s", ignored)
     with StopFlag() as told_to_stop, ExitStack() as stack:
         world = start_distributed(config)
         stack.callback(torch.distributed.destroy_process_group)
-        parts = _build(config, world, run, manifest, stack)
+        parts = _build(config, world, run, manifest, stack, told_to_stop)
         resumed = _restore(parts, found) if found is not None else None
         if world.is_first:
             purge_step = resumed.step if resumed else 0
@@ -158,7 +159,12 @@ def _restore(parts: Parts, path: Path) -> LoopState:
 
 
 def _build(
-    config: RunConfig, world: World, run: RunFolder, manifest: Manifest, stack: ExitStack
+    config: RunConfig,
+    world: World,
+    run: RunFolder,
+    manifest: Manifest,
+    stack: ExitStack,
+    told_to_stop: StopFlag,
 ) -> Parts:
     """Put the loop's parts together; what holds threads or files is closed by the stack."""
     torch.manual_seed(config.run.seed)  # initial weights: the same on every rank
@@ -186,6 +192,7 @@ def _build(
             check=lambda tables: check_tables(
                 tables, embedding_dim=config.model.embedding_dim, num_classes=num_classes
             ),
+            told_to_stop=told_to_stop,
         ),
         index=index,
         loader=loader,
