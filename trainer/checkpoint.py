@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -58,8 +59,21 @@ def save(engine: Engine, run: RunFolder, state: LoopState, *, keep: int) -> None
     if engine.world.is_first:
         files = {f.name: sha256_of(f) for f in sorted(folder.iterdir()) if f.name != _MANIFEST}
         write_json(folder / _MANIFEST, {"state": asdict(state), "files": files})
-        for step in checkpoint_steps(run)[:-keep]:
-            shutil.rmtree(run.checkpoints / step_name(step))
+        _remove_others(run, state.step, keep=keep)
+
+
+def _remove_others(run: RunFolder, newest: int, *, keep: int) -> None:
+    """Remove what `keep` leaves no place for, and what lies beyond the newest checkpoint.
+
+    A training that went on from an older one has left those behind; `--resume auto` must not
+    find them.
+    """
+    steps = checkpoint_steps(run)
+    until_now = [step for step in steps if step <= newest]
+    for step in [*until_now[:-keep], *steps[len(until_now) :]]:
+        folder = run.checkpoints / step_name(step)
+        (folder / _MANIFEST).unlink()  # first, should this be the last act of a killed process
+        shutil.rmtree(folder)
 
 
 def checkpoint_steps(run: RunFolder) -> list[int]:
@@ -111,7 +125,11 @@ def load(
         TrainingError: a file is damaged.
         ConfigError: another architecture, other data, or a number of ranks that cannot be loaded.
     """
-    state = read_state(path)
+    state, files = _read_manifest(path)
+    # One rank reads all files for it; on each rank that would be a burden on the file system.
+    damaged = engine.world.broadcast_text(_damage(path, files) if engine.world.is_first else None)
+    if damaged:
+        raise TrainingError(damaged)
     _check_network(state, path, network)
     if state.data_checksum != data_checksum:
         raise ConfigError(
@@ -123,8 +141,8 @@ def load(
     return state
 
 
-def read_state(path: Path) -> LoopState:
-    """A checkpoint's loop state, its files checked against their checksums."""
+def _read_manifest(path: Path) -> tuple[LoopState, dict[str, str]]:
+    """A checkpoint's loop state, and the checksums of its files."""
     try:
         stored = read_json(path / _MANIFEST)
         raw = stored["state"]
@@ -135,17 +153,20 @@ def read_state(path: Path) -> LoopState:
                 "network": NetworkDescription(**raw["network"]),
             }
         )
-        damaged = [
-            name for name, digest in stored["files"].items() if _differs(path / name, digest)
-        ]
+        return state, dict(stored["files"])
     except (DataError, KeyError, TypeError) as error:
         raise TrainingError(f"{path / _MANIFEST} is no checkpoint's manifest: {error}") from error
-    if damaged:
-        raise TrainingError(
-            f"checkpoint {path} is damaged: {', '.join(damaged)} is missing or differs from its "
-            "checksum; resume from an older one (--resume PATH)"
-        )
-    return state
+
+
+def _damage(path: Path, files: Mapping[str, str]) -> str | None:
+    """What is wrong with the files of a checkpoint; None if nothing is."""
+    damaged = [name for name, digest in files.items() if _differs(path / name, digest)]
+    if not damaged:
+        return None
+    return (
+        f"checkpoint {path} is damaged: {', '.join(damaged)} is missing or differs from its "
+        "checksum; resume from an older one (--resume PATH)"
+    )
 
 
 def _differs(file: Path, digest: str) -> bool:

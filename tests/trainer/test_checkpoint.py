@@ -1,0 +1,209 @@
+"""A checkpoint counts when its manifest is there; it goes on only with what it fits."""
+
+import json
+import os
+from dataclasses import replace
+
+import pytest
+import torch
+
+from trainer import checkpoint
+from trainer.checkpoint import LoopState, checkpoint_steps, find
+from trainer.config_file import build_config
+from trainer.errors import ConfigError, TrainingError
+from trainer.run_folder import RunFolder, step_name
+from trainer.snapshot import NetworkDescription
+from trainer.table_feed import FeedState
+from trainer.world import World
+
+CONFIG = build_config({"data": {"shards": "faces"}})
+NETWORK = NetworkDescription(
+    backbone="tiny",
+    channels=1,
+    input_size=8,
+    embedding_dim=8,
+    classifier_input="features",
+    num_classes={"shape": 4},
+)
+STATE = LoopState(
+    step=20,
+    feed=FeedState(version=8, requested={"16": "abc"}, switches=[[0, 0], [10, 8]]),
+    train_seconds=1.5,
+    network=NETWORK,
+    data_checksum="of the data",
+    world_size=1,
+    zero_stage=0,
+)
+
+
+class FakeEngine:
+    """Writes two files a checkpoint, as DeepSpeed writes one a rank and more."""
+
+    def __init__(self):
+        self.world = World(rank=0, size=1, local_rank=0, device=torch.device("cpu"))
+        self.loaded = []
+
+    def save(self, folder, tag):
+        (folder / tag).mkdir(exist_ok=True)
+        for name in ("model.pt", "optimizer.pt"):
+            (folder / tag / name).write_text(f"{name} of {tag}")
+
+    def load(self, folder, tag):
+        self.loaded.append(folder / tag)
+
+
+@pytest.fixture
+def run(tmp_path):
+    return RunFolder(tmp_path / "run")
+
+
+@pytest.fixture
+def engine():
+    return FakeEngine()
+
+
+def save(run, *steps, keep=10):
+    for step in steps:
+        checkpoint.save(FakeEngine(), run, replace(STATE, step=step), keep=keep)
+    return run.checkpoints / step_name(steps[-1])
+
+
+def load(engine, path, *, config=CONFIG, network=NETWORK, data_checksum="of the data"):
+    return checkpoint.load(engine, path, config, network=network, data_checksum=data_checksum)
+
+
+def test_the_state_comes_back_as_it_was(run, engine):
+    path = save(run, 20)
+    assert load(engine, path) == STATE
+    assert engine.loaded == [path]
+
+
+def test_nothing_is_found_before_the_first(run):
+    assert checkpoint_steps(run) == []
+    assert find("auto", run) is None
+    assert find("none", run) is None
+
+
+def test_auto_is_the_newest_complete_one(run):
+    save(run, 5, 20, 1000)
+    assert find("auto", run) == run.checkpoints / "step_001000"
+    assert find("none", run) is None
+    (run.checkpoints / "step_001000" / "manifest.json").unlink()
+    assert find("auto", run) == run.checkpoints / "step_000020"
+
+
+def test_a_path_names_any_checkpoint(run):
+    save(run, 10, 20)
+    assert find(str(run.checkpoints / "step_000010"), run) == run.checkpoints / "step_000010"
+
+
+@pytest.mark.parametrize("name", ["step_000030", "", "../elsewhere"])
+def test_a_path_without_a_complete_checkpoint_is_an_error(run, name):
+    save(run, 20)
+    (run.checkpoints / "step_000030").mkdir()
+    with pytest.raises(ConfigError, match="no complete checkpoint there.*RUN/checkpoints/step_"):
+        find(str(run.checkpoints / name), run)
+
+
+def test_only_so_many_are_kept(run):
+    save(run, 5, 10, 15, 20, keep=2)
+    assert checkpoint_steps(run) == [15, 20]
+    assert sorted(os.listdir(run.checkpoints)) == ["step_000015", "step_000020"]
+
+
+def test_after_going_on_from_an_older_one_the_newer_ones_are_gone(run):
+    save(run, 10, 20, 30)
+    save(run, 15, keep=1)
+    assert checkpoint_steps(run) == [15]
+    assert find("auto", run) == run.checkpoints / "step_000015"
+
+
+def test_saving_a_step_again_replaces_it(run, engine):
+    save(run, 20)
+    path = save(run, 20)
+    assert load(engine, path) == STATE
+
+
+def test_while_it_is_written_a_checkpoint_does_not_count(run):
+    save(run, 20)
+
+    class Killed(FakeEngine):
+        def save(self, folder, tag):
+            super().save(folder, tag)
+            assert checkpoint_steps(run) == [], "neither the new one nor what it replaces"
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.save(Killed(), run, STATE, keep=2)
+    assert find("auto", run) is None
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: (path / "optimizer.pt").unlink(),
+        lambda path: (path / "optimizer.pt").write_text("other"),
+    ],
+)
+def test_a_damaged_file_is_named(run, engine, damage):
+    path = save(run, 20)
+    damage(path)
+    with pytest.raises(TrainingError, match=r"damaged: optimizer\.pt is missing or differs"):
+        load(engine, path)
+    assert engine.loaded == []
+
+
+@pytest.mark.parametrize(
+    "change", [{"state": {}}, {"state": None}, {"files": None}, {"state": {"step": 1}}]
+)
+def test_a_damaged_manifest_is_named(run, engine, change):
+    path = save(run, 20)
+    content = json.loads((path / "manifest.json").read_text()) | change
+    kept = {key: value for key, value in content.items() if value is not None}
+    (path / "manifest.json").write_text(json.dumps(kept))
+    with pytest.raises(TrainingError, match=r"manifest\.json is no checkpoint's manifest"):
+        load(engine, path)
+
+
+def test_another_network_is_refused_with_the_differences(run, engine):
+    path = save(run, 20)
+    other = replace(NETWORK, embedding_dim=16, num_classes={"shape": 5})
+    with pytest.raises(ConfigError) as caught:
+        load(engine, path, network=other)
+    message = str(caught.value)
+    assert "embedding_dim 8 there, 16 here" in message
+    assert "num_classes {'shape': 4} there, {'shape': 5} here" in message
+    assert "input_size" not in message
+    assert engine.loaded == []
+
+
+def test_other_shards_are_refused(run, engine):
+    with pytest.raises(ConfigError, match=r"trained on other shards than faces.*data\.shards"):
+        load(engine, save(run, 20), data_checksum="of other data")
+
+
+def with_zero(stage):
+    return build_config({"data": {"shards": "faces"}, "train": {"zero_stage": stage}})
+
+
+@pytest.mark.parametrize(
+    ("ranks", "stage", "stage_now", "fits"),
+    [
+        (1, 0, 0, True),
+        (2, 0, 0, True),
+        (1, 2, 2, True),
+        (2, 2, 2, False),
+        (1, 1, 2, False),
+        (1, 0, 1, False),
+    ],
+)
+def test_only_stage_0_can_change_its_ranks(run, engine, ranks, stage, stage_now, fits):
+    state = replace(STATE, world_size=ranks, zero_stage=stage)
+    checkpoint.save(FakeEngine(), run, state, keep=2)
+    path = run.checkpoints / "step_000020"
+    if fits:
+        assert load(engine, path, config=with_zero(stage_now)) == state
+    else:
+        with pytest.raises(ConfigError, match=f"{ranks} ranks with ZeRO stage {stage}, this run"):
+            load(engine, path, config=with_zero(stage_now))
+        assert engine.loaded == []
