@@ -1,0 +1,107 @@
+"""The watch measures spread and plateau of each task, and warns of a collapse in words."""
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+
+from trainer.losses.clmle import clmle_loss
+from trainer.sections import LossConfig
+from trainer.watch import CollapseWatch
+
+LOSS = LossConfig(scale=8.0, margin_between=0.4, margin_within=0.2, weight_within=0.5)
+CLASSES = np.array([0, 0, 1, 1, 1, 2])
+"""Class of each of the clusters that the loss compares with."""
+
+
+def point(num_images=6):
+    """Embeddings that are all the same."""
+    rows = torch.zeros(num_images, 4)
+    rows[:, 0] = 1
+    return rows
+
+
+def spread_out():
+    return torch.cat([torch.eye(4), -torch.eye(4)])
+
+
+def terms_of_a_collapse(margin_factor):
+    """What the loss really is when all embeddings and centroids are one point."""
+    return clmle_loss(
+        point(),
+        torch.arange(6),
+        point(),
+        torch.tensor(CLASSES),
+        scale=LOSS.scale,
+        margin_between_rad=LOSS.margin_between * margin_factor,
+        margin_within_rad=LOSS.margin_within * margin_factor,
+        weight_within=LOSS.weight_within,
+    )
+
+
+def row(terms, task="identity"):
+    return {
+        f"train/{task}/between": float(terms.between),
+        f"train/{task}/within": float(terms.within),
+        "train/loss": 100.0,
+    }
+
+
+def measure(watch, embeddings, *, metrics=None, task="identity", margin_factor=1.0):
+    if metrics is None:
+        metrics = row(terms_of_a_collapse(margin_factor), task)
+    return watch.measure({task: embeddings}, {task: CLASSES}, metrics, margin_factor=margin_factor)
+
+
+@pytest.mark.parametrize("margin_factor", [0.0, 0.5, 1.0])
+def test_the_plateau_is_the_loss_of_a_collapse(margin_factor):
+    measured = measure(CollapseWatch(LOSS), point(), margin_factor=margin_factor)
+    expected = float(terms_of_a_collapse(margin_factor).loss)
+    # Each class has its own number of other clusters; the plateau takes their mean.
+    assert measured["train/identity/plateau"] == pytest.approx(expected, rel=0.03)
+
+
+def test_spread_goes_from_0_to_1():
+    watch = CollapseWatch(LOSS)
+    assert measure(watch, point())["embedding/identity/spread"] == pytest.approx(0.0, abs=1e-6)
+    assert measure(watch, spread_out())["embedding/identity/spread"] == pytest.approx(1.0)
+
+
+def test_a_collapse_is_told_once_with_the_task_and_the_remedy(caplog):
+    watch = CollapseWatch(LOSS)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            measure(watch, point())
+        assert caplog.records == []
+        for _ in range(3):
+            measure(watch, point())
+    (record,) = caplog.records
+    assert record.getMessage().startswith("task identity: the embeddings have collapsed")
+    assert "loss.margin_anneal" in record.getMessage()
+
+
+@pytest.mark.parametrize(
+    ("embeddings", "factor"), [(spread_out(), 1.0), (point(), 0.5)], ids=["spread", "low loss"]
+)
+def test_healthy_training_is_left_in_peace(caplog, embeddings, factor):
+    metrics = {name: factor * value for name, value in row(terms_of_a_collapse(1.0)).items()}
+    watch = CollapseWatch(LOSS)
+    for _ in range(10):
+        measure(watch, embeddings, metrics=metrics)
+    assert caplog.records == []
+
+
+def test_each_task_has_a_detector_of_its_own(caplog):
+    watch = CollapseWatch(LOSS)
+    for _ in range(5):
+        measure(watch, point(), task="smiling")
+        measure(watch, spread_out(), task="age")
+    (record,) = caplog.records
+    assert "task smiling" in record.getMessage()
+
+
+def test_a_task_without_clusters_is_measured_by_its_spread_alone():
+    watch = CollapseWatch(LOSS)
+    measured = watch.measure({"identity": point()}, {}, {"train/loss": 1.0}, margin_factor=1.0)
+    assert list(measured) == ["embedding/identity/spread"]
