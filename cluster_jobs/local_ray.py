@@ -15,6 +15,7 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,6 +40,7 @@ _LEAST_STORE_BYTES = 75 * 2**20  # Ray's own least
 _MOST_STORE_BYTES = 2 * 2**30  # our tasks exchange little: embeddings and tables are files
 _LONGEST_TEMP_PATH = 40  # Ray's sockets lie some 65 characters below; a socket's path has 107
 _CHECK_SECONDS = 1.0
+_REMOVE_SECONDS = 3.0
 
 
 @contextmanager
@@ -72,7 +74,7 @@ def ray_session(*, num_cpus: int = 0, dashboard: bool = False) -> Iterator[int]:
             yield cpus
     finally:
         _restore(former)
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove(folder)
 
 
 @contextmanager
@@ -130,7 +132,7 @@ def _own_settings(folder: Path, num_cpus: int, *, dashboard: bool) -> dict[str, 
         "dashboard_host": "127.0.0.1",
         "object_store_memory": object_store_bytes(),
         "_node_ip_address": "127.0.0.1",
-        "_temp_dir": str(folder),
+        "_temp_dir": str(folder / "ray"),  # Ray opens this one to everybody
     }
 
 
@@ -138,6 +140,14 @@ def object_store_bytes() -> int:
     """Size of the object store: modest, and no more than /dev/shm can hold."""
     free = machine.free_shared_memory_bytes()
     return max(_LEAST_STORE_BYTES, min(_MOST_STORE_BYTES, int(0.3 * free)))
+
+
+def _remove(folder: Path) -> None:
+    """Remove Ray's files, while the last of its processes may still be writing there."""
+    deadline = time.monotonic() + _REMOVE_SECONDS
+    while folder.exists() and time.monotonic() < deadline:
+        shutil.rmtree(folder, ignore_errors=True)
+        time.sleep(0.05)
 
 
 def _restore(environment: Mapping[str, str | None]) -> None:

@@ -56,6 +56,11 @@ class Part:
                 start_new_session=True,
             )
 
+    @property
+    def pid(self) -> int:
+        """Id of its keeper, above all its other processes."""
+        return self._process.pid
+
     def poll(self) -> int | None:
         """The exit code; None while it runs. A signal n counts as 128 + n."""
         ended_before = self._process.returncode is not None

@@ -116,9 +116,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 @contextmanager
 def _sigterm_ends() -> Iterator[None]:
     """Inside the block, SIGTERM unwinds and ends the process well, wherever it is."""
-    former = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
+    told = False
+
+    def on_sigterm(number: int, frame: object) -> None:
+        nonlocal told
+        told = True
+        sys.exit(0)
+
+    former = signal.signal(signal.SIGTERM, on_sigterm)
     try:
         yield
+    except SystemExit:
+        if told:
+            sys.exit(0)  # Ray makes it another code when it waited for a task
+        raise
     finally:
         signal.signal(signal.SIGTERM, former)
 

@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from types import SimpleNamespace
+
+import pytest
+
+from cluster_jobs import cli
+from cluster_jobs.errors import JobError, PartFailed, run_job
+from clustering.errors import ClusterError
+from data_shards.errors import DataError
+from trainer.errors import ConfigError, TrainingError
+
+
+def clmle(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "cluster_jobs.cli", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+
+def test_help_comes_at_once_and_shows_commands() -> None:
+    started = time.monotonic()
+    result = clmle("--help")
+    seconds = time.monotonic() - started
+    assert result.returncode == 0
+    for verb in cli.VERBS:
+        assert f"\n  {verb} " in result.stdout
+    assert "clmle run --config configs/digits.yaml" in result.stdout
+    assert seconds < 2  # 0.1 on an idle machine; torch or ray alone would take longer
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from cluster_jobs import cli; cli.main(['--help']);"
+        "sys.exit(bool({'torch', 'ray', 'numpy'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("verb", list(cli.VERBS))
+def test_every_verb_has_a_help_page(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main([verb, "--help"])
+    assert ended.value.code == 0
+    assert f"usage: clmle {verb}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        ([], 2, "usage: clmle VERB"),
+        (["evalute"], 2, "did you mean evaluate?"),
+        (["xyz"], 2, "verbs: import, run"),
+        (["run"], 2, "--config"),
+        (["run", "--config", "/nowhere.yaml"], 2, "cannot read the configuration /nowhere.yaml"),
+        (["import", "digits"], 2, "--out"),
+        (["evaluate", "--config", "/nowhere.yaml"], 2, "error: cannot read the configuration"),
+    ],
+)
+def test_a_wrong_command_line_says_what_is_wrong(
+    arguments: list[str], code: int, said: str
+) -> None:
+    result = clmle(*arguments)
+    assert result.returncode == code
+    assert said in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_verb_gets_the_rest_and_gives_the_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    def job(argv: Sequence[str] | None) -> int:
+        assert argv == ["--config", "x"]
+        return 5
+
+    monkeypatch.setattr(importlib, "import_module", lambda name: SimpleNamespace(main=job))
+    assert cli.main(["run", "--config", "x"]) == 5
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (DataError("shard cut off"), 2, "error: shard cut off\n"),
+        (ClusterError("no table"), 2, "error: no table\n"),
+        (ConfigError("unknown setting"), 2, "error: unknown setting\n"),
+        (TrainingError("damaged"), 2, "error: damaged\n"),
+        (JobError("port taken"), 2, "error: port taken\n"),
+        (PartFailed("the trainer failed"), 1, "error: the trainer failed\n"),
+        (PermissionError(13, "Permission denied", "/x"), 2, "error: /x: Permission denied\n"),
+        (OSError("strange"), 2, "error: strange\n"),
+        (KeyboardInterrupt(), 130, "stopped\n"),
+    ],
+)
+def test_known_errors_become_one_message(
+    error: BaseException, code: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def job(argv: Sequence[str] | None) -> int:
+        raise error
+
+    assert run_job(job, []) == code
+    assert capsys.readouterr().err == said
+
+
+def test_a_mistake_of_ours_keeps_its_traceback() -> None:
+    def job(argv: Sequence[str] | None) -> int:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run_job(job, [])

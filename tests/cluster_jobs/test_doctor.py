@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cluster_jobs import doctor, machine
+
+HEALTHY = {"ok", "warn"}
+
+
+@pytest.mark.ray
+def test_this_machine_is_ready(ray_cpus: int, capsys: pytest.CaptureFixture[str]) -> None:
+    assert doctor.main([]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert {line.split()[0] for line in lines} <= HEALTHY
+    assert any("ran a task" in line for line in lines)
+
+
+@pytest.mark.ray
+def test_json_says_the_same(ray_cpus: int, capsys: pytest.CaptureFixture[str]) -> None:
+    assert doctor.main(["--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {finding["name"] for finding in found} >= {"torch", "faiss", "Ray", "shared memory"}
+    assert {finding["state"] for finding in found} <= HEALTHY
+
+
+def test_one_failure_decides_the_exit_code(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = doctor.Finding("fail", "faiss", "not installed", "pip install faiss-cpu")
+    monkeypatch.setattr(doctor, "findings", lambda: iter([broken]))
+    assert doctor.main([]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == "fail  faiss: not installed; pip install faiss-cpu\n"
+    assert captured.err == "not ready: faiss\n"
+
+
+@pytest.mark.parametrize(
+    ("installed", "found"),
+    [
+        ({}, "not installed"),
+        ({"faiss-cpu": "1.0", "faiss-gpu": "1.0"}, "faiss-cpu 1.0 and faiss-gpu 1.0"),
+    ],
+)
+def test_faiss_must_be_there_once(
+    monkeypatch: pytest.MonkeyPatch, installed: dict[str, str], found: str
+) -> None:
+    monkeypatch.setattr(doctor, "_version", installed.get)
+    finding = doctor._faiss()
+    assert (finding.state, finding.found) == ("fail", found)
+    assert "install" in finding.remedy
+
+
+def test_a_package_that_does_not_load_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(module: str) -> None:
+        raise ImportError("libgomp.so.1 is missing")
+
+    monkeypatch.setattr(doctor.importlib, "import_module", broken)
+    finding = doctor._loaded("faiss", "faiss-cpu 1.0")
+    assert finding.state == "fail"
+    assert "libgomp.so.1" in finding.found
+
+
+def test_a_folder_that_cannot_be_written_to_is_a_failure(tmp_path: Path) -> None:
+    assert doctor._folder("runs", tmp_path).state in HEALTHY
+    finding = doctor._folder("runs", tmp_path / "missing")
+    assert finding.state == "fail"
+    assert "run.folder" in finding.remedy
+
+
+def test_little_shared_memory_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "free_shared_memory_bytes", lambda: 64 * 2**20)
+    finding = doctor._shared_memory()
+    assert finding.state == "warn"
+    assert "--shm-size" in finding.remedy
+
+
+@pytest.mark.ray
+def test_an_address_where_nobody_answers_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_answer(**settings: object) -> None:
+        raise ConnectionError("nobody answers")
+
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    monkeypatch.setattr(doctor, "ray_session", no_answer)
+    finding = doctor._ray()
+    assert finding.state == "fail"
+    assert "RAY_ADDRESS 127.0.0.1:1" in finding.found
