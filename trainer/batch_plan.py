@@ -43,11 +43,14 @@ class BatchPlan:
         """This rank's micro-batches of a step, in order."""
         config = self._config
         task = task_of_step(self._tasks, step).name
+        # Tasks take turns: a task's own steps are counted, so that it passes over none of its
+        # clusters. Instances are of all tasks alike, and so is their order.
+        turn = step // len(self._tasks)
         if config.sampling == "cluster":
             batch = cluster_batch(
                 self._tables[task],
                 seed=config.run.seed,
-                step=step,
+                step=turn,
                 shape=self.shape,
                 seed_by=config.sampler.seed_by,
             )
@@ -56,7 +59,7 @@ class BatchPlan:
                 self._labels[task],
                 self._ids,
                 seed=config.run.seed,
-                step=step,
+                step=step if config.sampling == "instance" else turn,
                 shape=self.shape,
                 sampling=config.sampling,
             )

@@ -6,6 +6,7 @@ Every rank runs it in lock-step; only rank 0 writes.
 from __future__ import annotations
 
 import io
+import logging
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ from trainer.step import StepRecord, TrainingStep
 from trainer.table_feed import TableFeed
 from trainer.watch import CollapseWatch
 from trainer.world import World
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(kw_only=True)
@@ -123,8 +126,24 @@ class Loop:
         if switched:
             self._parts.objective.use_tables(self._parts.feed.tables)
             self._write(self._table_metrics())
+            if len(self._parts.feed.state.switches) == 1:
+                self._tell_of_small_clusters()
         if asked or switched:
             self._read_ahead()  # now it is known for how long these tables hold
+
+    def _tell_of_small_clusters(self) -> None:
+        wanted = self._parts.config.sampler.samples_per_cluster
+        for task, table in self._parts.feed.tables.items():
+            small = int((table.cluster_sizes < wanted).sum())
+            if small and self._parts.world.is_first:
+                logger.warning(
+                    "task %s: %d of %d clusters have fewer than sampler.samples_per_cluster = %d "
+                    "images and repeat them within a batch",
+                    task,
+                    small,
+                    table.num_clusters,
+                    wanted,
+                )
 
     def _advance_tables(self) -> bool:
         try:
@@ -201,7 +220,7 @@ class Loop:
             f"clusters/{task}/{name.removeprefix('clusters/')}": float(value)
             for task, table in feed.tables.items()
             for name, value in table.stats.items()
-            if isinstance(value, (int, float))
+            if isinstance(value, (int, float)) and name != "seed"
         }
         return values | {"table/stall_seconds": feed.state.stall_seconds}
 

@@ -85,7 +85,11 @@ def test_tasks_take_turns(train_index):
     (parity_alone,) = plans(train_index, 1, tasks=(PARITY,))
     for step in range(4):
         owner = (shape_alone, parity_alone)[step % 2]
-        assert as_numbers(plan(step)) == as_numbers(owner(step))
+        got, expected = as_numbers(plan(step)), as_numbers(owner(step // 2))
+        assert [(ids, classes) for ids, classes, _ in got] == [
+            (ids, classes) for ids, classes, _ in expected
+        ]
+        assert [seed for _, _, seed in got] == [(0, step, g) for g in range(4)]
         assert (
             set(np.concatenate([b.neighbourhood.sample_ids for b in plan(step)]))
             <= TABLE_IDS[("shape", "parity")[step % 2]]
@@ -106,3 +110,13 @@ def test_neighbourhoods_that_do_not_divide_are_refused(train_index):
     plan = plans(train_index, 3)[0]
     with pytest.raises(ConfigError, match="4 does not divide among 3 ranks"):
         plan(0)
+
+
+def test_tasks_that_take_turns_still_visit_every_cluster(train_index):
+    """A task has every second step only; counting all steps, it would skip half of its seeds."""
+    sampler = {**SAMPLER, "neighbourhoods": 1, "clusters": 2, "siblings": 0}
+    (plan,) = plans(train_index, 1, tasks=(SHAPE, PARITY), sampler=sampler)
+    num_clusters = TABLES["parity"].num_clusters
+    turns = [step for step in range(2 * num_clusters) if step % 2]
+    seeds = {int(plan(step)[0].neighbourhood.clusters[0]) for step in turns}
+    assert seeds == set(range(num_clusters))
