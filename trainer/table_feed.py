@@ -78,6 +78,8 @@ class TableFeed:
 
     def request(self, version: int, snapshot_checksum: str) -> None:
         """Remember that a snapshot was written, so that its table is switched to when due."""
+        if version == self.version:
+            return  # stopped while it waited for this table, the training has asked again
         self.state.requested[str(version)] = snapshot_checksum
 
     def next_switch(self, step: int) -> int | None:

@@ -18,7 +18,10 @@ def run_ranks(function, num_ranks, *arguments, timeout=120):
     The function must live at the top level of a module. A rank that fails fails the test with its
     traceback; one that hangs fails it after the time-out.
     """
-    context = multiprocessing.get_context("spawn")
+    # Ranks are forked from a process that has imported everything, and nothing more: importing
+    # would take most of their time.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["trainer.train"])
     queue = context.Queue()
     port = free_port()
     processes = [

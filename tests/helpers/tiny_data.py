@@ -74,8 +74,8 @@ def _write_split(
 
 
 def _sample(sample_id: int, shape: int) -> Sample:
-    pattern = np.random.default_rng(shape).integers(0, 200, size=(SIZE, SIZE))
-    noise = np.random.default_rng((shape, sample_id)).integers(0, 56, size=(SIZE, SIZE))
+    pattern = np.random.default_rng(shape).integers(0, 110, size=(SIZE, SIZE))
+    noise = np.random.default_rng((shape, sample_id)).integers(0, 146, size=(SIZE, SIZE))
     image = encode_png((pattern + noise).astype(np.uint8))
     labels = {SHAPE: shape, PARITY: shape % 2}
     return Sample(sample_id, image, "png", labels, f"patterns/{sample_id}")

@@ -94,6 +94,14 @@ def test_a_table_is_switched_to_after_the_lag_and_not_before(folder, on_late):
     assert feed.state.switches == [[0, 0], [13, 10]]
 
 
+def test_the_active_table_is_not_switched_to_again(folder):
+    feed = feed_with_table_0(folder)
+    feed.request(0, "first")
+    assert not feed.advance(3)
+    assert feed.next_switch(3) is None
+    assert feed.state.switches == [[0, 0]]
+
+
 def test_without_a_lag_training_stands_still(folder):
     feed = feed_with_table_0(folder, lag=0)
     feed.request(10, "second")

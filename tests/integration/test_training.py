@@ -1,0 +1,200 @@
+"""Trainings of a few steps: any number of ranks, stopped and resumed or not, gives the same."""
+
+import os
+import signal
+
+import pytest
+import torch
+
+from data_shards.atomic import read_json
+from tests.helpers.local_service import LocalService
+from tests.helpers.training import (
+    series,
+    succeeded,
+    tiny_config,
+    train_ranks,
+    weights,
+    weights_file,
+)
+from trainer.checkpoint import checkpoint_steps
+from trainer.engine import Engine
+from trainer.objective import Objective
+from trainer.run_folder import RunFolder
+
+pytestmark = pytest.mark.slow
+
+SWITCHES = [[0, 0], [10, 8], [18, 16], [20, 20]]
+EVALUATED = ("balanced_accuracy", "per_class_recall", "test_images", "table_version")
+
+
+def report_of(config):
+    return read_json(RunFolder(config.run_path).report)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory, tiny_shards):
+    """One rank, 20 steps without a break; four tables."""
+    config = tiny_config(tmp_path_factory.mktemp("alone") / "run", tiny_shards)
+    with LocalService(config) as service:
+        succeeded(train_ranks(config))
+    assert service.served == [0, 8, 16, 20]
+    return config
+
+
+def assert_same_training(config, expected, *, tolerance=1e-5):
+    """Losses, weights and evaluations of two runs agree."""
+    losses, expected_losses = series(config), series(expected)
+    assert list(losses) == list(expected_losses) == list(range(1, 21))
+    assert losses == pytest.approx(expected_losses, rel=tolerance)
+    for step in (8, 16, 20):
+        theirs = weights(expected, step)
+        for name, tensor in weights(config, step).items():
+            torch.testing.assert_close(
+                tensor, theirs[name], rtol=tolerance, atol=tolerance, msg=f"{name} of step {step}"
+            )
+    report, expected_report = report_of(config), report_of(expected)
+    assert report["table_switches"] == expected_report["table_switches"] == SWITCHES
+    for key in EVALUATED:
+        assert report[key] == expected_report[key]
+
+
+def test_it_learns(alone):
+    losses = list(series(alone, "train/shape/softmax").values())
+    assert sum(losses[-5:]) < 0.75 * sum(losses[:5])
+    report = report_of(alone)
+    assert report["test_images"] == 21
+    assert set(report["balanced_accuracy"]) == {"knc_margin", "knc_soft", "ncm", "head"}
+    assert min(report["balanced_accuracy"].values()) > 0.5, "chance is 0.25"
+    assert report["images_seen"] == 20 * 2 * 12
+
+
+def test_metrics_tell_which_table_was_in_use(alone):
+    assert series(alone, "table/version") == {
+        step: 0 if step <= 10 else 8 if step <= 18 else 16 for step in range(1, 21)
+    }
+    ages = series(alone, "table/age_steps")
+    assert [ages[step] for step in (1, 10, 11, 18, 19)] == [1, 10, 3, 10, 3]
+    assert list(series(alone, "clusters/shape/count")) == [0, 10, 18]
+    margins = series(alone, "train/margin_factor")
+    assert [margins[step] for step in (1, 6, 11, 20)] == [0.0, 0.5, 1.0, 1.0]
+
+
+def test_two_ranks_train_as_one(alone, tmp_path, tiny_shards):
+    config = tiny_config(tmp_path / "run", tiny_shards)
+    with LocalService(config) as service:
+        first, second = succeeded(train_ranks(config, 2))
+    assert service.served == [0, 8, 16, 20]
+    assert "20/20 steps" in first
+    assert second == "", "one rank speaks"
+    assert report_of(config)["world_size"] == 2
+    assert_same_training(config, alone)
+
+
+def raise_at(rank, at_step):
+    """Let a rank fail in a step, as a bug or a lost device would."""
+    compute = Objective.__call__
+
+    def failing(self, outputs, sample_ids, step):
+        if step == at_step:
+            raise MemoryError("no more memory")
+        return compute(self, outputs, sample_ids, step)
+
+    Objective.__call__ = failing
+
+
+def test_a_resumed_training_is_the_same_to_the_last_bit(alone, tmp_path, tiny_shards):
+    config = tiny_config(tmp_path / "run", tiny_shards, checkpoint__every=10)
+    run = RunFolder(config.run_path)
+    with LocalService(config):
+        ((code, text),) = train_ranks(config, prepare=raise_at, arguments=(13,))
+        assert code == 1
+        assert "rank 0: Traceback" in text
+        assert "MemoryError: no more memory" in text
+        assert checkpoint_steps(run) == [10]
+        assert max(series(config)) == 13, "rows that the resumed training writes again"
+        assert not run.report.exists()
+        succeeded(train_ranks(config))
+    assert series(config) == series(alone)
+    for step in (8, 16, 20):
+        expected = weights_file(alone, step).read_bytes()
+        assert weights_file(config, step).read_bytes() == expected, f"step {step}"
+    assert_same_training(config, alone, tolerance=0)
+    assert checkpoint_steps(run) == [10, 20]
+
+
+def sigterm_at(rank, at_rank, at_step):
+    """Send SIGTERM to one rank in the middle of a step."""
+    compute = Objective.__call__
+
+    def told(self, outputs, sample_ids, step):
+        if (rank, step) == (at_rank, at_step):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return compute(self, outputs, sample_ids, step)
+
+    Objective.__call__ = told
+
+
+def test_sigterm_to_one_rank_saves_on_all_and_fewer_ranks_go_on(alone, tmp_path, tiny_shards):
+    config = tiny_config(tmp_path / "run", tiny_shards)
+    with LocalService(config):
+        results = train_ranks(config, 2, prepare=sigterm_at, arguments=(1, 8))
+        assert [code for code, _ in results] == [1, 1]
+        for rank, (_, text) in enumerate(results):
+            assert f"rank {rank} WARNING stopped after step 10" in text, text
+            assert "the same command goes on" in text
+        run = RunFolder(config.run_path)
+        assert checkpoint_steps(run) == [10]
+        assert not run.report.exists()
+        succeeded(train_ranks(config, 1))
+    assert_same_training(config, alone)
+
+
+def not_a_number_at(rank, at_rank, at_step):
+    """Make the loss of one rank NaN in one step, and fail if weights are updated in that step."""
+    compute = Objective.__call__
+    update = Engine.micro_step
+    steps = []
+
+    def poisoned(self, outputs, sample_ids, step):
+        steps.append(step)
+        loss, parts = compute(self, outputs, sample_ids, step)
+        if (rank, step) == (at_rank, at_step):
+            loss = loss * float("nan")
+            parts["loss"] = loss.detach()
+        return loss, parts
+
+    def counted(self):
+        assert steps[-1] < at_step, "updated with a loss that is not finite"
+        update(self)
+
+    Objective.__call__ = poisoned
+    Engine.micro_step = counted
+
+
+def test_a_loss_that_is_not_finite_stops_all_ranks_before_the_update(tmp_path, tiny_shards):
+    config = tiny_config(tmp_path / "run", tiny_shards)
+    with LocalService(config):
+        results = train_ranks(config, 2, prepare=not_a_number_at, arguments=(1, 5))
+    assert [code for code, _ in results] == [1, 1]
+    for rank, (_, text) in enumerate(results):
+        assert f"rank {rank}: error: the loss is not finite at step 5 on rank 1;" in text
+        assert "optim.learning_rate" in text
+        assert "Traceback" not in text
+    assert not RunFolder(config.run_path).report.exists()
+
+
+def test_a_learning_rate_beyond_reason_ends_in_that_error(tmp_path, tiny_shards):
+    config = tiny_config(
+        tmp_path / "run", tiny_shards, optim__learning_rate=1e30, loss__name="softmax"
+    )
+    ((code, text),) = train_ranks(config)
+    assert code == 1
+    assert "the loss is not finite at step" in text
+
+
+def test_ranks_that_do_not_fit_the_batch_are_a_mistake_on_each(tmp_path, tiny_shards):
+    config = tiny_config(tmp_path / "run", tiny_shards, sampler__neighbourhoods=3)
+    for code, text in train_ranks(config, 2):
+        assert code == 2
+        assert "sampler.neighbourhoods = 3 does not divide among 2 ranks" in text
+        assert "Traceback" not in text
