@@ -1,0 +1,162 @@
+"""ZeRO cuts the training state up over ranks; what is computed stays the same."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+
+from data_shards.index import SampleIndex
+from data_shards.manifest import Manifest
+from tests.helpers.ranks import run_ranks
+from tests.helpers.training import tiny_config
+from trainer.batch_plan import BatchPlan
+from trainer.batches import BatchLoader
+from trainer.config_file import with_settings
+from trainer.embed import decode_batch, embed_images
+from trainer.engine import Engine, start_distributed
+from trainer.objective import Objective
+from trainer.run_folder import RunFolder
+from trainer.snapshot import NetworkDescription, load_network, write_snapshot
+from trainer.step import StepRecord, TrainingStep
+from trainer.tasks import resolve_tasks
+
+pytestmark = pytest.mark.slow
+
+STAGES, PRECISIONS = (0, 1, 2, 3), ("fp32", "bf16")
+STEPS = 4
+NUM_RANKS = 2
+
+
+def train_everything(rank, num_ranks, folder, shards):
+    """Train with each stage and precision, one after the other, in the same ranks."""
+    torch.set_num_threads(1)
+    base = tiny_config(folder / "run", shards, loss__name="softmax", sampler__neighbourhoods=4)
+    world = start_distributed(base)
+    results = {}
+    for stage, precision in product(STAGES, PRECISIONS):
+        settings = {"train.zero_stage": stage, "train.precision": precision}
+        trained = _Trained(with_settings(base, settings), world)
+        run = RunFolder(folder / f"{stage}_{precision}")
+        results[stage, precision] = trained.look_at_everything(run)
+        world.barrier()
+    torch.distributed.destroy_process_group()
+    return results
+
+
+class _Trained:
+    def __init__(self, config, world):
+        torch.manual_seed(0)
+        manifest = Manifest.load(config.data.shards)
+        tasks = resolve_tasks(config, manifest)
+        self.world = world
+        self.description = NetworkDescription.of(config, {"shape": 4})
+        self.engine = Engine(self.description.build(), config, world)
+        self.index = SampleIndex(manifest, "train")
+        objective = Objective(
+            config.loss, tasks, self.index, class_counts={}, num_steps=20, device=world.device
+        )
+        self.plan = BatchPlan(config, tasks, self.index, world, {})
+        self.loader = BatchLoader(self.index, config.data, config.model)
+        self.step = TrainingStep(config, self.engine, objective, self.loader)
+
+    def run_steps(self, first, end):
+        """The loss of each step."""
+        self.loader.start(self.plan, first_step=first, end_step=end)
+        return [self._run_step(step) for step in range(first, end)]
+
+    def _run_step(self, step):
+        record = StepRecord()
+        assert not self.step.run(step, record, stop=False)
+        assert record.micro_batches == 4 // self.world.size
+        return float(self.world.mean(record.parts["loss"] / record.micro_batches))
+
+    def look_at_everything(self, run):
+        losses = self.run_steps(0, STEPS)
+        state = {name: tensor.cpu().clone() for name, tensor in self.engine.full_state().items()}
+        embeddings = self.embed()
+        match = None
+        if self.world.is_first:
+            snapshot = write_snapshot(
+                run, STEPS, state=state, network=self.description, data_checksum=""
+            )
+            expected = embed(load_network(snapshot), self.index, 20)
+            match = bool(torch.allclose(embeddings, expected, atol=1e-5))
+        self.engine.save(run.checkpoints, "tag")
+        later = self.run_steps(STEPS, STEPS + 3)
+        self.engine.load(run.checkpoints, "tag")
+        restored = all(
+            torch.equal(tensor, state[name]) for name, tensor in self.engine.full_state().items()
+        )
+        again = self.run_steps(STEPS, STEPS + 3)
+        self.loader.close()
+        return {
+            "losses": [*losses, *later],
+            "snapshot gives the same embeddings": match,
+            "checkpoint gives the same weights": restored,
+            "losses after the checkpoint": (later, again),
+            "dtypes": sorted({str(tensor.dtype) for tensor in state.values()}),
+            "state": {name: tensor.numpy() for name, tensor in state.items()},
+            "training again": self.engine.network.training,
+        }
+
+    def embed(self):
+        """In evaluation mode, with more batches on one rank than on the other."""
+        with self.engine.evaluate():
+            assert not self.engine.network.training
+            if self.world.is_first:
+                embed(self.engine.network, self.index, 7)
+            return embed(self.engine.network, self.index, 20)
+
+
+def embed(network, index, count):
+    images = decode_batch((index.read(int(i)) for i in index.ids[:count]), network)
+    return embed_images(network, images)["shape"].embedding.clone()
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory, tiny_shards):
+    folder = tmp_path_factory.mktemp("zero")
+    first, second = run_ranks(train_everything, NUM_RANKS, folder, tiny_shards, timeout=100)
+    for key in first:
+        assert first[key]["losses"] == second[key]["losses"]
+    return first
+
+
+@pytest.mark.parametrize("stage", STAGES[1:])
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-5), ("bf16", 3e-2)])
+def test_every_stage_has_the_losses_of_stage_0(results, stage, precision, tolerance):
+    expected = results[0, precision]["losses"]
+    assert results[stage, precision]["losses"] == pytest.approx(expected, rel=tolerance)
+
+
+def test_half_precision_is_near_but_not_the_same(results):
+    for stage in STAGES:
+        full, half = results[stage, "fp32"]["losses"], results[stage, "bf16"]["losses"]
+        assert half == pytest.approx(full, rel=5e-2)
+        assert half != full
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("precision", PRECISIONS)
+class TestState:
+    def test_the_full_state_is_whole_and_of_full_precision(self, results, stage, precision):
+        state, expected = results[stage, precision]["state"], results[0, precision]["state"]
+        assert {n: t.shape for n, t in state.items()} == {n: t.shape for n, t in expected.items()}
+        assert results[stage, precision]["dtypes"] == ["torch.float32", "torch.int64"]
+        tolerance = 1e-4 if precision == "fp32" else 2e-2
+        for name, array in state.items():
+            np.testing.assert_allclose(
+                array, expected[name], rtol=tolerance, atol=tolerance, err_msg=name
+            )
+
+    def test_a_snapshot_loads_and_embeds_as_the_ranks_do(self, results, stage, precision):
+        assert results[stage, precision]["snapshot gives the same embeddings"]
+
+    def test_a_checkpoint_restores_weights_and_optimiser(self, results, stage, precision):
+        assert results[stage, precision]["checkpoint gives the same weights"]
+        later, again = results[stage, precision]["losses after the checkpoint"]
+        assert again == later, "the optimiser goes on as it was"
+
+    def test_evaluation_leaves_the_network_in_training_mode(self, results, stage, precision):
+        assert results[stage, precision]["training again"]
