@@ -36,7 +36,6 @@ class Keeper:
         self._grace_seconds = grace_seconds
         self._times_told = 0
         signal.signal(signal.SIGTERM, self._on_signal)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the job above decides what Ctrl-C means
         if sys.platform == "linux":
             ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 

@@ -77,6 +77,6 @@ def ray_command(config: RunConfig, announce: Path) -> list[str]:
     return [*command, "--dashboard"] if config.launch.ray_dashboard else command
 
 
-def service_environment(ray: Mapping[str, str]) -> dict[str, str]:
-    """The environment of the service: this one, and how to reach Ray."""
-    return {**os.environ, **ray, "PYTHONUNBUFFERED": "1"}
+def job_environment(ray: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a part that uses or holds Ray: this one, and how to reach it."""
+    return {**os.environ, **ray, "PYTHONUNBUFFERED": "1", "NO_COLOR": "1"}

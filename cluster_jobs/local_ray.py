@@ -8,6 +8,7 @@ statistics, and keeps its files in a private folder that goes with it. `~/.ray` 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import secrets
 import shutil
@@ -15,7 +16,6 @@ import signal
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,8 +39,9 @@ _SHARED = (_ADDRESS, "RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH", _OUTSIDE_INTERFACES
 _LEAST_STORE_BYTES = 75 * 2**20  # Ray's own least
 _MOST_STORE_BYTES = 2 * 2**30  # our tasks exchange little: embeddings and tables are files
 _LONGEST_TEMP_PATH = 40  # Ray's sockets lie some 65 characters below; a socket's path has 107
+_VITAL = ("gcs_server", "raylet")
 _CHECK_SECONDS = 1.0
-_REMOVE_SECONDS = 3.0
+_END_SECONDS = 3.0
 
 
 @contextmanager
@@ -68,13 +69,18 @@ def ray_session(*, num_cpus: int = 0, dashboard: bool = False) -> Iterator[int]:
         return
     folder = private_folder()
     former = {name: os.environ.get(name) for name in _SHARED}
+    processes: list[psutil.Process] = []
     try:
         os.environ.update(_own_environment(folder))
         with _connected(**_own_settings(folder, num_cpus, dashboard=dashboard)) as cpus:
-            yield cpus
+            try:
+                yield cpus
+            finally:
+                processes = _processes_of(folder)
     finally:
         _restore(former)
-        _remove(folder)
+        _end(processes)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
@@ -142,12 +148,23 @@ def object_store_bytes() -> int:
     return max(_LEAST_STORE_BYTES, min(_MOST_STORE_BYTES, int(0.3 * free)))
 
 
-def _remove(folder: Path) -> None:
-    """Remove Ray's files, while the last of its processes may still be writing there."""
-    deadline = time.monotonic() + _REMOVE_SECONDS
-    while folder.exists() and time.monotonic() < deadline:
-        shutil.rmtree(folder, ignore_errors=True)
-        time.sleep(0.05)
+def _processes_of(folder: Path) -> list[psutil.Process]:
+    """Ray's processes that outlive its workers, by the folder that they were started with."""
+    found = []
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if any(str(folder) in word for word in child.cmdline()):
+                found += [child, *child.children(recursive=True)]
+    return found
+
+
+def _end(processes: Sequence[psutil.Process]) -> None:
+    """Wait for Ray's last processes: they write files as long as they live."""
+    _, alive = psutil.wait_procs(processes, timeout=_END_SECONDS)
+    for process in alive:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(alive, timeout=_END_SECONDS)
 
 
 def _restore(environment: Mapping[str, str | None]) -> None:
@@ -183,12 +200,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _hold(stop: threading.Event) -> None:
     """Wait, but not beyond the death of one of Ray's main processes."""
-    children = psutil.Process().children()
-    vital = [child for child in children if child.name() in ("gcs_server", "raylet")]
+    children = {child.name(): child for child in psutil.Process().children()}
     while not stop.wait(_CHECK_SECONDS):
-        for process in vital:
+        for name in _VITAL:
+            process = children[name]
             if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
-                raise JobError(f"Ray's process {process.pid} ended (its memory may have run out)")
+                raise JobError(f"Ray's {name} ended; was it killed, or is there too little memory?")
 
 
 if __name__ == "__main__":

@@ -25,17 +25,22 @@ def cuda_devices() -> list[str]:
     """Ids of the CUDA devices that torch can use, as CUDA_VISIBLE_DEVICES has them; often none.
 
     torch is asked in a process of its own, which costs seconds, and only where a driver is.
+
+    Raises:
+        JobError: torch does not answer.
     """
     if os.environ.get("DS_ACCELERATOR") == "cpu" or not list(Path("/dev").glob("nvidia[0-9]*")):
         return []
-    code = "import torch; print(torch.cuda.device_count())"
-    answer = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        timeout=_PROBE_SECONDS,
-        check=False,
-    )
+    command = [sys.executable, "-c", "import torch; print(torch.cuda.device_count())"]
+    try:
+        answer = subprocess.run(
+            command, capture_output=True, text=True, timeout=_PROBE_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise JobError(
+            f"torch does not say in {_PROBE_SECONDS} s which CUDA devices there are; look at "
+            "nvidia-smi, or set DS_ACCELERATOR=cpu to do without"
+        ) from error
     count = int(answer.stdout) if answer.returncode == 0 else 0
     visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count)))
     return visible.split(",")[:count]

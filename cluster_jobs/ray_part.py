@@ -39,6 +39,7 @@ class RayPart:
             "local Ray",
             launch.ray_command(self._config, self._announcement),
             log=self._logs / "ray.log",
+            environment=launch.job_environment({}),
             grace_seconds=_GRACE_SECONDS,
         )
 

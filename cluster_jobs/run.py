@@ -20,7 +20,7 @@ from typing import Any
 
 from cluster_jobs import launch, machine
 from cluster_jobs.comparison import comparison_table
-from cluster_jobs.errors import JobError, run_job
+from cluster_jobs.errors import JobError, PartFailed, run_job
 from cluster_jobs.ray_part import RayPart
 from cluster_jobs.supervisor import Supervisor, is_finished
 from data_shards.atomic import read_json, write_json
@@ -31,6 +31,7 @@ from trainer.run_folder import RunFolder, step_of
 from trainer.tasks import resolve_tasks
 
 _TERMINATED = 128 + signal.SIGTERM
+_GO_ON = "the same command goes on from the newest checkpoint, if there is one"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,8 +49,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             _claim_all(methods, options.resume)
             with _only_one_at_a_time(run):
                 _train_all(methods, manifest, options.resume)
+        except PartFailed as error:
+            raise PartFailed(f"{error}\n{_GO_ON}") from error
         except (KeyboardInterrupt, SystemExit):
-            sys.stderr.write("the same command goes on from the newest checkpoint\n")
+            sys.stderr.write(f"{_GO_ON}\n")
             raise
     _report(run, methods, manifest)
     return 0

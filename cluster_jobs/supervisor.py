@@ -125,7 +125,7 @@ class Supervisor:
             "clustering service",
             launch.service_command(self._run.config),
             log=self._run.logs / "service.log",
-            environment=launch.service_environment(ray_environment),
+            environment=launch.job_environment(ray_environment),
             grace_seconds=_SERVICE_GRACE_SECONDS,
         )
 

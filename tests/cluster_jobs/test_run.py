@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import signal
@@ -310,6 +311,38 @@ def test_ranks_are_as_many_as_wanted_or_as_fit_the_devices(
         {"launch": {"num_ranks": wanted}, "sampler": {"neighbourhoods": neighbourhoods}}
     )
     assert launch.num_ranks(config, [str(i) for i in range(devices)]) == expected
+
+
+def test_a_rank_is_started_on_each_device(tmp_path: Path) -> None:
+    """As the launcher of DeepSpeed reads it."""
+    for devices, expected in ([], [0, 1]), (["3", "GPU-abc", "5"], ["3", "GPU-abc"]):
+        command = launch.trainer_command(
+            tmp_path, resume="auto", port=1234, ranks=2, devices=devices
+        )
+        (world,) = [word for word in command if word.startswith("--world_info=")]
+        encoded = world.removeprefix("--world_info=")
+        assert json.loads(base64.urlsafe_b64decode(encoded)) == {"localhost": expected}
+        assert "--master_port=1234" in command
+
+
+@pytest.mark.parametrize(
+    ("count", "visible", "expected"),
+    [(0, None, []), (2, None, ["0", "1"]), (2, "4,7", ["4", "7"]), (1, "4,99", ["4"]), (0, "", [])],
+)
+def test_devices_are_those_that_torch_can_use(
+    monkeypatch: pytest.MonkeyPatch, count: int, visible: str | None, expected: list[str]
+) -> None:
+    def answer(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+        return subprocess.CompletedProcess(command, 0, stdout=f"{count}\n")
+
+    monkeypatch.delenv("DS_ACCELERATOR")
+    monkeypatch.setattr(machine.Path, "glob", lambda *args: [Path("/dev/nvidia0")])
+    monkeypatch.setattr(machine.subprocess, "run", answer)
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert machine.cuda_devices() == expected
 
 
 def test_no_rank_sees_ray(monkeypatch: pytest.MonkeyPatch) -> None:
