@@ -90,6 +90,28 @@ def test_two_ranks_train_as_one(alone, tmp_path, tiny_shards):
     assert_same_training(config, alone)
 
 
+def test_zero_3_trains_as_plain_data_parallelism(alone, tmp_path, tiny_shards):
+    config = tiny_config(
+        tmp_path / "run", tiny_shards, train__zero_stage=3, evaluation__batch_size=5
+    )
+    with LocalService(config):
+        succeeded(train_ranks(config, 2))
+    assert_same_training(config, alone)
+
+
+def test_half_precision_starts_alike_and_trains(alone, tmp_path, tiny_shards):
+    config = tiny_config(
+        tmp_path / "run", tiny_shards, train__precision="bf16", train__zero_stage=1
+    )
+    with LocalService(config):
+        succeeded(train_ranks(config, 2))
+    full, half = series(alone), series(config)
+    assert half[1] == pytest.approx(full[1], rel=3e-2)
+    assert half[1] != full[1]
+    head = list(series(config, "train/shape/softmax").values())
+    assert sum(head[-5:]) < 0.75 * sum(head[:5])
+
+
 def raise_at(rank, at_step):
     """Let a rank fail in a step, as a bug or a lost device would."""
     compute = Objective.__call__
