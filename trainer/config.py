@@ -86,9 +86,10 @@ class RunConfig:
             for name in ("scale", "margin_between", "margin_within", "weight_within", "candidates"):
                 if getattr(self.loss, name) != getattr(default.loss, name):
                     ignored.append(f"loss.{name} is ignored by loss.name softmax")
-        if self.sampling != "cluster" and self.refresh.every:
+        if self.sampling != "cluster" and self.refresh.every not in (0, default.refresh.every):
             ignored.append(f"refresh.every is ignored: sampling {self.sampling} uses no table")
-        if self.loss.weight_softmax == 0 and self.loss.class_weight != "none":
+        bare = self.loss.name == "clmle" and self.loss.weight_softmax == 0
+        if bare and self.loss.class_weight != "none":
             ignored.append("loss.class_weight is ignored: loss.weight_softmax is 0")
         if self.optim.name == "adamw" and self.optim.momentum != default.optim.momentum:
             ignored.append("optim.momentum is ignored by optim.name adamw")

@@ -106,6 +106,21 @@ def test_settings_without_effect_are_reported():
     assert "optim.momentum" in told
 
 
+@pytest.mark.parametrize(
+    ("sections", "told"),
+    [
+        ({"loss": {"name": "softmax"}}, ""),
+        ({"loss": {"name": "softmax"}, "refresh": {"every": 0}}, ""),
+        ({"loss": {"name": "softmax"}, "refresh": {"every": 7, "lag": 1}}, "refresh.every"),
+        ({"loss": {"weight_softmax": 0, "class_weight": "inverse"}}, "loss.class_weight"),
+        ({"loss": {"name": "softmax", "weight_softmax": 0, "class_weight": "inverse"}}, ""),
+    ],
+)
+def test_only_what_was_set_and_has_no_effect_is_told(sections, told):
+    ignored = build_config(sections).ignored_settings()
+    assert [line.split()[0] for line in ignored] == ([told] if told else [])
+
+
 def test_tables_are_asked_for_at_the_start_and_then_periodically():
     config = build_config({"train": {"steps": 250}, "refresh": {"every": 100, "lag": 5}})
     assert list(config.refresh_steps()) == [0, 100, 200]
