@@ -12,16 +12,24 @@ def free_port():
         return probe.getsockname()[1]
 
 
+def fresh_processes():
+    """A multiprocessing context whose processes start quickly and know nothing of this one.
+
+    They are forked from one that has imported the trainer, and done nothing more: importing would
+    take most of their time.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["trainer.train"])
+    return context
+
+
 def run_ranks(function, num_ranks, *arguments, timeout=120):
     """Call `function(rank, num_ranks, *arguments)` on each rank; return the results by rank.
 
     The function must live at the top level of a module. A rank that fails fails the test with its
     traceback; one that hangs fails it after the time-out.
     """
-    # Ranks are forked from a process that has imported everything, and nothing more: importing
-    # would take most of their time.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["trainer.train"])
+    context = fresh_processes()
     queue = context.Queue()
     port = free_port()
     processes = [

@@ -3,14 +3,13 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 
+from tests.helpers.ranks import fresh_processes
 from trainer.config_file import build_config
 from trainer.errors import TrainingError
 from trainer.run_folder import RunFolder, step_name
@@ -22,7 +21,6 @@ from trainer.snapshot import (
     write_snapshot,
 )
 
-ROOT = Path(__file__).parents[2]
 DESCRIPTION = NetworkDescription(
     backbone="tiny",
     channels=1,
@@ -148,47 +146,29 @@ def test_only_complete_snapshots_are_listed(run, network):
     assert snapshot_steps(run) == [25, 1000]
 
 
-WRITER = """
-import os, signal, sys
-from pathlib import Path
-import torch
-import data_shards.atomic, trainer.snapshot
-from trainer.run_folder import RunFolder
-from trainer.snapshot import NetworkDescription, write_snapshot
-
-def kill(*arguments, **keywords):
-    os.kill(os.getpid(), signal.SIGKILL)
-
-where = sys.argv[2]
-if where == "after the weights":
-    trainer.snapshot.sha256_of = kill
-elif where == "after the manifest":
-    data_shards.atomic._flush_tree = kill
-elif where == "before the rename":
-    data_shards.atomic._put_in_place = kill
-write_snapshot(
-    RunFolder(Path(sys.argv[1])),
-    200,
-    state={"weight": torch.ones(1000)},
-    network=NetworkDescription(backbone="tiny", channels=1, input_size=8, embedding_dim=8,
-                               classifier_input=None, num_classes={"shape": 4}),
-    data_checksum="",
-)
-"""
+KILLED_IN = {
+    "after the weights": ("trainer.snapshot", "sha256_of"),
+    "after the manifest": ("data_shards.atomic", "_flush_tree"),
+    "before the rename": ("data_shards.atomic", "_put_in_place"),
+}
 
 
-@pytest.mark.parametrize("where", ["after the weights", "after the manifest", "before the rename"])
+def write_and_be_killed(run, where):
+    """Write a snapshot, and die of SIGKILL where a function would be called."""
+    module, function = KILLED_IN[where]
+    setattr(sys.modules[module], function, lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
+    torch.set_num_threads(1)
+    write(run, DESCRIPTION.build())
+
+
+@pytest.mark.parametrize("where", KILLED_IN)
 @pytest.mark.parametrize("replacing", [False, True])
 def test_a_killed_writer_leaves_nothing_taken_for_real(run, network, where, replacing):
     earlier = write(run, network) if replacing else None
-    result = subprocess.run(
-        [sys.executable, "-c", WRITER, str(run.path), where],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        timeout=60,
-    )
-    assert result.returncode == -signal.SIGKILL, result.stderr.decode()
+    process = fresh_processes().Process(target=write_and_be_killed, args=(run, where))
+    process.start()
+    process.join(timeout=60)
+    assert process.exitcode == -signal.SIGKILL
     if earlier is not None:
         assert snapshot_steps(run) == [200]
         assert read_snapshot(earlier.path) == earlier
