@@ -11,8 +11,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
+from data_shards.errors import DataError
 from data_shards.index import SampleIndex
 from data_shards.transforms import augment, decode_image, to_float
 from trainer.cluster_sampler import Neighbourhood
@@ -26,14 +28,16 @@ class MicroBatch:
     images: torch.Tensor
     """(B, C, H, W) float32 in [-1, 1], on the CPU."""
     neighbourhood: Neighbourhood
+    torch_seed: int
+    """Of what the network itself draws (dropout)."""
 
 
 @dataclass(frozen=True)
 class PlannedBatch:
-    """What a rank will train on: a neighbourhood, and the seed of its augmentation."""
+    """What a rank will train on: a neighbourhood, and the seed of all that is random about it."""
 
     neighbourhood: Neighbourhood
-    augmentation_seed: tuple[int, ...]
+    seed: tuple[int, ...]
 
 
 Plan = Callable[[int], list[PlannedBatch]]
@@ -81,12 +85,21 @@ class BatchLoader:
         return self._coming.popleft().result()
 
     def _load(self, batch: PlannedBatch) -> MicroBatch:
-        size, channels = self._model.input_size, self._model.channels
-        files = (self._index.read(int(i)) for i in batch.neighbourhood.sample_ids)
-        images = np.stack([decode_image(file, size=size, channels=channels) for file in files])
-        rng = np.random.default_rng(batch.augmentation_seed)
+        images = np.stack([self._image(int(i)) for i in batch.neighbourhood.sample_ids])
+        rng = np.random.default_rng(batch.seed)
         varied = augment(images, rng, shift=self._data.shift, flip=self._data.flip)
-        return MicroBatch(torch.from_numpy(to_float(varied)), batch.neighbourhood)
+        return MicroBatch(
+            images=torch.from_numpy(to_float(varied)),
+            neighbourhood=batch.neighbourhood,
+            torch_seed=int(rng.integers(2**63)),
+        )
+
+    def _image(self, sample_id: int) -> npt.NDArray[np.uint8]:
+        file = self._index.read(sample_id)
+        try:
+            return decode_image(file, size=self._model.input_size, channels=self._model.channels)
+        except DataError as error:
+            raise DataError(f"sample {sample_id}: {error}; import again") from error
 
     def close(self) -> None:
         """End the threads; batches still on their way are dropped."""

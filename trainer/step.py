@@ -74,6 +74,8 @@ class TrainingStep:
             waiting = time.monotonic()
             batch = self._loader.next()
             record.waiting_seconds += time.monotonic() - waiting
+            # So that dropout depends on the batch alone, not on ranks or on when a run was resumed.
+            torch.manual_seed(batch.torch_seed)
             outputs = engine.forward(batch.images.to(engine.world.device, non_blocking=True))
             loss, parts = self._objective(outputs, batch.neighbourhood.sample_ids, step)
             engine.backward(loss)

@@ -172,6 +172,7 @@ def _build(
     num_classes = {task.name: manifest.num_classes(task.label) for task in tasks}
     description = NetworkDescription.of(config, num_classes)
     index = SampleIndex(manifest, "train")
+    stack.callback(index.close)
     loader = BatchLoader(index, config.data, config.model)
     stack.callback(loader.close)
     evaluator = None

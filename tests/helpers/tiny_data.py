@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data_shards.index import SampleIndex
 from data_shards.manifest import Manifest, SplitInfo
 from data_shards.sample import Sample
 from data_shards.transforms import encode_png
@@ -50,6 +51,14 @@ def write_tiny_data(
         },
         splits=splits,
     ).write()
+
+
+def spoil_image(manifest: Manifest, split: str, sample_id: int) -> None:
+    """Overwrite an image's bytes in its tar, as a bad disk would; no size changes."""
+    image = SampleIndex(manifest, split).read(sample_id)
+    for shard in manifest.split(split).shards:
+        tar = manifest.folder / shard.tar_name
+        tar.write_bytes(tar.read_bytes().replace(image, bytes(len(image))))
 
 
 def _write_split(

@@ -18,6 +18,7 @@ from tests.helpers.training import (
 )
 from trainer.checkpoint import checkpoint_steps
 from trainer.engine import Engine
+from trainer.models.tiny import Tiny
 from trainer.objective import Objective
 from trainer.run_folder import RunFolder
 
@@ -110,6 +111,28 @@ def test_half_precision_starts_alike_and_trains(alone, tmp_path, tiny_shards):
     assert half[1] != full[1]
     head = list(series(config, "train/shape/softmax").values())
     assert sum(head[-5:]) < 0.75 * sum(head[:5])
+
+
+def with_dropout(rank):
+    """Give the backbone a random layer."""
+    compute = Tiny.forward
+
+    def dropping(self, images):
+        return torch.nn.functional.dropout(compute(self, images), 0.5, self.training)
+
+    Tiny.forward = dropping
+
+
+def test_random_layers_draw_the_same_on_any_number_of_ranks(tmp_path, tiny_shards):
+    losses = []
+    for num_ranks in (1, 2):
+        config = tiny_config(
+            tmp_path / str(num_ranks), tiny_shards, loss__name="softmax", train__steps=4
+        )
+        with LocalService(config):
+            succeeded(train_ranks(config, num_ranks, prepare=with_dropout))
+        losses.append(series(config))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
 def raise_at(rank, at_step):

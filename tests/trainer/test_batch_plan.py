@@ -38,7 +38,7 @@ def whole_step(rank_plans, step):
 
 def as_numbers(batch):
     return [
-        (b.neighbourhood.sample_ids.tolist(), b.neighbourhood.classes.tolist(), b.augmentation_seed)
+        (b.neighbourhood.sample_ids.tolist(), b.neighbourhood.classes.tolist(), b.seed)
         for b in batch
     ]
 
@@ -75,8 +75,8 @@ def test_the_seed_of_the_run_changes_batches_and_augmentation(train_index):
     (one,) = plans(train_index, 1)
     (other,) = plans(train_index, 1, run={"seed": 1})
     assert [ids for ids, _, _ in as_numbers(one(0))] != [ids for ids, _, _ in as_numbers(other(0))]
-    assert [b.augmentation_seed for b in one(2)] == [(0, 2, 0), (0, 2, 1), (0, 2, 2), (0, 2, 3)]
-    assert [b.augmentation_seed for b in other(2)][0] == (1, 2, 0)
+    assert [b.seed for b in one(2)] == [(0, 2, 0), (0, 2, 1), (0, 2, 2), (0, 2, 3)]
+    assert [b.seed for b in other(2)][0] == (1, 2, 0)
 
 
 def test_tasks_take_turns(train_index):

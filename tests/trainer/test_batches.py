@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from data_shards.errors import DataError
+from data_shards.index import SampleIndex
 from data_shards.transforms import decode_image, to_float
+from tests.helpers.tiny_data import spoil_image, write_tiny_data
 from trainer.batches import BatchLoader, PlannedBatch
 from trainer.cluster_sampler import Neighbourhood
 from trainer.sections import DataConfig, ModelConfig
@@ -76,13 +78,15 @@ def test_any_number_of_threads_gives_the_same_images(train_index):
         assert all(torch.equal(a, b) for a, b in zip(of_threads[0], images, strict=True))
 
 
-def test_augmentation_follows_the_seed_of_the_batch(train_index):
+def test_all_that_is_random_follows_the_seed_of_the_batch(train_index):
     loader = BatchLoader(train_index, replace(PLAIN, shift=2), MODEL)
     batches = [planned(*range(12), seed=seed) for seed in ((1, 0), (1, 0), (1, 1))]
     loader.start(lambda step: batches, first_step=0, end_step=1)
-    first, same, other = (batch.images for batch in served(loader, 3))
+    batches = served(loader, 3)
+    first, same, other = (batch.images for batch in batches)
     assert torch.equal(first, same)
     assert not torch.equal(first, other)
+    assert batches[0].torch_seed == batches[1].torch_seed != batches[2].torch_seed
 
 
 class GatedIndex:
@@ -135,6 +139,16 @@ def test_a_missing_image_is_an_error_that_names_it(train_index, threads):
     loader.start(lambda step: [planned(1, 999)], first_step=0, end_step=1)
     with pytest.raises(DataError, match="no sample 999"):
         served(loader, 1)
+
+
+def test_an_image_that_is_none_is_named(tmp_path):
+    manifest = write_tiny_data(tmp_path)
+    spoil_image(manifest, "train", 7)
+    loader = BatchLoader(SampleIndex(manifest, "train"), PLAIN, MODEL)
+    loader.start(lambda step: [planned(6), planned(6, 7)], first_step=0, end_step=1)
+    assert ids([loader.next()]) == [[6]]
+    with pytest.raises(DataError, match=r"sample 7: not an image .*import again"):
+        loader.next()
 
 
 def test_an_error_concerns_only_the_batch_at_its_turn(train_index):

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from clustering.table import ClusterTable
+from data_shards.errors import DataError
 from data_shards.index import SampleIndex
 from data_shards.manifest import SplitInfo
 from trainer.embed import decode_batch, embed_images
@@ -50,6 +51,9 @@ def count_batches(
 
     Returns:
         (task, read-out) -> counts. The keys are the same for any share, also an empty one.
+
+    Raises:
+        DataError: an image cannot be read.
     """
     counts: dict[tuple[str, str], ClassCounts] = {}
     for task in tasks:
@@ -58,8 +62,7 @@ def count_batches(
         for readout in readouts(tables.get(task.name), has_head=network.has_classifier):
             counts[task.name, readout] = ClassCounts(zero, zero)
     for start, stop in batches:
-        files = (index.read(int(i)) for i in index.ids[start:stop])
-        outputs = embed_images(network, decode_batch(files, network))
+        outputs = embed_images(network, _read_images(index, start, stop, network))
         for task in tasks:
             labels = index.labels(task.label)[start:stop]
             predictions = predict(outputs[task.name], tables.get(task.name), config)
@@ -68,3 +71,11 @@ def count_batches(
                 counted = ClassCounts.of(predicted, labels, num_classes)
                 counts[task.name, readout] = counts[task.name, readout] + counted
     return counts
+
+
+def _read_images(index: SampleIndex, start: int, stop: int, network: Network) -> np.ndarray:
+    ids = index.ids[start:stop]
+    try:
+        return decode_batch((index.read(int(i)) for i in ids), network)
+    except DataError as error:
+        raise DataError(f"among samples {ids[0]} to {ids[-1]}: {error}; import again") from error

@@ -5,9 +5,10 @@ import dataclasses
 import numpy as np
 import pytest
 
+from data_shards.errors import DataError
 from data_shards.index import SampleIndex
 from tests.helpers.cluster_tables import tiny_table
-from tests.helpers.tiny_data import write_tiny_data
+from tests.helpers.tiny_data import spoil_image, write_tiny_data
 from trainer.embed import decode_batch, embed_images
 from trainer.evaluation.evaluate import count_batches, evaluation_batches
 from trainer.evaluation.readouts import predict
@@ -104,6 +105,20 @@ def test_a_task_without_a_table_is_read_out_by_its_head(count, batches):
     counts = count(batches, tables={"shape": TABLES["shape"]})
     assert [readout for task, readout in counts if task == "shape"] == READOUTS
     assert [readout for task, readout in counts if task == "parity"] == ["head"]
+
+
+def test_an_image_that_cannot_be_read_is_found_by_its_neighbours(tmp_path, tiny_network):
+    manifest = write_tiny_data(tmp_path, train=(1, 1, 1, 1), test=(3, 2, 2, 2))
+    spoil_image(manifest, "test", 9)
+    with pytest.raises(DataError, match="among samples 8 to 11: not an image"):
+        count_batches(
+            tiny_network,
+            SampleIndex(manifest, "test"),
+            evaluation_batches(manifest.split("test"), 4),
+            tasks=TASKS,
+            tables={},
+            config=CONFIG,
+        )
 
 
 def test_one_image_is_a_split(tmp_path, tiny_network):
