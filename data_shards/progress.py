@@ -43,6 +43,7 @@ class Progress:
         self._every_seconds = every_seconds
         self._started = self._last_line = time.monotonic()
         self._postfix: dict[str, Any] = {}
+        self._shown: tuple[int, dict[str, Any]] | None = None  # by the last plain line
         self._closed = False
         self._bar: tqdm[Any] | None = None
         if self._stream.isatty():
@@ -67,7 +68,7 @@ class Progress:
         self._closed = True
         if self._bar is not None:
             self._bar.close()
-        else:
+        elif self._shown != (self.done, self._postfix):
             self._write_line()
 
     def __enter__(self) -> Progress:
@@ -84,6 +85,7 @@ class Progress:
     def _write_line(self) -> None:
         now = time.monotonic()
         self._last_line = now
+        self._shown = (self.done, dict(self._postfix))
         seconds = now - self._started
         rate = self.done / seconds if seconds > 0 else 0.0
         self._stream.write(f"{self._label}: {', '.join(self._parts(rate))}\n")
