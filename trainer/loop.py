@@ -206,12 +206,13 @@ class Loop:
         if parts.feed.version is not None:
             values["table/version"] = parts.feed.version
             values["table/age_steps"] = self.step - parts.feed.version
-        values |= self._watch.measure(
-            record.embeddings,
-            parts.objective.candidate_classes(),
-            values,
-            margin_factor=values["train/margin_factor"],
-        )
+        if parts.world.is_first:  # who alone writes and warns
+            values |= self._watch.measure(
+                record.embeddings,
+                parts.objective.candidate_classes(),
+                values,
+                margin_factor=values["train/margin_factor"],
+            )
         self._write(values)
 
     def _table_metrics(self) -> dict[str, float]:

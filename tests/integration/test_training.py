@@ -8,6 +8,7 @@ import torch
 
 from data_shards.atomic import read_json
 from tests.helpers.local_service import LocalService
+from tests.helpers.tiny_data import spoil_image, write_tiny_data
 from tests.helpers.training import (
     series,
     succeeded,
@@ -235,6 +236,31 @@ def test_a_learning_rate_beyond_reason_ends_in_that_error(tmp_path, tiny_shards)
     ((code, text),) = train_ranks(config)
     assert code == 1
     assert "the loss is not finite at step" in text
+
+
+def test_an_image_that_cannot_be_read_ends_all_ranks(tmp_path):
+    manifest = write_tiny_data(tmp_path / "data")
+    spoil_image(manifest, "train", 7)
+    config = tiny_config(tmp_path / "run", manifest.folder, loss__name="softmax")
+    results = train_ranks(config, 2)
+    reader = next(text for code, text in results if code == 2)
+    assert "error: sample 7: not an image that can be read" in reader
+    assert "Traceback" not in reader
+    assert all(code in (1, 2) for code, _ in results), "the other lost its neighbour, or read too"
+
+
+def test_a_finished_training_is_only_evaluated_again(tmp_path, tiny_shards):
+    config = tiny_config(tmp_path / "run", tiny_shards, train__steps=4)
+    with LocalService(config) as service:
+        succeeded(train_ranks(config))
+        first, losses = report_of(config), series(config)
+        succeeded(train_ranks(config))
+    again = report_of(config)
+    assert {key: again[key] for key in (*EVALUATED, "table_switches")} == {
+        key: first[key] for key in (*EVALUATED, "table_switches")
+    }
+    assert service.served == [0, 4]
+    assert series(config) == losses
 
 
 def test_ranks_that_do_not_fit_the_batch_are_a_mistake_on_each(tmp_path, tiny_shards):
