@@ -103,26 +103,26 @@ def _claim_all(methods: Mapping[str, RunConfig], resume: str) -> None:
 
 
 def _train_all(methods: Mapping[str, RunConfig], manifest: Manifest, resume: str) -> None:
-    unfinished = {
-        name: config
+    first, *baselines = methods
+    # A path names a checkpoint of the run itself; baselines have their own.
+    resumes = {first: resume} | dict.fromkeys(baselines, "none" if resume == "none" else "auto")
+    unfinished = [
+        name
         for name, config in methods.items()
-        if resume != "auto" or not is_finished(RunFolder(config.run_path))
-    }
+        if resumes[name] != "auto" or not is_finished(RunFolder(config.run_path))
+    ]
     if not unfinished:
         sys.stdout.write("this run is already finished\n")
         return
-    first = next(iter(methods.values()))
     devices = machine.cuda_devices()
-    _say_what_starts(first, manifest, devices)
-    with RayPart(first, RunFolder(first.run_path).logs) as ray:
-        for number, (name, config) in enumerate(unfinished.items()):
-            run = RunFolder(config.run_path)
+    _say_what_starts(methods[first], manifest, devices)
+    with RayPart(methods[first], RunFolder(methods[first].run_path).logs) as ray:
+        for name in unfinished:
+            run, start = RunFolder(methods[name].run_path), resumes[name]
             run.report.unlink(missing_ok=True)
-            # A path names a checkpoint of the run itself; baselines have their own.
-            start = resume if number == 0 else "auto"
             _drop_stale_requests(run, start)
             sys.stderr.write(f"{name}: starting\n")
-            Supervisor(config, ray, label=name, resume=start, devices=devices).finish()
+            Supervisor(methods[name], ray, label=name, resume=start, devices=devices).finish()
 
 
 def _say_what_starts(config: RunConfig, manifest: Manifest, devices: Sequence[str]) -> None:

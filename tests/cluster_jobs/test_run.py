@@ -122,6 +122,17 @@ def test_a_baseline_that_is_added_later_is_trained_alone(
     assert len(pids_in(tiny.run.logs / "trainer.log")) == trained
 
 
+def test_resuming_from_a_path_trains_the_run_again_and_no_baseline(
+    tiny: TinyRun, scripts: dict[str, str]
+) -> None:
+    command = configure(tiny, {"baselines": {"softmax": {"loss.name": "softmax"}}})
+    assert run_job(run.main, command) == 0
+    assert run_job(run.main, [*command, "--resume", "somewhere/step_000005"]) == 0
+    assert len(pids_in(tiny.run.logs / "trainer.log")) == 2
+    baseline = tiny.run.path / "baselines" / "softmax" / "logs" / "trainer.log"
+    assert len(pids_in(baseline)) == 1
+
+
 def test_a_failed_trainer_is_named_with_the_end_of_its_log(
     tiny: TinyRun, scripts: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
