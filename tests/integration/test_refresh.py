@@ -2,7 +2,6 @@
 
 import os
 import signal
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -16,6 +15,7 @@ from trainer.checkpoint import checkpoint_steps
 from trainer.objective import Objective
 from trainer.run_folder import RunFolder
 from trainer.snapshot import snapshot_steps
+from trainer.table_feed import TableFeed
 
 pytestmark = pytest.mark.slow
 
@@ -27,15 +27,20 @@ def wait_until(condition, *, what, seconds=40):
         time.sleep(0.02)
 
 
-def slowly(rank, seconds):
-    """Let steps take long enough for a service to end and come back."""
+def with_gates(rank, folder, steps):
+    """Hold training up in some steps until the test has opened their gate."""
     compute = Objective.__call__
 
-    def slow(*arguments):
-        time.sleep(seconds)
-        return compute(*arguments)
+    def gated(self, outputs, sample_ids, step):
+        if step in steps:
+            wait_until((folder / f"gate_{step}").exists, what=f"the gate of step {step}")
+        return compute(self, outputs, sample_ids, step)
 
-    Objective.__call__ = slow
+    Objective.__call__ = gated
+
+
+def open_gate(folder, step):
+    (folder / f"gate_{step}").touch()
 
 
 def test_training_outlives_a_dead_service_and_catches_up_with_a_new_one(tmp_path, tiny_shards):
@@ -45,31 +50,30 @@ def test_training_outlives_a_dead_service_and_catches_up_with_a_new_one(tmp_path
         refresh__every=4,
         refresh__on_late="continue",
         train__steps=28,
-        sampler__neighbourhoods=1,
     )
     run = RunFolder(config.run_path)
     service = LocalService(config)
     with ThreadPoolExecutor(1) as pool:
-        training = pool.submit(train_ranks, config, prepare=slowly, arguments=(0.1,))
+        gates = (tmp_path, (5, 22))
+        training = pool.submit(train_ranks, config, prepare=with_gates, arguments=gates)
         service.start()
         wait_until(lambda: store.latest_version(run.tables) == 4, what="table 4")
         service.stop()
-        # It may have been at work on one more; with that, all that follows is without a service.
-        dead_since = store.latest_version(run.tables)
-        wait_until(lambda: max(snapshot_steps(run)) >= dead_since + 12, what="three requests")
+        open_gate(tmp_path, 5)
+        wait_until(lambda: snapshot_steps(run)[-1] == 20, what="the request of step 20")
         service.start()
+        wait_until(lambda: store.latest_version(run.tables) == 20, what="table 20")
+        open_gate(tmp_path, 22)
         (text,) = succeeded(training.result())
         service.stop()
-    assert f"table {dead_since + 4} is late; training goes on with table {dead_since}" in text
-    published = store.versions(run.tables)
-    assert dead_since + 4 not in published, "overtaken by newer requests"
-    assert published[-1] == 28, "the final evaluation has tables of the last weights"
-    versions = list(series(config, "table/version").values())
-    assert versions == sorted(versions)
-    assert versions[-1] > dead_since + 4, "caught up"
+    for step, late in ((10, 8), (14, 12), (18, 16), (22, 20)):
+        assert f"step {step}: table {late} is late; training goes on with table 4" in text
+    assert store.versions(run.tables)[:3] == [0, 4, 20], "newer requests overtake older ones"
     report = read_json(run.report)
-    assert report["table_version"] == 28
-    assert [v for _, v in report["table_switches"]] == published
+    assert report["table_switches"][:3] == [[0, 0], [6, 4], [23, 20]]
+    assert report["table_version"] == 28, "the final evaluation has tables of the last weights"
+    versions = series(config, "table/version")
+    assert [versions[step] for step in (6, 7, 23, 24)] == [0, 4, 4, 20]
 
 
 def test_training_ends_with_an_older_table_when_the_service_stays_dead(tmp_path, tiny_shards):
@@ -77,26 +81,25 @@ def test_training_ends_with_an_older_table_when_the_service_stays_dead(tmp_path,
         tmp_path / "run",
         tiny_shards,
         refresh__on_late="continue",
-        refresh__timeout_seconds=3,
+        refresh__timeout_seconds=5,
         train__steps=12,
     )
+    run = RunFolder(config.run_path)
     service = LocalService(config)
-    dying = threading.Thread(target=lambda: (served_first(service), service.stop()))
-    service.start()
-    dying.start()
-    (text,) = succeeded(train_ranks(config, prepare=slowly, arguments=(0.05,)))
-    dying.join()
-    last = service.served[-1]
-    assert last < 12
-    assert f"no cluster table 12 in {config.run_path / 'tables'} after 3 s" in text
-    assert f"evaluating with table {last}" in text
-    report = read_json(RunFolder(config.run_path).report)
-    assert report["table_version"] == last
+    with ThreadPoolExecutor(1) as pool:
+        gates = (tmp_path, (3,))
+        training = pool.submit(train_ranks, config, prepare=with_gates, arguments=gates)
+        service.start()
+        wait_until(lambda: store.latest_version(run.tables) == 0, what="table 0")
+        service.stop()
+        open_gate(tmp_path, 3)
+        (text,) = succeeded(training.result())
+    assert f"no cluster table 12 in {run.tables} after 5 s" in text
+    assert "evaluating with table 0" in text
+    report = read_json(run.report)
+    assert report["table_switches"] == [[0, 0]]
+    assert report["table_version"] == 0
     assert set(report["balanced_accuracy"]) == {"knc_margin", "knc_soft", "ncm", "head"}
-
-
-def served_first(service):
-    wait_until(lambda: service.served, what="the first table")
 
 
 def test_a_table_as_late_as_may_be_is_not_overtaken_by_the_next_request(tmp_path, tiny_shards):
@@ -122,18 +125,21 @@ def test_a_table_as_late_as_may_be_is_not_overtaken_by_the_next_request(tmp_path
     assert read_json(run.report)["table_switches"] == [[0, 0], [10, 5], [11, 11]]
 
 
-def sigterm_soon(rank, at_rank, seconds):
-    if rank == at_rank:
-        threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGTERM)).start()
+def sigterm_while_waiting(rank, at_rank):
+    wait_on = TableFeed._stop_if_told
+
+    def told(self, version, step):
+        if rank == at_rank:
+            os.kill(os.getpid(), signal.SIGTERM)
+        wait_on(self, version, step)
+
+    TableFeed._stop_if_told = told
 
 
 def test_ranks_that_wait_for_a_table_can_be_stopped_and_go_on(tmp_path, tiny_shards):
     config = tiny_config(tmp_path / "run", tiny_shards, train__steps=3)
     run = RunFolder(config.run_path)
-    started = time.monotonic()
-    results = train_ranks(config, 2, prepare=sigterm_soon, arguments=(1, 2.0))
-    assert time.monotonic() - started < 25, "long before refresh.timeout_seconds"
-    for code, text in results:
+    for code, text in train_ranks(config, 2, prepare=sigterm_while_waiting, arguments=(1,)):
         assert code == 1
         assert "stopped at step 0, while waiting for cluster table 0" in text
     assert checkpoint_steps(run) == [0]
