@@ -79,7 +79,8 @@ class RunFolder:
             fresh: the caller starts from the first step and wants no checkpoint to be there.
 
         Raises:
-            ConfigError: the folder cannot be written, holds another run, or (fresh) is in use.
+            ConfigError: the folder cannot be written, holds another run or things that are of no
+                run, or (fresh) is in use.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -90,6 +91,7 @@ class RunFolder:
             ) from error
         if not os.access(self.path, os.W_OK):
             raise ConfigError(f"cannot write to the run folder {self.path}; set run.folder")
+        self._check_not_foreign()
         if self.config.exists():
             self._check_same_run(config)
         if fresh and self.checkpoints.exists():
@@ -99,6 +101,19 @@ class RunFolder:
             )
         with atomic_file(self.config) as temporary:
             temporary.write_text(to_yaml(config), encoding="utf-8")
+
+    def _check_not_foreign(self) -> None:
+        # Listed before asking for the configuration: whoever claims at the same time writes it
+        # before anything else.
+        names = sorted(entry.name for entry in self.path.iterdir())
+        foreign = [n for n in names if n not in _BEFORE_CLAIM and not n.startswith(".")]
+        if foreign and not self.config.exists():
+            more = f" and {len(foreign) - 3:,} more" if len(foreign) > 3 else ""
+            raise ConfigError(
+                f"{self.path} holds {', '.join(foreign[:3])}{more} but no {self.config.name}: "
+                "got a folder of something else, expected a new or empty one, or a run's; "
+                "set run.folder to a folder of its own"
+            )
 
     def _check_same_run(self, config: RunConfig) -> None:
         other = load_config(self.config)
@@ -111,6 +126,9 @@ class RunFolder:
                 "set run.folder to a new folder, or remove this one"
             )
 
+
+# What the launcher and the service may have put there before a part claims the folder.
+_BEFORE_CLAIM = ("logs", "run.lock", "service.json", "baselines")
 
 # What may change between a run and its continuation.
 _FREE_SECTIONS = ("launch", "checkpoint", "baselines")

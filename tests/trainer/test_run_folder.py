@@ -76,6 +76,14 @@ def test_going_on_may_change_what_does_not_change_the_results(run, sections):
     assert load_config(run.config) == config(**sections)
 
 
+def test_the_same_shards_may_be_named_from_the_root_or_from_here(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    claim(run, data={"shards": "data/faces"})
+    claim(run, data={"shards": str(tmp_path / "data" / "faces")})
+    with pytest.raises(ConfigError, match=r"data\.shards"):
+        claim(run, data={"shards": "data/others"})
+
+
 def test_another_run_is_refused_and_left_alone(run):
     claim(run)
     before = run.config.read_bytes()
@@ -101,6 +109,30 @@ def test_a_fresh_start_wants_no_checkpoints(run):
     claim(run)
     with pytest.raises(ConfigError, match="already holds checkpoints.*--resume auto"):
         claim(run, fresh=True)
+
+
+def test_a_folder_of_something_else_is_refused_and_left_alone(run):
+    run.path.mkdir(parents=True)
+    names = ["manifest.json", "train-000000.idx", "train-000000.json", "train-000000.tar"]
+    for name in names:
+        (run.path / name).write_bytes(b"shards")
+    with pytest.raises(ConfigError) as caught:
+        claim(run)
+    assert str(caught.value) == (
+        f"{run.path} holds manifest.json, train-000000.idx, train-000000.json and 1 more but no "
+        "config.yaml: got a folder of something else, expected a new or empty one, or a run's; "
+        "set run.folder to a folder of its own"
+    )
+    assert sorted(path.name for path in run.path.iterdir()) == names
+
+
+def test_what_the_launcher_makes_before_the_claim_is_no_obstacle(run):
+    for folder in ("logs", "baselines", ".tmp-1-2-config.yaml"):
+        (run.path / folder).mkdir(parents=True)
+    for file in ("run.lock", "service.json", ".DS_Store"):
+        (run.path / file).touch()
+    claim(run)
+    assert run.config.exists()
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
