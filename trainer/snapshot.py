@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from data_shards.atomic import atomic_folder, read_json, sha256_of, write_json
 from data_shards.errors import DataError
@@ -89,7 +89,8 @@ def write_snapshot(
         weights = folder / "weights.safetensors"
         # Cloned so that tied or sliced storages are written as what they are: tensors of their own.
         plain = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
-        save_file(plain, str(weights))
+        # Not save_file: it makes files that only their owner can read.
+        weights.write_bytes(save(plain))
         checksum = sha256_of(weights)
         write_json(
             folder / "manifest.json",

@@ -91,6 +91,17 @@ def test_tied_and_sliced_weights_can_be_written(run):
     assert snapshot_steps(run) == [1]
 
 
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640)])
+def test_other_users_may_read_the_weights_where_the_umask_lets_them(run, network, umask, mode):
+    former = os.umask(umask)
+    try:
+        path = write(run, network).path
+    finally:
+        os.umask(former)
+    for name in ("weights.safetensors", "manifest.json"):
+        assert (path / name).stat().st_mode & 0o777 == mode
+
+
 def test_a_second_attempt_at_a_step_replaces_the_first(run, network):
     first = write(run, network)
     with torch.no_grad():
