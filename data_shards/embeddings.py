@@ -252,7 +252,7 @@ def _check_unique(embeddings: EmbeddingShards) -> None:
     if len(ids) < embeddings.num_rows:
         raise DataError(
             f"{embeddings.folder} holds sample {ids[np.argmax(times)]} {times.max()} times, "
-            "expected each sample once; {_REMEDY}"
+            f"expected each sample once; {_REMEDY}"
         )
 
 

@@ -145,5 +145,7 @@ def test_shards_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
 def test_a_sample_in_two_shards_is_refused(tmp_path: Path) -> None:
     infos = [write(tmp_path, "a", [1, 2]), write(tmp_path, "b", [2, 3])]
     finish_embeddings(tmp_path, infos, "w1")
-    with pytest.raises(DataError, match="sample 2 2 times"):
+    with pytest.raises(
+        DataError, match="sample 2 2 times, expected each sample once; embed again$"
+    ):
         EmbeddingShards.open(tmp_path)
