@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
 import dataclasses
 import difflib
 import inspect
+import math
 import textwrap
 import types
 import typing
@@ -168,12 +170,12 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
 def _convert_scalar(kind: type, value: Any, where: str) -> Any:
     if kind is float and isinstance(value, str):
         # YAML 1.1 reads 1e-3 as a string.
-        try:
-            return float(value)
-        except ValueError:
-            pass
+        with contextlib.suppress(ValueError):
+            value = float(value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{where} must be a finite number, got {value}")
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise ConfigError(f"{where} must be of type {kind.__name__}, got {value!r}")
     return value

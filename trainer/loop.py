@@ -84,6 +84,7 @@ class Loop:
         self._record = StepRecord()
         self.step = resumed.step if resumed else 0
         """Optimiser steps done."""
+        self._saved = resumed.step if resumed else None  # step of the last checkpoint
         self.train_seconds = resumed.train_seconds if resumed else 0.0
         self._uses_tables = parts.config.sampling == "cluster"
 
@@ -226,6 +227,8 @@ class Loop:
         return values | {"table/stall_seconds": feed.state.stall_seconds}
 
     def _save(self) -> None:
+        if self._saved == self.step:
+            return
         parts = self._parts
         state = LoopState(
             step=self.step,
@@ -237,6 +240,7 @@ class Loop:
             zero_stage=parts.config.train.zero_stage,
         )
         checkpoint.save(parts.engine, parts.run, state, keep=parts.config.checkpoint.keep)
+        self._saved = self.step
 
     def _evaluate(self) -> dict[str, Any]:
         parts = self._parts

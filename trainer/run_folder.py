@@ -156,4 +156,6 @@ def _identity(config: RunConfig) -> dict[str, object]:
             flat |= {f"{section}.{key}": value for key, value in values.items()}
         else:
             flat[section] = values
+    # The same folder may be named from the root or from here.
+    flat["data.shards"] = str(Path(config.data.shards).resolve())
     return {key: value for key, value in flat.items() if key not in _FREE_SETTINGS}

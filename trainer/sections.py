@@ -215,7 +215,7 @@ class RefreshConfig:
     """wait = all ranks wait for the table (deterministic); continue = keep the old one, switch
     when the new one is there."""
 
-    timeout_seconds: float = 600.0
+    timeout_seconds: float = 1200.0
     """How long ranks wait for a table before the run fails (with on_late continue: only for the
     first table, and for the last before it evaluates with an older one)."""
 
@@ -303,8 +303,8 @@ class TrainConfig:
 class CheckpointConfig:
     """When the whole state is saved, to go on after a stop."""
 
-    every: int = 0
-    """Steps between two checkpoints. 0 = only at the end."""
+    every: int = 500
+    """Steps between two checkpoints; the last step has one anyway. 0 = only at the end."""
 
     keep: int = 2
     """Newest checkpoints that are kept."""

@@ -5,6 +5,7 @@ A complete `RUN/snapshots/step_000200/` is also the request for cluster table 20
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -131,6 +132,18 @@ def read_snapshot(path: str | Path) -> Snapshot:
             "remove the folder and go on from a checkpoint"
         )
     return snapshot
+
+
+def copy_snapshot(former: RunFolder, run: RunFolder, step: int) -> None:
+    """Copy a snapshot to another run's folder, where it asks for tables again.
+
+    Raises:
+        TrainingError: it is not there any more.
+    """
+    original = read_snapshot(former.snapshots / step_name(step))
+    run.snapshots.mkdir(parents=True, exist_ok=True)
+    with atomic_folder(run.snapshots / step_name(step), replace=True) as folder:
+        shutil.copytree(original.path, folder, dirs_exist_ok=True)
 
 
 def snapshot_steps(run: RunFolder) -> list[int]:

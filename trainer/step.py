@@ -115,6 +115,7 @@ class TrainingStep:
             raise NonFiniteLoss(
                 f"the loss is not finite at step {step} on rank {ranks}; the weights were not "
                 "updated. Lower optim.learning_rate, set train.gradient_clipping, or grow the "
-                "margins more slowly (loss.margin_anneal)"
+                "margins more slowly (loss.margin_anneal), in a new run.folder; --resume PATH "
+                "goes on there from one of this run's checkpoints"
             )
         return told_to_stop

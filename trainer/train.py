@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 
+from clustering import store
 from clustering.errors import ClusterError
 from data_shards.errors import DataError
 from data_shards.index import SampleIndex
@@ -39,9 +40,9 @@ from trainer.metrics import MetricWriter
 from trainer.objective import Objective
 from trainer.report import write_report
 from trainer.run_folder import RunFolder
-from trainer.snapshot import NetworkDescription
+from trainer.snapshot import NetworkDescription, copy_snapshot
 from trainer.stop import StopFlag
-from trainer.table_feed import TableFeed
+from trainer.table_feed import FeedState, TableFeed
 from trainer.tasks import check_tables, resolve_tasks
 from trainer.world import World
 
@@ -114,9 +115,10 @@ def train(config: RunConfig, *, resume: str = "auto") -> dict[str, Any]:
         The final evaluation, the same on every rank.
     """
     run = RunFolder(config.run_path)
-    found = checkpoint.find(resume, run)
+    is_first = int(os.environ.get("RANK", "0")) == 0
+    found = checkpoint.find(resume, run) if is_first else None
     manifest = Manifest.load(Path(config.data.shards))
-    if int(os.environ.get("RANK", "0")) == 0:
+    if is_first:
         run.claim(config, fresh=resume == "none")
         run.report.unlink(missing_ok=True)  # it would say that this training has ended
         for ignored in config.ignored_settings():
@@ -125,7 +127,9 @@ def train(config: RunConfig, *, resume: str = "auto") -> dict[str, Any]:
         world = start_distributed(config)
         stack.callback(torch.distributed.destroy_process_group)
         parts = _build(config, world, run, manifest, stack, told_to_stop)
-        resumed = _restore(parts, found) if found is not None else None
+        # One rank decides: on a shared file system another may not see the newest checkpoint yet.
+        named = world.broadcast_text(str(found) if found is not None else None)
+        resumed = _restore(parts, Path(named)) if named is not None else None
         if world.is_first:
             purge_step = resumed.step if resumed else 0
             parts.metrics = MetricWriter(run, purge_step=purge_step)
@@ -153,9 +157,20 @@ def _restore(parts: Parts, path: Path) -> LoopState:
         network=parts.description,
         data_checksum=parts.manifest.checksum,
     )
-    parts.feed.restore(state.feed, RunFolder(path.parent.parent).tables)
+    former = RunFolder(path.parent.parent)
+    if parts.world.is_first and former.path.resolve() != parts.run.path.resolve():
+        _adopt(former, parts.run, state.feed)
+    parts.feed.restore(state.feed, parts.run.tables)
     logger.info("going on from %s", path)
     return state
+
+
+def _adopt(former: RunFolder, run: RunFolder, feed: FeedState) -> None:
+    """Take over from another run's folder the active tables, and the request for the next ones."""
+    if feed.version is not None:
+        store.publish(run.tables, feed.version, store.load(former.tables, feed.version))
+    for version in feed.requested:
+        copy_snapshot(former, run, int(version))
 
 
 def _build(

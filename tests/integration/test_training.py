@@ -168,6 +168,22 @@ def test_a_resumed_training_is_the_same_to_the_last_bit(alone, tmp_path, tiny_sh
     assert checkpoint_steps(run) == [10, 20]
 
 
+def test_a_checkpoint_goes_on_in_another_folder_with_its_tables(tmp_path, tiny_shards):
+    """At step 10 the tables of step 8 are on their way; the new folder must ask for them anew."""
+    settings = {"checkpoint__every": 10, "checkpoint__keep": 3, "refresh__lag": 4}
+    former = tiny_config(tmp_path / "former", tiny_shards, **settings)
+    with LocalService(former):
+        succeeded(train_ranks(former))
+    config = tiny_config(tmp_path / "later", tiny_shards, **settings)
+    with LocalService(config) as service:
+        start = RunFolder(former.run_path).checkpoints / "step_000010"
+        succeeded(train_ranks(config, options=("--resume", str(start))))
+    assert service.served == [8, 16, 20]
+    rest = {step: loss for step, loss in series(former).items() if step > 10}
+    assert series(config) == rest
+    assert report_of(config)["table_switches"] == report_of(former)["table_switches"]
+
+
 def sigterm_at(rank, at_rank, at_step):
     """Send SIGTERM to one rank in the middle of a step."""
     compute = Objective.__call__

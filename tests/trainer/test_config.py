@@ -47,6 +47,8 @@ def test_there_are_configurations():
         ("train: {steps: true}", r"train\.steps must be of type int, got True"),
         ("train: {steps: 1.5}", r"train\.steps must be of type int"),
         ("train: [1]", "train must be a section"),
+        ("optim: {learning_rate: .inf}", r"optim\.learning_rate must be a finite number, got inf"),
+        ("optim: {learning_rate: nan}", r"optim\.learning_rate must be a finite number"),
         ("loss: {name: arcface}", r"loss\.name must be one of clmle \| softmax, got 'arcface'"),
         ("loss: {margin_within: 0.5, margin_between: 0.2}", "0 <= margin_within <= margin_between"),
         ("cluster: {samples_per_cluster: 0}", r"cluster\.samples_per_cluster must be >= 1, got 0"),
