@@ -10,19 +10,23 @@ from data_shards.errors import DataError
 from data_shards.sources.base import Source, SourceItem, extension_of
 
 COLUMN = "class"
-_SPLIT_NAMES = frozenset({"train", "test", "val"})
+_TEST_NAMES = ("test", "val", "validation")
+"""Folders that may be the test split, the one that is taken first."""
+_MAX_NAMED = 5
 _logger = logging.getLogger(__name__)
 
 
 def read(root: Path) -> Source:
     """List the images below `root`.
 
-    Two layouts serve: `CLASS/...` and `train/CLASS/...` beside `test/CLASS/...` (or `val/`).
+    Two layouts serve: `CLASS/...` and `train/CLASS/...` beside `test/CLASS/...` (or `val/`,
+    `validation/`).
     Folders inside a class folder are walked too. Hidden files and folders are passed over; every
     other file counts as an image. The label column is "class", its names are the folders'.
 
     Raises:
-        DataError: when there is no class folder, or one without an image.
+        DataError: when there is no class folder, or one without an image, or splits and other
+            folders lie side by side.
     """
     if not root.is_dir():
         raise DataError(f"{root} is not a folder; expected {root}/CLASS/image.jpg")
@@ -49,15 +53,27 @@ def read(root: Path) -> Source:
 def _split_folders(root: Path) -> dict[str, Path]:
     """Return split -> folder that holds its class folders."""
     names = {folder.name for folder in _visible_folders(root)}
-    if "train" not in names or not names <= _SPLIT_NAMES:
+    tests = [name for name in _TEST_NAMES if name in names]
+    others = sorted(names.difference({"train"}, tests))
+    if "train" not in names or (others and not tests):
         return {"train": root}
+    if others:
+        raise DataError(
+            f"{root} holds train and {tests[0]}, and beside these splits also {_shown(others)}; "
+            f"expected either splits alone or classes alone: move {_shown(others)} away, or, if "
+            "train is a class here, rename it"
+        )
     folders = {"train": root / "train"}
-    tests = [name for name in ("test", "val") if name in names]
     if tests:
         folders["test"] = root / tests[0]
-    if len(tests) > 1:
-        _logger.warning("%s: val is not imported, test serves as the test split", root)
+    for name in tests[1:]:
+        _logger.warning("%s: %s is not imported, %s serves as the test split", root, name, tests[0])
     return folders
+
+
+def _shown(names: list[str]) -> str:
+    more = f" and {len(names) - _MAX_NAMED:,} more" if len(names) > _MAX_NAMED else ""
+    return ", ".join(names[:_MAX_NAMED]) + more
 
 
 def _class_folders(folder: Path) -> list[Path]:

@@ -35,7 +35,7 @@ def test_folders_are_walked_and_hidden_files_passed_over(tmp_path: Path) -> None
     assert names == ["ann/000.png", "ann/deep/deeper/a.jpeg", "bo/000.png", "bo/Thumbs.db"]
 
 
-@pytest.mark.parametrize("test_name", ["test", "val"])
+@pytest.mark.parametrize("test_name", ["test", "val", "validation"])
 def test_train_and_test_folders_become_splits(tmp_path: Path, test_name: str) -> None:
     write_image_folder(tmp_path / "train", {"ann": 2, "bo": 1})
     write_image_folder(tmp_path / test_name, {"bo": 1})
@@ -56,6 +56,24 @@ def test_val_beside_test_is_said_to_be_left_out(
         source = image_folder.read(tmp_path)
     assert [item.name for item in source.splits["test"]] == ["test/ann/000.png", "test/bo/000.png"]
     assert "val is not imported" in caplog.text
+
+
+@pytest.mark.parametrize("test_name", ["test", "val", "validation"])
+def test_splits_beside_other_folders_are_not_taken_for_classes(
+    tmp_path: Path, test_name: str
+) -> None:
+    for name in ("train", test_name, "extra", "raw"):
+        write_image_folder(tmp_path / name, {"ann": 1, "bo": 1})
+    message = f"holds train and {test_name}, and beside these splits also extra, raw; expected"
+    with pytest.raises(DataError, match=message):
+        image_folder.read(tmp_path)
+
+
+def test_of_many_folders_beside_the_splits_the_first_are_named(tmp_path: Path) -> None:
+    for name in ("train", "test", *"abcdefg"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(DataError, match="move a, b, c, d, e and 2 more away"):
+        image_folder.read(tmp_path)
 
 
 def test_a_class_may_be_called_train(tmp_path: Path) -> None:
