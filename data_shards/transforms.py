@@ -6,24 +6,32 @@ import io
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from data_shards.errors import DataError
 
 _MODES = {1: "L", 3: "RGB"}
+_MAX_16_BIT = 65535
 
 
 def open_image(data: bytes) -> Image.Image:
     """Decode an image file in full, upright as its EXIF data say.
 
     Raises:
-        DataError: when Pillow cannot read it; the caller adds the name.
+        DataError: when Pillow cannot read it, or its pixels are floating-point numbers or integers
+            outside of 0..65535, whose black and white nobody knows; the caller adds the name.
     """
     try:
         with Image.open(io.BytesIO(data)) as image:
-            return ImageOps.exif_transpose(image)
+            upright = ImageOps.exif_transpose(image)
+    except UnidentifiedImageError as error:  # its text names no file but an object in memory
+        raise DataError(f"not an image that Pillow can read ({len(data):,} bytes)") from error
     except Exception as error:  # noqa: BLE001 - on broken files Pillow's parsers raise many kinds
-        raise DataError(f"not an image that can be read ({len(data):,} bytes): {error}") from error
+        raise DataError(
+            f"not an image that Pillow can read ({len(data):,} bytes): {error}"
+        ) from error
+    _check_range(upright)
+    return upright
 
 
 def encode_png(pixels: npt.NDArray[np.uint8]) -> bytes:
@@ -36,7 +44,9 @@ def encode_png(pixels: npt.NDArray[np.uint8]) -> bytes:
 def decode_image(data: bytes, *, size: int, channels: int) -> npt.NDArray[np.uint8]:
     """Decode an image file to a square of pixels.
 
-    Another size is resized (bilinear, antialiased) by its short side and cut to the centre.
+    Another size is resized (bilinear, antialiased) by its short side and cut to the centre. Grey
+    images of 16 bits (Pillow's modes I;16 and I) are divided by 257, so that 65535 becomes 255,
+    whatever the largest value in them.
 
     Args:
         data: image file in any format that Pillow reads.
@@ -47,7 +57,7 @@ def decode_image(data: bytes, *, size: int, channels: int) -> npt.NDArray[np.uin
         (size, size, channels) uint8.
 
     Raises:
-        DataError: when the image cannot be read.
+        DataError: when the image cannot be read, as `open_image` says.
     """
     if channels not in _MODES:
         raise DataError(f"channels must be 1 (grey) or 3 (RGB), got {channels}")
@@ -55,10 +65,35 @@ def decode_image(data: bytes, *, size: int, channels: int) -> npt.NDArray[np.uin
     if image.mode == "P":
         # A palette with transparency makes Pillow warn unless it goes through RGBA.
         image = image.convert("RGBA")
+    elif _is_16_bit(image):
+        # Pillow's own conversion clips at 255, which leaves such an image white.
+        image = Image.fromarray(_to_8_bit(np.asarray(image)))
     image = image.convert(_MODES[channels])
     if image.size != (size, size):
         image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
     return np.asarray(image, dtype=np.uint8).reshape(size, size, channels)
+
+
+def _is_16_bit(image: Image.Image) -> bool:
+    return image.mode == "I" or image.mode.startswith("I;16")
+
+
+def _check_range(image: Image.Image) -> None:
+    expected = "expected integers of 8 or 16 bits; save it as a PNG of 8 or 16 bits"
+    if image.mode == "F":
+        raise DataError(f"its pixels are floating-point numbers (Pillow's mode F); {expected}")
+    if image.mode == "I":  # 32 bits in memory, also where the file has 16
+        pixels = np.asarray(image)
+        if pixels.min() < 0 or pixels.max() > _MAX_16_BIT:
+            raise DataError(
+                f"its pixels are integers {pixels.min()}..{pixels.max()} (Pillow's mode I), "
+                f"more than 0..{_MAX_16_BIT}; {expected}"
+            )
+
+
+def _to_8_bit(pixels: npt.NDArray[np.integer]) -> npt.NDArray[np.uint8]:
+    """Return (H, W) integers 0..65535 as 0..255, rounded."""
+    return ((pixels.astype(np.int32) + 128) // 257).astype(np.uint8)
 
 
 def augment(

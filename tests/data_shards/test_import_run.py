@@ -9,7 +9,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from data_shards.errors import DataError
 from data_shards.import_plan import ImportOptions
@@ -87,7 +89,9 @@ def test_an_unfinished_other_import_is_started_over(
 ) -> None:
     out = tmp_path / "out"
     (faces / "cy" / "notes.txt").write_text("no image")
-    with pytest.raises(DataError, match=r"cy/notes\.txt: not an image.*--on-error skip"):
+    with pytest.raises(
+        DataError, match=r"^cy/notes\.txt: not an image that Pillow can read.*--on-error skip"
+    ):
         run(faces, out)
     with pytest.raises(DataError, match="has not finished"):
         Manifest.load(out)
@@ -130,6 +134,12 @@ def test_skipped_images_leave_holes_and_are_listed(
     assert index.read(22) == (faces / "cy" / "000.png").read_bytes()
     again = run(faces, tmp_path / "out", on_error="skip", test_fraction=0)
     assert again == manifest
+
+
+def test_an_image_of_floats_is_refused_by_name(faces: Path, tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((4, 4), dtype=np.float32)).save(faces / "bo" / "depth.tiff")
+    with pytest.raises(DataError, match=r"^bo/depth\.tiff: its pixels are floating-point"):
+        run(faces, tmp_path / "out")
 
 
 def test_a_whole_shard_may_be_skipped(faces: Path, tmp_path: Path) -> None:
