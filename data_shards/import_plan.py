@@ -82,6 +82,8 @@ class ImportPlan:
     settings: Mapping[str, Any]
     wanted_counts: tuple[int, ...]
     """Training images that the long tail asked of each class of the first label column."""
+    dropped_classes: tuple[str, ...] = ()
+    """Classes of the first label column that have too few images."""
 
     def first_id(self, split: str) -> int:
         """Return the id of the first sample of a split."""
@@ -116,6 +118,7 @@ def plan_import(source: Source, options: ImportOptions) -> ImportPlan:
     splits = _with_test_split(splits, column, options)
     splits["train"], wanted = _thin_train(splits["train"], column, len(names), options)
     check_every_class(splits["train"], label_names)
+    kept = set(names)
     return ImportPlan(
         source=source.name,
         label_columns=source.label_columns,
@@ -127,6 +130,7 @@ def plan_import(source: Source, options: ImportOptions) -> ImportPlan:
         },
         settings=options.settings(),
         wanted_counts=tuple(wanted.tolist()),
+        dropped_classes=tuple(name for name in source.label_names[column] if name not in kept),
     )
 
 

@@ -27,11 +27,13 @@ examples:
     clmle import image-folder photos --out data/photos --on-error skip
   Fashion-MNIST as a long tail from 1,000 images down to 10:
     clmle import idx fashion_mnist --out data/fashion --long-tail-ratio 100 --max-per-class 1000
-  faces of the people of whom there are ten images or more:
-    clmle import lfw lfw.tgz --out data/lfw --min-images 10
+  faces of the people of whom there are ten images or more, one in five of them for testing:
+    clmle import lfw lfw.tgz --out data/lfw --min-images 10 --test-fraction 0.2
   compare every byte of an import with its checksums:
     clmle import --verify data/lfw
 
+The summary at the end says how many images were skipped, and names the first ones. Grey images of
+16 bits are scaled to 8 by dividing by 257; images of floating-point numbers cannot be used.
 An import that was stopped goes on where it was when the same command runs again.
 """
 
@@ -64,10 +66,17 @@ def describe_import(manifest: Manifest, plan: ImportPlan) -> str:
         )
         if have < wanted
     ]
+    if plan.dropped_classes:
+        dropped = plan.dropped_classes
+        lines.append(
+            f"  left out {len(dropped):,} class(es) with fewer than "
+            f"{plan.settings['min_images']:,} images: {_named(dropped)}"
+        )
     if fewer and plan.settings["long_tail_ratio"] > 1:
         lines.append(f"  fewer images than the long tail wanted: {_named(fewer)}")
     if manifest.skipped:
-        lines.append(f"  skipped, cannot be read: {_named(manifest.skipped)}")
+        skipped = manifest.skipped
+        lines.append(f"  skipped {len(skipped):,} image(s) that cannot be used: {_named(skipped)}")
     return "\n".join(lines) + "\n"
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from data_shards import importer
 from data_shards.manifest import Manifest
+from data_shards.sources import SOURCE_NAMES
 from tests.helpers.image_shards import write_image_folder
 
 
@@ -41,7 +42,21 @@ def test_the_summary_says_what_the_long_tail_lacks_and_what_was_skipped(
     assert importer.main(arguments + tail) == 0
     printed = capsys.readouterr().out
     assert "fewer images than the long tail wanted: 'ann' 8 of 20, 'bo' 8 of 10\n" in printed
-    assert "skipped, cannot be read: bo/README.txt\n" in printed
+    assert "skipped 1 image(s) that cannot be used: bo/README.txt\n" in printed
+
+
+def test_the_summary_counts_what_was_left_out_and_names_the_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    faces = write_image_folder(tmp_path / "faces", {"ann": 8, "bo": 8, "cy": 2, "di": 1})
+    for number in range(7):
+        (faces / "bo" / f"note{number}.txt").write_text("no image")
+    arguments = ["image-folder", str(faces), "--out", str(tmp_path / "out"), "--on-error", "skip"]
+    assert importer.main([*arguments, "--min-images", "3", "--test-fraction", "0"]) == 0
+    printed = capsys.readouterr().out
+    assert "left out 2 class(es) with fewer than 3 images: cy, di\n" in printed
+    names = ", ".join(f"bo/note{number}.txt" for number in range(5))
+    assert f"skipped 7 image(s) that cannot be used: {names} and 2 more\n" in printed
 
 
 def test_long_lists_are_cut() -> None:
@@ -102,8 +117,15 @@ def test_an_interrupt_says_how_to_go_on(
     assert "the same command goes on from here" in capsys.readouterr().err
 
 
-def test_help_teaches_by_example(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_teaches_by_examples_that_can_be_typed(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         importer.main(["--help"])
     assert caught.value.code == 0
-    assert capsys.readouterr().out.count("    clmle import ") >= 4
+    lines = capsys.readouterr().out.splitlines()
+    examples = [line.split()[2:] for line in lines if line.startswith("    clmle import ")]
+    assert len(examples) >= 5
+    for example in examples:
+        importer._parser().parse_args(example)
+    shown = {word for example in examples for word in example}
+    assert shown >= {"--long-tail-ratio", "--max-per-class", "--min-images", "--on-error"}
+    assert shown >= {"--test-fraction", "--verify", *SOURCE_NAMES}
