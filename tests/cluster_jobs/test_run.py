@@ -207,6 +207,7 @@ def test_a_part_that_says_nothing_is_not_waited_for_for_ever(
 
 def test_requests_beyond_the_checkpoint_are_dropped(tiny: TinyRun, scripts: dict[str, str]) -> None:
     command = configure(tiny, {})
+    tiny.run.claim(tiny.config, fresh=True)
     for step in (0, 5, 10):
         tiny.snapshot(step)
     checkpoint = tiny.run.checkpoints / "step_000005"
