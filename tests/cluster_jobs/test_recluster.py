@@ -147,6 +147,7 @@ def test_sigterm_ends_the_service_at_once_and_well(tiny: TinyRun, ray_cpus: int)
 
 
 def test_a_finished_training_needs_no_service(tiny: TinyRun, ray_cpus: int) -> None:
+    tiny.run.claim(tiny.config, fresh=True)
     refresher(tiny, ray_cpus).serve(tiny.snapshot(LAST_STEP))
     write_json(tiny.run.report, {})
     assert recluster.main(["--config", str(tiny.config_file)]) == 0
