@@ -35,7 +35,7 @@ start here:
 
 your own images, a folder a class:
   clmle import image-folder PHOTOS --out data/faces
-  clmle run --config configs/lfw10.yaml --set data.shards=data/faces --set run.folder=runs/faces
+  clmle run --config configs/image_folder.yaml
 
 clmle VERB --help tells a verb's options.
 """

@@ -127,8 +127,11 @@ class RunFolder:
             )
 
 
-# What the launcher and the service may have put there before a part claims the folder.
-_BEFORE_CLAIM = ("logs", "run.lock", "service.json", "baselines")
+# What a run's folder may hold before its configuration: some parts are faster than others.
+_BEFORE_CLAIM = (
+    *("snapshots", "embeddings", "tables", "tensorboard", "evaluation", "report.json"),
+    *("logs", "run.lock", "service.json", "baselines"),
+)
 
 # What may change between a run and its continuation.
 _FREE_SECTIONS = ("launch", "checkpoint", "baselines")

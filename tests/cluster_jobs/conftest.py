@@ -87,9 +87,9 @@ def tiny(manifest: Manifest, tmp_path: Path) -> TinyRun:
     return made
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def ray_cpus() -> Iterator[int]:
-    """One Ray for all tests; other processes find it by RAY_ADDRESS."""
+    """One Ray for the tests of a file; other processes find it by RAY_ADDRESS."""
     with ray_session(num_cpus=2) as cpus:
         import ray
 

@@ -28,6 +28,7 @@ CLASS_SIZES = (40, 1, 90, 7, 25, 3, 12, 30, 60, 18)
 @pytest.fixture(scope="module", autouse=True)
 def _local_ray() -> Iterator[None]:
     ray.init(
+        address="local",  # otherwise a cluster that another process left in a file would be joined
         num_cpus=2,
         include_dashboard=False,
         object_store_memory=78643200,

@@ -4,8 +4,10 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import psutil
@@ -175,10 +177,12 @@ def test_the_parts_apart_give_the_same_numbers(config_file, report, folder):
     port, dashboard = free_port(), free_port()
     bin_folder = Path(sys.executable).parent
     env = {**os.environ, "PATH": f"{bin_folder}:{os.environ['PATH']}", "RAY_AUTH_MODE": "disabled"}
+    sockets = tempfile.mkdtemp(prefix="ray-")  # short: the path of a socket has 107 bytes at most
     head_command = [
         *(bin_folder / "ray", "start", "--head", "--block", "--disable-usage-stats"),
         *("--port", str(port), "--dashboard-port", str(dashboard), "--num-cpus", "2"),
         *("--node-ip-address", "127.0.0.1", "--object-store-memory", "78643200"),
+        *("--temp-dir", sockets),
     ]
     with (folder / "head.log").open("w") as log:
         head = subprocess.Popen(
@@ -202,6 +206,7 @@ def test_the_parts_apart_give_the_same_numbers(config_file, report, folder):
         assert service.returncode == 0, output
     finally:
         _end_group(head)
+        shutil.rmtree(sockets, ignore_errors=True)
     mine = json.loads((apart / "report.json").read_text())
     for name in ("balanced_accuracy", "per_class_recall", "table_switches"):
         assert mine[name] == report[name], name
