@@ -26,7 +26,7 @@ def prune(run: RunFolder, version: int) -> None:
     """
     for folder in run.embeddings.glob("step_*"):
         if step_of(folder.name) != version:
-            shutil.rmtree(folder)
+            _remove_rest(folder)
     named = _named_by_checkpoints(run)
     if named is None:
         return
@@ -58,4 +58,9 @@ def _named_by_checkpoints(run: RunFolder) -> set[int] | None:
 def _remove(folder: Path) -> None:
     # Without its manifest it is nothing, should this be the last act of a killed process.
     (folder / "manifest.json").unlink(missing_ok=True)
-    shutil.rmtree(folder)
+    _remove_rest(folder)
+
+
+def _remove_rest(folder: Path) -> None:
+    # A task that was given up as late may still write there; what it leaves goes the next time.
+    shutil.rmtree(folder, ignore_errors=True)

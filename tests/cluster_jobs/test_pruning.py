@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,18 @@ def test_nothing_newer_than_the_published_version_goes(run: RunFolder) -> None:
     prune(run, 10)
     assert store.versions(run.tables) == [10, *STEPS[2:]]
     assert snapshot_steps(run) == [10, *STEPS[2:]]
+
+
+def test_a_task_that_still_writes_there_is_no_obstacle(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def not_empty(path: Path, ignore_errors: bool = False) -> None:
+        if not ignore_errors:
+            raise OSError(39, "Directory not empty", str(path))
+
+    monkeypatch.setattr(shutil, "rmtree", not_empty)
+    prune(run, 50)
+    assert snapshot_steps(run) == [30, 40, 50]
 
 
 def test_an_unreadable_checkpoint_keeps_everything(run: RunFolder) -> None:
