@@ -25,7 +25,7 @@ from data_shards.manifest import Manifest
 from data_shards.progress import Progress
 from trainer.config import RunConfig
 from trainer.config_file import add_config_options, load_config, to_yaml
-from trainer.run_folder import RunFolder, step_name
+from trainer.run_folder import RunFolder, step_name, step_of
 from trainer.snapshot import Snapshot, read_snapshot, snapshot_steps
 from trainer.tasks import resolve_tasks
 
@@ -121,12 +121,14 @@ def check_data(snapshot: Snapshot, manifest: Manifest) -> None:
 def find_snapshot(named: str | None, run: RunFolder) -> Snapshot:
     """The snapshot that an option names: a step, a folder, or (None) the newest of the run.
 
+    A checkpoint's folder stands for the snapshot of the same step beside it.
+
     Raises:
         JobError: there is none.
         TrainingError: it is damaged.
     """
     if named is not None and not named.isdigit():
-        return read_snapshot(Path(named).absolute())
+        return read_snapshot(_snapshot_folder(Path(named).absolute()))
     steps = snapshot_steps(run)
     if not steps:
         raise JobError(f"{run.path} has no snapshot yet; train first, or name a snapshot's folder")
@@ -135,6 +137,21 @@ def find_snapshot(named: str | None, run: RunFolder) -> Snapshot:
         shown = ", ".join(map(str, steps))
         raise JobError(f"{run.path} has no snapshot of step {step}; it has those of {shown}")
     return read_snapshot((run.snapshots / step_name(step)).absolute())
+
+
+def _snapshot_folder(path: Path) -> Path:
+    step = step_of(path.name)
+    if path.parent.name != "checkpoints" or step is None:
+        return path
+    run = RunFolder(path.parent.parent)
+    steps = snapshot_steps(run)
+    if step not in steps:
+        raise JobError(
+            f"checkpoint {path} has no snapshot of its weights in {run.snapshots}: one is written "
+            "for each cluster table, and old ones are removed; there are those of steps "
+            f"{', '.join(map(str, steps)) or '(none)'}"
+        )
+    return run.snapshots / step_name(step)
 
 
 def _check_visible(folder: Path, infos: Sequence[EmbeddingShardInfo]) -> None:

@@ -26,6 +26,7 @@ from data_shards.manifest import Manifest
 from data_shards.progress import Progress
 from trainer.config import RunConfig
 from trainer.config_file import add_config_options, load_config, to_yaml
+from trainer.errors import TrainingError
 from trainer.evaluation.evaluate import Batch, evaluation_batches
 from trainer.evaluation.report import as_metrics, summarise, write_evaluation
 from trainer.metrics import MetricWriter
@@ -70,11 +71,7 @@ def count_works(
     """
     check_data(snapshot, manifest)
     run = RunFolder(config.run_path.absolute())
-    if not is_served(run, snapshot):
-        raise JobError(
-            f"the cluster tables of {snapshot.path} are not published in {run.tables}; make them "
-            "with `clmle recluster --once`, or name another --checkpoint"
-        )
+    _check_served(run, snapshot)
     tasks = resolve_tasks(config, manifest)
     batches = evaluation_batches(manifest.split(SPLIT), config.evaluation.batch_size)
     return [
@@ -108,7 +105,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--checkpoint",
         metavar="STEP|FOLDER",
-        help="a step of the run, or a snapshot's folder; default: the newest with its table",
+        help="a step of the run, or the folder of a snapshot or a checkpoint; default: the newest "
+        "with its table",
     )
     options = parser.parse_args(argv)
     config = load_config(options.config, options.overrides)
@@ -117,8 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     manifest = Manifest.load(config.data.shards)
     run = RunFolder(config.run_path)
-    snapshot = _newest_served(run) if options.checkpoint is None else None
-    snapshot = snapshot or find_snapshot(options.checkpoint, run)
+    snapshot = _chosen_snapshot(options.checkpoint, run)
     images = manifest.split(SPLIT).num_samples
     with (
         ray_session(num_cpus=config.launch.ray_cpus) as cpus,
@@ -136,13 +133,42 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _newest_served(run: RunFolder) -> Snapshot | None:
-    """The snapshot of the highest step whose tables are published."""
-    for step in reversed(snapshot_steps(run)):
-        snapshot = find_snapshot(str(step), run)
-        if is_served(run, snapshot):
-            return snapshot
-    return None
+def _chosen_snapshot(named: str | None, run: RunFolder) -> Snapshot:
+    """The named one; by default that of the highest step whose tables are published."""
+    served = _served_steps(run)
+    if named is None:
+        return find_snapshot(str(served[-1]) if served else None, run)
+    try:
+        snapshot = find_snapshot(named, run)
+    except JobError as error:
+        raise JobError(f"{error}{_steps_that_work(served)}") from error
+    _check_served(run, snapshot)
+    return snapshot
+
+
+def _check_served(run: RunFolder, snapshot: Snapshot) -> None:
+    if not is_served(run, snapshot):
+        raise JobError(
+            f"the cluster tables of {snapshot.path} are not published in {run.tables}; make them "
+            "with `clmle recluster --once`, or name another --checkpoint"
+            f"{_steps_that_work(_served_steps(run))}"
+        )
+
+
+def _served_steps(run: RunFolder) -> list[int]:
+    """Steps whose snapshot and tables are there, ascending."""
+    return [step for step in snapshot_steps(run) if _can_be_evaluated(run, step)]
+
+
+def _can_be_evaluated(run: RunFolder, step: int) -> bool:
+    try:
+        return is_served(run, find_snapshot(str(step), run))
+    except TrainingError:  # damaged
+        return False
+
+
+def _steps_that_work(served: Sequence[int]) -> str:
+    return f"; steps that can be evaluated: {', '.join(map(str, served)) or '(none yet)'}"
 
 
 if __name__ == "__main__":

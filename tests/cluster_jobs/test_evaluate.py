@@ -9,7 +9,7 @@ from cluster_jobs import embed, evaluate
 from cluster_jobs.errors import JobError
 from cluster_jobs.refresh import Refresher
 from clustering import store
-from data_shards.atomic import read_json
+from data_shards.atomic import read_json, write_json
 from data_shards.embeddings import EmbeddingShards
 from data_shards.errors import DataError
 from data_shards.index import SampleIndex
@@ -21,6 +21,7 @@ from trainer.errors import TrainingError
 from trainer.evaluation.evaluate import count_batches, evaluation_batches
 from trainer.evaluation.report import summarise
 from trainer.metrics import read_metrics
+from trainer.run_folder import step_name
 from trainer.snapshot import load_network
 from trainer.tasks import resolve_tasks
 
@@ -94,6 +95,19 @@ def test_a_checkpoint_is_a_step_or_a_folder(served: TinyRun) -> None:
         evaluate.main([*command, "7"])
     with pytest.raises(TrainingError, match="not a complete snapshot"):
         evaluate.main([*command, "/nowhere"])
+
+
+def test_a_checkpoints_folder_stands_for_the_snapshot_of_its_step(served: TinyRun) -> None:
+    command = ["--config", str(served.config_file), "--checkpoint"]
+    for step in (5, 10, 15):
+        folder = served.run.checkpoints / step_name(step)
+        folder.mkdir(parents=True)
+        write_json(folder / "manifest.json", {"state": {"step": step}})
+    assert evaluate.main([*command, str(served.run.checkpoints / step_name(5))]) == 0
+    with pytest.raises(JobError, match="tables of .*; steps that can be evaluated: 5$"):
+        evaluate.main([*command, str(served.run.checkpoints / step_name(10))])
+    with pytest.raises(JobError, match="no snapshot of its .*; steps that can be evaluated: 5$"):
+        evaluate.main([*command, str(served.run.checkpoints / step_name(15))])
 
 
 def test_a_run_without_snapshots_says_so(tiny: TinyRun) -> None:
