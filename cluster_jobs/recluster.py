@@ -3,8 +3,9 @@
     python -m cluster_jobs.recluster --config configs/digits.yaml
     ray job submit --working-dir . -- python -m cluster_jobs.recluster --config ...
 
-It waits for the run's snapshots, always takes the newest, and ends after the table of the last
-step. Start it before, with or after the trainer, again after a failure, and one at a time.
+It waits for the run's snapshots, always takes the newest, and ends when the run's report.json says
+that the training is finished, or on SIGTERM. Start it before, with or after the trainer, again
+after a failure, and one at a time. To train a finished run further, start the trainer first.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from cluster_jobs.errors import JobError, run_job
-from cluster_jobs.heartbeat import Heartbeat
+from cluster_jobs.heartbeat import Heartbeat, patience_seconds
 from cluster_jobs.local_ray import ray_session
 from cluster_jobs.refresh import Refresher, Request, is_served, newest_request
+from clustering.errors import ClusterError
+from data_shards.errors import DataError
 from data_shards.manifest import Manifest
 from trainer.config import RunConfig
 from trainer.config_file import add_config_options, load_config, to_yaml
@@ -30,29 +33,31 @@ from trainer.snapshot import Snapshot, read_snapshot
 
 logger = logging.getLogger(__name__)
 
+_LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 _POLL_SECONDS = 0.2
+_FAILURES = (ClusterError, DataError, JobError, OSError, TrainingError)
 
 
 class Service:
-    """Serves the requests of one run until its last table is published."""
+    """Serves the requests of one run until its training is finished."""
 
     def __init__(self, config: RunConfig, manifest: Manifest, *, cpus: int) -> None:
-        self._config = config
         self._run = RunFolder(config.run_path.absolute())
         self.heartbeat = Heartbeat(self._run)
         self._served: Request | None = None
+        self._at_work: Request | None = None
         self._refresher = Refresher(config, manifest, cpus=cpus, on_phase=self.heartbeat)
 
     def serve(self) -> None:
-        """Poll for snapshots and serve the newest, to the end of the training."""
-        last = self._config.train.steps
+        """Poll for snapshots and serve the newest, to the end of the training.
+
+        A snapshot of the last step is no end: an earlier attempt may have written it.
+        """
         while True:
             self.heartbeat("waiting")
             snapshot = self._unserved()
             if snapshot is not None:
-                self._refresher.serve(snapshot)
-                if snapshot.step == last:
-                    return
+                self._serve_unless_overtaken(snapshot)
             elif self._run.report.exists():
                 logger.info("%s says that the training is finished", self._run.report)
                 return
@@ -73,6 +78,14 @@ class Service:
         else:
             self._refresher.serve(snapshot)
 
+    def _serve_unless_overtaken(self, snapshot: Snapshot) -> None:
+        try:
+            self._refresher.serve(snapshot)
+        except _FAILURES as error:
+            if newest_request(self._run) == self._at_work:
+                raise
+            logger.warning("table %d is given up for a newer snapshot: %s", snapshot.step, error)
+
     def _unserved(self) -> Snapshot | None:
         request = newest_request(self._run)
         if request is None or request == self._served:
@@ -86,6 +99,7 @@ class Service:
         if is_served(self._run, snapshot):
             self._served = request
             return None
+        self._at_work = request
         return snapshot
 
 
@@ -96,13 +110,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.dry_run:
         sys.stdout.write(to_yaml(config))
         return 0
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.basicConfig(level=logging.INFO, format=_LOG_FORMAT, datefmt="%H:%M:%S")
     manifest = Manifest.load(config.data.shards)
     RunFolder(config.run_path).claim(config, fresh=False)
     with ray_session(num_cpus=config.launch.ray_cpus) as cpus, _sigterm_ends():
         service = Service(config, manifest, cpus=cpus)
         try:
-            service.serve_once() if options.once else service.serve()
+            with service.heartbeat.renewed(patience_seconds(config.cluster)):
+                service.serve_once() if options.once else service.serve()
         except SystemExit:
             service.heartbeat("stopped")
             raise

@@ -16,7 +16,8 @@ import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import Any, TextIO
 
 from cluster_jobs import launch, machine
 from cluster_jobs.comparison import comparison_table
@@ -31,6 +32,7 @@ from trainer.run_folder import RunFolder, step_of
 from trainer.tasks import resolve_tasks
 
 _TERMINATED = 128 + signal.SIGTERM
+_NO_PATHS = ("auto", "none")  # of --resume
 _GO_ON = "the same command goes on from the newest checkpoint, if there is one"
 
 
@@ -41,13 +43,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.dry_run:
         sys.stdout.write(to_yaml(config))
         return 0
-    manifest = _checked(config)
+    manifest = _checked(config, options.resume)
     methods = _methods(config)
     run = RunFolder(config.run_path)
     with _sigterm_unwinds():
         try:
-            _claim_all(methods, options.resume)
             with _only_one_at_a_time(run):
+                _claim_all(methods, options.resume)
                 _train_all(methods, manifest, options.resume)
         except PartFailed as error:
             raise PartFailed(f"{error}\n{_GO_ON}") from error
@@ -74,7 +76,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _checked(config: RunConfig) -> Manifest:
+def _checked(config: RunConfig, resume: str) -> Manifest:
     """Find now what would otherwise fail minutes later."""
     for ignored in config.ignored_settings():
         sys.stderr.write(f"warning: {ignored}\n")
@@ -87,6 +89,11 @@ def _checked(config: RunConfig) -> Manifest:
         sys.stderr.write(f"warning: {manifest.folder} has no test split; nothing is evaluated\n")
     if config.launch.master_port:
         machine.check_port(config.launch.master_port)
+    if resume not in _NO_PATHS and not (Path(resume) / "manifest.json").exists():
+        raise JobError(
+            f"--resume {resume}: no complete checkpoint there (it has no manifest.json); "
+            "name a folder such as RUN/checkpoints/step_000200"
+        )
     return manifest
 
 
@@ -119,7 +126,6 @@ def _train_all(methods: Mapping[str, RunConfig], manifest: Manifest, resume: str
     with RayPart(methods[first], RunFolder(methods[first].run_path).logs) as ray:
         for name in unfinished:
             run, start = RunFolder(methods[name].run_path), resumes[name]
-            run.report.unlink(missing_ok=True)
             _drop_stale_requests(run, start)
             sys.stderr.write(f"{name}: starting\n")
             Supervisor(methods[name], ray, label=name, resume=start, devices=devices).finish()
@@ -147,7 +153,7 @@ def _split_sizes(manifest: Manifest) -> dict[str, int]:
 
 def _drop_stale_requests(run: RunFolder, resume: str) -> None:
     """Remove snapshots of an attempt that got further than the checkpoint that is gone on from."""
-    if resume not in ("auto", "none"):
+    if resume not in _NO_PATHS:
         return  # what lies beyond an older checkpoint may still be wanted
     saved = [
         step_of(path.parent.name) or 0 for path in run.checkpoints.glob("step_*/manifest.json")
@@ -171,7 +177,7 @@ def _report(run: RunFolder, methods: Mapping[str, RunConfig], manifest: Manifest
 
 @contextmanager
 def _only_one_at_a_time(run: RunFolder) -> Iterator[None]:
-    with (run.path / "run.lock").open("w") as lock:
+    with _lock_file(run) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -179,7 +185,22 @@ def _only_one_at_a_time(run: RunFolder) -> Iterator[None]:
                 f"another `clmle run` is at work in {run.path}; wait for it, stop it, "
                 "or set another run.folder"
             ) from error
-        yield
+        try:
+            yield
+        finally:
+            if not run.config.exists():  # the folder was refused: it is something else's
+                Path(lock.name).unlink(missing_ok=True)
+
+
+def _lock_file(run: RunFolder) -> TextIO:
+    try:
+        run.path.mkdir(parents=True, exist_ok=True)
+        return (run.path / "run.lock").open("w")
+    except OSError as error:
+        raise JobError(
+            f"cannot write to the run folder {run.path} ({error.strerror}); "
+            "set run.folder to a place that you can write to"
+        ) from error
 
 
 @contextmanager

@@ -8,19 +8,22 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from cluster_jobs import launch, machine
 from cluster_jobs.errors import PartFailed
-from cluster_jobs.heartbeat import Heartbeat
+from cluster_jobs.heartbeat import LONGEST_SILENCE_SECONDS, HeartbeatWatch
 from cluster_jobs.processes import Part, stop_all
 from cluster_jobs.ray_part import RayPart
 from cluster_jobs.training_progress import TrainingProgress
+from cluster_jobs.warnings_shown import WarningsShown
 from data_shards.atomic import read_json
 from data_shards.errors import DataError
 from trainer.config import RunConfig
 from trainer.run_folder import RunFolder
 
 _POLL_SECONDS = 0.2
+_MAKING_TABLES = ("embedding", "clustering", "publishing")
 _MOST_RESTARTS = 2
 _SERVICE_END_SECONDS = 10.0
 # SIGTERM lets the ranks finish their step and save; together well below 30 seconds.
@@ -35,6 +38,13 @@ def is_finished(run: RunFolder) -> bool:
     except DataError:
         return False
     return True
+
+
+def _time_written(file: Path) -> int | None:
+    try:
+        return file.stat().st_mtime_ns
+    except FileNotFoundError:
+        return None
 
 
 class Supervisor:
@@ -58,9 +68,12 @@ class Supervisor:
         self._restarts = 0
         self._service: Part | None = None
         self._given_up = False
-        self._heartbeat = Heartbeat(self._run)
+        self._heartbeat = HeartbeatWatch(self._run)
         self._heartbeat.clear()
+        self._old_report = _time_written(self._run.report)
         self._progress = TrainingProgress(self._run.metrics, label=label, steps=config.train.steps)
+        logs = [self._run.logs / name for name in ("trainer.log", "service.log")]
+        self._warnings = WarningsShown(logs, known=config.ignored_settings())
         self._trainer = self._start_trainer(resume, devices)
 
     def finish(self) -> None:
@@ -71,20 +84,45 @@ class Supervisor:
         """
         try:
             while self._trainer.poll() is None:
-                self._progress.poll()
+                self._look()
                 self._watch_service()
                 self._check_life()
                 time.sleep(_POLL_SECONDS)
-            self._progress.poll()
+            self._look()
             code = self._trainer.poll()
             # The launcher can end well although its ranks did not.
-            if code or not is_finished(self._run):
+            if code or not self._has_new_report():
                 raise self._trainer.failure(f"failed (exit code {code})")
             if self._service is not None:
                 self._service.wait(_SERVICE_END_SECONDS)
         finally:
             self._progress.close()
             stop_all([part for part in (self._trainer, self._service) if part is not None])
+
+    def _look(self) -> None:
+        self._heartbeat.poll()
+        self._progress.poll(self._phase())
+        self._warnings.poll()
+
+    def _phase(self) -> str:
+        """What happens while no step is done."""
+        state, version = self._heartbeat.state, self._heartbeat.version
+        between = self._progress.has_begun and not self._progress.is_through
+        if state in _MAKING_TABLES:
+            return (
+                f"{state} for table {version}"
+                if between
+                else f"waiting for table {version} ({state})"
+            )
+        if between:
+            return ""
+        if not self._progress.is_through:
+            return "starting"
+        return "waiting for the clustering service" if state is None else "evaluating"
+
+    def _has_new_report(self) -> bool:
+        """Whether this training, not an earlier one in the folder, is finished."""
+        return _time_written(self._run.report) != self._old_report and is_finished(self._run)
 
     def _start_trainer(self, resume: str, devices: Sequence[str]) -> Part:
         config = self._config
@@ -114,13 +152,25 @@ class Supervisor:
         if (problem := self._ray.failure()) is not None:
             self._restart_or_raise(problem, with_ray=True)
         elif self._service is None:
+            # An old report would tell the service that all is done; the trainer removes it.
+            if self._old_report is not None and _time_written(self._run.report) == self._old_report:
+                return
             if (environment := self._ray.announced()) is not None:
                 self._start_service(environment)
-        elif (code := self._service.poll()) is not None and self._heartbeat.state() != "done":
+        elif self._has_new_report():
+            return  # it may end, and has nothing more to say
+        elif (code := self._service.poll()) is not None:
             problem = self._service.failure(f"ended early (exit code {code})")
+            self._restart_or_raise(problem, with_ray=False)
+        elif self._heartbeat.silent_seconds > LONGEST_SILENCE_SECONDS and self._heartbeat.state:
+            problem = self._service.failure(
+                f"hangs: its heartbeat, {self._heartbeat.path}, was not renewed for "
+                f"{LONGEST_SILENCE_SECONDS:g} s (last state: {self._heartbeat.state})"
+            )
             self._restart_or_raise(problem, with_ray=False)
 
     def _start_service(self, ray_environment: dict[str, str]) -> None:
+        self._heartbeat.clear()
         self._service = Part(
             "clustering service",
             launch.service_command(self._run.config),
@@ -139,12 +189,16 @@ class Supervisor:
         if self._service is not None:
             stop_all([self._service])
             self._service = None
+            self._heartbeat.clear()
         if with_ray and not self._given_up:
             self._ray.restart()
 
     def _check_life(self) -> None:
         timeout = self._config.launch.start_timeout_seconds
-        for part in filter(None, (self._trainer, self._service)):
-            if not part.has_output and time.monotonic() - part.started > timeout:
-                setting = "launch.start_timeout_seconds"
-                raise part.failure(f"gave no sign of life in {timeout:g} s ({setting})")
+        what = f"gave no sign of life in {timeout:g} s (launch.start_timeout_seconds)"
+        trainer, service = self._trainer, self._service
+        if not trainer.has_output and time.monotonic() - trainer.started > timeout:
+            raise trainer.failure(what)
+        late = service is not None and time.monotonic() - service.started > timeout
+        if service is not None and late and self._heartbeat.state is None:
+            self._restart_or_raise(service.failure(what), with_ray=False)

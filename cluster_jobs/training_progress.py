@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,11 @@ from data_shards.progress import Progress
 
 _LOSS = "train/loss"
 _VERSION = "table/version"
+_EVERY_SECONDS = 5.0
 
 
 class TrainingProgress:
-    """Draws the progress of a run that another process trains, from its first step on."""
+    """Draws the progress of a run that another process trains, and what it waits for."""
 
     def __init__(self, metrics: Path, *, label: str, steps: int) -> None:
         """Start to watch; what is in the file already belongs to an earlier attempt.
@@ -30,22 +33,57 @@ class TrainingProgress:
         self._inode = metrics.stat().st_ino if metrics.exists() else None
         self._offset = metrics.stat().st_size if metrics.exists() else 0
         self._progress: Progress | None = None
+        self._done = 0
+        self._last_sign = time.monotonic()
 
-    def poll(self) -> None:
-        """Read the rows written since the last call and draw."""
+    @property
+    def has_begun(self) -> bool:
+        """Whether a step is done."""
+        return self._done > 0
+
+    @property
+    def is_through(self) -> bool:
+        """Whether the last step is done."""
+        return self._done >= self._steps
+
+    def poll(self, phase: str = "") -> None:
+        """Read the rows written since the last call and draw.
+
+        Args:
+            phase: what happens now; shown when no step moves.
+        """
         rows = self._new_rows() if self._metrics.exists() else []
         if not rows:
+            self._show_phase(phase)
             return
+        self._last_sign = time.monotonic()
         if self._progress is None:
             self._progress = Progress(self._steps, label=self._label, unit="steps")
-        shown: dict[str, Any] = {}
+        shown: dict[str, Any] = {"now": "training"} if self._on_terminal else {}
         for row in rows:
             if row["name"] == _LOSS:
                 shown["loss"] = f"{row['value']:.3f}"
             elif row["name"] == _VERSION:
                 shown["table"] = int(row["value"])
-        step = max(int(row["step"]) for row in rows)
-        self._progress.update(max(0, step - self._progress.done), **shown)
+        self._done = max(int(row["step"]) for row in rows)
+        self._progress.update(max(0, self._done - self._progress.done), **shown)
+
+    def _show_phase(self, phase: str) -> None:
+        """On a terminal behind the bar; elsewhere as a line of its own."""
+        now = time.monotonic()
+        if not phase or now - self._last_sign < _EVERY_SECONDS:
+            return
+        if not self._on_terminal:
+            self._last_sign = now
+            sys.stderr.write(f"{self._label}: {phase}\n")
+            return
+        if self._progress is None:
+            self._progress = Progress(self._steps, label=self._label, unit="steps")
+        self._progress.update(0, now=phase)
+
+    @property
+    def _on_terminal(self) -> bool:
+        return sys.stderr.isatty()
 
     def close(self) -> None:
         """Draw for the last time."""

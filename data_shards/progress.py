@@ -56,7 +56,7 @@ class Progress:
         self.done += n
         self._postfix.update(postfix)
         if self._bar is not None:
-            self._bar.set_postfix(self._postfix, refresh=False)
+            self._bar.set_postfix(self._postfix, refresh=n == 0)  # tqdm draws only what moves
             self._bar.update(n)
         elif time.monotonic() - self._last_line >= self._every_seconds:
             self._write_line()

@@ -22,6 +22,7 @@ from tests.helpers.image_shards import COLUMN
 from trainer.config_file import with_settings
 from trainer.errors import ConfigError, TrainingError
 from trainer.run_folder import step_name
+from trainer.snapshot import Snapshot, read_snapshot
 
 pytestmark = pytest.mark.ray
 
@@ -105,11 +106,12 @@ def test_the_request_written_last_is_the_newest(tiny: TinyRun) -> None:
         assert request.folder.name == step_name(step)
 
 
-def test_the_service_overtakes_and_ends_after_the_last_table(
+def test_the_service_overtakes_and_ends_with_the_training(
     tiny: TinyRun, ray_cpus: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
     for step in (0, 5, LAST_STEP):
         tiny.snapshot(step)
+    write_json(tiny.run.report, {})
     assert recluster.main(["--config", str(tiny.config_file)]) == 0
     assert store.versions(tiny.run.tables) == [LAST_STEP]
     assert read_json(tiny.run.path / "service.json")["state"] == "done"
@@ -130,9 +132,61 @@ def test_a_killed_service_is_caught_up_with(tiny: TinyRun, ray_cpus: int) -> Non
     wait_until(lambda: 5 in store.versions(tiny.run.tables))
     assert second.poll() is None
     tiny.snapshot(LAST_STEP)
+    wait_until(lambda: LAST_STEP in store.versions(tiny.run.tables))
+    write_json(tiny.run.report, {})
     _, said = second.communicate(timeout=60)
     assert second.returncode == 0, said
     assert store.latest_version(tiny.run.tables) == LAST_STEP
+
+
+def test_a_last_snapshot_of_an_earlier_attempt_is_no_end(tiny: TinyRun, ray_cpus: int) -> None:
+    tiny.snapshot(LAST_STEP)
+    service = start_service(tiny)
+    wait_until(lambda: LAST_STEP in store.versions(tiny.run.tables))
+    tiny.snapshot(5)  # the training went on from an older checkpoint
+    wait_until(lambda: 5 in store.versions(tiny.run.tables))
+    assert service.poll() is None
+    service.terminate()
+    service.communicate(timeout=10)
+
+
+class Overtaken(Refresher):
+    """Fails with the first snapshot, during whose embedding something else happens."""
+
+    meanwhile: Callable[[], object]
+    failed = False
+
+    def serve(self, snapshot: Snapshot) -> None:
+        if not self.failed:
+            self.failed = True
+            self.meanwhile()
+            raise DataError("the weights were replaced while they were in use")
+        super().serve(snapshot)
+
+
+def test_a_snapshot_that_is_replaced_while_at_work_is_served_anew(
+    tiny: TinyRun, ray_cpus: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def meanwhile() -> None:
+        tiny.snapshot(5, seed=99)
+        write_json(tiny.run.report, {})
+
+    monkeypatch.setattr(Overtaken, "meanwhile", staticmethod(meanwhile), raising=False)
+    monkeypatch.setattr(recluster, "Refresher", Overtaken)
+    tiny.snapshot(5)
+    assert recluster.main(["--config", str(tiny.config_file)]) == 0
+    assert is_served(tiny.run, read_snapshot(tiny.run.snapshots / step_name(5)))
+    assert "table 5 is given up for a newer snapshot: the weights were replaced" in caplog.text
+
+
+def test_a_failure_with_the_newest_snapshot_ends_the_service(
+    tiny: TinyRun, ray_cpus: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Overtaken, "meanwhile", staticmethod(lambda: None), raising=False)
+    monkeypatch.setattr(recluster, "Refresher", Overtaken)
+    tiny.snapshot(5)
+    with pytest.raises(DataError, match="were replaced"):
+        recluster.main(["--config", str(tiny.config_file)])
 
 
 def test_sigterm_ends_the_service_at_once_and_well(tiny: TinyRun, ray_cpus: int) -> None:

@@ -17,11 +17,12 @@ from typing import Any
 import psutil
 import pytest
 
-from cluster_jobs import launch, machine, run
+from cluster_jobs import launch, machine, run, supervisor, training_progress
 from cluster_jobs.errors import JobError, run_job
 from data_shards.atomic import read_json, write_json
 from tests.cluster_jobs.conftest import TinyRun
 from trainer.config_file import build_config, to_yaml, with_settings
+from trainer.run_folder import step_name
 
 REPORT = {
     "loss": "clmle",
@@ -37,13 +38,15 @@ PROLOGUE = (
 )
 FINISH = f"(folder / 'report.json').write_text({json.dumps(REPORT)!r});"
 SLEEP = "time.sleep(600);"
-DONE = """(folder / 'service.json').write_text('{"state": "done"}');"""
+# As the service: it ends when the report is there.
+UNTIL_FINISHED = "\nwhile not (folder / 'report.json').exists(): time.sleep(0.05)"
+HANGS = """(folder / 'service.json').write_text('{"state": "embedding", "version": 5}');""" + SLEEP
 
 
 @pytest.fixture
 def scripts(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """What trainer and service do; a test may change it."""
-    chosen = {"trainer": FINISH, "service": DONE}
+    chosen = {"trainer": FINISH, "service": UNTIL_FINISHED}
 
     def command(part: str) -> Callable[..., list[str]]:
         def made(config_file: Path, **ignored: Any) -> list[str]:
@@ -65,6 +68,13 @@ def configure(tiny: TinyRun, settings: dict[str, Any]) -> list[str]:
 def pids_in(log: Path) -> list[int]:
     lines = log.read_text().splitlines() if log.exists() else []
     return [int(line.split()[2]) for line in lines if line.startswith("at work")]
+
+
+def write_checkpoint(tiny: TinyRun, step: int) -> Path:
+    folder = tiny.run.checkpoints / step_name(step)
+    folder.mkdir(parents=True)
+    write_json(folder / "manifest.json", {})
+    return folder
 
 
 def all_gone(tiny: TinyRun) -> bool:
@@ -127,10 +137,105 @@ def test_resuming_from_a_path_trains_the_run_again_and_no_baseline(
 ) -> None:
     command = configure(tiny, {"baselines": {"softmax": {"loss.name": "softmax"}}})
     assert run_job(run.main, command) == 0
-    assert run_job(run.main, [*command, "--resume", "somewhere/step_000005"]) == 0
+    assert run_job(run.main, [*command, "--resume", str(write_checkpoint(tiny, 5))]) == 0
     assert len(pids_in(tiny.run.logs / "trainer.log")) == 2
     baseline = tiny.run.path / "baselines" / "softmax" / "logs" / "trainer.log"
     assert len(pids_in(baseline)) == 1
+
+
+def test_a_wrong_path_to_resume_from_costs_nothing(
+    tiny: TinyRun, scripts: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = configure(tiny, {})
+    assert run_job(run.main, command) == 0
+    report = tiny.run.report.read_bytes()
+    scripts["trainer"] = "sys.exit('must not start')"
+    capsys.readouterr()
+    assert run_job(run.main, [*command, "--resume", "somewhere/step_000005"]) == 2
+    said = capsys.readouterr().err
+    assert "--resume somewhere/step_000005: no complete checkpoint there" in said
+    assert "must not start" not in said
+    assert tiny.run.report.read_bytes() == report
+
+
+def test_an_old_report_is_no_end_of_a_training_that_goes_on(
+    tiny: TinyRun, scripts: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither for the service, which starts when the trainer has removed it, nor for the run."""
+    tiny.run.claim(tiny.config, fresh=False)
+    command = [*configure(tiny, {}), "--resume", str(write_checkpoint(tiny, 5))]
+    write_json(tiny.run.report, REPORT)
+    remove = "time.sleep(1); (folder / 'report.json').unlink(); time.sleep(1);"
+    scripts["trainer"] = remove + FINISH
+    scripts["service"] = "assert not (folder / 'report.json').exists()" + UNTIL_FINISHED
+    assert run_job(run.main, command) == 0
+    scripts["trainer"] = "pass"
+    assert run_job(run.main, command) == 1
+    assert "the trainer failed (exit code 0)" in capsys.readouterr().err
+
+
+def test_a_service_that_hangs_is_noticed(
+    tiny: TinyRun,
+    scripts: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(supervisor, "LONGEST_SILENCE_SECONDS", 1.0)
+    scripts |= {"trainer": SLEEP, "service": HANGS}
+    assert run_job(run.main, configure(tiny, {})) == 1
+    said = capsys.readouterr().err
+    assert "the clustering service hangs: its heartbeat, " in said
+    assert "was not renewed for 1 s (last state: embedding)" in said
+    assert all_gone(tiny)
+
+
+def test_a_service_that_hangs_is_started_again_if_the_run_may_go_on(
+    tiny: TinyRun,
+    scripts: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(supervisor, "LONGEST_SILENCE_SECONDS", 1.0)
+    log = tiny.run.logs / "service.log"
+    scripts |= {
+        "trainer": f"log = Path({str(log)!r})\n"
+        "while not log.exists() or log.read_text().count('at work') < 2: time.sleep(0.05)\n"
+        + FINISH,
+        "service": HANGS,
+    }
+    assert run_job(run.main, configure(tiny, {"refresh.on_late": "continue"})) == 0
+    assert capsys.readouterr().err.count("starting it again") == 1
+    assert all_gone(tiny)
+
+
+def test_warnings_in_the_logs_reach_the_screen(
+    tiny: TinyRun, scripts: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    scripts["trainer"] = "print('10:00:00 rank 0 WARNING small clusters', flush=True);" + FINISH
+    assert run_job(run.main, configure(tiny, {})) == 0
+    assert capsys.readouterr().err.count("warning: small clusters\n") == 1
+
+
+def test_it_is_said_what_is_waited_for(
+    tiny: TinyRun,
+    scripts: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(training_progress, "_EVERY_SECONDS", 0.5)
+    metrics = (
+        """(folder / 'metrics.jsonl').write_text('{"step": 20, "name": "a", "value": 1}\\n');"""
+    )
+    scripts["trainer"] = f"time.sleep(2); {metrics} time.sleep(2);" + FINISH
+    scripts["service"] = (
+        """(folder / 'service.json').write_text('{"state": "embedding", "version": 0}');"""
+        """time.sleep(2); (folder / 'service.json').write_text('{"state": "waiting"}');"""
+        + UNTIL_FINISHED
+    )
+    assert run_job(run.main, configure(tiny, {})) == 0
+    said = capsys.readouterr().err
+    assert "clmle: waiting for table 0 (embedding)\n" in said
+    assert "clmle: evaluating\n" in said
 
 
 def test_a_failed_trainer_is_named_with_the_end_of_its_log(
@@ -210,9 +315,7 @@ def test_requests_beyond_the_checkpoint_are_dropped(tiny: TinyRun, scripts: dict
     tiny.run.claim(tiny.config, fresh=True)
     for step in (0, 5, 10):
         tiny.snapshot(step)
-    checkpoint = tiny.run.checkpoints / "step_000005"
-    checkpoint.mkdir(parents=True)
-    write_json(checkpoint / "manifest.json", {})
+    write_checkpoint(tiny, 5)
     assert run_job(run.main, command) == 0
     assert sorted(p.name for p in tiny.run.snapshots.iterdir()) == ["step_000000", "step_000005"]
 
@@ -305,11 +408,24 @@ def test_two_launchers_do_not_share_a_folder(
 ) -> None:
     job = start_in_background(tiny)
     try:
-        assert run_job(run.main, ["--config", str(tiny.config_file)]) == 2
+        of_the_first = tiny.run.config.read_bytes()
+        command = ["--config", str(tiny.config_file), "--set", "launch.ray_cpus=7"]
+        assert run_job(run.main, command) == 2
         assert "another `clmle run` is at work" in capsys.readouterr().err
+        assert tiny.run.config.read_bytes() == of_the_first
     finally:
         job.terminate()
         job.communicate(timeout=30)
+
+
+def test_a_folder_of_something_else_is_left_as_it_was(
+    tiny: TinyRun, scripts: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny.run.path.mkdir()
+    (tiny.run.path / "thesis.txt").touch()
+    assert run_job(run.main, configure(tiny, {})) == 2
+    assert "thesis.txt" in capsys.readouterr().err
+    assert [path.name for path in tiny.run.path.iterdir()] == ["thesis.txt"]
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
+from cluster_jobs import training_progress
 from cluster_jobs.training_progress import TrainingProgress
 
 
@@ -59,6 +61,40 @@ def test_rows_of_an_earlier_attempt_do_not_count(
     os.replace(tmp_path / "new", metrics)  # the trainer goes on from step 20
     progress.poll()
     assert "20/40" in said(progress, capsys)
+
+
+def test_what_is_waited_for_is_said_now_and_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metrics = tmp_path / "metrics.jsonl"
+    clock = [100.0]
+    monkeypatch.setattr(training_progress.time, "monotonic", lambda: clock[0])
+    progress = TrainingProgress(metrics, label="clmle", steps=40)
+    for _ in range(60):
+        clock[0] += 0.2
+        progress.poll("waiting for table 0 (embedding)")
+    assert capsys.readouterr().err == "clmle: waiting for table 0 (embedding)\n" * 2
+    append(metrics, row(10))
+    progress.poll("starting")
+    progress.poll("evaluating")
+    assert capsys.readouterr().err == ""
+    assert progress.has_begun
+    assert not progress.is_through
+
+
+def test_on_a_terminal_it_stands_behind_the_bar(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setattr(training_progress, "_EVERY_SECONDS", 0.0)
+    metrics = tmp_path / "metrics.jsonl"
+    progress = TrainingProgress(metrics, label="clmle", steps=40)
+    progress.poll("waiting for table 0 (embedding)")
+    assert "now=waiting for table 0 (embedding)" in capsys.readouterr().err
+    append(metrics, row(40))
+    progress.poll("")
+    progress.poll("evaluating")
+    assert "now=evaluating" in said(progress, capsys)
 
 
 def test_nothing_is_said_before_the_first_row(

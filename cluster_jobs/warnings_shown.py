@@ -1,0 +1,54 @@
+"""Warnings in the logs of the parts of a run, repeated on the screen."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from tqdm import tqdm
+
+_MARK = " WARNING "
+_MOST_SHOWN = 20
+
+
+class WarningsShown:
+    """Follows log files; each distinct warning is shown once, the first twenty of them."""
+
+    def __init__(self, logs: Iterable[Path], *, known: Iterable[str] = ()) -> None:
+        """Start to watch; what is in the files already is of an earlier attempt.
+
+        Args:
+            logs: there or not yet.
+            known: warnings that the user was told.
+        """
+        self._offsets = {log: log.stat().st_size if log.exists() else 0 for log in logs}
+        self._known = set(known)
+        self._num_shown = 0
+
+    def poll(self) -> None:
+        """Show what came since the last call."""
+        for log in self._offsets:
+            for line in self._new_lines(log):
+                _, mark, text = line.partition(_MARK)
+                text = text.strip()
+                if mark and text not in self._known:
+                    self._known.add(text)
+                    self._show(f"warning: {text}", log)
+
+    def _show(self, text: str, log: Path) -> None:
+        self._num_shown += 1
+        if self._num_shown <= _MOST_SHOWN:
+            tqdm.write(text, file=sys.stderr)  # beside a progress bar, not through it
+        elif self._num_shown == _MOST_SHOWN + 1:
+            tqdm.write(f"more warnings are in {log.parent}", file=sys.stderr)
+
+    def _new_lines(self, log: Path) -> list[str]:
+        if not log.exists():
+            return []
+        with log.open("rb") as file:
+            file.seek(self._offsets[log])
+            text = file.read()
+        whole = text[: text.rfind(b"\n") + 1]  # the last line may be half written
+        self._offsets[log] += len(whole)
+        return whole.decode("utf-8", errors="replace").splitlines()
