@@ -9,6 +9,7 @@ The result is a folder a task of float32 vectors with sample ids and labels (Num
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -29,6 +30,8 @@ from trainer.run_folder import RunFolder, step_name, step_of
 from trainer.snapshot import Snapshot, read_snapshot, snapshot_steps
 from trainer.tasks import resolve_tasks
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, kw_only=True)
 class EmbedStats:
@@ -44,6 +47,7 @@ def embed_split(
     config: ClusterConfig,
     *,
     cpus: int,
+    gpus: float = 0.0,
     on_shard: Callable[[int], None] = lambda rows: None,
 ) -> EmbedStats:
     """Embed the shards of a split on a connected Ray; finished ones are kept.
@@ -52,6 +56,7 @@ def embed_split(
         works: those of all shards, in order (`embed_works`).
         config: patience with tasks.
         cpus: of the cluster; as many tasks are under way.
+        gpus: share of a GPU that a task asks for, if the cluster has any.
         on_shard: called with the number of images of each shard that is done.
 
     Raises:
@@ -61,7 +66,10 @@ def embed_split(
     """
     started = time.monotonic()
     done: dict[int, EmbeddedShard] = {}
-    for number, shard in run_tasks(embed_one_shard, works, num_at_once=cpus, config=config):
+    at_once, gpus = task_resources(cpus, gpus)
+    for number, shard in run_tasks(
+        embed_one_shard, works, num_at_once=at_once, config=config, num_gpus=gpus
+    ):
         done[number] = shard
         on_shard(_num_rows(shard))
     for task in works[0].tasks:
@@ -73,6 +81,24 @@ def embed_split(
         seconds=time.monotonic() - started,
         reused_shards=sum(shard.reused for shard in done.values()),
     )
+
+
+def task_resources(cpus: int, gpus: float) -> tuple[int, float]:
+    """How many tasks fit the connected Ray at a time, and the share of a GPU that each can have.
+
+    Args:
+        cpus: of the cluster; a task needs one.
+        gpus: wanted share, in [0, 1].
+    """
+    import ray
+
+    there = float(ray.cluster_resources().get("GPU", 0.0)) if gpus else 0.0
+    if gpus and not there:
+        logger.warning("launch.embed_gpus is %g, but the Ray cluster has no GPU: using CPUs", gpus)
+    if not there:
+        return cpus, 0.0
+    # A task stays on one GPU.
+    return max(1, min(cpus, int(there) * int(1 / gpus))), gpus
 
 
 def _num_rows(shard: EmbeddedShard) -> int:
@@ -183,11 +209,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     images = manifest.split(options.split).num_samples
     snapshot = find_snapshot(options.snapshot, RunFolder(config.run_path))
     works = embed_works(config, manifest, snapshot, split=options.split, out=options.out)
+    gpus = config.launch.embed_gpus
     with (
-        ray_session(num_cpus=config.launch.ray_cpus) as cpus,
+        ray_session(num_cpus=config.launch.ray_cpus, gpus=gpus > 0) as cpus,
         Progress(images, label=f"embed {options.split}", unit="images") as progress,
     ):
-        stats = embed_split(works, config.cluster, cpus=cpus, on_shard=progress.update)
+        stats = embed_split(works, config.cluster, cpus=cpus, gpus=gpus, on_shard=progress.update)
     sys.stdout.write(f"{stats.rows:,} embeddings of step {snapshot.step} in {options.out}\n")
     return 0
 

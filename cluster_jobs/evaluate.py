@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from cluster_jobs.comparison import evaluation_table
-from cluster_jobs.embed import check_data, find_snapshot
+from cluster_jobs.embed import check_data, find_snapshot, task_resources
 from cluster_jobs.errors import JobError, run_job
 from cluster_jobs.local_ray import ray_session
 from cluster_jobs.refresh import is_served
@@ -43,6 +43,7 @@ def count_split(
     config: ClusterConfig,
     *,
     cpus: int,
+    gpus: float = 0.0,
     on_images: Callable[[int], None] = lambda images: None,
 ) -> Counts:
     """Add up the counts of all shares, on a connected Ray.
@@ -51,10 +52,14 @@ def count_split(
         works: the shares (`count_works`).
         config: patience with tasks.
         cpus: of the cluster; as many tasks are under way.
+        gpus: share of a GPU that a task asks for, if the cluster has any.
         on_images: called with the number of images of each share that is done.
     """
     total: Counts = {}
-    for number, counts in run_tasks(count_right_answers, works, num_at_once=cpus, config=config):
+    at_once, gpus = task_resources(cpus, gpus)
+    for number, counts in run_tasks(
+        count_right_answers, works, num_at_once=at_once, config=config, num_gpus=gpus
+    ):
         total = {key: counts[key] + total[key] if total else counts[key] for key in counts}
         on_images(works[number].num_images)
     return total
@@ -117,12 +122,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     run = RunFolder(config.run_path)
     snapshot = _chosen_snapshot(options.checkpoint, run)
     images = manifest.split(SPLIT).num_samples
+    gpus = config.launch.embed_gpus
     with (
-        ray_session(num_cpus=config.launch.ray_cpus) as cpus,
+        ray_session(num_cpus=config.launch.ray_cpus, gpus=gpus > 0) as cpus,
         Progress(images, label=f"evaluate step {snapshot.step}", unit="images") as progress,
     ):
         works = count_works(config, manifest, snapshot, most=_SHARES_PER_CPU * cpus)
-        counts = count_split(works, config.cluster, cpus=cpus, on_images=progress.update)
+        counts = count_split(works, config.cluster, cpus=cpus, gpus=gpus, on_images=progress.update)
     summary = summarise(counts, step=snapshot.step, table_version=snapshot.step)
     path = write_evaluation(run, summary)
     writer = MetricWriter(run)

@@ -74,6 +74,7 @@ def ray_command(config: RunConfig, announce: Path) -> list[str]:
     """The holder of a local Ray."""
     command = [sys.executable, "-m", "cluster_jobs.local_ray", "--announce", str(announce)]
     command += ["--cpus", str(config.launch.ray_cpus)]
+    command += ["--gpus"] if config.launch.embed_gpus > 0 else []
     return [*command, "--dashboard"] if config.launch.ray_dashboard else command
 
 

@@ -45,12 +45,13 @@ _END_SECONDS = 3.0
 
 
 @contextmanager
-def ray_session(*, num_cpus: int = 0, dashboard: bool = False) -> Iterator[int]:
+def ray_session(*, num_cpus: int = 0, dashboard: bool = False, gpus: bool = False) -> Iterator[int]:
     """Be connected to Ray inside the block; a connection that is there already is used as it is.
 
     Args:
         num_cpus: size of a cluster of our own, 0 = all cores; ignored with RAY_ADDRESS.
         dashboard: whether our own has one, on the loopback interface.
+        gpus: whether our own hands out the GPUs of this machine.
 
     Yields:
         CPUs of the whole cluster.
@@ -72,7 +73,7 @@ def ray_session(*, num_cpus: int = 0, dashboard: bool = False) -> Iterator[int]:
     processes: list[psutil.Process] = []
     try:
         os.environ.update(_own_environment(folder))
-        with _connected(**_own_settings(folder, num_cpus, dashboard=dashboard)) as cpus:
+        with _connected(**_own_settings(folder, num_cpus, dashboard=dashboard, gpus=gpus)) as cpus:
             try:
                 yield cpus
             finally:
@@ -129,11 +130,11 @@ def _own_environment(folder: Path) -> dict[str, str]:
     return environment
 
 
-def _own_settings(folder: Path, num_cpus: int, *, dashboard: bool) -> dict[str, object]:
+def _own_settings(folder: Path, num_cpus: int, *, dashboard: bool, gpus: bool) -> dict[str, object]:
     return {
         "address": "local",
         "num_cpus": num_cpus or machine.num_cores(),
-        "num_gpus": 0,  # they are the trainer's
+        "num_gpus": None if gpus else 0,  # None: Ray looks; otherwise they are the trainer's alone
         "include_dashboard": dashboard,
         "dashboard_host": "127.0.0.1",
         "object_store_memory": object_store_bytes(),
@@ -181,10 +182,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--announce", required=True, type=Path, metavar="FILE")
     parser.add_argument("--cpus", type=int, default=0)
     parser.add_argument("--dashboard", action="store_true")
+    parser.add_argument("--gpus", action="store_true")
     options = parser.parse_args(argv)
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda number, frame: stop.set())
-    with ray_session(num_cpus=options.cpus, dashboard=options.dashboard) as cpus:
+    with ray_session(num_cpus=options.cpus, dashboard=options.dashboard, gpus=options.gpus) as cpus:
         import ray
 
         context = ray.get_runtime_context()

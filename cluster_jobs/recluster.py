@@ -113,7 +113,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format=_LOG_FORMAT, datefmt="%H:%M:%S")
     manifest = Manifest.load(config.data.shards)
     RunFolder(config.run_path).claim(config, fresh=False)
-    with ray_session(num_cpus=config.launch.ray_cpus) as cpus, _sigterm_ends():
+    gpus = config.launch.embed_gpus > 0
+    with ray_session(num_cpus=config.launch.ray_cpus, gpus=gpus) as cpus, _sigterm_ends():
         service = Service(config, manifest, cpus=cpus)
         try:
             with service.heartbeat.renewed(patience_seconds(config.cluster)):

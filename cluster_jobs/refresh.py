@@ -124,7 +124,13 @@ class Refresher:
             self._on_phase("embedding", version)
 
         with Progress(images, label=f"table {version}: embed", unit="images") as progress:
-            stats = embed_split(works, self._config.cluster, cpus=self._cpus, on_shard=on_shard)
+            stats = embed_split(
+                works,
+                self._config.cluster,
+                cpus=self._cpus,
+                gpus=self._config.launch.embed_gpus,
+                on_shard=on_shard,
+            )
         return {
             "embed_seconds": stats.seconds,
             "embed_images_per_second": stats.rows / stats.seconds,

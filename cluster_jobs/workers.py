@@ -77,7 +77,7 @@ def embed_one_shard(work: EmbedWork) -> EmbeddedShard:
     if len(infos) == len(work.tasks):
         return EmbeddedShard(infos, reused=True)
     embedded = embed_shard(
-        _network(work.snapshot.path, work.snapshot.checksum),
+        _network(work.snapshot.path, work.snapshot.checksum, _device()),
         manifest,
         work.number,
         split=work.split,
@@ -124,7 +124,7 @@ def count_right_answers(work: CountWork) -> Counts:
     """Classify its batches and count, by (task, read-out)."""
     torch.set_num_threads(1)
     return count_batches(
-        _network(work.snapshot.path, work.snapshot.checksum),
+        _network(work.snapshot.path, work.snapshot.checksum, _device()),
         _index(work.shards, work.snapshot.data_checksum, work.split),
         work.batches,
         tasks=work.tasks,
@@ -133,12 +133,19 @@ def count_right_answers(work: CountWork) -> Counts:
     )
 
 
+def _device() -> str:
+    """Where this task's network goes: the GPU that Ray gave it, if it asked for one."""
+    import ray
+
+    return "cuda" if ray.is_initialized() and ray.get_gpu_ids() else "cpu"
+
+
 @lru_cache(maxsize=1)
-def _network(path: Path, checksum: str) -> Network:
+def _network(path: Path, checksum: str, device: str) -> Network:
     snapshot = read_snapshot(path)
     if snapshot.checksum != checksum:
         raise DataError(f"the weights in {path} were replaced while they were in use; try again")
-    return load_network(snapshot)
+    return load_network(snapshot).to(device)
 
 
 @lru_cache(maxsize=1)

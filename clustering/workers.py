@@ -78,6 +78,7 @@ def run_tasks(
     *,
     num_at_once: int,
     config: ClusterConfig,
+    num_gpus: float = 0.0,
 ) -> Iterator[tuple[int, Result]]:
     """Run one Ray task for each piece of work.
 
@@ -90,6 +91,7 @@ def run_tasks(
         num_at_once: tasks under way at a time, >= 1. More than the cluster has CPUs for would wait
             there, and their time with them.
         config: `task_timeout_seconds` and `max_retries`.
+        num_gpus: share of a GPU that a task asks for, in [0, 1].
 
     Yields:
         (number of the work, result), in the order of completion.
@@ -100,7 +102,7 @@ def run_tasks(
     """
     import ray
 
-    tasks = _Tasks(function, works, config)
+    tasks = _Tasks(function, works, config, num_gpus)
     try:
         while tasks.waiting or tasks.running:
             while tasks.waiting and len(tasks.running) < num_at_once:
@@ -130,12 +132,16 @@ class _Tasks(Generic[Work, Result]):
     """What is waiting and what is running."""
 
     def __init__(
-        self, function: Callable[[Work], Result], works: Sequence[Work], config: ClusterConfig
+        self,
+        function: Callable[[Work], Result],
+        works: Sequence[Work],
+        config: ClusterConfig,
+        num_gpus: float,
     ) -> None:
         import ray
 
         # Ray's own retries are off: they have no time limit, and would multiply with ours.
-        self._remote: Any = ray.remote(num_cpus=1, max_retries=0)(function)
+        self._remote: Any = ray.remote(num_cpus=1, num_gpus=num_gpus, max_retries=0)(function)
         self._works = works
         self._timeout_seconds = config.task_timeout_seconds
         self._max_retries = config.max_retries

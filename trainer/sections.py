@@ -357,6 +357,10 @@ class LaunchConfig:
     ray_dashboard: bool = False
     """Start Ray's dashboard (on the loopback interface)."""
 
+    embed_gpus: float = 0.0
+    """Share of a GPU that an embedding or evaluation task asks Ray for; 0 = CPU workers. The ranks
+    use the same GPUs, so memory must be left there. A cluster without GPUs uses its CPUs."""
+
     start_timeout_seconds: float = 300.0
     """How long `clmle run` waits for the first sign of life of a part."""
 
@@ -367,6 +371,7 @@ class LaunchConfig:
         )
         _require(0 <= self.master_port < 65536, "launch.master_port", "a port", self.master_port)
         _require(self.ray_cpus >= 0, "launch.ray_cpus", ">= 0", self.ray_cpus)
+        _require(0 <= self.embed_gpus <= 1, "launch.embed_gpus", "in [0, 1]", self.embed_gpus)
         _require(
             self.start_timeout_seconds > 0,
             "launch.start_timeout_seconds",

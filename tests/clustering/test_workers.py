@@ -177,3 +177,16 @@ def test_a_mistake_in_a_task_is_shown_with_its_trace() -> None:
 def test_more_workers_than_cpus_is_said(caplog: pytest.LogCaptureFixture) -> None:
     assert RayWorkers(ClusterConfig(num_workers=9)).num_workers == 2
     assert "cluster.num_workers is 9, but the Ray cluster has 2 CPUs" in caplog.text
+
+
+def test_a_share_of_a_gpu_is_asked_for(monkeypatch):
+    asked = {}
+
+    def remote(**options):
+        asked.update(options)
+        raise InterruptedError
+
+    monkeypatch.setattr(ray, "remote", remote)
+    with pytest.raises(InterruptedError):
+        list(run_tasks(str, ["work"], num_at_once=1, config=CONFIG, num_gpus=0.25))
+    assert asked == {"num_cpus": 1, "num_gpus": 0.25, "max_retries": 0}
