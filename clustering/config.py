@@ -47,6 +47,10 @@ class ClusterConfig:
     siblings: int = 8
     """Nearest clusters of the same class to list for each cluster."""
 
+    exact_neighbours: int = 50_000
+    """Up to so many clusters of a task their lists of neighbours are exact. Beyond, a few per cent
+    of the neighbours are not the nearest, and the search takes a fraction of the time."""
+
     backend: Backend = "auto"
     """Who compares samples with centroids: FAISS on the CPU, FAISS or torch on a GPU. auto = the
     first of faiss-gpu, torch-gpu, faiss-cpu that works."""
@@ -75,6 +79,7 @@ class ClusterConfig:
         for name in (
             "max_clusters_per_class",
             "neighbours",
+            "exact_neighbours",
             "siblings",
             "num_workers",
             "max_retries",

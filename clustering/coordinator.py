@@ -283,5 +283,6 @@ def _lists(
         arrays["class_of"],
         neighbours=config.neighbours,
         siblings=config.siblings,
+        exact_up_to=config.exact_neighbours,
     )
     return {"neighbours": neighbours, "siblings": siblings}

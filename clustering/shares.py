@@ -26,7 +26,9 @@ ReadRows = Callable[[int, int], npt.NDArray[np.float32]]
 """(first, end) of the share's rows -> (end - first, D) those rows."""
 
 _UNITS = 2.0**36  # a sum of 2^27 rows fits into an int64
-_FEW_ROWS = 2000  # below, making a sparse matrix takes longer than sorting
+# Multiplications for which a sparse matrix is not worth making. BLAS uses one thread for them, as
+# OpenBLAS does up to 2^18: with another number of threads it may round differently.
+_SMALL_PRODUCT = 1 << 17
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,15 +134,16 @@ class Share:
         Args:
             centroids: (K, D) float32.
         """
-        total = _nothing(*centroids.shape)
+        total = None
         for number, part in enumerate(self._parts):
             rows = self._rows(number)
             nearest, cosines = self._place(number, rows, len(centroids)).nearest(centroids)
             changed = int(np.count_nonzero(self._assignment[part] != nearest))
             self._assignment[part] = nearest
             self._cosines[part] = cosines
-            total += _totals(rows, nearest, len(centroids), cosines, changed)
-        return total
+            told = _totals(rows, nearest, len(centroids), cosines, changed)
+            total = told if total is None else total + told
+        return total or _nothing(*centroids.shape)
 
     def measure(self, num_clusters: int, dim: int) -> Totals:
         """Sum up the clusters as they are, without comparing; all rows start in cluster 0."""
@@ -282,7 +285,7 @@ def mean_angles(
 def cluster_sums(
     rows: npt.NDArray[np.float32], assignment: npt.NDArray[np.integer], num_clusters: int
 ) -> npt.NDArray[np.float64]:
-    """Sum the members of each cluster in float64, one after the other.
+    """Sum the members of each cluster in float64.
 
     Args:
         rows: (n, D) float32.
@@ -292,20 +295,12 @@ def cluster_sums(
     Returns:
         (K, D) float64, zeros for a cluster without a member.
     """
-    if len(rows) > _FEW_ROWS:
-        ones = np.ones(len(rows))
-        pointers = np.arange(len(rows) + 1, dtype=np.int32)
-        member = csc_matrix(
-            (ones, assignment.astype(np.int32), pointers), shape=(num_clusters, len(rows))
-        )
-        return np.asarray(member @ rows)
-    sums = np.zeros((num_clusters, rows.shape[1]))
-    if len(rows):
-        by_cluster = np.argsort(assignment, kind="stable")
-        ordered = assignment[by_cluster]
-        starts = np.flatnonzero(np.diff(ordered, prepend=-1))
-        sums[ordered[starts]] = np.add.reduceat(rows[by_cluster], starts, axis=0, dtype=np.float64)
-    return sums
+    if num_clusters * rows.size <= _SMALL_PRODUCT:
+        member = np.zeros((num_clusters, len(rows)))
+        member[assignment, np.arange(len(rows))] = 1.0
+        return member @ rows.astype(np.float64)
+    columns = (np.ones(len(rows)), assignment.astype(np.int32), np.arange(len(rows) + 1))
+    return np.asarray(csc_matrix(columns, shape=(num_clusters, len(rows))) @ rows)
 
 
 def _totals(

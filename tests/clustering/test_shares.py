@@ -16,9 +16,9 @@ def _share(start: int = 0, end: int = 50) -> Share:
     return Share(lambda first, stop: rows[first:stop], len(rows), first_row=start)
 
 
-@pytest.mark.parametrize("few", [0, 1000])
-def test_sums_of_members(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shares, "_FEW_ROWS", few)
+@pytest.mark.parametrize("small", [0, 1000])
+def test_sums_of_members(small: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shares, "_SMALL_PRODUCT", small)
     assignment = np.random.default_rng(2).integers(0, 4, size=50)  # cluster 4 has none
     expected = [ROWS[assignment == j].astype(np.float64).sum(axis=0) for j in range(5)]
     np.testing.assert_allclose(cluster_sums(ROWS, assignment, 5), expected, atol=1e-12)
