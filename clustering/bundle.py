@@ -20,7 +20,7 @@ from clustering.means import Means, class_means
 from clustering.shares import CHUNK_ROWS
 from data_shards.embeddings import EmbeddingShards
 
-ReadRows = Callable[[npt.NDArray[np.int64]], npt.NDArray[np.float32]]
+ReadRows = Callable[[npt.NDArray[np.integer]], npt.NDArray[np.float32]]
 """(P,) row numbers -> (P, D) those rows."""
 
 _UNIT_TOLERANCE = 1e-3
@@ -38,7 +38,7 @@ class BundleWork:
     """(B,) samples of each class."""
     num_clusters: npt.NDArray[np.int64]
     """(B,) wanted clusters of each class."""
-    positions: npt.NDArray[np.int64]
+    positions: npt.NDArray[np.integer]
     """(P,) row numbers in the embedding shards, class after class."""
     config: ClusterConfig
     seed: int
@@ -91,7 +91,7 @@ def cluster_bundle(work: BundleWork) -> BundleResult:
     """
     # Whoever planned the work has compared the checksums already.
     shards = EmbeddingShards.open(work.folder, verify=False)
-    return cluster_classes(shards.rows, work)
+    return cluster_classes(lambda positions: shards.rows(positions.astype(np.int64)), work)
 
 
 def cluster_classes(read_rows: ReadRows, work: BundleWork) -> BundleResult:
@@ -120,7 +120,7 @@ def cluster_classes(read_rows: ReadRows, work: BundleWork) -> BundleResult:
 
 def check_rows(
     rows: npt.NDArray[np.float32],
-    positions: npt.NDArray[np.int64],
+    positions: npt.NDArray[np.integer],
     *,
     folder: str,
     class_of: Callable[[int], int],

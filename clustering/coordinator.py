@@ -182,6 +182,8 @@ def _works(
     # Rows go by sample id within a class: k-means depends on their order, and the order of the
     # rows in the shards on who embedded them.
     by_class = np.lexsort((shards.ids, shards.labels))
+    if len(by_class) < 2**31:
+        by_class = by_class.astype(np.int32)  # half as much to hold and to send
     ends = np.cumsum(class_sizes)
     starts = ends - class_sizes
 

@@ -27,7 +27,7 @@ class ShareWork:
     folder: str
     """The embedding shards, by a path that every worker sees."""
     class_: int
-    positions: npt.NDArray[np.int64]
+    positions: npt.NDArray[np.integer]
     """Row numbers in the embedding shards; may be empty."""
     first_row: int
     """Where the range begins in the class."""
@@ -67,7 +67,7 @@ def open_share(work: ShareWork) -> Share:
 
     def read(first: int, end: int) -> npt.NDArray[np.float32]:
         positions = work.positions[first:end]
-        rows = shards.rows(positions)
+        rows = shards.rows(positions.astype(np.int64))
         check_rows(rows, positions, folder=work.folder, class_of=lambda row: work.class_)
         return rows
 
