@@ -16,8 +16,8 @@ from clustering.top_k import row_blocks, top_k
 
 # Of the graph that the approximate search walks: links of a cluster, candidates when it is built,
 # and candidates of a search for each cluster wanted.
-_LINKS = 16
-_CANDIDATES_BUILDING = 40
+_LINKS = 24
+_CANDIDATES_BUILDING = 60
 _CANDIDATES_WANTED = 2
 _BLOCK = 1024  # rows of a block where only their own classes are compared
 
