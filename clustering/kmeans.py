@@ -1,34 +1,30 @@
-"""Spherical k-means of one class whose rows fit in memory.
+"""Spherical k-means of one class.
 
-The same rows, settings and seed give the same clusters to the last bit, in any process and with any
-number of threads; another kind of CPU or another release of FAISS may round differently.
+The same rows, settings and seed give the same clusters to the last bit: in any process, with any
+number of threads, however the rows are divided into shares. Another kind of CPU, another backend or
+another release of FAISS may round differently.
 
 Legend: n rows of the class, D embedding, K clusters of the class.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-try:
-    import faiss
-except ModuleNotFoundError as error:
-    raise ModuleNotFoundError(
-        "k-means needs faiss: install the extra cpu (faiss-cpu) or gpu (faiss-gpu), never both"
-    ) from error
+from clustering.backends import BackendName, one_thread
+from clustering.config import ClusterConfig
+from clustering.initial import initial_centroids
+from clustering.means import directions
+from clustering.shares import Moves, Share, Totals, add_totals, mean_angles
 
-BACKEND = f"faiss-cpu {faiss.__version__}"
-"""What computes the clusters, for a table's stats."""
-
-_ALL_POINTS = 2**31 - 1  # FAISS otherwise trains on 256 rows a cluster, without a word
 _REPAIRS = 4  # rounds; with few duplicates one is enough
 _SAME_COSINE = 1.0 - 1e-6  # of a row and its own centroid, up to rounding
-_CANCELLED = 1e-6  # a mean of unit rows shorter than this has no direction
 
 
 @dataclass(frozen=True)
@@ -37,7 +33,7 @@ class KMeansResult:
 
     centroids: npt.NDArray[np.float32]
     """(K, D) unit rows: the direction of the mean of the members."""
-    assignment: npt.NDArray[np.int64]
+    assignment: npt.NDArray[np.int32]
     """(n,) cluster of each row, 0 .. K - 1."""
     spread: npt.NDArray[np.float32]
     """(K,) mean angle between members and centroid, in radians."""
@@ -49,22 +45,60 @@ class KMeansResult:
     """Iterations made; 0 for a single cluster, which is a mean."""
 
 
-def spherical_kmeans(
-    rows: npt.NDArray[np.float32], num_clusters: int, *, iterations: int, seed: int
-) -> KMeansResult:
-    """Divide the rows of a class into clusters by direction.
+class Group(Protocol):
+    """All shares of a class, wherever they are."""
 
-    Each row belongs to the nearest of FAISS's final centroids. A centroid without a row starts
-    anew at the row that is farthest from its own centroid; where no row is far from its own, as
-    with fewer distinct rows than clusters, it is dropped. What is returned as centroid is the
-    direction of the mean of the members, so that a table's centroids, members and spreads fit
-    together exactly; a row at a border may therefore be a little nearer to another one.
+    @property
+    def num_rows(self) -> int:
+        """Rows n of the class."""
+
+    @property
+    def dim(self) -> int:
+        """Length D of a row."""
+
+    @property
+    def seconds(self) -> float:
+        """Time that all shares spent on their answers so far."""
+
+    def call(self, method: str, *arguments: Any) -> list[Any]:
+        """Call a method of every `Share`; their answers, in the order of the rows."""
+
+
+@dataclass
+class LocalGroup:
+    """Shares in this process."""
+
+    shares: Sequence[Share]
+    num_rows: int
+    dim: int
+    seconds: float = 0.0
+
+    def call(self, method: str, *arguments: Any) -> list[Any]:
+        """See `Group`."""
+        started = time.monotonic()
+        answers = [getattr(share, method)(*arguments) for share in self.shares]
+        self.seconds += time.monotonic() - started
+        return answers
+
+
+def spherical_kmeans(
+    rows: npt.NDArray[np.float32],
+    num_clusters: int,
+    *,
+    config: ClusterConfig,
+    seed: int,
+    warm: npt.NDArray[np.float32] | None = None,
+    backend: BackendName = "faiss-cpu",
+) -> KMeansResult:
+    """Divide the rows of a class into clusters by direction: `kmeans_of_shares` of one share.
 
     Args:
         rows: (n, D) float32, finite unit rows.
         num_clusters: wanted K, 1 <= K <= n.
-        iterations: iterations of k-means, >= 1.
-        seed: of the random rows to start from, >= 0.
+        config: iterations, tolerance, start, smallest and largest cluster.
+        seed: of the rows to start from, >= 0.
+        warm: (any, D) float32 centroids to start from; None for rows.
+        backend: who compares rows with centroids.
 
     Returns:
         At most `num_clusters` clusters.
@@ -72,108 +106,181 @@ def spherical_kmeans(
     Raises:
         ValueError: when the number of clusters does not fit the rows.
     """
-    if not 1 <= num_clusters <= len(rows):
+    rows = np.ascontiguousarray(rows)
+    share = Share(lambda first, end: rows[first:end], len(rows), backend=backend)
+    group = LocalGroup((share,), *rows.shape)
+    with one_thread():
+        return kmeans_of_shares(group, num_clusters, config=config, seed=seed, warm=warm)
+
+
+def kmeans_of_shares(
+    group: Group,
+    num_clusters: int,
+    *,
+    config: ClusterConfig,
+    seed: int,
+    warm: npt.NDArray[np.float32] | None = None,
+) -> KMeansResult:
+    """Divide a class into clusters by direction, by Lloyd's iterations over its shares.
+
+    An iteration gives each row to the nearest centroid; a cluster's centroid is then the direction
+    of the mean of its members. A centroid without a row starts anew at the row that is farthest
+    from its own centroid; where no row is far from its own, as with fewer distinct rows than
+    clusters, it is dropped. After the last iteration the rows of clusters smaller than
+    `min_cluster_size` go to the nearest other clusters, and clusters larger than `balance` allows
+    give away the rows that lose the least.
+
+    The centroids returned are the directions of the means of the members, so that a table's
+    centroids, members and spreads fit together exactly; a row at a border may therefore be a
+    little nearer to another one.
+
+    Args:
+        group: the shares of the class.
+        num_clusters: wanted K, 1 <= K <= n.
+        config: iterations, tolerance, start, smallest and largest cluster.
+        seed: of the rows to start from, >= 0.
+        warm: (any, D) float32 centroids to start from; None for rows.
+
+    Returns:
+        At most `num_clusters` clusters.
+
+    Raises:
+        ValueError: when the number of clusters does not fit the rows.
+    """
+    if not 1 <= num_clusters <= group.num_rows:
         raise ValueError(
-            f"the number of clusters must be in 1..{len(rows)} for {len(rows)} rows, "
+            f"the number of clusters must be in 1..{group.num_rows} for {group.num_rows} rows, "
             f"got {num_clusters}"
         )
     if num_clusters == 1:
-        return _describe(rows, np.zeros(len(rows), dtype=np.int64), iterations=0)
-    rows = np.ascontiguousarray(rows)
-    with _one_thread():
-        centroids = _train(rows, num_clusters, iterations, seed)
-        assignment = _assign(rows, centroids)
-    return _describe(rows, _by_first_member(assignment), iterations)
+        return _finish(group, add_totals(group.call("measure", 1, group.dim)), iterations=0)
+    centroids = initial_centroids(group, num_clusters, config.init, seed=seed, warm=warm)
+    totals, iterations = _iterate(group, centroids, config)
+    totals = _dissolve_small(group, totals, config.min_cluster_size)
+    if config.balance:
+        totals = _bound_large(group, totals, config.balance)
+    return _finish(group, totals, iterations)
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """One OpenMP thread: on classes of a few hundred rows several are 30 times slower."""
-    before = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1)
-    try:
-        yield
-    finally:
-        faiss.omp_set_num_threads(before)
-
-
-def _train(
-    rows: npt.NDArray[np.float32], num_clusters: int, iterations: int, seed: int
-) -> npt.NDArray[np.float32]:
-    """(K, D) centroids of FAISS, unit rows unless the members of one cancel out."""
-    kmeans = faiss.Kmeans(
-        rows.shape[1],
-        num_clusters,
-        niter=iterations,
-        seed=seed,
-        spherical=True,
-        min_points_per_centroid=1,
-        max_points_per_centroid=_ALL_POINTS,
-    )
-    kmeans.train(rows)
-    return np.asarray(kmeans.centroids, dtype=np.float32)
-
-
-def _assign(
-    rows: npt.NDArray[np.float32], centroids: npt.NDArray[np.float32]
-) -> npt.NDArray[np.int64]:
-    """(n,) nearest centroid of each row; centroids that got no row start anew before."""
-    centroids = centroids.copy()
-    for _ in range(_REPAIRS):
-        assignment, cosines = _nearest(rows, centroids)
-        sizes = np.bincount(assignment, minlength=len(centroids))
-        empty = np.flatnonzero(sizes == 0)
-        seeds = np.flatnonzero((cosines < _SAME_COSINE) & (sizes[assignment] > 1))
-        num_seeds = min(len(empty), len(seeds))
-        if not num_seeds:
+def _iterate(
+    group: Group, centroids: npt.NDArray[np.float32], config: ClusterConfig
+) -> tuple[Totals, int]:
+    """Iterate to the end; the totals of the rows' last clusters, and the iterations made."""
+    before = -np.inf
+    for iteration in range(1, config.iterations + _REPAIRS + 1):
+        totals = add_totals(group.call("step", centroids))
+        gain, before = totals.mean_cosine - before, totals.mean_cosine
+        settled = iteration > 1 and (
+            totals.changed == 0 or gain <= config.tolerance * abs(totals.mean_cosine)
+        )
+        empty = np.flatnonzero(totals.counts == 0)
+        last = settled or iteration >= config.iterations
+        if last and not len(empty):
             break
-        seeds = seeds[np.argsort(cosines[seeds], kind="stable")]
-        centroids[empty[:num_seeds]] = rows[seeds[:num_seeds]]
-    return assignment
+        seeds = _far_rows(group, totals, len(empty))
+        if last and not len(seeds):
+            break
+        centroids = _directions(group, totals, centroids)[0]
+        centroids[empty[: len(seeds)]] = seeds
+    return totals, min(iteration, config.iterations)
 
 
-def _nearest(
-    rows: npt.NDArray[np.float32], centroids: npt.NDArray[np.float32]
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    index = faiss.IndexFlatIP(centroids.shape[1])
-    index.add(centroids)
-    cosines, nearest = index.search(rows, 1)
-    return nearest[:, 0], cosines[:, 0]
+def _far_rows(group: Group, totals: Totals, num_wanted: int) -> npt.NDArray[np.float32]:
+    """(at most wanted, D) rows that are far from their centroids."""
+    none = np.empty((0, group.dim), dtype=np.float32)
+    if not num_wanted:
+        return none
+    parts = group.call("farthest", num_wanted, totals.counts, _SAME_COSINE)
+    cosines, positions = (np.concatenate(column) for column in zip(*parts, strict=True))
+    chosen = positions[np.lexsort((positions, cosines))[:num_wanted]]
+    return _take(group, np.sort(chosen)) if len(chosen) else none
 
 
-def _by_first_member(assignment: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Number the clusters that have members by the position of the first of them."""
-    _, first, compact = np.unique(assignment, return_index=True, return_inverse=True)
-    rank = np.empty(len(first), dtype=np.int64)
-    rank[np.argsort(first)] = np.arange(len(first))
-    return rank[compact]
+def _take(group: Group, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    """(E, D) rows by their ascending (E,) positions."""
+    return np.concatenate([rows for rows in group.call("take", positions) if len(rows)])
 
 
-def _describe(
-    rows: npt.NDArray[np.float32], assignment: npt.NDArray[np.int64], iterations: int
-) -> KMeansResult:
-    """Compute what there is to know of clusters that have at least one member each."""
-    sizes = np.bincount(assignment)
-    by_cluster = np.argsort(assignment, kind="stable")
-    ends = np.cumsum(sizes)
-    centroids = np.empty((len(sizes), rows.shape[1]), dtype=np.float32)
-    spread = np.empty(len(sizes), dtype=np.float32)
-    lengths = np.empty(len(sizes))
-    for cluster, (start, end) in enumerate(zip(ends - sizes, ends, strict=True)):
-        members = rows[by_cluster[start:end]]
-        mean = members.mean(axis=0, dtype=np.float64)
-        length = float(np.linalg.norm(mean))
-        lengths[cluster] = min(length, 1.0)
-        centroids[cluster] = members[0] if length < _CANCELLED else mean / length
-        # einsum, as a matrix product may round differently with another number of threads
-        cosines = np.einsum("nd,d->n", members, centroids[cluster], dtype=np.float64)
-        spread[cluster] = np.arccos(np.clip(cosines, -1.0, 1.0)).mean()
+def _directions(
+    group: Group, totals: Totals, instead: npt.NDArray[np.float32] | None = None
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64]]:
+    """The direction and the length of the mean of each cluster.
+
+    Args:
+        group: the class, to look up first members.
+        totals: its clusters.
+        instead: (K, D) for clusters whose mean has no direction; None for the first member, and
+            NaN where there is no member.
+    """
+    means = totals.float_sums / np.maximum(totals.counts, 1)[:, np.newaxis]
+    lengths, centroids = directions(means)
+    cancelled = np.isnan(centroids[:, 0])
+    if instead is not None:
+        centroids[cancelled] = instead[cancelled]
+        return centroids, lengths
+    clusters = np.flatnonzero(cancelled & (totals.counts > 0))
+    if len(clusters):
+        first = np.min(group.call("first_members", len(lengths)), axis=0)[clusters]
+        order = np.argsort(first)
+        centroids[clusters[order]] = _take(group, first[order])
+    return centroids, lengths
+
+
+def _dissolve_small(group: Group, totals: Totals, smallest: int) -> Totals:
+    """Bring the rows of too small clusters to the nearest of the others; the largest one stays."""
+    counts = totals.counts
+    small = (counts > 0) & (counts < smallest)
+    small[np.argmax(counts)] = False
+    if not small.any():
+        return totals
+    room = (counts > 0) & ~small
+    centroids, _ = _directions(group, totals, np.zeros(totals.sums.shape, dtype=np.float32))
+    return _move(group, centroids, limits=np.where(small, counts, 0), room=room)
+
+
+def _bound_large(group: Group, totals: Totals, balance: float) -> Totals:
+    """Move rows out of clusters that are too large, those first that lose the least.
+
+    A cluster that was once full takes no more rows, so each round fills one or is the last.
+    """
+    there = totals.counts > 0
+    largest = int(np.ceil(balance * group.num_rows / np.count_nonzero(there)))
+    room = there & (totals.counts < largest)
+    while (totals.counts > largest).any():
+        excess = np.maximum(totals.counts - largest, 0)
+        centroids, _ = _directions(group, totals, np.zeros(totals.sums.shape, dtype=np.float32))
+        totals = _move(group, centroids, limits=excess, room=room)
+        room &= totals.counts < largest
+    return totals
+
+
+def _move(
+    group: Group,
+    centroids: npt.NDArray[np.float32],
+    *,
+    limits: npt.NDArray[np.int64],
+    room: npt.NDArray[np.bool_],
+) -> Totals:
+    moves = Moves.of_all(group.call("moves", centroids, limits, room), limits)
+    group.call("move", moves.position, moves.target)
+    return add_totals(group.call("measure", len(centroids), group.dim))
+
+
+def _finish(group: Group, totals: Totals, iterations: int) -> KMeansResult:
+    """Number the clusters that have members by the first of them, and describe them."""
+    first = np.min(group.call("first_members", len(totals.counts)), axis=0)
+    order = np.argsort(first, kind="stable")[: np.count_nonzero(totals.counts)]
+    number_of = np.full(len(first), -1)
+    number_of[order] = np.arange(len(order))
+    centroids, lengths = _directions(group, totals)
+    centroids, lengths, counts = centroids[order], lengths[order], totals.counts[order]
+    assignments, angles = zip(*group.call("finish", centroids, number_of), strict=True)
     return KMeansResult(
         centroids=centroids,
-        assignment=assignment,
-        spread=spread,
+        assignment=np.concatenate(assignments),
+        spread=mean_angles(np.sum(angles, axis=0), counts),
         concentration=lengths.astype(np.float32),
         # A cluster's rows have the mean cosine |mean| with the direction of their mean.
-        objective=float(lengths @ sizes / len(rows)),
+        objective=float(lengths @ counts / group.num_rows),
         iterations=iterations,
     )

@@ -7,6 +7,9 @@ import numpy.typing as npt
 
 from clustering.table import ClusterTable
 
+_MOST_PAIRS = 1_000_000  # of clusters, compared for the mutual information: about a second
+_PAIRS_A_CALL = 1000  # what a class takes at least
+
 
 def table_quality(table: ClusterTable, previous: ClusterTable | None = None) -> dict[str, float]:
     """Measure a table; the names are those of metrics.
@@ -26,7 +29,12 @@ def table_quality(table: ClusterTable, previous: ClusterTable | None = None) -> 
           there is another class, and neighbours are listed);
         - clusters/churn (when there is a previous table): of the samples in both tables, the share
           that lies outside the largest part that its cluster has in common with any earlier one.
-          0 = each cluster is a part of an earlier one, however they are numbered.
+          0 = each cluster is a part of an earlier one, however they are numbered;
+        - clusters/moved (likewise): of the samples in both tables, the share that is in a cluster
+          of another number within its class;
+        - clusters/ami (likewise): adjusted mutual information of the clusters of a class now and
+          before, the mean over the samples of some classes of several clusters (when there are
+          any with common samples). 1 = the same, 0 = as by chance.
     """
     sizes = table.cluster_sizes
     quality = {
@@ -42,6 +50,10 @@ def table_quality(table: ClusterTable, previous: ClusterTable | None = None) -> 
         quality["clusters/separation_rad"] = _separation(table)
     if previous is not None:
         quality["clusters/churn"] = _churn(previous, table)
+        quality["clusters/moved"] = _moved(previous, table)
+        information = _adjusted_mutual_information(previous, table)
+        if information is not None:
+            quality["clusters/ami"] = information
     return quality
 
 
@@ -51,17 +63,60 @@ def _separation(table: ClusterTable) -> float:
     return float(np.arccos(np.clip(cosines, -1.0, 1.0)).mean())
 
 
-def _churn(old: ClusterTable, new: ClusterTable) -> float:
-    common, of_old, of_new = np.intersect1d(
+def _common(
+    old: ClusterTable, new: ClusterTable
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Old and new cluster of each sample that is in both tables."""
+    _, of_old, of_new = np.intersect1d(
         old.member_ids, new.member_ids, assume_unique=True, return_indices=True
     )
-    if not len(common):
+    return _cluster_of_member(old)[of_old], _cluster_of_member(new)[of_new]
+
+
+def _churn(old: ClusterTable, new: ClusterTable) -> float:
+    before, now = _common(old, new)
+    if not len(now):
         return 1.0
-    pairs = _cluster_of_member(new)[of_new] * old.num_clusters + _cluster_of_member(old)[of_old]
+    pairs = now * old.num_clusters + before
     pair, overlap = np.unique(pairs, return_counts=True)
     largest = np.zeros(new.num_clusters, dtype=np.int64)
     np.maximum.at(largest, pair // old.num_clusters, overlap)
-    return float(1.0 - largest.sum() / len(common))
+    return float(1.0 - largest.sum() / len(now))
+
+
+def _moved(old: ClusterTable, new: ClusterTable) -> float:
+    before, now = _common(old, new)
+    if not len(now):
+        return 1.0
+    same_class = old.class_of[before] == new.class_of[now]
+    return float(1.0 - np.mean(same_class & (_place(old)[before] == _place(new)[now])))
+
+
+def _place(table: ClusterTable) -> npt.NDArray[np.int64]:
+    """(M,) number of each cluster within its class."""
+    return np.arange(table.num_clusters) - np.searchsorted(table.class_of, table.class_of)
+
+
+def _adjusted_mutual_information(old: ClusterTable, new: ClusterTable) -> float | None:
+    """Over random classes: the expected information of one takes time for each pair of clusters."""
+    from sklearn.metrics import adjusted_mutual_info_score
+
+    before, now = _common(old, new)
+    class_ = new.class_of[now]
+    by_class = np.argsort(class_, kind="stable")
+    several = np.flatnonzero(np.bincount(new.class_of) > 1)
+    pairs, total, weight = 0, 0.0, 0
+    for chosen in np.random.default_rng(new.version).permutation(several).tolist():
+        first, end = np.searchsorted(class_, (chosen, chosen + 1), sorter=by_class)
+        left, right = before[by_class[first:end]], now[by_class[first:end]]
+        own = _PAIRS_A_CALL + len(np.unique(left)) * len(np.unique(right))
+        if len(left) and pairs + own <= _MOST_PAIRS:
+            pairs += own
+            total += len(left) * adjusted_mutual_info_score(left, right)
+            weight += len(left)
+        if pairs + _PAIRS_A_CALL > _MOST_PAIRS:
+            break
+    return total / weight if weight else None
 
 
 def _cluster_of_member(table: ClusterTable) -> npt.NDArray[np.int64]:

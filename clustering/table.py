@@ -181,10 +181,12 @@ class ClusterTable:
         )
         sizes = self.cluster_sizes
         self._require(sizes.min() >= 1, f"cluster {np.argmin(sizes)} has no member")
-        ids, times = np.unique(self.member_ids, return_counts=True)
+        ids = np.sort(self.member_ids)
+        again = ids[1:] == ids[:-1]
+        repeated = ids[np.argmax(again)] if again.any() else -1
         self._require(
-            len(ids) == self.num_samples,
-            f"sample {ids[np.argmax(times)]} is in {times.max()} clusters, expected one",
+            not again.any(),
+            f"sample {repeated} is in {np.count_nonzero(ids == repeated)} clusters, expected one",
         )
 
     def _check_geometry(self) -> None:

@@ -9,9 +9,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
+from clustering.actors import ActorLostError, ActorPool
+from clustering.backends import BackendName, choose_backend, one_thread
 from clustering.bundle import BundleResult, BundleWork, cluster_bundle
 from clustering.config import ClusterConfig
 from clustering.errors import ClusterError
+from clustering.kmeans import LocalGroup
+from clustering.sharded_kmeans import cluster_shares, divide, open_share
 from data_shards.errors import DataError
 
 # `ray` is imported in functions: it reads its environment then, which a job sets up first.
@@ -29,8 +33,15 @@ class Workers(Protocol):
     def num_workers(self) -> int:
         """Bundles that are clustered at a time."""
 
+    @property
+    def backend(self) -> BackendName:
+        """Who compares rows with centroids, the same for all."""
+
     def run(self, works: Sequence[BundleWork]) -> Iterator[tuple[int, BundleResult]]:
         """Cluster every bundle; yields (number of the work, result) in any order."""
+
+    def run_sharded(self, work: BundleWork, *, dim: int) -> BundleResult:
+        """Cluster the one class of a bundle, its rows divided over all workers."""
 
 
 class LocalWorker:
@@ -38,24 +49,42 @@ class LocalWorker:
 
     num_workers = 1
 
+    def __init__(self, config: ClusterConfig) -> None:
+        """Choose the backend.
+
+        Raises:
+            ClusterError: when the one of the settings does not work here.
+        """
+        self.backend: BackendName = choose_backend(config.backend)
+
     def run(self, works: Sequence[BundleWork]) -> Iterator[tuple[int, BundleResult]]:
         """Cluster every bundle, in order."""
         for number, work in enumerate(works):
             yield number, cluster_bundle(work)
 
+    def run_sharded(self, work: BundleWork, *, dim: int) -> BundleResult:
+        """Cluster a class; rows beyond the memory of a worker are read anew when needed."""
+        (share,) = divide(work, 1)
+        with one_thread():
+            return cluster_shares(work, LocalGroup((open_share(share),), len(work.positions), dim))
+
 
 class RayWorkers:
-    """Tasks of one CPU each on the Ray cluster that this process is connected to."""
+    """Tasks and actors of one CPU each on the Ray cluster that this process is connected to.
+
+    A context manager: the actors stay from one class, and table, to the next until it is closed.
+    """
 
     def __init__(self, config: ClusterConfig) -> None:
         """Look how many CPUs there are.
 
         Raises:
-            ClusterError: when there is none.
+            ClusterError: when there is none, or the backend of the settings does not work here.
         """
         import ray
 
-        num_cpus = int(ray.cluster_resources().get("CPU", 0))
+        resources = ray.cluster_resources()
+        num_cpus = int(resources.get("CPU", 0))
         if num_cpus < 1:
             raise ClusterError("the Ray cluster has no CPU: start a worker node with at least one")
         if config.num_workers > num_cpus:
@@ -66,10 +95,67 @@ class RayWorkers:
             )
         self.num_workers = min(config.num_workers or num_cpus, num_cpus)
         self._config = config
+        self._pool: ActorPool | None = None
+        num_gpus = resources.get("GPU", 0)
+        if config.backend == "auto" and not num_gpus:
+            self.backend: BackendName = "faiss-cpu"  # a worker without a GPU of Ray's sees none
+        else:
+            self.backend = choose_backend(config.backend)
+        on_gpu = self.backend != "faiss-cpu"
+        self._num_gpus = min(1.0, num_gpus / self.num_workers) if on_gpu else 0.0
+
+    def __enter__(self) -> RayWorkers:
+        """Nothing to do."""
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """End the actors."""
+        self.close()
+
+    def close(self) -> None:
+        """End the actors; the next class to divide starts new ones."""
+        if self._pool is not None:
+            self._pool.close()
+            self._pool = None
 
     def run(self, works: Sequence[BundleWork]) -> Iterator[tuple[int, BundleResult]]:
         """Cluster every bundle; yields them as they are done."""
-        return run_tasks(cluster_bundle, works, num_at_once=self.num_workers, config=self._config)
+        if works:
+            self.close()  # the tasks need the CPUs
+        return run_tasks(
+            cluster_bundle,
+            works,
+            num_at_once=self.num_workers,
+            config=self._config,
+            num_gpus=self._num_gpus,
+        )
+
+    def run_sharded(self, work: BundleWork, *, dim: int) -> BundleResult:
+        """Cluster a class by actors that hold its rows; with new ones when one is lost.
+
+        Raises:
+            ClusterError: when a share fails by itself, or actors are lost or late too often.
+            DataError: when a share cannot be read.
+        """
+        shares = [share for share in divide(work, self.num_workers) if len(share.positions)]
+        for attempt in range(self._config.max_retries + 1):
+            try:
+                return cluster_shares(work, self._actors().group(shares, dim=dim))
+            except ActorLostError as error:
+                self.close()
+                if attempt == self._config.max_retries:
+                    raise ClusterError(_given_up(work, str(error), attempt + 1)) from error
+                logger.warning("%s: %s; trying again", work, error)
+        raise AssertionError("unreachable")
+
+    def _actors(self) -> ActorPool:
+        if self._pool is None:
+            self._pool = ActorPool(
+                self.num_workers,
+                num_gpus=self._num_gpus,
+                timeout_seconds=self._config.task_timeout_seconds,
+            )
+        return self._pool
 
 
 def run_tasks(
@@ -189,10 +275,13 @@ class _Tasks(Generic[Work, Result]):
     def _try_again(self, attempt: _Attempt, reason: str) -> None:
         work = self._works[attempt.number]
         if attempt.retries >= self._max_retries:
-            raise ClusterError(
-                f"{work}: {reason}, in the last of {attempt.retries + 1} attempts; look at memory "
-                "and load of the Ray nodes, or raise cluster.task_timeout_seconds or "
-                "cluster.max_retries"
-            )
+            raise ClusterError(_given_up(work, reason, attempt.retries + 1))
         logger.warning("%s: %s; trying again", work, reason)
         self.waiting.appendleft((attempt.number, attempt.retries + 1))
+
+
+def _given_up(work: object, reason: str, attempts: int) -> str:
+    return (
+        f"{work}: {reason}, in the last of {attempts} attempts; look at memory and load of the "
+        "Ray nodes, or raise cluster.task_timeout_seconds or cluster.max_retries"
+    )

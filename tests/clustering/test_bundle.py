@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from clustering.bundle import BundleResult, BundleWork, cluster_bundle, cluster_classes
+from clustering.config import ClusterConfig
 from clustering.errors import ClusterError
 from data_shards.errors import DataError
 from tests.helpers.embedding_shards import labelled_rows, write_shards
@@ -23,7 +24,7 @@ def _work(classes: list[int], **changes: Any) -> BundleWork:
         "class_sizes": np.array([CLASS_SIZES[c] for c in classes]),
         "num_clusters": np.array([max(1, CLASS_SIZES[c] // 6) for c in classes]),
         "positions": np.concatenate([np.flatnonzero(np.equal(LABELS, c)) for c in classes]),
-        "iterations": 5,
+        "config": ClusterConfig(iterations=5),
         "seed": 3,
     }
     return BundleWork(**(settings | changes))
@@ -61,15 +62,23 @@ def test_the_seed_matters() -> None:
     assert one.centroids.tobytes() != other.centroids.tobytes()
 
 
-def test_memory_holds_one_class_at_a_time() -> None:
+@pytest.mark.parametrize(("chunk", "reads"), [(30, [13, 30, 7]), (50, [50]), (1, [12, 1, 30, 7])])
+def test_memory_holds_a_chunk_or_a_class_at_a_time(
+    chunk: int, reads: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked = []
 
     def read(positions: np.ndarray) -> np.ndarray:
         asked.append(len(positions))
         return ROWS[positions]
 
-    cluster_classes(read, _work([0, 1, 2, 3]))
-    assert asked == list(CLASS_SIZES)
+    monkeypatch.setattr("clustering.bundle.CHUNK_ROWS", chunk)
+    got = cluster_classes(read, _work([0, 1, 2, 3]))
+    assert asked == reads
+    monkeypatch.undo()
+    expected = cluster_classes(read, _work([0, 1, 2, 3]))
+    assert got.centroids.tobytes() == expected.centroids.tobytes()
+    assert got.spread.tobytes() == expected.spread.tobytes()
 
 
 def test_rows_come_from_the_shards(tmp_path: Path) -> None:
@@ -84,7 +93,7 @@ def test_an_embedding_that_is_no_unit_vector_is_named(value: float) -> None:
     rows = ROWS.copy()
     position = int(np.flatnonzero(LABELS == 3)[2])
     rows[position] = value
-    message = rf"class 3: 1 of its 7 embeddings .* the first is row {position} of embeddings"
+    message = rf"1 of 19 embeddings .* the first is row {position} of embeddings, of class 3;"
     with pytest.raises(ClusterError, match=message):
         cluster_classes(lambda positions: rows[positions], _work([0, 3]))
 

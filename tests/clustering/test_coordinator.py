@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import faiss
 import numpy as np
 import pytest
 
@@ -11,8 +13,8 @@ from clustering.bundle import BundleResult, BundleWork, cluster_bundle
 from clustering.config import ClusterConfig
 from clustering.coordinator import cluster_embeddings, cluster_locally
 from clustering.errors import ClusterError
-from clustering.kmeans import BACKEND
 from clustering.table import ClusterTable
+from clustering.workers import LocalWorker
 from data_shards.errors import DataError
 from tests.helpers import reference_clustering as reference
 from tests.helpers.embedding_shards import labelled_rows, write_shards
@@ -23,7 +25,7 @@ CONFIG = ClusterConfig(samples_per_cluster=10, iterations=5, neighbours=4, sibli
 SETTINGS = {"task": "identity", "version": 200, "num_classes": 6, "config": CONFIG, "seed": 7}
 
 
-class ShuffledWorkers:
+class ShuffledWorkers(LocalWorker):
     """Many workers that end in another order than they start."""
 
     num_workers = 5
@@ -69,7 +71,7 @@ def test_stats(tmp_path: Path) -> None:
     first = cluster_locally(folder, **SETTINGS, extra_stats={"snapshot_checksum": "abc"})
     stats = first.stats
     assert stats["snapshot_checksum"] == "abc"
-    assert stats["backend"] == BACKEND
+    assert stats["backend"] == f"faiss-cpu {faiss.__version__}"
     assert stats["seed"] == 7
     assert stats["embeddings_origin"] == "weights and data"
     assert stats["clusters/count"] == first.num_clusters
@@ -92,7 +94,7 @@ def test_who_works_and_how_the_shards_lie_change_no_bit(tmp_path: Path) -> None:
     expected = cluster_locally(write_shards(tmp_path / "a", ROWS, IDS, LABELS), **SETTINGS)
     _assert_same(cluster_locally(tmp_path / "a", **SETTINGS), expected)
     _assert_same(
-        cluster_embeddings(tmp_path / "a", **SETTINGS, workers=ShuffledWorkers()), expected
+        cluster_embeddings(tmp_path / "a", **SETTINGS, workers=ShuffledWorkers(CONFIG)), expected
     )
     order = np.random.default_rng(5).permutation(len(IDS))
     write_shards(tmp_path / "b", ROWS[order], IDS[order], LABELS[order], num_shards=7)
@@ -103,6 +105,47 @@ def test_another_seed_is_another_table(tmp_path: Path) -> None:
     folder = write_shards(tmp_path, ROWS, IDS, LABELS)
     one, other = (cluster_locally(folder, **(SETTINGS | {"seed": s})) for s in (0, 1))
     assert one.centroids.tobytes() != other.centroids.tobytes()
+
+
+def test_a_warm_start_from_the_table_before(tmp_path: Path) -> None:
+    """Where nothing has changed, each class is done at once."""
+    folder = write_shards(tmp_path, ROWS, IDS, LABELS)
+    config = replace(CONFIG, init="warm", iterations=50, tolerance=0.0)
+    first = cluster_locally(folder, **(SETTINGS | {"config": config}))
+    second = cluster_locally(folder, **(SETTINGS | {"config": config}), previous=first)
+    _assert_same(second, first)
+    assert second.stats["iterations"] < first.stats["iterations"]
+
+
+def test_numbers_of_the_table_before_are_continued(tmp_path: Path) -> None:
+    folder = write_shards(tmp_path, ROWS, IDS, LABELS)
+    first = cluster_locally(folder, **SETTINGS)
+    # The same clusters, but those of each class numbered the other way round.
+    order = np.lexsort((-np.arange(first.num_clusters), first.class_of))
+    turned = replace(
+        first,
+        centroids=first.centroids[order],
+        member_ptr=np.cumsum([0, *first.cluster_sizes[order]]),
+        member_ids=np.concatenate([first.members(j) for j in order]),
+    )
+    second = cluster_locally(folder, **SETTINGS, previous=turned)
+    second.validate()
+    assert second.centroids.tobytes() == turned.centroids.tobytes()
+    assert second.member_ids.tolist() == turned.member_ids.tolist()
+    assert second.stats["clusters/moved"] == 0
+    assert second.stats["clusters/ami"] == pytest.approx(1.0)
+
+
+def test_a_table_of_other_classes_is_no_start(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = write_shards(tmp_path / "a", ROWS, IDS, LABELS)
+    fewer = write_shards(tmp_path / "b", *labelled_rows((9, 9)))
+    previous = cluster_locally(fewer, **(SETTINGS | {"num_classes": 2}))
+    config = replace(CONFIG, init="warm")
+    table = cluster_locally(folder, **(SETTINGS | {"config": config}), previous=previous)
+    assert "table 200 of task identity has 2 classes" in caplog.text
+    _assert_same(table, cluster_locally(folder, **SETTINGS))
 
 
 def test_progress(tmp_path: Path) -> None:
@@ -133,7 +176,7 @@ def test_an_embedding_that_is_not_finite(tmp_path: Path, monkeypatch: pytest.Mon
     rows = ROWS.copy()
     rows[LABELS == 3] = np.nan
     folder = write_shards(tmp_path, rows, IDS, LABELS)
-    with pytest.raises(ClusterError, match="class 3: 7 of its 7 embeddings are not finite"):
+    with pytest.raises(ClusterError, match="7 of 11 embeddings are not finite .* of class 3;"):
         cluster_locally(folder, **SETTINGS)
 
 

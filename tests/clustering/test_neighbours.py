@@ -58,3 +58,28 @@ def test_equal_centroids_are_listed_by_number() -> None:
 def test_unsorted_classes_are_refused() -> None:
     with pytest.raises(ValueError, match="sort the clusters by class"):
         neighbour_lists(np.eye(2, dtype=np.float32), np.array([1, 0]), neighbours=1, siblings=1)
+
+
+@pytest.mark.parametrize("counts", [(3, 1, 5, 2) * 60, (300, 2, 1, 40), (1,) * 200])
+def test_approximate_neighbours_are_nearly_the_nearest(counts: tuple[int, ...]) -> None:
+    """Of other classes all the same, in falling order; siblings are exact."""
+    class_of = np.repeat(np.arange(len(counts)), counts)
+    centroids = reference.unit_rows(np.random.default_rng(3), len(class_of), 8)
+    lengths = {"neighbours": 12, "siblings": 3}
+    exact = neighbour_lists(centroids, class_of, **lengths)
+    got = neighbour_lists(centroids, class_of, **lengths, exact_up_to=10)
+    np.testing.assert_array_equal(got[1], exact[1])
+    assert got[0].shape == exact[0].shape
+    assert np.all((class_of[got[0]] != class_of[:, np.newaxis]) | (got[0] == -1))
+    cosines = np.einsum("md,mrd->mr", centroids, centroids[got[0]])
+    assert np.all((np.diff(cosines, axis=1) <= 1e-6) | (got[0][:, 1:] == -1))
+    found = [len(set(g) & set(e)) for g, e in zip(got[0].tolist(), exact[0].tolist(), strict=True)]
+    assert np.mean(found) > 0.97 * exact[0].shape[1]
+    again = neighbour_lists(centroids, class_of, **lengths, exact_up_to=10)
+    np.testing.assert_array_equal(again[0], got[0])
+
+
+def test_no_lists_take_no_time() -> None:
+    centroids = np.ones((10**6, 1), dtype=np.float32)
+    lists = neighbour_lists(centroids, np.arange(10**6), neighbours=0, siblings=0)
+    assert [each.shape for each in lists] == [(10**6, 0)] * 2

@@ -28,7 +28,7 @@ def test_an_empty_class_is_named() -> None:
 @pytest.mark.parametrize("num_classes", [1, 2, 50])
 def test_every_class_is_in_one_bundle(num_classes: int, num_workers: int) -> None:
     sizes = np.random.default_rng(num_classes).integers(1, 5000, size=num_classes)
-    plan = make_plan(sizes, ClusterConfig(), num_workers=num_workers)
+    plan = make_plan(sizes, ClusterConfig(), num_workers=num_workers, dim=64)
     together = np.concatenate([bundle.classes for bundle in plan.bundles])
     assert sorted(together.tolist()) == list(range(num_classes))
     for bundle in plan.bundles:
@@ -38,7 +38,7 @@ def test_every_class_is_in_one_bundle(num_classes: int, num_workers: int) -> Non
 
 def test_the_heaviest_bundle_comes_first_and_the_load_is_even() -> None:
     sizes = np.random.default_rng(0).integers(1, 3000, size=500)
-    plan = make_plan(sizes, ClusterConfig(), num_workers=4)
+    plan = make_plan(sizes, ClusterConfig(), num_workers=4, dim=64)
     costs = [bundle.cost for bundle in plan.bundles]
     assert costs == sorted(costs, reverse=True)
     assert max(costs) < 1.01 * min(costs)
@@ -46,20 +46,46 @@ def test_the_heaviest_bundle_comes_first_and_the_load_is_even() -> None:
 
 def test_cost_of_a_mean_and_of_kmeans() -> None:
     config = ClusterConfig(samples_per_cluster=100, iterations=10)
-    plan = make_plan(np.array([120, 300]), config, num_workers=1)
+    plan = make_plan(np.array([120, 300]), config, num_workers=1, dim=64)
     assert plan.regimes == ("mean", "fits")
     assert [bundle.cost for bundle in plan.bundles] == [300 * 3 * 10, 120]
 
 
 def test_much_work_makes_more_bundles() -> None:
     """So that a bundle ends within its timeout, and a lost one costs little."""
-    plan = make_plan(np.full(100, 100_000), ClusterConfig(), num_workers=1)
+    plan = make_plan(np.full(100, 100_000), ClusterConfig(), num_workers=1, dim=64)
     assert len(plan.bundles) > 4
     assert max(bundle.cost for bundle in plan.bundles) < 4e9
 
 
+def test_a_class_beyond_the_memory_of_a_worker_is_divided() -> None:
+    sizes = np.array([300_000, 200_000, 9000, 10])
+    config = ClusterConfig(memory_mib_per_worker=64, max_clusters_per_class=1)
+    plan = make_plan(sizes, config, num_workers=1, dim=64)
+    assert plan.regimes == ("sharded", "mean", "mean", "mean")
+    assert plan.sharded == (0,)
+    together = np.concatenate([bundle.classes for bundle in plan.bundles])
+    assert sorted(together.tolist()) == [1, 2, 3]
+
+
+@pytest.mark.parametrize(("num_workers", "sharded"), [(1, ()), (2, (1,)), (8, (0, 1))])
+def test_a_class_that_others_would_wait_for_is_divided(
+    num_workers: int, sharded: tuple[int, ...]
+) -> None:
+    sizes = np.array([40_000, 100_000, *[9000] * 60])
+    plan = make_plan(sizes, ClusterConfig(), num_workers=num_workers, dim=128)
+    assert plan.sharded == sharded
+
+
+def test_only_large_classes() -> None:
+    plan = make_plan(np.array([500_000]), ClusterConfig(), num_workers=2, dim=512)
+    assert (plan.sharded, plan.bundles) == ((0,), ())
+
+
 def test_describe() -> None:
-    plan = make_plan(np.array([120, 300, 5]), ClusterConfig(samples_per_cluster=100), num_workers=1)
+    plan = make_plan(
+        np.array([120, 300, 5]), ClusterConfig(samples_per_cluster=100), num_workers=1, dim=64
+    )
     assert plan.describe() == (
         "425 samples of 3 classes (1 fits, 2 mean) -> 5 clusters, in 3 bundles"
     )

@@ -84,3 +84,37 @@ def test_tables_without_a_common_sample_have_full_churn() -> None:
     table = tiny_table(clusters_per_class=(2, 1))
     old, new = (_regrouped(table, [[s], [s + 1], [s + 2]]) for s in (0, 10))
     assert table_quality(new, old)["clusters/churn"] == 1
+
+
+def test_moved_counts_other_numbers_within_the_class() -> None:
+    table = tiny_table(clusters_per_class=(2, 1))
+    old = _regrouped(table, [[1, 2], [3, 4], [5, 6]])
+    new = _regrouped(table, [[3, 2], [1, 4], [5, 6]])
+    assert table_quality(new, old)["clusters/moved"] == pytest.approx(2 / 6)
+    assert table_quality(old, old)["clusters/moved"] == 0
+
+
+def test_mutual_information_is_adjusted() -> None:
+    """1 for the same clusters, about 0 for clusters by chance, whatever their numbers."""
+    table = tiny_table(clusters_per_class=(2, 1))
+    rng = np.random.default_rng(0)
+    ids = np.arange(2000)
+    old = _regrouped(table, [ids[:1000].tolist(), ids[1000:].tolist(), [3000]])
+    turned = _regrouped(table, [ids[1000:].tolist(), ids[:1000].tolist(), [3000]])
+    shuffled = np.array_split(rng.permutation(ids), 2)
+    chance = _regrouped(table, [*(np.sort(part).tolist() for part in shuffled), [3000]])
+    assert table_quality(turned, old)["clusters/ami"] == pytest.approx(1.0)
+    assert table_quality(chance, old)["clusters/ami"] == pytest.approx(0.0, abs=0.01)
+
+
+def test_classes_of_one_cluster_have_nothing_to_say() -> None:
+    table = tiny_table(clusters_per_class=(1, 1))
+    assert "clusters/ami" not in table_quality(table, table)
+
+
+def test_too_large_classes_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clustering.quality._MOST_PAIRS", 1010)
+    table = tiny_table(clusters_per_class=(4, 2))
+    members = [[i] for i in range(4)] + [[4, 5], [6, 7]]
+    old, new = _regrouped(table, members), _regrouped(table, [*members[:4], [4, 7], [5, 6]])
+    assert table_quality(new, old)["clusters/ami"] < 0.5  # of the second class alone

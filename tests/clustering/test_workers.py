@@ -6,11 +6,13 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import ray
 
+from clustering.actors import RayGroup
 from clustering.bundle import BundleResult, BundleWork, cluster_bundle
 from clustering.config import ClusterConfig
 from clustering.coordinator import cluster_embeddings, cluster_locally
@@ -91,6 +93,46 @@ def test_a_killed_worker_is_replaced(embeddings: Path, tmp_path: Path) -> None:
     got = _cluster(embeddings, workers=FaultyWorkers(CONFIG, dies_once))
     assert os.path.exists(marker)
     assert got == _cluster(embeddings, function=cluster_locally)
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_a_class_divided_over_actors_makes_the_same_table(
+    embeddings: Path, num_workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Small classes are still tasks; the actors' CPUs are free for them."""
+    expected = _cluster(embeddings, function=cluster_locally)
+    monkeypatch.setattr("clustering.plan.CHUNK_ROWS", 20)
+    monkeypatch.setattr("clustering.plan._MIB", 900)  # 37 rows
+    config = replace(CONFIG, memory_mib_per_worker=1, num_workers=num_workers)
+    assert _cluster(embeddings, config) == expected
+
+
+def test_a_killed_actor_is_replaced(
+    embeddings: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected = _cluster(embeddings, function=cluster_locally)
+    monkeypatch.setattr("clustering.plan.CHUNK_ROWS", 20)
+    monkeypatch.setattr("clustering.plan._MIB", 900)
+    calls = []
+    call = RayGroup.call
+
+    def kills_once(group: RayGroup, method: str, *arguments: object) -> list[object]:
+        calls.append(method)
+        if len(calls) == 3:
+            ray.kill(group._actors[0])
+        return call(group, method, *arguments)
+
+    monkeypatch.setattr(RayGroup, "call", kills_once)
+    assert _cluster(embeddings, replace(CONFIG, memory_mib_per_worker=1)) == expected
+    assert "its worker was lost" in caplog.text
+
+
+def test_a_late_actor_is_given_up(embeddings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clustering.plan.CHUNK_ROWS", 20)
+    monkeypatch.setattr("clustering.plan._MIB", 900)
+    config = ClusterConfig(memory_mib_per_worker=1, task_timeout_seconds=0.001, max_retries=0)
+    with pytest.raises(ClusterError, match=r"no answer in 0.001 s, in the last of 1 attempts"):
+        _cluster(embeddings, config)
 
 
 def test_a_worker_that_always_dies_is_given_up(caplog: pytest.LogCaptureFixture) -> None:

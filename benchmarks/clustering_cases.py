@@ -1,0 +1,360 @@
+"""The cases of `benchmarks.clustering`: each makes its data, measures, and returns figures."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks.measure import (
+    Figure,
+    blobs,
+    interleaved,
+    local_ray,
+    peak_memory,
+    write_embeddings,
+)
+from clustering.config import ClusterConfig
+from clustering.coordinator import cluster_embeddings, cluster_locally
+from clustering.kmeans import spherical_kmeans
+from clustering.neighbours import neighbour_lists
+from clustering.plan import make_plan
+from clustering.table import ClusterTable
+from clustering.workers import RayWorkers
+
+
+def one_class(scale: float) -> list[Figure]:
+    """One class of 100,000 rows in 500 clusters, one thread."""
+    num_rows, num_clusters = _sized(100_000, scale, 200), _sized(500, scale, 4)
+    labels = np.zeros(num_rows, dtype=np.int64)
+    rows = blobs(labels, dim=128, rows_per_blob=num_rows // num_clusters)
+    config = ClusterConfig(iterations=10, tolerance=0.0)
+    objectives: dict[str, list[float]] = {"ours": [], "faiss": [], "sklearn": []}
+
+    def ours() -> None:
+        seed = len(objectives["ours"])
+        result = spherical_kmeans(rows, num_clusters, config=config, seed=seed)
+        objectives["ours"].append(result.objective)
+
+    def theirs() -> None:
+        kmeans = _faiss_kmeans(rows, num_clusters, 10, seed=len(objectives["faiss"]))
+        objectives["faiss"].append(kmeans.obj[-1] / num_rows)
+
+    def sklearn() -> None:
+        from sklearn.cluster import KMeans
+        from threadpoolctl import threadpool_limits
+
+        with threadpool_limits(1):
+            model = KMeans(num_clusters, init="random", n_init=1, max_iter=10, tol=0.0).fit(rows)
+        directions = model.cluster_centers_ / np.linalg.norm(
+            model.cluster_centers_, axis=1, keepdims=True
+        )
+        cosines = np.einsum("nd,nd->n", rows, directions[model.labels_])
+        objectives["sklearn"].append(float(cosines.mean()))
+
+    faiss.omp_set_num_threads(1)
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # sklearn says that it did not converge in 10 iterations
+        seconds = interleaved({"ours": ours, "faiss": theirs, "sklearn": sklearn}, repeats=5)
+    faiss.omp_set_num_threads(_DEFAULT_THREADS)
+    mean = {name: float(np.mean(values)) for name, values in objectives.items()}
+    detail = f"ours {seconds['ours']:.2f} s, FAISS {seconds['faiss']:.2f} s, one thread"
+    return [
+        Figure("one_class_vs_faiss", seconds["ours"] / seconds["faiss"], "x", "<= 1.10", detail),
+        Figure(
+            "one_class_objective",
+            mean["ours"] / mean["faiss"],
+            "x",
+            ">= 0.995",
+            f"mean cosine: ours {mean['ours']:.4f}, FAISS {mean['faiss']:.4f}, 5 seeds",
+        ),
+        Figure(
+            "one_class_vs_sklearn",
+            seconds["ours"] / seconds["sklearn"],
+            "x",
+            "",
+            f"scikit-learn {seconds['sklearn']:.2f} s, mean cosine {mean['sklearn']:.4f}",
+        ),
+    ]
+
+
+def two_workers(scale: float) -> list[Figure]:
+    """The same class through Ray, by one and by two workers, which are there already."""
+    num_rows = _sized(100_000, scale, 20_000)
+    labels = np.zeros(num_rows, dtype=np.int64)
+    per_cluster = 200
+    rows = blobs(labels, dim=128, rows_per_blob=per_cluster)
+    tables: dict[str, ClusterTable] = {}
+    with tempfile.TemporaryDirectory() as folder, local_ray(2):
+        write_embeddings(Path(folder), rows, labels)
+
+        def cluster(num_workers: int) -> None:
+            table = cluster_embeddings(
+                folder,
+                task="identity",
+                version=0,
+                num_classes=1,
+                config=_plain(per_cluster, num_workers=num_workers),
+                seed=0,
+                workers=workers[num_workers],
+            )
+            tables[str(num_workers)] = table
+
+        workers: dict[int, RayWorkers] = {}
+        seconds: dict[int, list[float]] = {1: [], 2: []}
+        for num_workers in (1, 2):
+            # Each has its actors to itself: those of the other would wait for the CPUs.
+            with RayWorkers(_plain(per_cluster, num_workers=num_workers)) as team:
+                workers[num_workers] = team
+                cluster(num_workers)
+                for _ in range(5):
+                    started = time.perf_counter()
+                    cluster(num_workers)
+                    seconds[num_workers].append(time.perf_counter() - started)
+        one, two = (float(np.median(seconds[n])) for n in (1, 2))
+    _assert_same(tables["1"], tables["2"])
+    detail = f"{one:.2f} s -> {two:.2f} s, the same table; actors warm, checksums and all included"
+    return [Figure("two_workers_vs_one", two / one, "x", "<= 0.58", detail)]
+
+
+def many_classes(scale: float) -> list[Figure]:
+    """50,000 classes of 2-500 rows, P(n) ~ n^-2, end to end through Ray."""
+    rng = np.random.default_rng(0)
+    sizes = np.arange(2, 501)
+    shares = 1.0 / sizes**2
+    class_sizes = rng.choice(sizes, _sized(50_000, scale, 50), p=shares / shares.sum())
+    labels = np.repeat(np.arange(len(class_sizes)), class_sizes)
+    rows = blobs(labels, dim=256, rows_per_blob=10)
+    ends = np.cumsum(class_sizes)
+    wanted = np.maximum(1, np.rint(class_sizes / 10)).astype(np.int64)
+
+    def loop(num_threads: int, part: slice) -> None:
+        faiss.omp_set_num_threads(num_threads)
+        for end, size, num_clusters in zip(
+            ends[part], class_sizes[part], wanted[part], strict=True
+        ):
+            _faiss_kmeans(rows[end - size : end], int(num_clusters), 20)
+        faiss.omp_set_num_threads(_DEFAULT_THREADS)
+
+    config = ClusterConfig(samples_per_cluster=10, neighbours=0, siblings=0)
+    with tempfile.TemporaryDirectory() as folder, local_ray(2):
+        write_embeddings(Path(folder), rows, labels)
+
+        def ours() -> None:
+            cluster_embeddings(
+                folder,
+                task="identity",
+                version=0,
+                num_classes=len(class_sizes),
+                config=config,
+                seed=0,
+            )
+
+        ours()  # the first starts Ray's worker processes
+        seconds = interleaved(
+            {
+                "ours": ours,
+                "one thread": lambda: loop(1, slice(None)),
+                # On a busy machine all of them would take many minutes.
+                "default threads": lambda: loop(_DEFAULT_THREADS, slice(None, None, _EVERY)),
+            },
+            repeats=3,
+        )
+    seconds["default threads"] *= _EVERY
+    data = f"{len(labels):,} rows, ours {seconds['ours']:.2f} s"
+    return [
+        Figure(
+            "many_classes_vs_default_threads",
+            seconds["ours"] / seconds["default threads"],
+            "x",
+            "<= 0.10",
+            f"{data}, FAISS loop {seconds['default threads']:.1f} s, {_DEFAULT_THREADS} threads, "
+            f"measured on every {_EVERY}th class",
+        ),
+        Figure(
+            "many_classes_vs_one_thread",
+            seconds["ours"] / seconds["one thread"],
+            "x",
+            "<= 0.75",
+            f"{data}, FAISS loop {seconds['one thread']:.2f} s",
+        ),
+    ]
+
+
+def mixed_classes(scale: float) -> list[Figure]:
+    """2,000,000 rows of mixed classes in 20,000 clusters: overhead, and memory of the driver."""
+    class_sizes = _mixed_sizes(_sized(2_000_000, scale, 20_000))
+    labels = np.repeat(np.arange(len(class_sizes)), class_sizes)
+    rows = blobs(labels, dim=128, rows_per_blob=100)
+    num_bytes = rows.nbytes
+    config = ClusterConfig(samples_per_cluster=100, iterations=10, neighbours=0, siblings=0)
+    with tempfile.TemporaryDirectory() as folder, local_ray(2):
+        write_embeddings(Path(folder), rows, labels)
+        del rows, labels
+        with peak_memory() as grown:
+            started = time.perf_counter()
+            table = cluster_embeddings(
+                folder,
+                task="identity",
+                version=0,
+                num_classes=len(class_sizes),
+                config=config,
+                seed=0,
+            )
+            seconds = time.perf_counter() - started
+            peak = grown()
+    busy = float(table.stats["worker_seconds"])
+    what = (
+        f"{class_sizes.sum():,} rows, {len(class_sizes):,} classes, {table.num_clusters:,} clusters"
+    )
+    return [
+        Figure(
+            "overhead_share",
+            1.0 - busy / (2 * seconds),
+            "",
+            "<= 0.15",
+            f"{what}: {seconds:.1f} s of 2 workers, {busy:.1f} s in reading and arithmetic",
+        ),
+        Figure(
+            "driver_memory_share",
+            peak / num_bytes,
+            "",
+            "<= 0.10",
+            f"driver grew by {peak / 2**20:.0f} MiB for {num_bytes / 2**20:.0f} MiB of embeddings",
+        ),
+    ]
+
+
+def beyond_memory(scale: float) -> list[Figure]:
+    """One class 4 times larger than the memory of both workers together; the same table."""
+    memory_mib = 8
+    num_rows = 4 * 2 * memory_mib * 2**20 // (4 * 128)
+    num_rows = max(20_000, int(num_rows * min(scale, 1.0)))
+    labels = np.zeros(num_rows, dtype=np.int64)
+    rows = blobs(labels, dim=128, rows_per_blob=1000)
+    settings = {"task": "identity", "version": 0, "num_classes": 1, "seed": 0}
+    with tempfile.TemporaryDirectory() as folder, local_ray(2):
+        write_embeddings(Path(folder), rows, labels)
+        started = time.perf_counter()
+        bounded = cluster_embeddings(
+            folder, config=_plain(1000, memory_mib_per_worker=memory_mib), **settings
+        )
+        seconds = time.perf_counter() - started
+        roomy = cluster_locally(folder, config=_plain(1000), **settings)
+    _assert_same(bounded, roomy)
+    detail = (
+        f"{rows.nbytes / 2**20:.0f} MiB, {memory_mib} MiB a worker, {seconds:.1f} s, same table"
+    )
+    return [Figure("beyond_memory", 1.0, "", "same", detail)]
+
+
+def neighbours(scale: float) -> list[Figure]:
+    """Neighbours of 200,000 centroids of 24 intrinsic dimensions, approximate against exact."""
+    num_clusters = _sized(200_000, scale, 2000)
+    centroids = _on_a_surface(num_clusters, dim=128, intrinsic_dim=24)
+    class_of = np.arange(num_clusters) // 4
+    started = time.perf_counter()
+    found, _ = neighbour_lists(centroids, class_of, neighbours=32, siblings=8, exact_up_to=0)
+    seconds = time.perf_counter() - started
+    # Exact lists of all would take many minutes, so the time of a part is scaled up; FAISS's own
+    # exact search is the faster of the two that there are.
+    sample = np.arange(0, num_clusters, max(1, num_clusters // 2000))
+    started = time.perf_counter()
+    _, nearest = faiss.knn(centroids[sample], centroids, 36, metric=faiss.METRIC_INNER_PRODUCT)
+    exact_seconds = (time.perf_counter() - started) * num_clusters / len(sample)
+    shared = [
+        len(set(got) & {j for j in row if class_of[j] != class_of[i]})
+        for i, got, row in zip(sample, found[sample].tolist(), nearest.tolist(), strict=True)
+    ]
+    recall = float(np.mean(np.minimum(shared, 32))) / 32
+    detail = (
+        f"{num_clusters:,} centroids: {seconds:.1f} s, exact {exact_seconds:.1f} s "
+        f"(from {len(sample):,} of them)"
+    )
+    return [
+        Figure("neighbours_time", seconds / exact_seconds, "x", "<= 0.2", detail),
+        Figure("neighbours_recall", recall, "", ">= 0.98", "recall@32 of other classes"),
+    ]
+
+
+def _on_a_surface(num_rows: int, *, dim: int, intrinsic_dim: int) -> npt.NDArray[np.float32]:
+    rng = np.random.default_rng(0)
+    basis = rng.standard_normal((intrinsic_dim, dim), dtype=np.float32)
+    rows = rng.standard_normal((num_rows, intrinsic_dim), dtype=np.float32) @ basis
+    rows += 0.3 * intrinsic_dim**0.5 * rng.standard_normal((num_rows, dim), dtype=np.float32)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def plan(scale: float) -> list[Figure]:
+    """A plan for 1,000,000 classes of 1-1,000 rows on 256 workers."""
+    rng = np.random.default_rng(0)
+    class_sizes = np.minimum(rng.zipf(1.7, _sized(1_000_000, scale, 10_000)), 1000)
+    config = ClusterConfig(samples_per_cluster=10)
+    started = time.perf_counter()
+    made = make_plan(class_sizes, config, num_workers=256, dim=256)
+    seconds = time.perf_counter() - started
+    # Bundles go, heaviest first, to whoever is free.
+    load = np.zeros(256)
+    for bundle in made.bundles:
+        load[np.argmin(load)] += bundle.cost
+    detail = made.describe()
+    return [
+        Figure("plan_seconds", seconds, "s", "< 10", detail),
+        Figure("plan_balance", float(load.max() / load.mean()), "x", "<= 1.05", "of 256 workers"),
+    ]
+
+
+_EVERY = 50
+_DEFAULT_THREADS = faiss.omp_get_max_threads()
+
+
+def _sized(number: int, scale: float, least: int) -> int:
+    return max(least, round(number * scale))
+
+
+def _plain(samples_per_cluster: int, **others: int) -> ClusterConfig:
+    return ClusterConfig(
+        samples_per_cluster=samples_per_cluster,
+        iterations=10,
+        tolerance=0.0,
+        neighbours=0,
+        siblings=0,
+        **others,  # type: ignore[arg-type]
+    )
+
+
+def _faiss_kmeans(
+    rows: npt.NDArray[np.float32], num_clusters: int, iterations: int, seed: int = 1
+) -> faiss.Kmeans:
+    kmeans = faiss.Kmeans(
+        rows.shape[1],
+        num_clusters,
+        niter=iterations,
+        seed=seed,
+        spherical=True,
+        min_points_per_centroid=1,
+        max_points_per_centroid=2**31 - 1,
+    )
+    kmeans.train(rows)
+    return kmeans
+
+
+def _mixed_sizes(num_rows: int) -> npt.NDArray[np.int64]:
+    """A tenth of the rows in two giant classes, the others in classes of 1-1,000."""
+    rng = np.random.default_rng(0)
+    giants = np.array([num_rows // 20, num_rows // 20])
+    others = np.minimum(1000, rng.zipf(1.3, num_rows))
+    others = others[: np.searchsorted(np.cumsum(others), num_rows - giants.sum())]
+    return np.concatenate([giants, others])
+
+
+def _assert_same(one: ClusterTable, other: ClusterTable) -> None:
+    for name, array in one.arrays().items():
+        if array.tobytes() != other.arrays()[name].tobytes():
+            raise AssertionError(f"{name} differs")

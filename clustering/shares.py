@@ -1,0 +1,332 @@
+"""A share of the rows of one class: what one worker holds in k-means, and what it tells of them.
+
+A class is divided into chunks of a fixed number of rows, a share is a range of chunks. Shares
+return sums, counts and single rows to start from. Whatever is added up is an integer (a multiple of
+2^-36), so that it does not matter in which order, nor how many shares there are.
+
+Legend: n rows of a chunk, D embedding, K clusters of the class, E rows asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import reduce
+
+import numpy as np
+import numpy.typing as npt
+from scipy.sparse import csc_matrix
+
+from clustering.backends import BackendName, Placed, place
+
+CHUNK_ROWS = 8192
+"""Rows that are compared and summed up at a time."""
+
+ReadRows = Callable[[int, int], npt.NDArray[np.float32]]
+"""(first, end) of the share's rows -> (end - first, D) those rows."""
+
+_UNITS = 2.0**36  # a sum of 2^27 rows fits into an int64
+# Multiplications for which a sparse matrix is not worth making. BLAS uses one thread for them, as
+# OpenBLAS does up to 2^18: with another number of threads it may round differently.
+_SMALL_PRODUCT = 1 << 17
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """What shares tell of the clusters; adding those of all shares gives those of the class."""
+
+    sums: npt.NDArray[np.int64]
+    """(K, D) sum of the members, in units of 2^-36."""
+    counts: npt.NDArray[np.int64]
+    """(K,) number of members."""
+    objective: int
+    """Sum of the cosines of the rows and their centroids, in units of 2^-36."""
+    changed: int
+    """Rows that came to another cluster."""
+
+    def __add__(self, other: Totals) -> Totals:
+        return Totals(
+            self.sums + other.sums,
+            self.counts + other.counts,
+            self.objective + other.objective,
+            self.changed + other.changed,
+        )
+
+    @property
+    def float_sums(self) -> npt.NDArray[np.float64]:
+        """(K, D) sum of the members."""
+        return self.sums / _UNITS
+
+    @property
+    def mean_cosine(self) -> float:
+        """Of the rows and the centroids that they were compared with."""
+        return self.objective / _UNITS / int(self.counts.sum())
+
+
+@dataclass(frozen=True, slots=True)
+class Moves:
+    """Rows that may go to another cluster; the first of a cluster lose the least."""
+
+    source: npt.NDArray[np.int64]
+    """(E,) cluster that the row is in, ascending."""
+    loss: npt.NDArray[np.float32]
+    """(E,) cosine with its own centroid minus that with the other, ascending within a cluster."""
+    position: npt.NDArray[np.int64]
+    """(E,) row of the class."""
+    target: npt.NDArray[np.int64]
+    """(E,) cluster that it would go to."""
+
+    def cut(self, limits: npt.NDArray[np.int64]) -> Moves:
+        """Sort, and keep at most `limits` (K,) rows of each cluster."""
+        order = np.lexsort((self.position, self.loss, self.source))
+        source = self.source[order]
+        rank = np.arange(len(source)) - np.searchsorted(source, source)
+        order = order[rank < limits[source]]
+        return Moves(self.source[order], self.loss[order], self.position[order], self.target[order])
+
+    @classmethod
+    def of_all(cls, parts: list[Moves], limits: npt.NDArray[np.int64]) -> Moves:
+        """Join those of several shares or chunks."""
+        joined = [
+            np.concatenate([getattr(part, name) for part in parts])
+            for name in ("source", "loss", "position", "target")
+        ]
+        return cls(*joined).cut(limits)
+
+
+class Share:
+    """Rows of a class, the cluster of each, and how near it is to that cluster."""
+
+    def __init__(
+        self,
+        read: ReadRows,
+        num_rows: int,
+        *,
+        first_row: int = 0,
+        backend: BackendName = "faiss-cpu",
+        memory_bytes: float = float("inf"),
+    ) -> None:
+        """Prepare; nothing is read yet.
+
+        Args:
+            read: reads rows of this share, in the order of the class.
+            num_rows: how many there are, >= 0.
+            first_row: where the share begins in its class, a multiple of `CHUNK_ROWS`.
+            backend: who compares rows with centroids.
+            memory_bytes: rows beyond are read anew whenever they are needed.
+        """
+        self._read = read
+        self._backend: BackendName = backend
+        self._parts = [
+            slice(start, min(start + CHUNK_ROWS, num_rows))
+            for start in range(0, num_rows, CHUNK_ROWS)
+        ]
+        self._first_row = first_row
+        self._memory_left = memory_bytes
+        self._held: dict[int, npt.NDArray[np.float32]] = {}
+        self._placed: dict[int, Placed] = {}
+        self._assignment = np.zeros(num_rows, dtype=np.int32)
+        self._cosines = np.ones(num_rows, dtype=np.float32)
+
+    def step(self, centroids: npt.NDArray[np.float32]) -> Totals:
+        """Give each row to its nearest centroid, and sum up.
+
+        Args:
+            centroids: (K, D) float32.
+        """
+        total = None
+        for number, part in enumerate(self._parts):
+            rows = self._rows(number)
+            nearest, cosines = self._place(number, rows, len(centroids)).nearest(centroids)
+            changed = int(np.count_nonzero(self._assignment[part] != nearest))
+            self._assignment[part] = nearest
+            self._cosines[part] = cosines
+            told = _totals(rows, nearest, len(centroids), cosines, changed)
+            total = told if total is None else total + told
+        return total or _nothing(*centroids.shape)
+
+    def measure(self, num_clusters: int, dim: int) -> Totals:
+        """Sum up the clusters as they are, without comparing; all rows start in cluster 0."""
+        total = _nothing(num_clusters, dim)
+        for number, part in enumerate(self._parts):
+            assignment, cosines = self._assignment[part], self._cosines[part]
+            total += _totals(self._rows(number), assignment, num_clusters, cosines, 0)
+        return total
+
+    def take(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """Read single rows.
+
+        Args:
+            positions: (E,) rows of the class, ascending; those of other shares are left out.
+
+        Returns:
+            (up to E, D) float32.
+        """
+        own = positions - self._first_row
+        own = own[(own >= 0) & (own < len(self._assignment))]
+        taken = [
+            self._rows(number)[own[(own >= part.start) & (own < part.stop)] - part.start]
+            for number, part in enumerate(self._parts)
+            if np.any((own >= part.start) & (own < part.stop))
+        ]
+        return np.concatenate(taken) if taken else np.empty((0, 0), dtype=np.float32)
+
+    def farthest(
+        self, num_wanted: int, sizes: npt.NDArray[np.int64], below: float
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        """Find the rows that are farthest from their centroid.
+
+        Args:
+            num_wanted: E, at most so many.
+            sizes: (K,) members of each cluster in the class; the row of a cluster of one stays.
+            below: only rows with a smaller cosine than this.
+
+        Returns:
+            (up to E,) float32 cosines, ascending, and int64 rows of the class.
+        """
+        far = np.flatnonzero((self._cosines < below) & (sizes[self._assignment] > 1))
+        order = np.argsort(self._cosines[far], kind="stable")[:num_wanted]
+        return self._cosines[far[order]], far[order] + self._first_row
+
+    def moves(
+        self,
+        centroids: npt.NDArray[np.float32],
+        limits: npt.NDArray[np.int64],
+        room: npt.NDArray[np.bool_],
+    ) -> Moves:
+        """Where rows could go that must leave their cluster.
+
+        Args:
+            centroids: (K, D) float32.
+            limits: (K,) rows that must leave each cluster.
+            room: (K,) clusters that rows may go to.
+        """
+        places = np.flatnonzero(room)
+        found = [_no_moves()]
+        for number, part in enumerate(self._parts):
+            leaving = np.flatnonzero(limits[self._assignment[part]] > 0)
+            if not len(leaving):
+                continue
+            rows = self._rows(number)[leaving]
+            source = self._assignment[part][leaving].astype(np.int64)
+            nearest, cosines = place(self._backend, rows, len(places)).nearest(centroids[places])
+            loss = np.einsum("nd,nd->n", rows, centroids[source]) - cosines
+            position = leaving + part.start + self._first_row
+            found.append(Moves(source, loss, position, places[nearest]).cut(limits))
+        return Moves.of_all(found, limits)
+
+    def move(self, positions: npt.NDArray[np.int64], targets: npt.NDArray[np.int64]) -> None:
+        """Bring rows of the class to other clusters; those of other shares are left out."""
+        own = positions - self._first_row
+        here = (own >= 0) & (own < len(self._assignment))
+        self._assignment[own[here]] = targets[here]
+
+    def first_members(self, num_clusters: int) -> npt.NDArray[np.int64]:
+        """(K,) first row of the class in each cluster, the largest int64 where there is none."""
+        first = np.full(num_clusters, np.iinfo(np.int64).max)
+        clusters, rows = np.unique(self._assignment, return_index=True)
+        first[clusters] = rows + self._first_row
+        return first
+
+    def finish(
+        self, centroids: npt.NDArray[np.float32], number_of: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+        """Give the clusters their last numbers, and measure how wide they are.
+
+        Args:
+            centroids: (K', D) float32 of the clusters by their last numbers.
+            number_of: (K,) last number of each cluster that has members.
+
+        Returns:
+            (rows,) int32 cluster of each row, and (K',) int64 sum of the angles of the members to
+            their centroid, in radians, in units of 2^-36.
+        """
+        self._assignment = number_of.astype(np.int32)[self._assignment]
+        angles = np.zeros(len(centroids), dtype=np.int64)
+        for number, part in enumerate(self._parts):
+            own = self._assignment[part]
+            cosines = np.einsum("nd,nd->n", self._rows(number), centroids[own])
+            radians = np.arccos(np.clip(cosines, -1.0, 1.0))
+            sums = np.bincount(own, weights=radians, minlength=len(centroids))
+            angles += _in_units(sums.astype(np.float64))
+        return self._assignment, angles
+
+    def _rows(self, number: int) -> npt.NDArray[np.float32]:
+        if number in self._held:
+            return self._held[number]
+        part = self._parts[number]
+        rows = np.ascontiguousarray(self._read(part.start, part.stop))
+        if rows.nbytes <= self._memory_left:
+            self._memory_left -= rows.nbytes
+            self._held[number] = rows
+        return rows
+
+    def _place(self, number: int, rows: npt.NDArray[np.float32], num_clusters: int) -> Placed:
+        if number in self._placed:
+            return self._placed[number]
+        placed = place(self._backend, rows, num_clusters)
+        if number in self._held:
+            self._placed[number] = placed
+        return placed
+
+
+def add_totals(parts: list[Totals]) -> Totals:
+    """Those of the class from those of its shares."""
+    return reduce(lambda one, other: one + other, parts)
+
+
+def mean_angles(
+    angles: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float32]:
+    """(K,) mean angle in radians from the sums that `Share.finish` returns."""
+    return (angles / _UNITS / counts).astype(np.float32)
+
+
+def cluster_sums(
+    rows: npt.NDArray[np.float32], assignment: npt.NDArray[np.integer], num_clusters: int
+) -> npt.NDArray[np.float64]:
+    """Sum the members of each cluster in float64.
+
+    Args:
+        rows: (n, D) float32.
+        assignment: (n,) cluster of each row.
+        num_clusters: K.
+
+    Returns:
+        (K, D) float64, zeros for a cluster without a member.
+    """
+    if num_clusters * rows.size <= _SMALL_PRODUCT:
+        member = np.zeros((num_clusters, len(rows)))
+        member[assignment, np.arange(len(rows))] = 1.0
+        return member @ rows.astype(np.float64)
+    columns = (np.ones(len(rows)), assignment.astype(np.int32), np.arange(len(rows) + 1))
+    return np.asarray(csc_matrix(columns, shape=(num_clusters, len(rows))) @ rows)
+
+
+def _totals(
+    rows: npt.NDArray[np.float32],
+    assignment: npt.NDArray[np.integer],
+    num_clusters: int,
+    cosines: npt.NDArray[np.float32],
+    changed: int,
+) -> Totals:
+    return Totals(
+        _in_units(cluster_sums(rows, assignment, num_clusters)),
+        np.bincount(assignment, minlength=num_clusters),
+        round(float(cosines.sum(dtype=np.float64)) * _UNITS),
+        changed,
+    )
+
+
+def _in_units(sums: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    return np.rint(sums * _UNITS).astype(np.int64)
+
+
+def _nothing(num_clusters: int, dim: int) -> Totals:
+    sums = np.zeros((num_clusters, dim), dtype=np.int64)
+    return Totals(sums, np.zeros(num_clusters, dtype=np.int64), 0, 0)
+
+
+def _no_moves() -> Moves:
+    none = np.empty(0, dtype=np.int64)
+    return Moves(none, none.astype(np.float32), none, none)

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import faiss
+import numpy as np
+import pytest
+
+from clustering import backends
+from clustering.backends import OnCpu, OnFaissGpu, OnTorch, choose_backend, describe_backend, place
+from clustering.errors import ClusterError
+from tests.helpers.reference_clustering import unit_rows
+
+ROWS = unit_rows(np.random.default_rng(0), 300, 7)
+CENTROIDS = unit_rows(np.random.default_rng(1), 9, 7)
+ON_TORCH_CPU = pytest.param(lambda rows: OnTorch(rows, device="cpu"), id="torch, on the CPU")
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        OnCpu,
+        ON_TORCH_CPU,
+        pytest.param(OnTorch, marks=pytest.mark.gpu),
+        pytest.param(
+            OnFaissGpu,
+            marks=[
+                pytest.mark.gpu,
+                pytest.mark.skipif(
+                    not hasattr(faiss, "StandardGpuResources"), reason="needs faiss-gpu"
+                ),
+            ],
+        ),
+    ],
+)
+def test_finds_the_nearest_centroid(kind) -> None:
+    nearest, cosines = kind(ROWS).nearest(CENTROIDS)
+    expected = ROWS @ CENTROIDS.T
+    assert nearest.dtype == np.int64
+    assert cosines.dtype == np.float32
+    assert nearest.tolist() == expected.argmax(axis=1).tolist()
+    np.testing.assert_allclose(cosines, expected.max(axis=1), atol=1e-6)
+
+
+def test_little_work_stays_on_the_cpu() -> None:
+    assert isinstance(place("torch-gpu", ROWS, 9), OnCpu)
+    assert isinstance(place("faiss-cpu", ROWS, 10**9), OnCpu)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "faiss_gpu", "torch_gpu", "chosen"),
+    [
+        ("auto", False, False, "faiss-cpu"),
+        ("auto", False, True, "torch-gpu"),
+        ("auto", True, True, "faiss-gpu"),
+        ("faiss-cpu", True, True, "faiss-cpu"),
+        ("torch-gpu", True, True, "torch-gpu"),
+    ],
+)
+def test_choice(
+    wanted: str, faiss_gpu: bool, torch_gpu: bool, chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backends, "_faiss_has_gpu", lambda: faiss_gpu)
+    monkeypatch.setattr(backends, "_torch_has_gpu", lambda: torch_gpu)
+    assert choose_backend(wanted) == chosen
+
+
+@pytest.mark.parametrize("wanted", ["faiss-gpu", "torch-gpu"])
+def test_a_gpu_that_is_not_there(wanted: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "_faiss_has_gpu", lambda: False)
+    monkeypatch.setattr(backends, "_torch_has_gpu", lambda: False)
+    with pytest.raises(ClusterError, match=f"cluster.backend is {wanted}, which finds no GPU"):
+        choose_backend(wanted)
+
+
+def test_description() -> None:
+    assert describe_backend("faiss-cpu") == f"faiss-cpu {faiss.__version__}"
