@@ -19,6 +19,7 @@ from data_shards.manifest import Manifest
 from data_shards.progress import Progress
 from trainer.config import RunConfig
 from trainer.run_folder import RunFolder, step_name
+from trainer.sections import TaskConfig
 from trainer.snapshot import Snapshot, snapshot_steps
 
 logger = logging.getLogger(__name__)
@@ -84,7 +85,6 @@ class Refresher:
         self._run = RunFolder(config.run_path.absolute())
         self._cpus = cpus
         self._on_phase = on_phase
-        self._previous = _latest_tables(self._run)
 
     def serve(self, snapshot: Snapshot) -> None:
         """Publish the tables of a snapshot; work that an earlier attempt finished is kept.
@@ -94,13 +94,12 @@ class Refresher:
         """
         started = time.monotonic()
         version = snapshot.step
+        previous = _tables_before(version, self._run)
         out = self._run.embeddings / step_name(version)
         works = embed_works(self._config, self._manifest, snapshot, split=SPLIT, out=out)
         measured = self._embed(version, works)
         tables = {
-            task.name: self._cluster(
-                out / task.name, task.name, version, self._manifest.num_classes(task.label)
-            )
+            task.name: self._cluster(out / task.name, task, version, previous.get(task.name))
             for task in works[0].tasks
         }
         self._on_phase("publishing", version)
@@ -111,7 +110,6 @@ class Refresher:
             for task, table in tables.items()
         }
         store.publish(self._run.tables, version, tables)
-        self._previous = tables
         logger.info("table %d published after %.1f s", version, measured["refresh_seconds"])
         prune(self._run, version)
 
@@ -137,32 +135,39 @@ class Refresher:
             "embed_reused_shards": stats.reused_shards,
         }
 
-    def _cluster(self, folder: Path, task: str, version: int, num_classes: int) -> ClusterTable:
+    def _cluster(
+        self, folder: Path, task: TaskConfig, version: int, previous: ClusterTable | None
+    ) -> ClusterTable:
         self._on_phase("clustering", version)
+        num_classes = self._manifest.num_classes(task.label)
 
         def on_classes(done: int, total: int) -> None:
             progress.update(done - progress.done)
             self._on_phase("clustering", version)
 
-        label = f"table {version}: cluster {task}"
+        label = f"table {version}: cluster {task.name}"
         with Progress(num_classes, label=label, unit="classes") as progress:
             return cluster_embeddings(
                 folder,
-                task=task,
+                task=task.name,
                 version=version,
                 num_classes=num_classes,
                 config=self._config.cluster,
                 seed=self._config.run.seed,
-                previous=self._previous.get(task),
+                previous=previous,
                 on_progress=on_classes,
             )
 
 
-def _latest_tables(run: RunFolder) -> dict[str, ClusterTable]:
-    """The tables to compare the next ones with; none is no obstacle."""
+def _tables_before(version: int, run: RunFolder) -> dict[str, ClusterTable]:
+    """The tables whose numbering the next ones take up; none is no obstacle.
+
+    Those just before in steps, not in time: a training that goes on from an older checkpoint gets
+    the same tables as the first time.
+    """
+    before = [older for older in store.versions(run.tables) if older < version]
     try:
-        version = store.latest_version(run.tables)
-        return {} if version is None else store.load(run.tables, version)
+        return store.load(run.tables, before[-1]) if before else {}
     except ClusterError as error:
-        logger.warning("the newest table cannot be compared with: %s", error)
+        logger.warning("the table before %d cannot be taken up: %s", version, error)
         return {}
