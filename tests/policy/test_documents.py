@@ -1,0 +1,31 @@
+"""What the documents point to exists."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: p.name)
+def test_links_lead_somewhere(path):
+    for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
+        if not target.startswith("http"):
+            assert (path.parent / target).exists(), f"{path.name} links to {target}"
+
+
+def test_the_map_names_what_is_there():
+    text = (ROOT / "README.md").read_text()
+    rows = re.findall(r"^\| `(\w+)/` \|.*\| (.*) \|$", text, re.MULTILINE)
+    assert {"data_shards", "clustering", "trainer", "cluster_jobs"} <= {name for name, _ in rows}
+    for name, first in rows:
+        for file in re.findall(r"`([^`]+\.(?:py|md|yaml))`", first):
+            assert list((ROOT / name).glob(file)), f"{name}/{file}"
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: p.name)
+def test_configurations_that_are_named_exist(path):
+    for name in re.findall(r"configs/(\w+\.yaml)", path.read_text()):
+        assert (ROOT / "configs" / name).exists(), name
