@@ -8,7 +8,6 @@ The result is a folder a task of float32 vectors with sample ids and labels (Num
 
 from __future__ import annotations
 
-import argparse
 import logging
 import sys
 import time
@@ -25,7 +24,7 @@ from data_shards.embeddings import EmbeddingShardInfo, finish_embeddings
 from data_shards.manifest import Manifest
 from data_shards.progress import Progress
 from trainer.config import RunConfig
-from trainer.config_file import add_config_options, load_config, to_yaml
+from trainer.config_file import config_parser, load_config, to_yaml
 from trainer.run_folder import RunFolder, step_name, step_of
 from trainer.snapshot import Snapshot, read_snapshot, snapshot_steps
 from trainer.tasks import resolve_tasks
@@ -191,12 +190,7 @@ def _check_visible(folder: Path, infos: Sequence[EmbeddingShardInfo]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The job."""
-    parser = argparse.ArgumentParser(
-        prog="clmle embed",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add_config_options(parser)
+    parser = config_parser("clmle embed", __doc__)
     parser.add_argument("--split", default="test", help="train or test (default)")
     parser.add_argument("--snapshot", metavar="STEP|FOLDER", help="default: the run's newest")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR")

@@ -8,7 +8,6 @@ The numbers are those of the trainer's own evaluation, for any number of workers
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable, Sequence
 
@@ -25,7 +24,7 @@ from clustering.workers import run_tasks
 from data_shards.manifest import Manifest
 from data_shards.progress import Progress
 from trainer.config import RunConfig
-from trainer.config_file import add_config_options, load_config, to_yaml
+from trainer.config_file import config_parser, load_config, to_yaml
 from trainer.errors import TrainingError
 from trainer.evaluation.evaluate import Batch, evaluation_batches
 from trainer.evaluation.report import as_metrics, summarise, write_evaluation
@@ -101,12 +100,7 @@ def shares(batches: Sequence[Batch], most: int) -> list[tuple[Batch, ...]]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The job."""
-    parser = argparse.ArgumentParser(
-        prog="clmle evaluate",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add_config_options(parser)
+    parser = config_parser("clmle evaluate", __doc__)
     parser.add_argument(
         "--checkpoint",
         metavar="STEP|FOLDER",

@@ -26,7 +26,7 @@ from clustering.errors import ClusterError
 from data_shards.errors import DataError
 from data_shards.manifest import Manifest
 from trainer.config import RunConfig
-from trainer.config_file import add_config_options, load_config, to_yaml
+from trainer.config_file import config_parser, load_config, to_yaml
 from trainer.errors import TrainingError
 from trainer.run_folder import RunFolder
 from trainer.snapshot import Snapshot, read_snapshot
@@ -151,12 +151,7 @@ def _sigterm_ends() -> Iterator[None]:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="clmle recluster",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add_config_options(parser)
+    parser = config_parser("clmle recluster", __doc__)
     parser.add_argument("--once", action="store_true", help="serve the newest snapshot, then stop")
     return parser.parse_args(argv)
 

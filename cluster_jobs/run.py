@@ -27,7 +27,13 @@ from cluster_jobs.supervisor import Supervisor, is_finished
 from data_shards.atomic import read_json, write_json
 from data_shards.manifest import Manifest
 from trainer.config import RunConfig
-from trainer.config_file import add_config_options, baseline_config, load_config, to_yaml
+from trainer.config_file import (
+    add_resume_option,
+    baseline_config,
+    config_parser,
+    load_config,
+    to_yaml,
+)
 from trainer.run_folder import RunFolder, step_of
 from trainer.tasks import resolve_tasks
 
@@ -61,18 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="clmle run",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add_config_options(parser)
-    parser.add_argument(
-        "--resume",
-        default="auto",
-        metavar="auto|none|PATH",
-        help="go on from the newest checkpoint (auto, default), from none, or from PATH",
-    )
+    parser = config_parser("clmle run", __doc__)
+    add_resume_option(parser)
     return parser.parse_args(argv)
 
 

@@ -186,8 +186,11 @@ def to_yaml(config: RunConfig) -> str:
     return yaml.safe_dump(as_dict(config), sort_keys=False, allow_unicode=True)
 
 
-def add_config_options(parser: argparse.ArgumentParser) -> None:
-    """Give a command the options that every job with a configuration has."""
+def config_parser(prog: str, description: str | None) -> argparse.ArgumentParser:
+    """A command line with the options that every job with a configuration has."""
+    parser = argparse.ArgumentParser(
+        prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--config", required=True, metavar="FILE", help="YAML file of the run")
     parser.add_argument(
         "--set",
@@ -199,6 +202,17 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--dry-run", action="store_true", help="print the resolved configuration and stop"
+    )
+    return parser
+
+
+def add_resume_option(parser: argparse.ArgumentParser) -> None:
+    """Where a training goes on from."""
+    parser.add_argument(
+        "--resume",
+        default="auto",
+        metavar="auto|none|PATH",
+        help="go on from the newest checkpoint of the run (auto, default), from none, or from PATH",
     )
 
 

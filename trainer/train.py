@@ -31,7 +31,7 @@ from trainer import checkpoint
 from trainer.batches import BatchLoader
 from trainer.checkpoint import LoopState
 from trainer.config import RunConfig
-from trainer.config_file import add_config_options, load_config, to_yaml
+from trainer.config_file import add_resume_option, config_parser, load_config, to_yaml
 from trainer.engine import Engine, start_distributed
 from trainer.errors import ConfigError, Stopped, TrainingError
 from trainer.evaluation.ranks import RankEvaluator
@@ -87,18 +87,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parse_options(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line of a rank."""
-    parser = argparse.ArgumentParser(
-        prog="deepspeed --module trainer.train",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add_config_options(parser)
-    parser.add_argument(
-        "--resume",
-        default="auto",
-        metavar="auto|none|PATH",
-        help="go on from the newest checkpoint of the run (auto, default), from none, or from PATH",
-    )
+    parser = config_parser("deepspeed --module trainer.train", __doc__)
+    add_resume_option(parser)
     # DeepSpeed's launcher appends it; the environment says the same.
     parser.add_argument("--local_rank", type=int, default=0, help=argparse.SUPPRESS)
     return parser.parse_args(argv)
