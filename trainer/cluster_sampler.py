@@ -184,17 +184,27 @@ def label_batch(
     ]
 
 
+def neighbourhoods_per_rank(neighbourhoods: int, world_size: int) -> int:
+    """Micro-batches of a step that each rank trains on.
+
+    Raises:
+        ConfigError: they do not divide among the ranks.
+    """
+    if neighbourhoods % world_size:
+        raise ConfigError(
+            f"sampler.neighbourhoods = {neighbourhoods} does not divide among {world_size} ranks; "
+            f"set it to a multiple of {world_size}, or start another number of ranks"
+        )
+    return neighbourhoods // world_size
+
+
 def rank_share(batch: Sequence[T], rank: int, world_size: int) -> list[T]:
     """One rank's part of a step: every world-size-th micro-batch.
 
     Raises:
         ConfigError: the micro-batches do not divide among the ranks.
     """
-    if len(batch) % world_size:
-        raise ConfigError(
-            f"sampler.neighbourhoods = {len(batch)} does not divide among {world_size} ranks; set "
-            f"it to a multiple of {world_size}, or start another number of ranks"
-        )
+    neighbourhoods_per_rank(len(batch), world_size)
     return list(batch[rank::world_size])
 
 

@@ -13,6 +13,7 @@ import deepspeed.ops
 import torch
 from torch import nn
 
+from trainer.cluster_sampler import neighbourhoods_per_rank
 from trainer.config import RunConfig
 from trainer.errors import ConfigError
 from trainer.models.network import Network, TaskOutput
@@ -62,14 +63,9 @@ def deepspeed_config(config: RunConfig, world_size: int) -> dict[str, Any]:
             `train.deepspeed_extra` names a key that is decided here.
     """
     sampler, train = config.sampler, config.train
-    if sampler.neighbourhoods % world_size:
-        raise ConfigError(
-            f"sampler.neighbourhoods = {sampler.neighbourhoods} does not divide among {world_size} "
-            f"ranks; set it to a multiple of {world_size}, or start another number of ranks"
-        )
     generated: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": sampler.clusters * sampler.samples_per_cluster,
-        "gradient_accumulation_steps": sampler.neighbourhoods // world_size,
+        "gradient_accumulation_steps": neighbourhoods_per_rank(sampler.neighbourhoods, world_size),
         "gradient_clipping": train.gradient_clipping,
         "zero_optimization": {"stage": train.zero_stage},
         # Ours are torch's own SGD and AdamW, which ZeRO handles but does not list.
