@@ -94,6 +94,67 @@ class OnTorch:
             return nearest.cpu().numpy(), cosines.cpu().numpy()
 
 
+class Runs:
+    """Runs of rows that are each compared with a run of centroids: those of many small classes.
+
+    The answers are those of `OnCpu`; only what a call takes besides is spared.
+    """
+
+    def __init__(
+        self,
+        rows: npt.NDArray[np.float32],
+        sizes: npt.NDArray[np.int64],
+        centroids: npt.NDArray[np.float32],
+        counts: npt.NDArray[np.int64],
+    ) -> None:
+        """Note where the runs are.
+
+        Args:
+            rows: (n, D) float32, C-contiguous, run after run.
+            sizes: (B,) rows of each run, >= 1.
+            centroids: (K, D) float32, C-contiguous, run after run; may be changed in place.
+            counts: (B,) centroids of each run, >= 1.
+        """
+        self.nearest: npt.NDArray[np.int64] = np.zeros(len(rows), dtype=np.int64)
+        """(n,) nearest centroid of each row within its run, the lower of equal ones."""
+        self.cosines: npt.NDArray[np.float32] = np.ones(len(rows), dtype=np.float32)
+        """(n,) cosine of the two."""
+        self._arrays = (rows, centroids)  # FAISS is given bare addresses
+        dim = rows.shape[1]
+        first_rows, first_centroids = np.cumsum(sizes) - sizes, np.cumsum(counts) - counts
+        self._calls = [
+            (
+                faiss.swig_ptr(rows[row:]),
+                faiss.swig_ptr(centroids[centroid:]),
+                dim,
+                size,
+                count,
+                1,
+                faiss.swig_ptr(self.cosines[row:]),
+                faiss.swig_ptr(self.nearest[row:]),
+            )
+            for row, size, centroid, count in zip(
+                first_rows.tolist(),
+                sizes.tolist(),
+                first_centroids.tolist(),
+                counts.tolist(),
+                strict=True,
+            )
+        ]
+
+    def compare(self, numbers: npt.NDArray[np.int64]) -> None:
+        """Bring `nearest` and `cosines` up to date for the runs of these numbers."""
+        for number in numbers.tolist():
+            faiss.knn_inner_product(*self._calls[number])
+
+
+def stays_on_cpu(
+    backend: BackendName, num_rows: npt.NDArray[np.int64], num_clusters: npt.NDArray[np.int64]
+) -> npt.NDArray[np.bool_]:
+    """Whether so many rows are compared with so many centroids on the CPU; of any shape."""
+    return (num_rows * num_clusters < _DEVICE_COMPARISONS) | (backend == "faiss-cpu")
+
+
 def place(backend: BackendName, rows: npt.NDArray[np.float32], num_clusters: int) -> Placed:
     """Bring rows to where they are compared; so little work that it does not pay stays on the CPU.
 

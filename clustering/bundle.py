@@ -12,12 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from clustering.backends import BackendName, one_thread
+from clustering.backends import BackendName, one_thread, stays_on_cpu
 from clustering.config import ClusterConfig
 from clustering.errors import ClusterError
 from clustering.kmeans import KMeansResult, spherical_kmeans
 from clustering.means import Means, class_means
 from clustering.shares import CHUNK_ROWS
+from clustering.small_classes import cluster_small_classes
 from data_shards.embeddings import EmbeddingShards
 
 ReadRows = Callable[[npt.NDArray[np.integer]], npt.NDArray[np.float32]]
@@ -172,12 +173,26 @@ def _cluster_batch(
 ) -> None:
     """Cluster classes whose rows lie one after the other."""
     sizes, counts = work.class_sizes[batch], work.num_clusters[batch]
-    single = counts == 1
+    small = sizes <= CHUNK_ROWS
+    single = small & (counts == 1)
     if single.any():
-        chosen = rows if single.all() else rows[np.repeat(single, sizes)]
-        output.put_means(np.flatnonzero(single) + batch.start, class_means(chosen, sizes[single]))
+        means = class_means(_rows_of(rows, sizes, single), sizes[single])
+        output.put_means(np.flatnonzero(single) + batch.start, means)
+    small &= ~single & stays_on_cpu(work.backend, sizes, counts)
+    numbers = np.flatnonzero(small) + batch.start
+    if len(numbers):
+        results = cluster_small_classes(
+            _rows_of(rows, sizes, small),
+            sizes[small],
+            counts[small],
+            config=work.config,
+            seeds=[work.class_seed(number) for number in numbers.tolist()],
+            warm=[work.class_warm(number) for number in numbers.tolist()],
+        )
+        for number, result in zip(numbers.tolist(), results, strict=True):
+            output.put(number, result)
     ends = np.cumsum(sizes)
-    for number in np.flatnonzero(~single).tolist():
+    for number in np.flatnonzero(~small & ~single).tolist():
         result = spherical_kmeans(
             rows[ends[number] - sizes[number] : ends[number]],
             int(counts[number]),
@@ -187,6 +202,15 @@ def _cluster_batch(
             backend=work.backend,
         )
         output.put(batch.start + number, result)
+
+
+def _rows_of(
+    rows: npt.NDArray[np.float32],
+    sizes: npt.NDArray[np.int64],
+    chosen: npt.NDArray[np.bool_],
+) -> npt.NDArray[np.float32]:
+    """The rows of the chosen ones of some classes."""
+    return rows if chosen.all() else rows[np.repeat(chosen, sizes)]
 
 
 class _Output:

@@ -5,15 +5,15 @@ Legend: n rows of the class, D embedding, K clusters wanted.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 
 from clustering.config import Init
 
-if TYPE_CHECKING:
-    from clustering.kmeans import Group
+Take = Callable[[npt.NDArray[np.int64]], npt.NDArray[np.float32]]
+"""(E,) ascending rows of the class -> (E, D) those rows."""
 
 # k-means++ chooses among so many random rows for each cluster: more cost time and gain little.
 _CANDIDATES_PER_CLUSTER = 8
@@ -21,7 +21,8 @@ _FEWEST_CANDIDATES = 256
 
 
 def initial_centroids(
-    group: Group,
+    take: Take,
+    num_rows: int,
     num_clusters: int,
     init: Init,
     *,
@@ -31,7 +32,8 @@ def initial_centroids(
     """Choose where to start.
 
     Args:
-        group: the shares of the class.
+        take: looks up rows of the class.
+        num_rows: n.
         num_clusters: K, 2 <= K <= n.
         init: random rows, rows far from each other, or earlier centroids. Where there are fewer of
             those than wanted, random rows are added.
@@ -44,20 +46,21 @@ def initial_centroids(
     rng = np.random.default_rng(seed)
     if init == "kmeans++":
         wanted = max(_FEWEST_CANDIDATES, _CANDIDATES_PER_CLUSTER * num_clusters)
-        return _far_apart(_random_rows(group, min(wanted, group.num_rows), rng), num_clusters, rng)
+        candidates = _random_rows(take, num_rows, min(wanted, num_rows), rng)
+        return _far_apart(candidates, num_clusters, rng)
     if init == "warm" and warm is not None and len(warm):
         kept = warm[:num_clusters]
         if len(kept) == num_clusters:
             return kept.copy()
-        return np.concatenate([kept, _random_rows(group, num_clusters - len(kept), rng)])
-    return _random_rows(group, num_clusters, rng)
+        added = _random_rows(take, num_rows, num_clusters - len(kept), rng)
+        return np.concatenate([kept, added])
+    return _random_rows(take, num_rows, num_clusters, rng)
 
 
 def _random_rows(
-    group: Group, num_wanted: int, rng: np.random.Generator
+    take: Take, num_rows: int, num_wanted: int, rng: np.random.Generator
 ) -> npt.NDArray[np.float32]:
-    positions = np.sort(rng.choice(group.num_rows, num_wanted, replace=False, shuffle=False))
-    return np.concatenate([rows for rows in group.call("take", positions) if len(rows)])
+    return take(np.sort(rng.choice(num_rows, num_wanted, replace=False, shuffle=False)))
 
 
 def _far_apart(

@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -154,8 +155,24 @@ def kmeans_of_shares(
         )
     if num_clusters == 1:
         return _finish(group, add_totals(group.call("measure", 1, group.dim)), iterations=0)
-    centroids = initial_centroids(group, num_clusters, config.init, seed=seed, warm=warm)
+    centroids = initial_centroids(
+        partial(_take, group), group.num_rows, num_clusters, config.init, seed=seed, warm=warm
+    )
     totals, iterations = _iterate(group, centroids, config)
+    return finish_kmeans(group, totals, config, iterations)
+
+
+def finish_kmeans(
+    group: Group, totals: Totals, config: ClusterConfig, iterations: int
+) -> KMeansResult:
+    """Do what comes after the iterations: mend clusters of a wrong size, number, describe.
+
+    Args:
+        group: the shares of the class, each of their rows in its cluster.
+        totals: of these clusters.
+        config: smallest and largest cluster.
+        iterations: made before.
+    """
     totals = _dissolve_small(group, totals, config.min_cluster_size)
     if config.balance:
         totals = _bound_large(group, totals, config.balance)
@@ -244,7 +261,7 @@ def _bound_large(group: Group, totals: Totals, balance: float) -> Totals:
     A cluster that was once full takes no more rows, so each round fills one or is the last.
     """
     there = totals.counts > 0
-    largest = int(np.ceil(balance * group.num_rows / np.count_nonzero(there)))
+    largest = largest_cluster(group.num_rows, int(np.count_nonzero(there)), balance)
     room = there & (totals.counts < largest)
     while (totals.counts > largest).any():
         excess = np.maximum(totals.counts - largest, 0)
@@ -252,6 +269,11 @@ def _bound_large(group: Group, totals: Totals, balance: float) -> Totals:
         totals = _move(group, centroids, limits=excess, room=room)
         room &= totals.counts < largest
     return totals
+
+
+def largest_cluster(num_rows: int, num_clusters: int, balance: float) -> int:
+    """Rows that a cluster may have where `balance` bounds it."""
+    return int(np.ceil(balance * num_rows / num_clusters))
 
 
 def _move(

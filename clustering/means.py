@@ -1,5 +1,7 @@
 """Many classes of one cluster each, all at once: no k-means, and no loop over the classes.
 
+To the last bit what `kmeans` makes of one cluster.
+
 Legend: B classes, n rows of them all, D embedding.
 """
 
@@ -10,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from clustering.shares import cluster_sums
+from clustering.shares import UNITS, angle_sums, cluster_sums, in_units, mean_angles
 
 _CANCELLED = 1e-6  # a mean of unit rows shorter than this has no direction
 
@@ -30,17 +32,16 @@ def class_means(rows: npt.NDArray[np.float32], sizes: npt.NDArray[np.int64]) -> 
     """Compute the mean of each class.
 
     Args:
-        rows: (n, D) float32 unit rows, class after class.
+        rows: (n, D) float32 unit rows, class after class; n <= 2^14.
         sizes: (B,) rows of each class, >= 1; B >= 1.
     """
     class_ = np.repeat(np.arange(len(sizes)), sizes)
-    means = cluster_sums(rows, class_, len(sizes)) / sizes[:, np.newaxis]
+    means = cluster_sums(in_units(rows), class_, len(sizes)) / UNITS / sizes[:, np.newaxis]
     lengths, centroids = directions(means)
     cancelled = np.isnan(centroids[:, 0])
     centroids[cancelled] = rows[(np.cumsum(sizes) - sizes)[cancelled]]
-    cosines = np.einsum("nd,nd->n", rows, centroids[class_])
-    angles = np.bincount(class_, weights=np.arccos(np.clip(cosines, -1.0, 1.0)))
-    return Means(centroids, (angles / sizes).astype(np.float32), lengths.astype(np.float32))
+    spread = mean_angles(angle_sums(rows, class_, centroids), sizes)
+    return Means(centroids, spread, lengths.astype(np.float32))
 
 
 def directions(

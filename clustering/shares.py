@@ -1,8 +1,9 @@
 """A share of the rows of one class: what one worker holds in k-means, and what it tells of them.
 
 A class is divided into chunks of a fixed number of rows, a share is a range of chunks. Shares
-return sums, counts and single rows to start from. Whatever is added up is an integer (a multiple of
-2^-36), so that it does not matter in which order, nor how many shares there are.
+return sums, counts and single rows to start from. Whatever is added up is first rounded to an
+integer (a multiple of 2^-36), so that it does not matter in which order, nor how many shares there
+are.
 
 Legend: n rows of a chunk, D embedding, K clusters of the class, E rows asked for.
 """
@@ -25,10 +26,8 @@ CHUNK_ROWS = 8192
 ReadRows = Callable[[int, int], npt.NDArray[np.float32]]
 """(first, end) of the share's rows -> (end - first, D) those rows."""
 
-_UNITS = 2.0**36  # a sum of 2^27 rows fits into an int64
-# Multiplications for which a sparse matrix is not worth making. BLAS uses one thread for them, as
-# OpenBLAS does up to 2^18: with another number of threads it may round differently.
-_SMALL_PRODUCT = 1 << 17
+UNITS = 2.0**36
+"""Of a sum. One of 2^27 unit rows fits into an int64, one of 2^17 into a float64 exactly."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +54,12 @@ class Totals:
     @property
     def float_sums(self) -> npt.NDArray[np.float64]:
         """(K, D) sum of the members."""
-        return self.sums / _UNITS
+        return self.sums / UNITS
 
     @property
     def mean_cosine(self) -> float:
         """Of the rows and the centroids that they were compared with."""
-        return self.objective / _UNITS / int(self.counts.sum())
+        return self.objective / UNITS / int(self.counts.sum())
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,10 +244,7 @@ class Share:
         angles = np.zeros(len(centroids), dtype=np.int64)
         for number, part in enumerate(self._parts):
             own = self._assignment[part]
-            cosines = np.einsum("nd,nd->n", self._rows(number), centroids[own])
-            radians = np.arccos(np.clip(cosines, -1.0, 1.0))
-            sums = np.bincount(own, weights=radians, minlength=len(centroids))
-            angles += _in_units(sums.astype(np.float64))
+            angles += angle_sums(self._rows(number), own, centroids)
         return self._assignment, angles
 
     def _rows(self, number: int) -> npt.NDArray[np.float32]:
@@ -279,28 +275,56 @@ def mean_angles(
     angles: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.float32]:
     """(K,) mean angle in radians from the sums that `Share.finish` returns."""
-    return (angles / _UNITS / counts).astype(np.float32)
+    return (angles / UNITS / counts).astype(np.float32)
+
+
+def in_units(values: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+    """Round to whole units of 2^-36: float64 adds up 2^17 of them in [-1, 1] without an error."""
+    # Times a power of 2, and rounded to an integer, a float32 is exact as a float32.
+    units = values * values.dtype.type(UNITS)
+    return np.rint(units, out=units).astype(np.float64)
+
+
+def angle_sums(
+    rows: npt.NDArray[np.float32],
+    assignment: npt.NDArray[np.integer],
+    centroids: npt.NDArray[np.float32],
+) -> npt.NDArray[np.int64]:
+    """(K,) sum of the angles of the members of each cluster to its centroid, in units of 2^-36.
+
+    Args:
+        rows: (n, D) float32 unit rows, n <= 2^14.
+        assignment: (n,) cluster of each row.
+        centroids: (K, D) float32 unit rows.
+    """
+    cosines = np.einsum("nd,nd->n", rows, centroids[assignment])
+    radians = in_units(np.arccos(np.clip(cosines, -1.0, 1.0)))
+    return np.bincount(assignment, weights=radians, minlength=len(centroids)).astype(np.int64)
 
 
 def cluster_sums(
-    rows: npt.NDArray[np.float32], assignment: npt.NDArray[np.integer], num_clusters: int
+    units: npt.NDArray[np.float64],
+    assignment: npt.NDArray[np.integer],
+    num_clusters: int,
+    chosen: npt.NDArray[np.bool_] | None = None,
 ) -> npt.NDArray[np.float64]:
-    """Sum the members of each cluster in float64.
+    """Sum the members of each cluster, exactly.
 
     Args:
-        rows: (n, D) float32.
+        units: (n, D) float64 rows in whole units, n <= 2^17.
         assignment: (n,) cluster of each row.
         num_clusters: K.
+        chosen: (n,) rows that count; None for all.
 
     Returns:
-        (K, D) float64, zeros for a cluster without a member.
+        (K, D) float64 in whole units, zeros for a cluster without a member.
     """
-    if num_clusters * rows.size <= _SMALL_PRODUCT:
-        member = np.zeros((num_clusters, len(rows)))
-        member[assignment, np.arange(len(rows))] = 1.0
-        return member @ rows.astype(np.float64)
-    columns = (np.ones(len(rows)), assignment.astype(np.int32), np.arange(len(rows) + 1))
-    return np.asarray(csc_matrix(columns, shape=(num_clusters, len(rows))) @ rows)
+    if chosen is None:
+        chosen = np.ones(len(units), dtype=np.bool_)
+    members = assignment[chosen].astype(np.int32)
+    ends = np.concatenate([[0], np.cumsum(chosen)])
+    columns = (np.ones(len(members)), members, ends)
+    return np.asarray(csc_matrix(columns, shape=(num_clusters, len(units))) @ units)
 
 
 def _totals(
@@ -311,15 +335,11 @@ def _totals(
     changed: int,
 ) -> Totals:
     return Totals(
-        _in_units(cluster_sums(rows, assignment, num_clusters)),
+        cluster_sums(in_units(rows), assignment, num_clusters).astype(np.int64),
         np.bincount(assignment, minlength=num_clusters),
-        round(float(cosines.sum(dtype=np.float64)) * _UNITS),
+        int(in_units(cosines).sum()),
         changed,
     )
-
-
-def _in_units(sums: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
-    return np.rint(sums * _UNITS).astype(np.int64)
 
 
 def _nothing(num_clusters: int, dim: int) -> Totals:

@@ -55,6 +55,21 @@ def test_the_other_classes_of_a_bundle_do_not_matter() -> None:
         assert got.tobytes() == expected.tobytes()
 
 
+@pytest.mark.parametrize("num_clusters", [1, 4])
+def test_a_class_is_the_same_by_each_way(
+    num_clusters: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many small ones at once, or by itself in several chunks."""
+    work = _work([2], num_clusters=np.array([num_clusters]))
+    together = cluster_classes(lambda positions: ROWS[positions], work)
+    monkeypatch.setattr("clustering.bundle.CHUNK_ROWS", 8)
+    monkeypatch.setattr("clustering.shares.CHUNK_ROWS", 8)
+    alone = cluster_classes(lambda positions: ROWS[positions], work)
+    for name in ("centroids", "spread", "concentration", "assignment"):
+        assert getattr(alone, name).tobytes() == getattr(together, name).tobytes()
+    assert alone.iterations == together.iterations
+
+
 def test_the_seed_matters() -> None:
     one, other = (
         cluster_classes(lambda positions: ROWS[positions], _work([2], seed=seed)) for seed in (0, 1)

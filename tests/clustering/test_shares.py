@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from clustering import shares
-from clustering.shares import Moves, Share, add_totals, cluster_sums
+from clustering.shares import UNITS, Moves, Share, add_totals, cluster_sums, in_units
 from tests.helpers.reference_clustering import unit_rows
 
 ROWS = unit_rows(np.random.default_rng(0), 50, 4)
@@ -16,13 +16,29 @@ def _share(start: int = 0, end: int = 50) -> Share:
     return Share(lambda first, stop: rows[first:stop], len(rows), first_row=start)
 
 
-@pytest.mark.parametrize("small", [0, 1000])
-def test_sums_of_members(small: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shares, "_SMALL_PRODUCT", small)
+def test_sums_of_members() -> None:
     assignment = np.random.default_rng(2).integers(0, 4, size=50)  # cluster 4 has none
     expected = [ROWS[assignment == j].astype(np.float64).sum(axis=0) for j in range(5)]
-    np.testing.assert_allclose(cluster_sums(ROWS, assignment, 5), expected, atol=1e-12)
-    assert cluster_sums(ROWS[:0], assignment[:0], 2).tolist() == [[0] * 4] * 2
+    sums = cluster_sums(in_units(ROWS), assignment, 5)
+    np.testing.assert_allclose(sums / UNITS, expected, atol=1e-9)
+    assert cluster_sums(in_units(ROWS[:0]), assignment[:0], 2).tolist() == [[0] * 4] * 2
+
+
+def test_sums_of_chosen_rows() -> None:
+    assignment = np.random.default_rng(2).integers(0, 5, size=50)
+    chosen = np.random.default_rng(3).random(50) < 0.3
+    units = in_units(ROWS)
+    sums = cluster_sums(units, assignment, 5, chosen)
+    assert sums.tolist() == cluster_sums(units[chosen], assignment[chosen], 5).tolist()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_units_are_whole_and_add_up_in_any_order(dtype: type) -> None:
+    values = np.random.default_rng(0).uniform(-1, 1, size=10_000).astype(dtype)
+    values[:3] = (1, -1, 1e-20)
+    units = in_units(values)
+    assert units.tolist() == [float(round(float(value) * 2**36)) for value in values]
+    assert units.sum() == units[::-1].cumsum()[-1]
 
 
 def test_a_step_gives_each_row_to_its_nearest_centroid(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -31,7 +47,8 @@ def test_a_step_gives_each_row_to_its_nearest_centroid(monkeypatch: pytest.Monke
     cosines = ROWS @ CENTROIDS.T
     nearest = cosines.argmax(axis=1)
     np.testing.assert_array_equal(totals.counts, np.bincount(nearest, minlength=5))
-    np.testing.assert_allclose(totals.float_sums, cluster_sums(ROWS, nearest, 5), atol=1e-9)
+    sums = cluster_sums(in_units(ROWS), nearest, 5)
+    assert totals.sums.tolist() == sums.tolist()
     assert totals.mean_cosine == pytest.approx(cosines.max(axis=1).mean(), abs=1e-6)
     assert totals.changed == np.count_nonzero(nearest)
 
