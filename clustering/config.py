@@ -48,8 +48,8 @@ class ClusterConfig:
     """Nearest clusters of the same class to list for each cluster."""
 
     exact_neighbours: int = 50_000
-    """Up to so many clusters of a task their lists of neighbours are exact. Beyond, a few per cent
-    of the neighbours are not the nearest, and the search takes a fraction of the time."""
+    """Up to so many clusters of a task their lists of neighbours are exact. Beyond, one or two per
+    cent of the neighbours are not the nearest, and the search takes a fraction of the time."""
 
     backend: Backend = "auto"
     """Who compares samples with centroids: FAISS on the CPU, FAISS or torch on a GPU. auto = the

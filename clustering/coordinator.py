@@ -23,13 +23,14 @@ from clustering.errors import ClusterError
 from clustering.matching import matched_order
 from clustering.neighbours import neighbour_lists
 from clustering.plan import Plan, make_plan
-from clustering.quality import table_quality
+from clustering.quality import class_quality, table_quality
 from clustering.table import ClusterTable
 from clustering.workers import LocalWorker, RayWorkers, Workers
 from data_shards.embeddings import EmbeddingShards
 
 logger = logging.getLogger(__name__)
 
+_WORST_CLASSES = 10  # that are named in the stats
 _NO_ROWS = np.empty(0, dtype=np.int32)
 
 OnProgress = Callable[[int, int], None]
@@ -44,7 +45,6 @@ def cluster_embeddings(  # noqa: PLR0913 - what identifies a table, and how to m
     num_classes: int,
     config: ClusterConfig,
     seed: int,
-    extra_stats: Mapping[str, float | int | str] | None = None,
     previous: ClusterTable | None = None,
     on_progress: OnProgress | None = None,
     workers: Workers | None = None,
@@ -61,7 +61,6 @@ def cluster_embeddings(  # noqa: PLR0913 - what identifies a table, and how to m
         num_classes: C; the embeddings must hold every class 0 .. C - 1.
         config: cluster sizes, list lengths, workers.
         seed: of the random rows that k-means starts from, >= 0.
-        extra_stats: what else to note in the table's stats.
         previous: the task's table before this one: its numbers are continued, k-means may start
             from it, and churn is measured against it.
         on_progress: told whenever classes are done.
@@ -70,8 +69,8 @@ def cluster_embeddings(  # noqa: PLR0913 - what identifies a table, and how to m
     Returns:
         A valid table. Its stats hold `seconds`, `worker_seconds` (reading and arithmetic of all
         workers), `iterations` (of all classes), `backend`, `seed`, `embeddings_origin`,
-        `clusters/dropped` (wanted clusters that would have been empty), the numbers of
-        `table_quality`, and the extra ones.
+        `clusters/dropped` (wanted clusters that would have been empty), `worst_classes` (those of
+        the least concentration, the worst first) and the numbers of `table_quality`.
 
     Raises:
         ClusterError: on a class without a sample, embeddings that are not finite vectors of length
@@ -99,10 +98,10 @@ def cluster_embeddings(  # noqa: PLR0913 - what identifies a table, and how to m
         "seed": seed,
         "embeddings_origin": shards.origin,
         "clusters/dropped": int(plan.num_clusters.sum()) - table.num_clusters,
+        "worst_classes": ", ".join(map(str, class_quality(table).worst(_WORST_CLASSES))),
         **table_quality(table, previous),
         **work_stats,
         "seconds": round(time.monotonic() - started, 3),
-        **(extra_stats or {}),
     }
     return replace(table, stats=stats)
 

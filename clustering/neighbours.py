@@ -11,15 +11,12 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from clustering.backends import one_thread
+from clustering.near_candidates import FEWEST_VECTORS, near_candidates
 from clustering.top_k import row_blocks, top_k
 
-# Of the graph that the approximate search walks: links of a cluster, candidates when it is built,
-# and candidates of a search for each cluster wanted.
-_LINKS = 24
-_CANDIDATES_BUILDING = 60
-_CANDIDATES_WANTED = 2
-_BLOCK = 1024  # rows of a block where only their own classes are compared
+_SIBLING_ROWS = 128  # of a block in which clusters are compared with those of their own classes
+# Of a block that FAISS searches. It compares 4,096 at a time, so this bounds what the lists take.
+_SEARCHED_ROWS = 1 << 15
 
 
 @dataclass(frozen=True)
@@ -33,6 +30,11 @@ class _Clusters:
 
     def __len__(self) -> int:
         return len(self.class_of)
+
+    @property
+    def largest_class(self) -> int:
+        """Clusters of the class that has the most."""
+        return int((self.ends - self.starts).max())
 
     def own(self, rows: slice) -> slice:
         """All clusters of the classes of some rows: clusters are sorted by class."""
@@ -49,8 +51,8 @@ def neighbour_lists(
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """List the nearest clusters of each cluster.
 
-    Siblings are always exact. Neighbours are, by a search in blocks, up to a number of clusters;
-    beyond, a graph of the clusters (FAISS's HNSW) finds nearly all of them.
+    Siblings are always exact. Neighbours are, by FAISS's exhaustive search, up to a number of
+    clusters; beyond, `near_candidates` finds nearly all of them in a fraction of the time.
 
     Args:
         centroids: (M, D) float32, unit rows.
@@ -61,8 +63,8 @@ def neighbour_lists(
 
     Returns:
         Neighbours (M, R) and siblings (M, S), int64, by descending cosine, equal ones by ascending
-        cluster (if exact), -1 where a cluster has no more. R and S are the wanted numbers or, if
-        that is less, the most that any cluster has.
+        cluster, -1 where a cluster has no more. R and S are the wanted numbers or, if that is less,
+        the most that any cluster has.
 
     Raises:
         ValueError: when the clusters are not sorted by class.
@@ -71,62 +73,113 @@ def neighbour_lists(
         raise ValueError("class_of must be ascending: sort the clusters by class")
     starts = np.searchsorted(class_of, class_of, side="left")
     ends = np.searchsorted(class_of, class_of, side="right")
-    clusters = _Clusters(centroids, class_of, starts, ends)
+    clusters = _Clusters(np.ascontiguousarray(centroids), class_of, starts, ends)
     num_neighbours = min(neighbours, int(len(clusters) - (ends - starts).min()))
-    num_siblings = min(siblings, int((ends - starts).max()) - 1)
-    neighbour_list = np.empty((len(clusters), num_neighbours), dtype=np.int64)
-    sibling_list = np.empty((len(clusters), num_siblings), dtype=np.int64)
-    if num_neighbours and len(clusters) > exact_up_to:
-        neighbour_list[:] = _approximate(clusters, num_neighbours)
-        exact = False
+    if not num_neighbours:
+        found = np.empty((len(clusters), 0), dtype=np.int64)
+    elif len(clusters) > max(exact_up_to, FEWEST_VECTORS):
+        found = _approximate(clusters, num_neighbours)
+    elif clusters.largest_class > num_neighbours:
+        # FAISS would have to look for the whole of the own class besides.
+        found = _compared_with_all(clusters, np.arange(len(clusters)), num_neighbours)
     else:
-        exact = num_neighbours > 0
-    for rows in row_blocks(len(clusters), len(clusters), None if exact else _BLOCK):
-        numbers = np.arange(rows.start, rows.stop)
-        own = clusters.own(rows)
-        if num_siblings:
-            within = centroids[rows] @ centroids[own].T
-            other_class = class_of[rows, np.newaxis] != class_of[np.newaxis, own]
+        found = _exhaustive(clusters, num_neighbours)
+    return found, _siblings(clusters, min(siblings, clusters.largest_class - 1))
+
+
+def _siblings(clusters: _Clusters, num_wanted: int) -> npt.NDArray[np.int64]:
+    """(M, S) nearest clusters of the same class."""
+    lists = np.empty((len(clusters), num_wanted), dtype=np.int64)
+    if num_wanted:
+        for rows in row_blocks(len(clusters), 1, _SIBLING_ROWS):
+            own = clusters.own(rows)
+            within = clusters.centroids[rows] @ clusters.centroids[own].T
+            other_class = clusters.class_of[rows, np.newaxis] != clusters.class_of[own]
             within[other_class] = -np.inf
+            numbers = np.arange(rows.start, rows.stop)
             within[numbers - rows.start, numbers - own.start] = -np.inf
-            sibling_list[rows] = _nearest(within, num_siblings, first_column=own.start)
-        if exact:
-            neighbour_list[rows] = _exact(clusters, numbers, num_neighbours)
-    return neighbour_list, sibling_list
+            lists[rows] = _nearest(within, num_wanted, first_column=own.start)
+    return lists
 
 
-def _exact(
+def _compared_with_all(
     clusters: _Clusters, numbers: npt.NDArray[np.int64], num_wanted: int
 ) -> npt.NDArray[np.int64]:
-    """(rows, R) nearest clusters of other classes of some clusters, which are sorted."""
-    similarities = clusters.centroids[numbers] @ clusters.centroids.T
-    own = slice(int(clusters.starts[numbers[0]]), int(clusters.ends[numbers[-1]]))
-    same_class = clusters.class_of[numbers, np.newaxis] == clusters.class_of[np.newaxis, own]
-    similarities[:, own][same_class] = -np.inf
-    return _nearest(similarities, num_wanted)
+    """(rows, R) nearest clusters of other classes of some clusters, which are ascending."""
+    lists = np.empty((len(numbers), num_wanted), dtype=np.int64)
+    for block in row_blocks(len(numbers), len(clusters)):
+        chosen = numbers[block]
+        similarities = clusters.centroids[chosen] @ clusters.centroids.T
+        own = slice(int(clusters.starts[chosen[0]]), int(clusters.ends[chosen[-1]]))
+        same_class = clusters.class_of[chosen, np.newaxis] == clusters.class_of[own]
+        similarities[:, own][same_class] = -np.inf
+        lists[block] = _nearest(similarities, num_wanted)
+    return lists
+
+
+def _exhaustive(clusters: _Clusters, num_wanted: int) -> npt.NDArray[np.int64]:
+    """(M, R) nearest clusters of other classes, by FAISS on all its threads."""
+    lists = np.empty((len(clusters), num_wanted), dtype=np.int64)
+    # Beside the wanted ones their own class may be found, and one that tells of a tie.
+    num_searched = min(num_wanted + clusters.largest_class + 1, len(clusters))
+    for rows in row_blocks(len(clusters), 1, _SEARCHED_ROWS):
+        cosines, found = faiss.knn(
+            clusters.centroids[rows],
+            clusters.centroids,
+            num_searched,
+            metric=faiss.METRIC_INNER_PRODUCT,
+        )
+        lists[rows], last = _of_other_classes(clusters, rows, found, cosines, num_wanted)
+        if num_searched < len(clusters):
+            # What equals the last one found may have been left out, whatever its number.
+            tied = np.flatnonzero(last <= cosines[:, -1]) + rows.start
+            lists[tied] = _compared_with_all(clusters, tied, num_wanted)
+    return lists
 
 
 def _approximate(clusters: _Clusters, num_wanted: int) -> npt.NDArray[np.int64]:
     """(M, R) clusters of other classes, nearly all of them the nearest."""
-    centroids = np.ascontiguousarray(clusters.centroids)
-    index = faiss.IndexHNSWFlat(centroids.shape[1], _LINKS, faiss.METRIC_INNER_PRODUCT)
-    index.hnsw.efConstruction = _CANDIDATES_BUILDING
-    with one_thread():  # the order in which the graph grows decides how it looks
-        index.add(centroids)
     # Clusters of the own class are found too; where there are more of them, the search is exact.
-    of_class = min(int((clusters.ends - clusters.starts).max()), num_wanted)
-    num_searched = min(num_wanted + of_class, len(clusters))
-    index.hnsw.efSearch = _CANDIDATES_WANTED * num_searched
+    num_found = min(num_wanted + min(clusters.largest_class, num_wanted), len(clusters))
     lists = np.empty((len(clusters), num_wanted), dtype=np.int64)
-    for rows in row_blocks(len(clusters), num_searched):
-        _, found = index.search(centroids[rows], num_searched)
-        other = (found >= 0) & (clusters.class_of[found] != clusters.class_of[rows, np.newaxis])
-        first = np.argsort(~other, axis=1, kind="stable")[:, :num_wanted]
-        lists[rows] = np.take_along_axis(found, first, axis=1)
-        short = np.flatnonzero(~np.take_along_axis(other, first, axis=1).all(axis=1)) + rows.start
-        for part in row_blocks(len(short), len(clusters)):
-            lists[short[part]] = _exact(clusters, short[part], num_wanted)
+    short = []
+    for rows, found, cosines in near_candidates(clusters.centroids, num_found):
+        lists[rows], last = _of_other_classes(clusters, rows, found, cosines, num_wanted)
+        short.append(np.flatnonzero(np.isneginf(last)) + rows.start)
+    numbers = np.concatenate(short)
+    lists[numbers] = _compared_with_all(clusters, numbers, num_wanted)
     return lists
+
+
+def _of_other_classes(
+    clusters: _Clusters,
+    rows: slice,
+    found: npt.NDArray[np.int64],
+    cosines: npt.NDArray[np.float32],
+    num_wanted: int,
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """Keep the nearest of those found that are of other classes.
+
+    Args:
+        clusters: all of them.
+        rows: the clusters that the lists are of.
+        found: (rows, k) their nearest clusters, -1 for none.
+        cosines: (rows, k) with these.
+        num_wanted: R.
+
+    Returns:
+        (rows, R), -1 where there are fewer, and the cosine of the last one, -inf where there is
+        none.
+    """
+    of_other = (found >= 0) & (clusters.class_of[found] != clusters.class_of[rows, np.newaxis])
+    cosines = np.where(of_other, cosines, -np.inf)
+    order = np.lexsort((found, -cosines), axis=1)[:, :num_wanted]
+    cosines = np.take_along_axis(cosines, order, axis=1)
+    lists = np.full((len(found), num_wanted), -1, dtype=np.int64)
+    lists[:, : order.shape[1]] = np.where(
+        np.isneginf(cosines), -1, np.take_along_axis(found, order, axis=1)
+    )
+    return lists, cosines[:, -1]
 
 
 def _nearest(

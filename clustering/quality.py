@@ -1,6 +1,11 @@
-"""How good a cluster table is, in numbers to watch."""
+"""How good a cluster table is, in numbers to watch: of the whole, and of each class.
+
+Legend: M clusters, C classes.
+"""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -9,6 +14,49 @@ from clustering.table import ClusterTable
 
 _MOST_PAIRS = 1_000_000  # of clusters, compared for the mutual information: about a second
 _PAIRS_A_CALL = 1000  # what a class takes at least
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassQuality:
+    """How well each class is divided into clusters."""
+
+    num_clusters: npt.NDArray[np.int64]
+    """(C,) >= 1."""
+    concentration: npt.NDArray[np.float64]
+    """(C,) mean cosine of a sample and its centroid, in [0, 1]: what k-means of the class
+    maximises. 1 = all samples of each cluster are the same."""
+    imbalance: npt.NDArray[np.float64]
+    """(C,) largest cluster divided by the mean one, >= 1; 1 = all are the same size."""
+    spread: npt.NDArray[np.float64]
+    """(C,) mean angle of a sample to its centroid, in radians."""
+
+    def worst(self, num_wanted: int) -> npt.NDArray[np.int64]:
+        """Classes of the least concentration, the worst first, equal ones by number."""
+        return np.argsort(self.concentration, kind="stable")[:num_wanted]
+
+
+def class_quality(table: ClusterTable) -> ClassQuality:
+    """Measure each class of a table, from its arrays alone.
+
+    Args:
+        table: a valid table.
+    """
+    sizes = table.cluster_sizes
+    starts = np.searchsorted(table.class_of, np.arange(table.num_classes))
+    counts = np.diff(starts, append=table.num_clusters)
+    samples = table.class_sizes
+
+    def mean_of_samples(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+        sums = np.add.reduceat(sizes * values.astype(np.float64), starts)
+        means: npt.NDArray[np.float64] = sums / samples
+        return means
+
+    return ClassQuality(
+        num_clusters=counts,
+        concentration=mean_of_samples(table.concentration),
+        imbalance=np.maximum.reduceat(sizes, starts) * counts / samples,
+        spread=mean_of_samples(table.spread),
+    )
 
 
 def table_quality(table: ClusterTable, previous: ClusterTable | None = None) -> dict[str, float]:
@@ -25,6 +73,10 @@ def table_quality(table: ClusterTable, previous: ClusterTable | None = None) -> 
         - clusters/imbalance: M sum(n^2) / N^2 of the cluster sizes n; 1 = all are the same size;
         - clusters/spread_rad: mean angle of a sample to its centroid;
         - clusters/concentration: mean cosine of a sample and its centroid, what k-means maximises;
+        - clusters/class_concentration_least, clusters/class_concentration_p05: the same of a class
+          (`class_quality`): the least of all, and what a twentieth of the classes stay below;
+        - clusters/class_imbalance_most, clusters/class_imbalance_p95: largest cluster of a class
+          divided by its mean one: the most of all, and what a twentieth of the classes exceed;
         - clusters/separation_rad: mean angle of a cluster to the nearest of another class (when
           there is another class, and neighbours are listed);
         - clusters/churn (when there is a previous table): of the samples in both tables, the share
@@ -36,7 +88,7 @@ def table_quality(table: ClusterTable, previous: ClusterTable | None = None) -> 
           before, the mean over the samples of some classes of several clusters (when there are
           any with common samples). 1 = the same, 0 = as by chance.
     """
-    sizes = table.cluster_sizes
+    sizes, of_class = table.cluster_sizes, class_quality(table)
     quality = {
         "clusters/count": float(table.num_clusters),
         "clusters/smallest": float(sizes.min()),
@@ -45,6 +97,10 @@ def table_quality(table: ClusterTable, previous: ClusterTable | None = None) -> 
         "clusters/imbalance": float(table.num_clusters * np.sum((sizes / sizes.sum()) ** 2)),
         "clusters/spread_rad": float(np.average(table.spread, weights=sizes)),
         "clusters/concentration": float(np.average(table.concentration, weights=sizes)),
+        "clusters/class_concentration_least": float(of_class.concentration.min()),
+        "clusters/class_concentration_p05": float(np.quantile(of_class.concentration, 0.05)),
+        "clusters/class_imbalance_most": float(of_class.imbalance.max()),
+        "clusters/class_imbalance_p95": float(np.quantile(of_class.imbalance, 0.95)),
     }
     if table.neighbours.shape[1]:
         quality["clusters/separation_rad"] = _separation(table)

@@ -13,6 +13,7 @@ from clustering.bundle import BundleResult, BundleWork, cluster_bundle
 from clustering.config import ClusterConfig
 from clustering.coordinator import cluster_embeddings, cluster_locally
 from clustering.errors import ClusterError
+from clustering.quality import class_quality
 from clustering.table import ClusterTable
 from clustering.workers import LocalWorker
 from data_shards.errors import DataError
@@ -68,14 +69,15 @@ def test_the_table_holds_what_it_should(tmp_path: Path) -> None:
 
 def test_stats(tmp_path: Path) -> None:
     folder = write_shards(tmp_path, ROWS, IDS, LABELS)
-    first = cluster_locally(folder, **SETTINGS, extra_stats={"snapshot_checksum": "abc"})
+    first = cluster_locally(folder, **SETTINGS)
     stats = first.stats
-    assert stats["snapshot_checksum"] == "abc"
     assert stats["backend"] == f"faiss-cpu {faiss.__version__}"
     assert stats["seed"] == 7
     assert stats["embeddings_origin"] == "weights and data"
     assert stats["clusters/count"] == first.num_clusters
     assert stats["clusters/dropped"] == 0
+    by_concentration = class_quality(first).worst(6).tolist()
+    assert stats["worst_classes"] == ", ".join(map(str, by_concentration))
     assert stats["seconds"] >= 0
     assert "clusters/churn" not in stats
     second = cluster_locally(folder, **SETTINGS, previous=first)

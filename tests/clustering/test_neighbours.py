@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import faiss
 import numpy as np
 import pytest
 
@@ -55,12 +56,44 @@ def test_equal_centroids_are_listed_by_number() -> None:
     assert siblings[2].tolist() == [1]
 
 
+@pytest.mark.parametrize("num_classes", [10, 150])
+def test_ties_go_to_the_lower_number(num_classes: int) -> None:
+    """Of few directions, each of many clusters, so that lists end amid equal ones."""
+    rng = np.random.default_rng(num_classes)
+    class_of = np.repeat(np.arange(num_classes), 2)
+    centroids = np.eye(4, dtype=np.float32)[rng.integers(0, 4, len(class_of))]
+    got = neighbour_lists(centroids, class_of, neighbours=5, siblings=1)
+    expected = reference.neighbour_lists(centroids, class_of, 5, 1)
+    for lists, twins in zip(got, expected, strict=True):
+        assert _without_padding(lists) == twins
+
+
+@pytest.mark.parametrize("exact_up_to", [0, 10**6])
+def test_threads_change_no_list(exact_up_to: int) -> None:
+    class_of = np.repeat(np.arange(1000), 3)
+    centroids = reference.unit_rows(np.random.default_rng(0), 3000, 16)
+    before = faiss.omp_get_max_threads()
+    lists = []
+    try:
+        for num_threads in (1, 2, 5):
+            faiss.omp_set_num_threads(num_threads)
+            lists.append(
+                neighbour_lists(
+                    centroids, class_of, neighbours=8, siblings=2, exact_up_to=exact_up_to
+                )[0]
+            )
+    finally:
+        faiss.omp_set_num_threads(before)
+    for other in lists[1:]:
+        np.testing.assert_array_equal(other, lists[0])
+
+
 def test_unsorted_classes_are_refused() -> None:
     with pytest.raises(ValueError, match="sort the clusters by class"):
         neighbour_lists(np.eye(2, dtype=np.float32), np.array([1, 0]), neighbours=1, siblings=1)
 
 
-@pytest.mark.parametrize("counts", [(3, 1, 5, 2) * 60, (300, 2, 1, 40), (1,) * 200])
+@pytest.mark.parametrize("counts", [(3, 1, 5, 2) * 60, (300, 2, 1, 40), (1,) * 300])
 def test_approximate_neighbours_are_nearly_the_nearest(counts: tuple[int, ...]) -> None:
     """Of other classes all the same, in falling order; siblings are exact."""
     class_of = np.repeat(np.arange(len(counts)), counts)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from clustering.quality import table_quality
+from clustering.quality import class_quality, table_quality
 from clustering.table import ClusterTable
 from tests.helpers import reference_clustering as reference
 from tests.helpers.cluster_tables import tiny_table
@@ -37,9 +37,33 @@ def test_numbers_of_a_table() -> None:
         "clusters/imbalance": 3 * (4 + 1 + 25) / 64,
         "clusters/spread_rad": (2 * 0.1 + 5 * 0.4) / 8,
         "clusters/concentration": (2 * 0.5 + 1 + 5 * 0.9) / 8,
+        "clusters/class_concentration_least": (2 * 0.5 + 1) / 3,
+        "clusters/class_concentration_p05": 0.95 * (2 * 0.5 + 1) / 3 + 0.05 * 0.9,
+        "clusters/class_imbalance_most": 2 / 1.5,
+        "clusters/class_imbalance_p95": 1 + 0.95 * (2 / 1.5 - 1),
         "clusters/separation_rad": (far + near + near) / 3,
     }
     assert table_quality(table) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("clusters_per_class", [(1,), (3, 1, 2), (1, 1, 7, 4, 1)])
+def test_numbers_of_each_class_equal_the_loops(clusters_per_class: tuple[int, ...]) -> None:
+    table = tiny_table(clusters_per_class=clusters_per_class, seed=len(clusters_per_class))
+    got = class_quality(table)
+    expected = reference.class_quality(
+        table.class_of, table.cluster_sizes, table.concentration, table.spread
+    )
+    assert got.num_clusters.tolist() == list(clusters_per_class)
+    columns = (got.concentration, got.imbalance, got.spread)
+    np.testing.assert_allclose(np.transpose(columns), expected, rtol=1e-6)
+
+
+def test_the_worst_classes_come_first() -> None:
+    table = tiny_table(clusters_per_class=(1, 2, 1, 1))
+    concentration = np.array([0.5, 0.9, 0.9, 0.2, 0.5], dtype=np.float32)
+    of_class = class_quality(replace(table, concentration=concentration))
+    assert of_class.worst(3).tolist() == [2, 0, 3]
+    assert of_class.worst(9).tolist() == [2, 0, 3, 1]
 
 
 def test_equal_sizes_are_no_imbalance() -> None:

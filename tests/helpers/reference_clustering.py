@@ -103,6 +103,26 @@ def lloyd(rows: np.ndarray, num_clusters: int, iterations: int, seed: int) -> fl
     return sum(max(float(row @ c) for c in centroids) for row in rows) / len(rows)
 
 
+def class_quality(
+    class_of: np.ndarray, sizes: np.ndarray, concentration: np.ndarray, spread: np.ndarray
+) -> list[tuple[float, float, float]]:
+    """Of each class: mean cosine, largest / mean cluster, mean angle, of its samples one by one."""
+    described = []
+    for class_ in range(int(class_of.max()) + 1):
+        own = [j for j in range(len(class_of)) if class_of[j] == class_]
+        cosines = [float(concentration[j]) for j in own for _ in range(sizes[j])]
+        angles = [float(spread[j]) for j in own for _ in range(sizes[j])]
+        largest = max(int(sizes[j]) for j in own)
+        described.append(
+            (
+                sum(cosines) / len(cosines),
+                largest / (len(cosines) / len(own)),
+                sum(angles) / len(angles),
+            )
+        )
+    return described
+
+
 def churn(old: list[list[int]], new: list[list[int]]) -> float:
     """Share of the common samples outside the largest part that their new cluster shares with an
     old one."""
