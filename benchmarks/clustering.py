@@ -3,7 +3,7 @@
     python -m benchmarks.clustering --out FILE [--only NAME ...] [--scale S]
 
 Prints a table and writes JSON `{"figures": [{"name", "value", "unit", "target", "detail"}]}`.
-Times are medians of interleaved repeats. `--scale 0.01` shrinks the sizes for a smoke test; the
+Times are medians of interleaved repeats. `--scale tiny` shrinks the sizes for a smoke test; the
 targets then mean nothing.
 """
 
@@ -32,12 +32,11 @@ from benchmarks.clustering_cases import (  # noqa: E402 - the environment comes 
     beyond_memory,
     many_classes,
     mixed_classes,
-    neighbours,
     one_class,
-    plan,
     two_workers,
 )
 from benchmarks.measure import Figure  # noqa: E402
+from benchmarks.table_cases import neighbours, plan  # noqa: E402
 
 CASES: dict[str, Callable[[float], list[Figure]]] = {
     "plan": plan,
@@ -58,7 +57,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     parser.add_argument("--only", nargs="+", choices=sorted(CASES), metavar="NAME")
-    parser.add_argument("--scale", type=float, default=1.0, help="factor on the sizes")
+    parser.add_argument(
+        "--scale",
+        type=_scale,
+        default=1.0,
+        help="factor on the sizes, or tiny: the least there are",
+    )
     options = parser.parse_args(argv)
     figures: list[Figure] = []
     for name in options.only or CASES:
@@ -75,6 +79,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(content, indent=2) + "\n")
     return 0
+
+
+def _scale(text: str) -> float:
+    return 0.0 if text == "tiny" else float(text)
 
 
 if __name__ == "__main__":

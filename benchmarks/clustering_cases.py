@@ -1,9 +1,13 @@
-"""The cases of `benchmarks.clustering`: each makes its data, measures, and returns figures."""
+"""k-means of classes of every size: each case makes its data, measures, and returns figures."""
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 import tempfile
 import time
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import faiss
@@ -16,24 +20,23 @@ from benchmarks.measure import (
     interleaved,
     local_ray,
     peak_memory,
+    sized,
     write_embeddings,
 )
 from clustering.config import ClusterConfig
 from clustering.coordinator import cluster_embeddings, cluster_locally
 from clustering.kmeans import spherical_kmeans
-from clustering.neighbours import neighbour_lists
-from clustering.plan import make_plan
 from clustering.table import ClusterTable
 from clustering.workers import RayWorkers
 
 
 def one_class(scale: float) -> list[Figure]:
     """One class of 100,000 rows in 500 clusters, one thread."""
-    num_rows, num_clusters = _sized(100_000, scale, 200), _sized(500, scale, 4)
+    num_rows, num_clusters = sized(100_000, scale, 200), sized(500, scale, 4)
     labels = np.zeros(num_rows, dtype=np.int64)
     rows = blobs(labels, dim=128, rows_per_blob=num_rows // num_clusters)
     config = ClusterConfig(iterations=10, tolerance=0.0)
-    objectives: dict[str, list[float]] = {"ours": [], "faiss": [], "sklearn": []}
+    objectives: dict[str, list[float]] = {"ours": [], "faiss": [], "sklearn": [], "dask": []}
 
     def ours() -> None:
         seed = len(objectives["ours"])
@@ -50,21 +53,21 @@ def one_class(scale: float) -> list[Figure]:
 
         with threadpool_limits(1):
             model = KMeans(num_clusters, init="random", n_init=1, max_iter=10, tol=0.0).fit(rows)
-        directions = model.cluster_centers_ / np.linalg.norm(
-            model.cluster_centers_, axis=1, keepdims=True
-        )
-        cosines = np.einsum("nd,nd->n", rows, directions[model.labels_])
-        objectives["sklearn"].append(float(cosines.mean()))
+        objectives["sklearn"].append(_mean_cosine(rows, model.cluster_centers_, model.labels_))
 
+    functions: dict[str, Callable[[], object]] = {"ours": ours, "faiss": theirs, "sklearn": sklearn}
+    if importlib.util.find_spec("dask_ml"):
+        functions["dask"] = lambda: objectives["dask"].append(_dask_objective(rows, num_clusters))
+    else:
+        print("one_class: Dask-ML is not installed, left out", file=sys.stderr)
     faiss.omp_set_num_threads(1)
-    import warnings
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # sklearn says that it did not converge in 10 iterations
-        seconds = interleaved({"ours": ours, "faiss": theirs, "sklearn": sklearn}, repeats=5)
+        seconds = interleaved(functions, repeats=5)
     faiss.omp_set_num_threads(_DEFAULT_THREADS)
-    mean = {name: float(np.mean(values)) for name, values in objectives.items()}
+    mean = {name: float(np.mean(objectives[name])) for name in functions}
     detail = f"ours {seconds['ours']:.2f} s, FAISS {seconds['faiss']:.2f} s, one thread"
+    peers = {"sklearn": "scikit-learn", "dask": "Dask-ML, 2 threads"}
     return [
         Figure("one_class_vs_faiss", seconds["ours"] / seconds["faiss"], "x", "<= 1.10", detail),
         Figure(
@@ -74,19 +77,23 @@ def one_class(scale: float) -> list[Figure]:
             ">= 0.995",
             f"mean cosine: ours {mean['ours']:.4f}, FAISS {mean['faiss']:.4f}, 5 seeds",
         ),
-        Figure(
-            "one_class_vs_sklearn",
-            seconds["ours"] / seconds["sklearn"],
-            "x",
-            "",
-            f"scikit-learn {seconds['sklearn']:.2f} s, mean cosine {mean['sklearn']:.4f}",
+        *(
+            Figure(
+                f"one_class_vs_{name}",
+                seconds["ours"] / seconds[name],
+                "x",
+                "",
+                f"{peers[name]} {seconds[name]:.2f} s, mean cosine {mean[name]:.4f}",
+            )
+            for name in peers
+            if name in functions
         ),
     ]
 
 
 def two_workers(scale: float) -> list[Figure]:
     """The same class through Ray, by one and by two workers, which are there already."""
-    num_rows = _sized(100_000, scale, 20_000)
+    num_rows = sized(100_000, scale, 20_000)
     labels = np.zeros(num_rows, dtype=np.int64)
     per_cluster = 200
     rows = blobs(labels, dim=128, rows_per_blob=per_cluster)
@@ -128,7 +135,7 @@ def many_classes(scale: float) -> list[Figure]:
     rng = np.random.default_rng(0)
     sizes = np.arange(2, 501)
     shares = 1.0 / sizes**2
-    class_sizes = rng.choice(sizes, _sized(50_000, scale, 50), p=shares / shares.sum())
+    class_sizes = rng.choice(sizes, sized(50_000, scale, 50), p=shares / shares.sum())
     labels = np.repeat(np.arange(len(class_sizes)), class_sizes)
     rows = blobs(labels, dim=256, rows_per_blob=10)
     ends = np.cumsum(class_sizes)
@@ -189,7 +196,7 @@ def many_classes(scale: float) -> list[Figure]:
 
 def mixed_classes(scale: float) -> list[Figure]:
     """2,000,000 rows of mixed classes in 20,000 clusters: overhead, and memory of the driver."""
-    class_sizes = _mixed_sizes(_sized(2_000_000, scale, 20_000))
+    class_sizes = _mixed_sizes(sized(2_000_000, scale, 20_000))
     labels = np.repeat(np.arange(len(class_sizes)), class_sizes)
     rows = blobs(labels, dim=128, rows_per_blob=100)
     num_bytes = rows.nbytes
@@ -254,68 +261,8 @@ def beyond_memory(scale: float) -> list[Figure]:
     return [Figure("beyond_memory", 1.0, "", "same", detail)]
 
 
-def neighbours(scale: float) -> list[Figure]:
-    """Neighbours of 200,000 centroids of 24 intrinsic dimensions, approximate against exact."""
-    num_clusters = _sized(200_000, scale, 2000)
-    centroids = _on_a_surface(num_clusters, dim=128, intrinsic_dim=24)
-    class_of = np.arange(num_clusters) // 4
-    started = time.perf_counter()
-    found, _ = neighbour_lists(centroids, class_of, neighbours=32, siblings=8, exact_up_to=0)
-    seconds = time.perf_counter() - started
-    # Exact lists of all would take many minutes, so the time of a part is scaled up; FAISS's own
-    # exact search is the faster of the two that there are.
-    sample = np.arange(0, num_clusters, max(1, num_clusters // 2000))
-    started = time.perf_counter()
-    _, nearest = faiss.knn(centroids[sample], centroids, 36, metric=faiss.METRIC_INNER_PRODUCT)
-    exact_seconds = (time.perf_counter() - started) * num_clusters / len(sample)
-    shared = [
-        len(set(got) & {j for j in row if class_of[j] != class_of[i]})
-        for i, got, row in zip(sample, found[sample].tolist(), nearest.tolist(), strict=True)
-    ]
-    recall = float(np.mean(np.minimum(shared, 32))) / 32
-    detail = (
-        f"{num_clusters:,} centroids: {seconds:.1f} s, exact {exact_seconds:.1f} s "
-        f"(from {len(sample):,} of them)"
-    )
-    return [
-        Figure("neighbours_time", seconds / exact_seconds, "x", "<= 0.2", detail),
-        Figure("neighbours_recall", recall, "", ">= 0.98", "recall@32 of other classes"),
-    ]
-
-
-def _on_a_surface(num_rows: int, *, dim: int, intrinsic_dim: int) -> npt.NDArray[np.float32]:
-    rng = np.random.default_rng(0)
-    basis = rng.standard_normal((intrinsic_dim, dim), dtype=np.float32)
-    rows = rng.standard_normal((num_rows, intrinsic_dim), dtype=np.float32) @ basis
-    rows += 0.3 * intrinsic_dim**0.5 * rng.standard_normal((num_rows, dim), dtype=np.float32)
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
-
-
-def plan(scale: float) -> list[Figure]:
-    """A plan for 1,000,000 classes of 1-1,000 rows on 256 workers."""
-    rng = np.random.default_rng(0)
-    class_sizes = np.minimum(rng.zipf(1.7, _sized(1_000_000, scale, 10_000)), 1000)
-    config = ClusterConfig(samples_per_cluster=10)
-    started = time.perf_counter()
-    made = make_plan(class_sizes, config, num_workers=256, dim=256)
-    seconds = time.perf_counter() - started
-    # Bundles go, heaviest first, to whoever is free.
-    load = np.zeros(256)
-    for bundle in made.bundles:
-        load[np.argmin(load)] += bundle.cost
-    detail = made.describe()
-    return [
-        Figure("plan_seconds", seconds, "s", "< 10", detail),
-        Figure("plan_balance", float(load.max() / load.mean()), "x", "<= 1.05", "of 256 workers"),
-    ]
-
-
 _EVERY = 50
 _DEFAULT_THREADS = faiss.omp_get_max_threads()
-
-
-def _sized(number: int, scale: float, least: int) -> int:
-    return max(least, round(number * scale))
 
 
 def _plain(samples_per_cluster: int, **others: int) -> ClusterConfig:
@@ -343,6 +290,28 @@ def _faiss_kmeans(
     )
     kmeans.train(rows)
     return kmeans
+
+
+def _dask_objective(rows: npt.NDArray[np.float32], num_clusters: int) -> float:
+    """Mean cosine of Dask-ML's k-means, its rows in two chunks."""
+    import dask.array
+    from dask_ml.cluster import KMeans
+
+    chunks = dask.array.from_array(rows, chunks=(-(-len(rows) // 2), rows.shape[1]))
+    model = KMeans(num_clusters, init="random", max_iter=10, tol=0.0, random_state=0)
+    with dask.config.set(scheduler="threads", num_workers=2):
+        model.fit(chunks)
+        labels = np.asarray(model.labels_)
+    return _mean_cosine(rows, model.cluster_centers_, labels)
+
+
+def _mean_cosine(
+    rows: npt.NDArray[np.float32],
+    centres: npt.NDArray[np.floating],
+    labels: npt.NDArray[np.integer],
+) -> float:
+    directions = centres / np.linalg.norm(centres, axis=1, keepdims=True)
+    return float(np.einsum("nd,nd->n", rows, directions[labels]).mean())
 
 
 def _mixed_sizes(num_rows: int) -> npt.NDArray[np.int64]:

@@ -32,6 +32,11 @@ class Figure:
         return f"{self.name:34} {self.value:10.3f} {self.unit:6} {self.target:8} {self.detail}"
 
 
+def sized(number: int, scale: float, least: int) -> int:
+    """A size, shrunk by the scale, but not below what a case needs to mean something."""
+    return max(least, round(number * scale))
+
+
 def interleaved(functions: Mapping[str, Callable[[], object]], *, repeats: int) -> dict[str, float]:
     """Median seconds of each; they take turns, so that a busy machine slows all alike."""
     seconds: dict[str, list[float]] = {name: [] for name in functions}
