@@ -86,7 +86,7 @@ def cluster_embeddings(  # noqa: PLR0913 - what identifies a table, and how to m
     with RayWorkers(config) if workers is None else nullcontext(workers) as team:
         plan = make_plan(class_sizes, config, num_workers=team.num_workers, dim=shards.dim)
         backend = describe_backend(team.backend)
-        logger.info("task %s, version %d, %s: %s", task, version, backend, plan.describe())
+        logger.info("task %s, version %d, %s: %s", task, version, backend, plan.summary())
         settings = _Settings(config=config, seed=seed, backend=team.backend, warm=warm)
         works = _works(plan, shards, class_sizes, settings)
         parts = _run(team, works, shards.dim, on_progress)
