@@ -81,8 +81,6 @@ class Plan:
     @property
     def waves(self) -> list[list[int]]:
         """Bundles, by number, whose rows go through the object store together."""
-        if self.transport.route == "shared_files":
-            return []
         return self.transport.waves(self.bundle_bytes)
 
     @property
@@ -110,9 +108,11 @@ class Plan:
         lines = [f"{'regime':8} {'classes':>12} {'samples':>14} {'clusters':>12} {'work':>6}"]
         for regime in get_args(Regime):
             own = np.array([name == regime for name in self.regimes])
+            columns = (self.class_sizes, self.num_clusters)
+            samples, clusters = (int(column[own].sum()) for column in columns)
+            work = self.costs[own].sum() / self.costs.sum()
             lines.append(
-                f"{regime:8} {np.count_nonzero(own):12,} {self.class_sizes[own].sum():14,} "
-                f"{self.num_clusters[own].sum():12,} {self.costs[own].sum() / self.costs.sum():6.1%}"
+                f"{regime:8} {np.count_nonzero(own):12,} {samples:14,} {clusters:12,} {work:6.1%}"
             )
         held, stored, read = self._bytes()
         rows = [

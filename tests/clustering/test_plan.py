@@ -106,7 +106,7 @@ def test_report() -> None:
         "workers  2; the heaviest has 1.00 of the mean\n"
         "bundles  3, the largest of 75.0 KiB of rows\n"
         "rows by  shared_files: one machine: its page cache serves all workers\n"
-        "moved    1.5 GiB read, 30.0 MiB through the object store\n"
+        "moved    926.2 MiB read, 60.0 MiB through the object store\n"
     )
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-import numpy as np
+from dataclasses import replace
+
 import pytest
 
 from clustering.config import ClusterConfig
@@ -31,8 +32,8 @@ def test_the_rule(wanted: str, num_nodes: int, store: int, route: str) -> None:
 
 def test_rows_of_divided_classes_are_bounded_by_the_workers_and_by_the_store() -> None:
     config = ClusterConfig(memory_mib_per_worker=10)
-    for store, held in ((1000 * MIB, 20 * MIB), (50 * MIB, 15 * MIB)):
-        transport = choose_transport(config, num_workers=2, num_nodes=1, object_store_bytes=store)
+    for store, held in ((1000 * MIB, 20 * MIB), (50 * MIB, 10 * MIB)):
+        transport = choose_transport(config, num_workers=2, num_nodes=2, object_store_bytes=store)
         assert transport.held_bytes == held
 
 
@@ -43,17 +44,32 @@ def test_waves_keep_the_order_and_the_bound() -> None:
     assert transport.wave_bytes == 100
     assert transport.waves([60, 30, 20, 101, 80, 1]) == [[0, 1], [2, 4], [5]]
     assert transport.waves([]) == []
+    assert replace(transport, route="shared_files").waves([60]) == []
 
 
-def test_spans_are_every_row_once_in_order() -> None:
-    positions = np.arange(10_000) * 3
-    spans = cut_spans(positions, num_pieces=2, row_bytes=2048, num_workers=4)
-    assert len(spans) == 8
-    assert np.concatenate(spans).tolist() == positions.tolist()
+def test_a_bundle_fits_a_single_machine() -> None:
+    transport = choose_transport(
+        ClusterConfig(), num_workers=9, num_nodes=10, object_store_bytes=1000
+    )
+    assert transport.waves([41, 40, 39]) == [[1, 2]]
+
+
+def _lengths(num_rows: int, **changes: float) -> list[int]:
+    settings = {"num_pieces": 2, "row_bytes": 2048, "num_workers": 4, "memory_bytes": 1e9}
+    spans = cut_spans(num_rows, **(settings | changes))
+    assert [row for span in spans for row in range(span.start, span.stop)] == list(range(num_rows))
+    return [span.stop - span.start for span in spans]
+
+
+def test_spans_are_enough_for_all_workers() -> None:
+    assert _lengths(10_000) == [1250] * 8
+    assert _lengths(0) == []
 
 
 def test_pieces_are_large() -> None:
-    positions = np.arange(10_000)
-    assert len(cut_spans(positions, num_pieces=8, row_bytes=2048, num_workers=9)) == 2
-    assert len(cut_spans(positions, num_pieces=50, row_bytes=2048, num_workers=9)) == 1
-    assert cut_spans(positions[:0], num_pieces=2, row_bytes=4, num_workers=2) == []
+    assert len(_lengths(10_000, num_pieces=8)) == 2
+    assert len(_lengths(10_000, num_pieces=50)) == 1
+
+
+def test_a_span_takes_half_of_the_memory() -> None:
+    assert max(_lengths(10_000, num_pieces=50, memory_bytes=2048 * 200)) <= 100
