@@ -30,7 +30,7 @@ from data_shards.embeddings import EmbeddingShardInfo, check_vectors
 logger = logging.getLogger(__name__)
 
 _MIB = 2**20
-_LEAST_CHECKED_BYTES = 64 * _MIB  # by a task: it takes longer than to send one
+_LEAST_CHECKED_BYTES = 16 * _MIB  # by a task: it takes longer than to send one
 
 
 @dataclass(frozen=True, kw_only=True)
