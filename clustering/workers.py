@@ -65,16 +65,25 @@ Done = tuple[BundleWork, BundleResult]
 class Workers(Protocol):
     """Whoever clusters."""
 
-    num_workers: int
-    """Bundles that are clustered at a time."""
-    num_nodes: int
-    """Machines that they are on."""
-    object_store_bytes: int
-    """Of all of them together; 0 if they have none."""
-    backend: BackendName
-    """Who compares rows with centroids, the same for all."""
-    seconds: float
-    """Time that all workers spent on checking and moving rows so far."""
+    @property
+    def num_workers(self) -> int:
+        """Bundles that are clustered at a time."""
+
+    @property
+    def num_nodes(self) -> int:
+        """Machines that they are on."""
+
+    @property
+    def object_store_bytes(self) -> int:
+        """Of all of them together; 0 if they have none."""
+
+    @property
+    def backend(self) -> BackendName:
+        """Who compares rows with centroids, the same for all."""
+
+    @property
+    def seconds(self) -> float:
+        """Time that all workers spent on checking and moving rows so far."""
 
     def run(self, works: WorkList) -> Iterator[Done]:
         """Do everything; yields every bundle and divided class once, in any order.
