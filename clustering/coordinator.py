@@ -85,7 +85,6 @@ def cluster_embeddings(  # noqa: PLR0913 - what identifies a table, and how to m
     plan = _plan(rows, config, team)
     backend = describe_backend(team.backend)
     logger.info("task %s, version %d, %s: %s", task, version, backend, plan.summary())
-    logger.debug("task %s, version %d:\n%s", task, version, plan.describe())
     warm = alike if config.init == "warm" else None
     settings = _Settings(config=config, seed=seed, backend=team.backend, warm=warm)
     done = _run(team, _works(plan, rows, settings), on_progress)
@@ -204,7 +203,7 @@ def _warm(table: ClusterTable, class_: int) -> npt.NDArray[np.float32]:
 
 
 def _plan(rows: _Rows, config: ClusterConfig, workers: Workers) -> Plan:
-    return make_plan(
+    plan = make_plan(
         rows.class_sizes,
         config,
         num_workers=workers.num_workers,
@@ -212,6 +211,8 @@ def _plan(rows: _Rows, config: ClusterConfig, workers: Workers) -> Plan:
         num_nodes=workers.num_nodes,
         object_store_bytes=workers.object_store_bytes,
     )
+    logger.debug("%s:\n%s", rows.folder, plan.describe())
+    return plan
 
 
 def _works(plan: Plan, rows: _Rows, settings: _Settings) -> WorkList:

@@ -189,6 +189,7 @@ class EmbeddingShards:
         Raises:
             DataError: when a position is out of range.
         """
+        positions = np.asarray(positions)
         if len(positions) and not 0 <= positions.min() <= positions.max() < self.num_rows:
             raise DataError(
                 f"positions must lie in 0..{self.num_rows - 1}, "
