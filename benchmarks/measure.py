@@ -86,7 +86,7 @@ def write_embeddings(
 
 
 @contextmanager
-def local_ray(num_cpus: int) -> Iterator[None]:
+def local_ray(num_cpus: int, *, store_bytes: int = 256 << 20) -> Iterator[None]:
     """A Ray of this process's own."""
     import ray
 
@@ -94,7 +94,7 @@ def local_ray(num_cpus: int) -> Iterator[None]:
         address="local",
         num_cpus=num_cpus,
         include_dashboard=False,
-        object_store_memory=256 << 20,
+        object_store_memory=store_bytes,
         log_to_driver=False,
         logging_level="error",
     )

@@ -19,7 +19,7 @@ from cluster_jobs.errors import JobError, run_job
 from cluster_jobs.local_ray import ray_session
 from cluster_jobs.workers import EmbeddedShard, EmbedWork, embed_one_shard
 from clustering.config import ClusterConfig
-from clustering.workers import run_tasks
+from clustering.tasks import run_tasks
 from data_shards.embeddings import EmbeddingShardInfo, finish_embeddings
 from data_shards.manifest import Manifest
 from data_shards.progress import Progress

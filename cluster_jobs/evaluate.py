@@ -20,7 +20,7 @@ from cluster_jobs.local_ray import ray_session
 from cluster_jobs.refresh import is_served
 from cluster_jobs.workers import Counts, CountWork, count_right_answers
 from clustering.config import ClusterConfig
-from clustering.workers import run_tasks
+from clustering.tasks import run_tasks
 from data_shards.manifest import Manifest
 from data_shards.progress import Progress
 from trainer.config import RunConfig

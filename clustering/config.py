@@ -11,6 +11,9 @@ Init = Literal["random", "kmeans++", "warm"]
 Backend = Literal["auto", "faiss-cpu", "faiss-gpu", "torch-gpu"]
 """Who compares rows with centroids."""
 
+TransportChoice = Literal["auto", "object_store", "shared_files"]
+"""How rows reach their worker."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClusterConfig:
@@ -59,6 +62,11 @@ class ClusterConfig:
     """Embeddings that a worker may hold, in MiB. A class that is larger is divided over workers,
     and what exceeds the memory of all is read anew in each iteration."""
 
+    transport: TransportChoice = "auto"
+    """How embeddings reach the worker that clusters them: read by it from the shared file system,
+    or read once by any worker and sent through Ray's object store. auto = the object store if Ray
+    has several machines, shared files on one."""
+
     num_workers: int = 0
     """Ray workers, of one CPU each, to spread the classes over. 0 = every CPU of the cluster."""
 
@@ -85,7 +93,11 @@ class ClusterConfig:
             "max_retries",
         ):
             _require_at_least(name, getattr(self, name), 0)
-        for name, choices in (("init", Init), ("backend", Backend)):
+        for name, choices in (
+            ("init", Init),
+            ("backend", Backend),
+            ("transport", TransportChoice),
+        ):
             if getattr(self, name) not in get_args(choices):
                 raise ValueError(
                     f"cluster.{name} must be one of {', '.join(get_args(choices))}, "

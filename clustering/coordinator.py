@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,17 +15,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from clustering.assembly import assemble
 from clustering.backends import BackendName, describe_backend
-from clustering.bundle import BundleResult, BundleWork
+from clustering.bundle import BundleWork
 from clustering.config import ClusterConfig
 from clustering.errors import ClusterError
-from clustering.matching import matched_order
 from clustering.neighbours import neighbour_lists
 from clustering.plan import Plan, make_plan
 from clustering.quality import class_quality, table_quality
 from clustering.table import ClusterTable
-from clustering.workers import LocalWorker, RayWorkers, Workers
-from data_shards.embeddings import EmbeddingShards
+from clustering.workers import Done, LocalWorker, RayWorkers, Workers, WorkList
+from data_shards.embeddings import EmbeddingShardInfo, EmbeddingShards
 
 logger = logging.getLogger(__name__)
 
@@ -67,10 +66,11 @@ def cluster_embeddings(  # noqa: PLR0913 - what identifies a table, and how to m
         workers: who clusters; None for Ray, to which this process must be connected.
 
     Returns:
-        A valid table. Its stats hold `seconds`, `worker_seconds` (reading and arithmetic of all
-        workers), `iterations` (of all classes), `backend`, `seed`, `embeddings_origin`,
-        `clusters/dropped` (wanted clusters that would have been empty), `worst_classes` (those of
-        the least concentration, the worst first) and the numbers of `table_quality`.
+        A valid table. Its stats hold `seconds`, `worker_seconds` (checking, reading, moving and
+        arithmetic of all workers), `iterations` (of all classes), `backend`, `transport` (how rows
+        reached their workers), `seed`, `embeddings_origin`, `clusters/dropped` (wanted clusters
+        that would have been empty), `worst_classes` (those of the least concentration, the worst
+        first) and the numbers of `table_quality`.
 
     Raises:
         ClusterError: on a class without a sample, embeddings that are not finite vectors of length
@@ -78,29 +78,30 @@ def cluster_embeddings(  # noqa: PLR0913 - what identifies a table, and how to m
         DataError: when the embeddings are not finished or damaged.
     """
     started = time.monotonic()
-    shards = EmbeddingShards.open(Path(embeddings_folder).resolve())
-    class_sizes = _class_sizes(shards, num_classes)
-    alike = _comparable(previous, shards, num_classes)
+    team = RayWorkers(config) if workers is None else workers
+    moving_before = team.seconds
+    rows = _Rows.read(Path(embeddings_folder).resolve(), num_classes)
+    alike = _comparable(previous, rows.dim, num_classes)
+    plan = _plan(rows, config, team)
+    backend = describe_backend(team.backend)
+    logger.info("task %s, version %d, %s: %s", task, version, backend, plan.summary())
     warm = alike if config.init == "warm" else None
-    with RayWorkers(config) if workers is None else nullcontext(workers) as team:
-        plan = make_plan(class_sizes, config, num_workers=team.num_workers, dim=shards.dim)
-        backend = describe_backend(team.backend)
-        logger.info("task %s, version %d, %s: %s", task, version, backend, plan.describe())
-        settings = _Settings(config=config, seed=seed, backend=team.backend, warm=warm)
-        works = _works(plan, shards, class_sizes, settings)
-        parts = _run(team, works, shards.dim, on_progress)
-        arrays, work_stats = _assemble(shards.ids, parts, alike)
+    settings = _Settings(config=config, seed=seed, backend=team.backend, warm=warm)
+    done = _run(team, _works(plan, rows, settings), on_progress)
+    arrays, work_stats = assemble(rows.ids, done, alike)
     arrays.update(_lists(arrays, config))
     table = ClusterTable.from_arrays(arrays, version=version, task=task, stats={})
     table.validate()
     stats: dict[str, float | int | str] = {
         "backend": backend,
+        "transport": plan.transport.route,
         "seed": seed,
-        "embeddings_origin": shards.origin,
+        "embeddings_origin": rows.origin,
         "clusters/dropped": int(plan.num_clusters.sum()) - table.num_clusters,
         "worst_classes": ", ".join(map(str, class_quality(table).worst(_WORST_CLASSES))),
         **table_quality(table, previous),
         **work_stats,
+        "worker_seconds": round(work_stats["worker_seconds"] + team.seconds - moving_before, 3),
         "seconds": round(time.monotonic() - started, 3),
     }
     return replace(table, stats=stats)
@@ -112,6 +113,50 @@ def cluster_locally(
     """`cluster_embeddings` in this process, without Ray: for little data."""
     workers = LocalWorker(config)
     return cluster_embeddings(embeddings_folder, config=config, workers=workers, **others)
+
+
+@dataclass(kw_only=True)
+class _Rows:
+    """What the driver knows of the embeddings: all but the vectors."""
+
+    folder: Path
+    shards: tuple[EmbeddingShardInfo, ...]
+    origin: str
+    dim: int
+    ids: npt.NDArray[np.int64]
+    """(N,) sample ids by row number."""
+    class_sizes: npt.NDArray[np.int64]
+    """(C,) rows of each class."""
+    by_class: npt.NDArray[np.integer]
+    """(N,) row numbers, class after class, those of a class by sample id: k-means depends on their
+    order, and the order of the rows in the shards on who embedded them."""
+
+    @classmethod
+    def read(cls, folder: Path, num_classes: int) -> _Rows:
+        """Read ids and labels, and compare them with their checksums.
+
+        Raises:
+            ClusterError: when there are other classes.
+            DataError: when the embeddings are not finished or damaged.
+        """
+        shards = EmbeddingShards.open(folder, verify_vectors=False)
+        class_sizes = _class_sizes(shards, num_classes)
+        in_order = bool(np.all(shards.ids[1:] > shards.ids[:-1]))
+        if in_order:
+            by_class = np.argsort(shards.labels, kind="stable")
+        else:
+            by_class = np.lexsort((shards.ids, shards.labels))
+        if len(by_class) < 2**31:
+            by_class = by_class.astype(np.int32)  # half as much to hold and to send
+        return cls(
+            folder=folder,
+            shards=shards.shards,
+            origin=shards.origin,
+            dim=shards.dim,
+            ids=shards.ids,
+            class_sizes=class_sizes,
+            by_class=by_class,
+        )
 
 
 def _class_sizes(shards: EmbeddingShards, num_classes: int) -> npt.NDArray[np.int64]:
@@ -128,19 +173,6 @@ def _class_sizes(shards: EmbeddingShards, num_classes: int) -> npt.NDArray[np.in
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Works:
-    """Every class once."""
-
-    sharded: list[BundleWork]
-    """Of one class each, which all workers divide."""
-    bundles: list[BundleWork]
-
-    @property
-    def all(self) -> list[BundleWork]:
-        return self.sharded + self.bundles
-
-
-@dataclass(frozen=True, kw_only=True)
 class _Settings:
     """The same for every bundle."""
 
@@ -151,17 +183,15 @@ class _Settings:
     """Where k-means starts from; None for rows."""
 
 
-def _comparable(
-    previous: ClusterTable | None, shards: EmbeddingShards, num_classes: int
-) -> ClusterTable | None:
+def _comparable(previous: ClusterTable | None, dim: int, num_classes: int) -> ClusterTable | None:
     """The previous table, if it is one of the same classes and dimension."""
-    if previous is None or (previous.dim, previous.num_classes) == (shards.dim, num_classes):
+    if previous is None or (previous.dim, previous.num_classes) == (dim, num_classes):
         return previous
     logger.warning(
         "table %d of task %s has %d classes of dimension %d, the embeddings %d of %d: its clusters "
         "are not continued",
         *(previous.version, previous.task, previous.num_classes, previous.dim),
-        *(num_classes, shards.dim),
+        *(num_classes, dim),
     )
     return None
 
@@ -172,27 +202,31 @@ def _warm(table: ClusterTable, class_: int) -> npt.NDArray[np.float32]:
     return table.centroids[clusters[np.argsort(-table.cluster_sizes[clusters], kind="stable")]]
 
 
-def _works(
-    plan: Plan,
-    shards: EmbeddingShards,
-    class_sizes: npt.NDArray[np.int64],
-    settings: _Settings,
-) -> _Works:
-    # Rows go by sample id within a class: k-means depends on their order, and the order of the
-    # rows in the shards on who embedded them.
-    by_class = np.lexsort((shards.ids, shards.labels))
-    if len(by_class) < 2**31:
-        by_class = by_class.astype(np.int32)  # half as much to hold and to send
-    ends = np.cumsum(class_sizes)
-    starts = ends - class_sizes
+def _plan(rows: _Rows, config: ClusterConfig, workers: Workers) -> Plan:
+    plan = make_plan(
+        rows.class_sizes,
+        config,
+        num_workers=workers.num_workers,
+        dim=rows.dim,
+        num_nodes=workers.num_nodes,
+        object_store_bytes=workers.object_store_bytes,
+    )
+    logger.debug("%s:\n%s", rows.folder, plan.describe())
+    return plan
 
+
+def _works(plan: Plan, rows: _Rows, settings: _Settings) -> WorkList:
+    """Every class once; takes the row numbers out of `rows`."""
+    by_class, rows.by_class = rows.by_class, _NO_ROWS
+    ends = np.cumsum(plan.class_sizes)
+    starts = ends - plan.class_sizes
     warm = settings.warm
 
     def work(classes: npt.NDArray[np.int64]) -> BundleWork:
         return BundleWork(
-            folder=str(shards.folder),
+            folder=str(rows.folder),
             classes=classes,
-            class_sizes=class_sizes[classes],
+            class_sizes=plan.class_sizes[classes],
             num_clusters=plan.num_clusters[classes],
             positions=np.concatenate([by_class[starts[c] : ends[c]] for c in classes.tolist()]),
             config=settings.config,
@@ -201,79 +235,24 @@ def _works(
             backend=settings.backend,
         )
 
-    return _Works(
+    return WorkList(
+        folder=str(rows.folder),
+        shards=rows.shards,
+        dim=rows.dim,
         sharded=[work(np.array([class_])) for class_ in plan.sharded],
         bundles=[work(bundle.classes) for bundle in plan.bundles],
+        transport=plan.transport,
     )
 
 
-def _run(
-    workers: Workers, works: _Works, dim: int, on_progress: OnProgress | None
-) -> Iterator[tuple[BundleWork, BundleResult]]:
-    """Cluster the classes that need all workers, then the others; yields them as they are done."""
-    num_classes = sum(len(work.classes) for work in works.all)
+def _run(workers: Workers, works: WorkList, on_progress: OnProgress | None) -> Iterator[Done]:
+    """Have everything clustered; yields it as it is done."""
     num_done = 0
-
-    def done(work: BundleWork) -> None:
-        nonlocal num_done
+    for work, result in workers.run(works):
+        yield work, result
         num_done += len(work.classes)
         if on_progress is not None:
-            on_progress(num_done, num_classes)
-
-    for work in works.sharded:
-        yield work, workers.run_sharded(work, dim=dim)
-        done(work)
-    for number, result in workers.run(works.bundles):
-        yield works.bundles[number], result
-        done(works.bundles[number])
-
-
-def _assemble(
-    ids: npt.NDArray[np.int64],
-    parts: Iterable[tuple[BundleWork, BundleResult]],
-    previous: ClusterTable | None,
-) -> tuple[dict[str, npt.NDArray[Any]], dict[str, float]]:
-    """Put the bundles' clusters in order of class, the members of each in order of their id.
-
-    Within a class they come in the order of the similar clusters of the previous table.
-
-    Args:
-        ids: (N,) sample ids by row number.
-        parts: the bundles and their clusters, in any order.
-        previous: the table whose numbers to continue; None for the order of first members.
-
-    Returns:
-        The arrays of a `ClusterTable`, but for neighbours and siblings; and stats of the work.
-    """
-    cluster_of_row = np.empty(len(ids), dtype=np.int32)
-    results = []
-    first = 0
-    for work, result in parts:
-        cluster_of_row[work.positions] = first + result.assignment
-        results.append(replace(result, assignment=_NO_ROWS))
-        first += len(result.class_of)
-    class_of = np.concatenate([result.class_of for result in results])
-    centroids = np.concatenate([result.centroids for result in results])
-    order = np.argsort(class_of, kind="stable")
-    if previous is not None:
-        order = order[matched_order(centroids[order], class_of[order], previous)]
-    number_of = np.empty(len(order), dtype=np.int32)
-    number_of[order] = np.arange(len(order))
-    cluster_of_row = number_of[cluster_of_row]
-    sizes = np.bincount(cluster_of_row, minlength=len(order))
-    work_stats = {
-        "worker_seconds": round(sum(result.seconds for result in results), 3),
-        "iterations": sum(result.iterations for result in results),
-    }
-    arrays = {
-        "class_of": class_of[order],
-        "centroids": centroids[order],
-        "spread": np.concatenate([result.spread for result in results])[order],
-        "concentration": np.concatenate([result.concentration for result in results])[order],
-        "member_ptr": np.concatenate([[0], np.cumsum(sizes)]),
-        "member_ids": ids[np.lexsort((ids, cluster_of_row))],
-    }
-    return arrays, work_stats
+            on_progress(num_done, works.num_classes)
 
 
 def _lists(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ import numpy.typing as npt
 from clustering.config import ClusterConfig
 from clustering.errors import ClusterError
 from clustering.shares import CHUNK_ROWS
+from clustering.transport import Transport, choose_transport
 
 Regime = Literal["mean", "fits", "sharded"]
 """How a class is clustered: one cluster is a mean; k-means of what fits a worker; a class that
@@ -41,32 +42,140 @@ class Bundle:
     cost: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """All the work of a clustering."""
 
-    num_samples: int
+    class_sizes: npt.NDArray[np.int64]
+    """(C,) samples of each class."""
     num_clusters: npt.NDArray[np.int64]
     """(C,) wanted clusters of each class."""
     regimes: tuple[Regime, ...]
     """(C,) how each class is clustered."""
     bundles: tuple[Bundle, ...]
     """Every class that a single worker clusters, once; heaviest first."""
+    costs: npt.NDArray[np.int64]
+    """(C,) row-centroid comparisons of each class."""
+    iterations: int
+    """Of k-means, at most."""
+    num_workers: int
+    dim: int
+    transport: Transport
+
+    @property
+    def num_samples(self) -> int:
+        """N, of all classes."""
+        return int(self.class_sizes.sum())
 
     @property
     def sharded(self) -> tuple[int, ...]:
-        """Classes that are divided over all workers, ascending."""
-        return tuple(c for c, regime in enumerate(self.regimes) if regime == "sharded")
+        """Classes that are divided over workers, the costliest first."""
+        classes = [c for c, regime in enumerate(self.regimes) if regime == "sharded"]
+        return tuple(sorted(classes, key=lambda c: (-self.costs[c], c)))
 
-    def describe(self) -> str:
+    @property
+    def bundle_bytes(self) -> list[int]:
+        """Bytes of the rows of each bundle."""
+        return [bundle.num_samples * 4 * self.dim for bundle in self.bundles]
+
+    @property
+    def waves(self) -> list[list[int]]:
+        """Bundles, by number, whose rows go through the object store together."""
+        return self.transport.waves(self.bundle_bytes)
+
+    @property
+    def balance(self) -> float:
+        """Work of the heaviest worker as a multiple of the mean; each takes bundles when free."""
+        shared = sum(int(self.costs[c]) for c in self.sharded)
+        loads = [shared / self.num_workers] * self.num_workers
+        for bundle in self.bundles:
+            heapq.heapreplace(loads, loads[0] + bundle.cost)
+        return max(loads) * self.num_workers / sum(loads)
+
+    def summary(self) -> str:
         """One line for a log."""
         regimes = ", ".join(
             f"{n:,} {regime}" for regime, n in sorted(Counter(self.regimes).items())
         )
         return (
             f"{self.num_samples:,} samples of {len(self.num_clusters):,} classes ({regimes}) -> "
-            f"{self.num_clusters.sum():,} clusters, in {len(self.bundles):,} bundles"
+            f"{self.num_clusters.sum():,} clusters, in {len(self.bundles):,} bundles, "
+            f"rows by {self.transport.route} ({self.transport.reason})"
         )
+
+    def describe(self) -> str:
+        """Several lines for a person: what each regime has, who works how much, what is moved."""
+        lines = [f"{'regime':8} {'classes':>12} {'samples':>14} {'clusters':>12} {'work':>6}"]
+        for regime in get_args(Regime):
+            own = np.array([name == regime for name in self.regimes])
+            columns = (self.class_sizes, self.num_clusters)
+            samples, clusters = (int(column[own].sum()) for column in columns)
+            work = self.costs[own].sum() / self.costs.sum()
+            lines.append(
+                f"{regime:8} {np.count_nonzero(own):12,} {samples:14,} {clusters:12,} {work:6.1%}"
+            )
+        held, stored, read = self._bytes()
+        rows = [
+            ("workers", f"{self.num_workers:,}; the heaviest has {self.balance:.2f} of the mean"),
+            ("bundles", f"{len(self.bundles):,}, the largest of {_size(held)} of rows"),
+            ("rows by", f"{self.transport.route}: {self.transport.reason}"),
+            ("moved", f"{_size(read)} read, {_size(stored)} through the object store"),
+        ]
+        if self.waves:
+            rows.append(("waves", f"{len(self.waves):,} of at most {_size(self._wave_bytes())}"))
+        return "\n".join(lines + [f"{name:8} {text}" for name, text in rows])
+
+    def _wave_bytes(self) -> int:
+        sizes = self.bundle_bytes
+        return max(sum(sizes[number] for number in wave) for wave in self.waves)
+
+    def _bytes(self) -> tuple[int, int, int]:
+        """Of the largest bundle; sent through the object store; read from the shards."""
+        sizes = self.bundle_bytes
+        divided = [int(self.class_sizes[c]) * 4 * self.dim for c in self.sharded]
+        held = [min(size, int(self.transport.held_bytes)) for size in divided]
+        in_waves = sum(sizes[number] for wave in self.waves for number in wave)
+        # What is not held is read in each iteration, and to start, number and finish the clusters.
+        anew = sum(
+            (size - kept) * (self.iterations + 3) for size, kept in zip(divided, held, strict=True)
+        )
+        return max(sizes, default=0), in_waves + sum(held), sum(sizes) + sum(held) + anew
+
+
+def plan_report(
+    class_sizes: npt.NDArray[np.int64],
+    config: ClusterConfig,
+    *,
+    num_workers: int,
+    dim: int,
+    num_nodes: int = 1,
+    object_store_bytes: int = 0,
+) -> str:
+    """What a clustering would do, for a person; nothing is read, and no Ray is needed.
+
+    Args:
+        class_sizes: (C,) int64, samples of each class, C >= 1.
+        config: wanted cluster size, the limits, the memory of a worker.
+        num_workers: tasks that run at a time, >= 1.
+        dim: D, length of an embedding.
+        num_nodes: machines of the Ray cluster.
+        object_store_bytes: of all their object stores together.
+
+    Raises:
+        ClusterError: when a class has no sample.
+    """
+    plan = make_plan(
+        class_sizes,
+        config,
+        num_workers=num_workers,
+        dim=dim,
+        num_nodes=num_nodes,
+        object_store_bytes=object_store_bytes,
+    )
+    return (
+        f"{plan.num_samples:,} samples of {len(class_sizes):,} classes, {dim:,} dimensions\n"
+        f"{plan.describe()}\n"
+    )
 
 
 def clusters_per_class(
@@ -97,7 +206,13 @@ def clusters_per_class(
 
 
 def make_plan(
-    class_sizes: npt.NDArray[np.int64], config: ClusterConfig, *, num_workers: int, dim: int
+    class_sizes: npt.NDArray[np.int64],
+    config: ClusterConfig,
+    *,
+    num_workers: int,
+    dim: int,
+    num_nodes: int = 1,
+    object_store_bytes: int = 0,
 ) -> Plan:
     """Divide the classes over workers. The clusters do not depend on how.
 
@@ -106,24 +221,48 @@ def make_plan(
         config: wanted cluster size, the limit, the iterations and the memory of a worker.
         num_workers: tasks that run at a time, >= 1.
         dim: D, length of an embedding.
+        num_nodes: machines of the Ray cluster.
+        object_store_bytes: of all their object stores together; 0 without Ray.
 
     Raises:
         ClusterError: when a class has no sample.
     """
+    transport = choose_transport(
+        config,
+        num_workers=num_workers,
+        num_nodes=num_nodes,
+        object_store_bytes=object_store_bytes,
+    )
     num_clusters = clusters_per_class(class_sizes, config)
     means = num_clusters == 1
     costs = np.where(means, class_sizes, class_sizes * num_clusters * config.iterations)
     sharded = _too_large(class_sizes, costs, config, num_workers=num_workers, dim=dim)
     single = np.flatnonzero(~sharded)
-    cost = costs[single].sum()
-    num_bundles = max(num_workers * _BUNDLES_PER_WORKER, int(np.ceil(cost / _LARGEST_COST)))
+    num_bundles = max(
+        num_workers * _BUNDLES_PER_WORKER,
+        int(np.ceil(costs[single].sum() / _LARGEST_COST)),
+    )
+    if transport.route == "object_store":
+        # So small that a wave has one for each worker.
+        num_bytes = int(class_sizes[single].sum()) * 4 * dim
+        num_bundles = max(num_bundles, int(num_workers * num_bytes / transport.wave_bytes))
     bundles = [
         Bundle(np.sort(classes), int(class_sizes[classes].sum()), float(costs[classes].sum()))
         for classes in _spread(single, costs[single], min(num_bundles, len(single)))
     ]
     bundles.sort(key=lambda bundle: (-bundle.cost, bundle.classes[0]))
     names = np.where(sharded, "sharded", np.where(means, "mean", "fits"))
-    return Plan(int(class_sizes.sum()), num_clusters, tuple(names.tolist()), tuple(bundles))
+    return Plan(
+        class_sizes=class_sizes,
+        num_clusters=num_clusters,
+        regimes=tuple(names.tolist()),
+        bundles=tuple(bundles),
+        costs=costs,
+        iterations=config.iterations,
+        num_workers=num_workers,
+        dim=dim,
+        transport=transport,
+    )
 
 
 def _too_large(
@@ -160,3 +299,10 @@ def _spread(
         bundles[number].append(class_)
         heapq.heapreplace(least, (cost + its_cost, number))
     return [np.array(bundle, dtype=np.int64) for bundle in bundles]
+
+
+def _size(num_bytes: int) -> str:
+    """In the largest unit of which there is at least one."""
+    units = ("B", "KiB", "MiB", "GiB", "TiB")
+    power = min(len(units) - 1, max(0, num_bytes.bit_length() - 1) // 10)
+    return f"{num_bytes / 1024**power:,.1f} {units[power]}"

@@ -1,7 +1,7 @@
 """k-means of a class that is larger than a worker: the rows stay where they are, in shares.
 
-Workers hold ranges of the class's rows, in memory as far as they fit and in memory-mapped shards
-beyond, and answer with sums, counts and the objective.
+Each share is a range of the class's rows, in memory as far as they fit and in memory-mapped shards
+beyond. Whoever computes on it answers with sums, counts and the objective.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy.typing as npt
 from clustering.backends import BackendName
 from clustering.bundle import BundleResult, BundleWork, check_rows
 from clustering.kmeans import Group, kmeans_of_shares
-from clustering.shares import CHUNK_ROWS, Share
+from clustering.shares import CHUNK_ROWS, ReadRows, Share
 from data_shards.embeddings import EmbeddingShards
 
 _MIB = 2**20
@@ -34,6 +34,17 @@ class ShareWork:
     memory_bytes: float
     """Of rows to hold; the others are read anew in each iteration."""
     backend: BackendName
+
+    def __str__(self) -> str:
+        return (
+            f"a share of class {self.class_}, {len(self.positions):,} samples from its "
+            f"{self.first_row:,}th on"
+        )
+
+    def num_held(self, dim: int) -> int:
+        """Rows to hold: the first ones, by whole chunks unless they are all."""
+        rows = int(min(self.memory_bytes // (4 * dim), len(self.positions)))
+        return rows if rows == len(self.positions) else rows // CHUNK_ROWS * CHUNK_ROWS
 
 
 def divide(work: BundleWork, num_workers: int) -> list[ShareWork]:
@@ -63,20 +74,43 @@ def divide(work: BundleWork, num_workers: int) -> list[ShareWork]:
 
 def open_share(work: ShareWork) -> Share:
     """The share, with its rows still on the disk; reading checks that they are unit vectors."""
-    shards = EmbeddingShards.open(work.folder, verify=False)
-
-    def read(first: int, end: int) -> npt.NDArray[np.float32]:
-        positions = work.positions[first:end]
-        rows = shards.rows(positions.astype(np.int64))
-        check_rows(rows, positions, folder=work.folder, class_of=lambda row: work.class_)
-        return rows
-
     return Share(
-        read,
+        share_reader(work),
         len(work.positions),
         first_row=work.first_row,
         backend=work.backend,
         memory_bytes=work.memory_bytes,
+    )
+
+
+def share_reader(work: ShareWork) -> ReadRows:
+    """Read the rows of a share from the embedding shards, which are opened when needed.
+
+    The reader raises ClusterError for an embedding that is not a finite vector of length 1.
+    """
+    shards: list[EmbeddingShards] = []
+
+    def read(first: int, end: int) -> npt.NDArray[np.float32]:
+        if not shards:
+            shards.append(EmbeddingShards.open(work.folder, verify=False))
+        rows = shards[0].rows(work.positions[first:end])
+        check_share_rows(work, rows, first)
+        return rows
+
+    return read
+
+
+def check_share_rows(work: ShareWork, rows: npt.NDArray[np.float32], first: int) -> None:
+    """Refuse rows of a share, from its row `first` on, that are not finite vectors of length 1.
+
+    Raises:
+        ClusterError: naming the first such row.
+    """
+    check_rows(
+        rows,
+        work.positions[first : first + len(rows)],
+        folder=work.folder,
+        class_of=lambda row: work.class_,
     )
 
 

@@ -93,6 +93,20 @@ class Moves:
         return cls(*joined).cut(limits)
 
 
+@dataclass(frozen=True, slots=True)
+class ShareState:
+    """What a share knows of its rows from one call to the next."""
+
+    assignment: npt.NDArray[np.int32]
+    """(rows,) cluster of each."""
+    cosines: npt.NDArray[np.float32]
+    """(rows,) of each and the centroid that it was last compared with."""
+
+
+CHANGING = frozenset({"step", "move"})
+"""Methods of a share that change its state."""
+
+
 class Share:
     """Rows of a class, the cluster of each, and how near it is to that cluster."""
 
@@ -104,6 +118,7 @@ class Share:
         first_row: int = 0,
         backend: BackendName = "faiss-cpu",
         memory_bytes: float = float("inf"),
+        state: ShareState | None = None,
     ) -> None:
         """Prepare; nothing is read yet.
 
@@ -113,6 +128,7 @@ class Share:
             first_row: where the share begins in its class, a multiple of `CHUNK_ROWS`.
             backend: who compares rows with centroids.
             memory_bytes: rows beyond are read anew whenever they are needed.
+            state: of the same share in another process; None at the beginning. It is copied.
         """
         self._read = read
         self._backend: BackendName = backend
@@ -124,8 +140,17 @@ class Share:
         self._memory_left = memory_bytes
         self._held: dict[int, npt.NDArray[np.float32]] = {}
         self._placed: dict[int, Placed] = {}
-        self._assignment = np.zeros(num_rows, dtype=np.int32)
-        self._cosines = np.ones(num_rows, dtype=np.float32)
+        if state is None:
+            self._assignment = np.zeros(num_rows, dtype=np.int32)
+            self._cosines = np.ones(num_rows, dtype=np.float32)
+        else:
+            self._assignment = state.assignment.copy()
+            self._cosines = state.cosines.copy()
+
+    @property
+    def state(self) -> ShareState:
+        """What to make the same share of elsewhere."""
+        return ShareState(self._assignment, self._cosines)
 
     def step(self, centroids: npt.NDArray[np.float32]) -> Totals:
         """Give each row to its nearest centroid, and sum up.

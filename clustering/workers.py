@@ -4,50 +4,103 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Protocol
 
-from clustering.actors import ActorLostError, ActorPool
+import numpy as np
+
 from clustering.backends import BackendName, choose_backend, one_thread
 from clustering.bundle import BundleResult, BundleWork, cluster_bundle
 from clustering.config import ClusterConfig
 from clustering.errors import ClusterError
 from clustering.kmeans import LocalGroup
-from clustering.sharded_kmeans import cluster_shares, divide, open_share
-from data_shards.errors import DataError
+from clustering.lanes import Job, run_in_lanes
+from clustering.sharded_kmeans import ShareWork, cluster_shares, divide, open_share
+from clustering.share_tasks import RayGroup
+from clustering.shares import CHUNK_ROWS
+from clustering.shuffle import Shuffle, cluster_pieces
+from clustering.tasks import Call, InputLostError, Kind, TaskRunner
+from clustering.transport import Transport
+from data_shards.embeddings import EmbeddingShardInfo, check_vectors
 
 # `ray` is imported in functions: it reads its environment then, which a job sets up first.
 
 logger = logging.getLogger(__name__)
 
-Work = TypeVar("Work")
-Result = TypeVar("Result")
+_MIB = 2**20
+_LEAST_CHECKED_BYTES = 16 * _MIB  # by a task: it takes longer than to send one
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkList:
+    """All that is to be done for a table."""
+
+    folder: str
+    """The embedding shards, by a path that every worker sees."""
+    shards: tuple[EmbeddingShardInfo, ...]
+    """Whose vectors nobody has compared with their checksums yet."""
+    dim: int
+    sharded: Sequence[BundleWork]
+    """Of one class each, which several workers divide."""
+    bundles: Sequence[BundleWork]
+    transport: Transport
+
+    @property
+    def num_classes(self) -> int:
+        """Of all works."""
+        return sum(len(work.classes) for work in (*self.sharded, *self.bundles))
+
+    @property
+    def waves(self) -> list[list[int]]:
+        """Bundles, by number, whose rows go through the object store together."""
+        return self.transport.waves([4 * self.dim * len(work.positions) for work in self.bundles])
+
+
+Done = tuple[BundleWork, BundleResult]
+"""A bundle, or a class that was divided, and its clusters."""
 
 
 class Workers(Protocol):
-    """Whoever clusters bundles."""
+    """Whoever clusters."""
 
     @property
     def num_workers(self) -> int:
         """Bundles that are clustered at a time."""
 
     @property
+    def num_nodes(self) -> int:
+        """Machines that they are on."""
+
+    @property
+    def object_store_bytes(self) -> int:
+        """Of all of them together; 0 if they have none."""
+
+    @property
     def backend(self) -> BackendName:
         """Who compares rows with centroids, the same for all."""
 
-    def run(self, works: Sequence[BundleWork]) -> Iterator[tuple[int, BundleResult]]:
-        """Cluster every bundle; yields (number of the work, result) in any order."""
+    @property
+    def seconds(self) -> float:
+        """Time that all workers spent on checking and moving rows so far."""
 
-    def run_sharded(self, work: BundleWork, *, dim: int) -> BundleResult:
-        """Cluster the one class of a bundle, its rows divided over all workers."""
+    def run(self, works: WorkList) -> Iterator[Done]:
+        """Do everything; yields every bundle and divided class once, in any order.
+
+        Raises:
+            ClusterError: when something fails by itself, or is lost or late too often.
+            DataError: when a shard is damaged or cannot be read.
+        """
 
 
 class LocalWorker:
-    """This process, one bundle after the other."""
+    """This process, one class after the other."""
 
     num_workers = 1
+    num_nodes = 1
+    object_store_bytes = 0
+    seconds = 0.0
 
     def __init__(self, config: ClusterConfig) -> None:
         """Choose the backend.
@@ -57,29 +110,26 @@ class LocalWorker:
         """
         self.backend: BackendName = choose_backend(config.backend)
 
-    def run(self, works: Sequence[BundleWork]) -> Iterator[tuple[int, BundleResult]]:
-        """Cluster every bundle, in order."""
-        for number, work in enumerate(works):
-            yield number, cluster_bundle(work)
-
-    def run_sharded(self, work: BundleWork, *, dim: int) -> BundleResult:
-        """Cluster a class; rows beyond the memory of a worker are read anew when needed."""
-        (share,) = divide(work, 1)
-        with one_thread():
-            return cluster_shares(work, LocalGroup((open_share(share),), len(work.positions), dim))
+    def run(self, works: WorkList) -> Iterator[Done]:
+        """See `Workers`. Rows beyond the memory of a worker are read anew when needed."""
+        _check_shards(works.folder, works.shards)
+        for work in works.sharded:
+            (share,) = divide(work, 1)
+            with one_thread():
+                group = LocalGroup((open_share(share),), len(work.positions), works.dim)
+                yield work, cluster_shares(work, group)
+        for work in works.bundles:
+            yield work, cluster_bundle(work)
 
 
 class RayWorkers:
-    """Tasks and actors of one CPU each on the Ray cluster that this process is connected to.
-
-    A context manager: the actors stay from one class, and table, to the next until it is closed.
-    """
+    """Tasks of one CPU each on the Ray cluster that this process is connected to."""
 
     def __init__(self, config: ClusterConfig) -> None:
-        """Look how many CPUs there are.
+        """Look what there is.
 
         Raises:
-            ClusterError: when there is none, or the backend of the settings does not work here.
+            ClusterError: when there is no CPU, or the backend of the settings does not work here.
         """
         import ray
 
@@ -94,8 +144,10 @@ class RayWorkers:
                 num_cpus,
             )
         self.num_workers = min(config.num_workers or num_cpus, num_cpus)
+        self.num_nodes = sum(bool(node["Alive"]) for node in ray.nodes())
+        self.object_store_bytes = int(resources.get("object_store_memory", 0))
+        self.seconds = 0.0
         self._config = config
-        self._pool: ActorPool | None = None
         num_gpus = resources.get("GPU", 0)
         if config.backend == "auto" and not num_gpus:
             self.backend: BackendName = "faiss-cpu"  # a worker without a GPU of Ray's sees none
@@ -104,184 +156,136 @@ class RayWorkers:
         on_gpu = self.backend != "faiss-cpu"
         self._num_gpus = min(1.0, num_gpus / self.num_workers) if on_gpu else 0.0
 
-    def __enter__(self) -> RayWorkers:
-        """Nothing to do."""
-        return self
+    def run(self, works: WorkList) -> Iterator[Done]:
+        """See `Workers`. All checks come first: damaged rows would fail in stranger ways."""
+        runner = TaskRunner(self._config, num_gpus=self._num_gpus)
+        jobs = _Jobs(works, runner, self.num_workers)
+        for phase in (jobs.checks(), jobs.clustering()):
+            for end in run_in_lanes(phase, self.num_workers, stop=runner.stop):
+                if isinstance(end, float):
+                    self.seconds += end
+                else:
+                    yield end
 
-    def __exit__(self, *exception: object) -> None:
-        """End the actors."""
-        self.close()
 
-    def close(self) -> None:
-        """End the actors; the next class to divide starts new ones."""
-        if self._pool is not None:
-            self._pool.close()
-            self._pool = None
+class _Jobs:
+    """A work list as jobs, each of which keeps one or more workers busy."""
 
-    def run(self, works: Sequence[BundleWork]) -> Iterator[tuple[int, BundleResult]]:
-        """Cluster every bundle; yields them as they are done."""
-        if works:
-            self.close()  # the tasks need the CPUs
-        return run_tasks(
-            cluster_bundle,
-            works,
-            num_at_once=self.num_workers,
-            config=self._config,
-            num_gpus=self._num_gpus,
+    def __init__(self, works: WorkList, runner: TaskRunner, num_workers: int) -> None:
+        self._works = works
+        self._runner = runner
+        self._num_workers = num_workers
+        self._share_bytes = works.transport.held_bytes / num_workers
+
+    def checks(self) -> Iterator[Job[Done | float]]:
+        """Of the shards; they answer with the seconds that they took."""
+        for shards in _groups(self._works.shards, 4 * self._num_workers):
+            yield Job(partial(self._check, shards))
+
+    def clustering(self) -> Iterator[Job[Done | float]]:
+        """Divided classes, then bundles; those that take others' rows come after them."""
+        works = self._works
+        for work in works.sharded:
+            num_chunks = -(-len(work.positions) // CHUNK_ROWS)
+            lanes = min(self._num_workers, num_chunks)
+            yield Job(partial(self._divided, work, lanes), lanes)
+        waves = works.waves
+        moved = {number for wave in waves for number in wave}
+        for wave in waves:
+            yield from self._wave([works.bundles[number] for number in wave])
+        for number, work in enumerate(works.bundles):
+            if number not in moved:
+                yield Job(partial(self._bundle, work))
+
+    def _check(self, shards: Sequence[EmbeddingShardInfo]) -> float:
+        call = Call(f"checking {shards[0].name}", (self._works.folder, shards))
+        return float(self._runner.run_one(_CHECK, call))
+
+    def _bundle(self, work: BundleWork) -> Done:
+        return work, self._runner.run_one(_CLUSTER, Call(str(work), (work,)))
+
+    def _wave(self, bundles: Sequence[BundleWork]) -> Iterator[Job[Done | float]]:
+        shuffle = Shuffle(
+            self._works.folder,
+            [work.positions for work in bundles],
+            dim=self._works.dim,
+            num_workers=self._num_workers,
+            memory_bytes=bundles[0].config.memory_mib_per_worker * _MIB,
         )
+        for span in range(len(shuffle.spans)):
+            yield Job(partial(shuffle.read, self._runner, [span]))
+        for party, work in enumerate(bundles):
+            yield Job(partial(self._moved_bundle, work, shuffle, party))
 
-    def run_sharded(self, work: BundleWork, *, dim: int) -> BundleResult:
-        """Cluster a class by actors that hold its rows; with new ones when one is lost.
+    def _moved_bundle(self, work: BundleWork, shuffle: Shuffle, party: int) -> Done:
+        call = Call(str(work), (work, *shuffle.pieces(party)))
+        try:
+            return work, self._runner.run_one(_CLUSTER_PIECES, call)
+        except InputLostError as error:
+            logger.warning("%s: its rows were lost (%s); reading them again", work, error)
+            return self._bundle(work)
+        finally:
+            shuffle.forget(party)
 
-        Raises:
-            ClusterError: when a share fails by itself, or actors are lost or late too often.
-            DataError: when a share cannot be read.
-        """
-        shares = [share for share in divide(work, self.num_workers) if len(share.positions)]
-        for attempt in range(self._config.max_retries + 1):
+    def _divided(self, work: BundleWork, num_shares: int) -> Done:
+        shares = [
+            replace(share, memory_bytes=self._share_bytes)
+            for share in divide(work, num_shares)
+            if len(share.positions)
+        ]
+        for attempt in range(work.config.max_retries + 1):
             try:
-                return cluster_shares(work, self._actors().group(shares, dim=dim))
-            except ActorLostError as error:
-                self.close()
-                if attempt == self._config.max_retries:
-                    raise ClusterError(_given_up(work, str(error), attempt + 1)) from error
-                logger.warning("%s: %s; trying again", work, error)
+                pieces = self._pieces_of_shares(work, shares)
+                group = RayGroup(self._runner, shares, self._works.dim, pieces)
+                del pieces  # the group holds the rows from here on
+                return work, cluster_shares(work, group)
+            except InputLostError as error:
+                if attempt == work.config.max_retries:
+                    raise ClusterError(
+                        f"{work}: its rows were lost ({error}), in the last of {attempt + 1} "
+                        "attempts; look at memory and load of the Ray nodes, or raise "
+                        "cluster.max_retries"
+                    ) from error
+                logger.warning("%s: its rows were lost (%s); trying again", work, error)
         raise AssertionError("unreachable")
 
-    def _actors(self) -> ActorPool:
-        if self._pool is None:
-            self._pool = ActorPool(
-                self.num_workers,
-                num_gpus=self._num_gpus,
-                timeout_seconds=self._config.task_timeout_seconds,
-            )
-        return self._pool
+    def _pieces_of_shares(
+        self, work: BundleWork, shares: Sequence[ShareWork]
+    ) -> Sequence[Sequence[object]]:
+        """References to the rows that each share holds; none where it reads them itself."""
+        held = [share.positions[: share.num_held(self._works.dim)] for share in shares]
+        if self._works.transport.route == "shared_files" or not sum(map(len, held)):
+            return [()] * len(shares)
+        shuffle = Shuffle(
+            work.folder,
+            held,
+            dim=self._works.dim,
+            num_workers=len(shares),
+            memory_bytes=work.config.memory_mib_per_worker * _MIB,
+        )
+        shuffle.read(self._runner, range(len(shuffle.spans)))
+        return [shuffle.pieces(party) for party in range(len(shares))]
 
 
-def run_tasks(
-    function: Callable[[Work], Result],
-    works: Sequence[Work],
-    *,
-    num_at_once: int,
-    config: ClusterConfig,
-    num_gpus: float = 0.0,
-) -> Iterator[tuple[int, Result]]:
-    """Run one Ray task for each piece of work.
-
-    A task whose worker or node dies, or that does not end in time, is run again: `function` must
-    be able to bear that a task that seemed lost still goes on.
-
-    Args:
-        function: what a task does; of an importable module, or self-contained.
-        works: its arguments; `str(work)` names one in messages.
-        num_at_once: tasks under way at a time, >= 1. More than the cluster has CPUs for would wait
-            there, and their time with them.
-        config: `task_timeout_seconds` and `max_retries`.
-        num_gpus: share of a GPU that a task asks for, in [0, 1].
-
-    Yields:
-        (number of the work, result), in the order of completion.
-
-    Raises:
-        ClusterError: when a task fails by itself, or is lost or late too often.
-        DataError: when a task says so.
-    """
-    import ray
-
-    tasks = _Tasks(function, works, config, num_gpus)
-    try:
-        while tasks.waiting or tasks.running:
-            while tasks.waiting and len(tasks.running) < num_at_once:
-                tasks.start(*tasks.waiting.popleft())
-            ready, _ = ray.wait(list(tasks.running), timeout=tasks.seconds_left())
-            if ready:
-                yield from tasks.finish(ready[0])
-            tasks.give_up_late_ones()
-    finally:
-        for reference in tasks.running:
-            ray.cancel(reference, force=True)
+def _groups(
+    shards: Sequence[EmbeddingShardInfo], most: int
+) -> Iterator[Sequence[EmbeddingShardInfo]]:
+    """Shards that a task checks: neighbours, of about equal bytes."""
+    total = sum(shard.num_bytes for shard in shards)
+    size = max(_LEAST_CHECKED_BYTES, total / most)
+    group_of = np.cumsum([0, *(shard.num_bytes for shard in shards[:-1])]) // size
+    for group in np.unique(group_of):
+        yield [shards[number] for number in np.flatnonzero(group_of == group).tolist()]
 
 
-@dataclass(frozen=True)
-class _Attempt:
-    """A task under way."""
-
-    number: int
-    """Of its work."""
-    retries: int
-    """Attempts before this one."""
-    deadline: float
-    """On the monotonic clock, in seconds."""
+def _check_shards(folder: str, shards: Sequence[EmbeddingShardInfo]) -> float:
+    """Compare files of vectors with their checksums; the seconds that it took."""
+    started = time.monotonic()
+    for shard in shards:
+        check_vectors(folder, shard)
+    return time.monotonic() - started
 
 
-class _Tasks(Generic[Work, Result]):
-    """What is waiting and what is running."""
-
-    def __init__(
-        self,
-        function: Callable[[Work], Result],
-        works: Sequence[Work],
-        config: ClusterConfig,
-        num_gpus: float,
-    ) -> None:
-        import ray
-
-        # Ray's own retries are off: they have no time limit, and would multiply with ours.
-        self._remote: Any = ray.remote(num_cpus=1, num_gpus=num_gpus, max_retries=0)(function)
-        self._works = works
-        self._timeout_seconds = config.task_timeout_seconds
-        self._max_retries = config.max_retries
-        self.waiting = deque((number, 0) for number in range(len(works)))
-        self.running: dict[Any, _Attempt] = {}
-
-    def start(self, number: int, retries: int) -> None:
-        """Send one piece of work to the cluster; its time runs from now on."""
-        reference = self._remote.remote(self._works[number])
-        deadline = time.monotonic() + self._timeout_seconds
-        self.running[reference] = _Attempt(number, retries, deadline)
-
-    def seconds_left(self) -> float:
-        """Time until the first of the running tasks is late."""
-        first = min(attempt.deadline for attempt in self.running.values())
-        return max(0.0, first - time.monotonic())
-
-    def finish(self, reference: Any) -> Iterator[tuple[int, Result]]:
-        """Yield the result of a task that has ended; none if it must run again."""
-        import ray
-
-        attempt = self.running.pop(reference)
-        try:
-            result = ray.get(reference, timeout=self._timeout_seconds)
-        except ray.exceptions.RayTaskError as error:
-            if isinstance(error.cause, (ClusterError, DataError)):
-                raise error.cause from None
-            raise ClusterError(f"{self._works[attempt.number]} failed: {error}") from error
-        except ray.exceptions.RayError as error:
-            self._try_again(attempt, f"its worker was lost ({error})")
-        else:
-            yield attempt.number, result
-
-    def give_up_late_ones(self) -> None:
-        """Stop the tasks whose time is up; they must run again."""
-        import ray
-
-        now = time.monotonic()
-        for reference, attempt in list(self.running.items()):
-            if attempt.deadline <= now:
-                del self.running[reference]
-                ray.cancel(reference, force=True)
-                self._try_again(attempt, f"no result in {self._timeout_seconds:g} s")
-
-    def _try_again(self, attempt: _Attempt, reason: str) -> None:
-        work = self._works[attempt.number]
-        if attempt.retries >= self._max_retries:
-            raise ClusterError(_given_up(work, reason, attempt.retries + 1))
-        logger.warning("%s: %s; trying again", work, reason)
-        self.waiting.appendleft((attempt.number, attempt.retries + 1))
-
-
-def _given_up(work: object, reason: str, attempts: int) -> str:
-    return (
-        f"{work}: {reason}, in the last of {attempts} attempts; look at memory and load of the "
-        "Ray nodes, or raise cluster.task_timeout_seconds or cluster.max_retries"
-    )
+_CHECK = Kind(function=_check_shards)
+_CLUSTER = Kind(function=cluster_bundle, on_gpu=True)
+_CLUSTER_PIECES = Kind(function=cluster_pieces, on_gpu=True)

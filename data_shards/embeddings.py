@@ -138,16 +138,19 @@ class EmbeddingShards:
         self.dim = self.shards[0].dim
         self.ids = self._concatenate("ids.npy")
         self.labels = self._concatenate("labels.npy")
-        self._starts = np.cumsum([0, *(shard.num_rows for shard in self.shards)])
         self._vectors = [_map_vectors(folder, shard) for shard in self.shards]
 
     @classmethod
-    def open(cls, folder: Path | str, verify: bool = True) -> EmbeddingShards:
+    def open(
+        cls, folder: Path | str, verify: bool = True, *, verify_vectors: bool = True
+    ) -> EmbeddingShards:
         """Open a folder that `finish_embeddings` completed.
 
         Args:
             folder: the folder.
-            verify: compare all checksums, and that no sample id is there twice.
+            verify: compare checksums, and that no sample id is there twice.
+            verify_vectors: also the vectors, unless somebody else does: they are nearly all of the
+                bytes.
 
         Raises:
             DataError: when the folder is not complete, or naming the file that is damaged.
@@ -163,7 +166,7 @@ class EmbeddingShards:
             raise DataError(f"{path} is no manifest of {FORMAT}; {_REMEDY}")
         shards = [record_from_json(EmbeddingShardInfo, entry) for entry in content["shards"]]
         for shard in shards:
-            _check_shard(folder, shard, verify=verify)
+            _check_shard(folder, shard, verify=verify, verify_vectors=verify_vectors)
         opened = cls(folder, shards, str(content.get("origin", "")))
         if verify:
             _check_unique(opened)
@@ -174,7 +177,7 @@ class EmbeddingShards:
         """N, the number of embeddings."""
         return len(self.ids)
 
-    def rows(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    def rows(self, positions: npt.NDArray[np.integer]) -> npt.NDArray[np.float32]:
         """Gather vectors.
 
         Args:
@@ -186,18 +189,13 @@ class EmbeddingShards:
         Raises:
             DataError: when a position is out of range.
         """
-        positions = np.asarray(positions, dtype=np.int64)
+        positions = np.asarray(positions)
         if len(positions) and not 0 <= positions.min() <= positions.max() < self.num_rows:
             raise DataError(
                 f"positions must lie in 0..{self.num_rows - 1}, "
                 f"got {positions.min()}..{positions.max()}"
             )
-        gathered = np.empty((len(positions), self.dim), dtype=np.float32)
-        shard_of = np.searchsorted(self._starts, positions, side="right") - 1
-        for number in np.unique(shard_of):
-            chosen = np.flatnonzero(shard_of == number)
-            gathered[chosen] = self._vectors[number][positions[chosen] - self._starts[number]]
-        return gathered
+        return gather_rows(self._vectors, positions, self.dim)
 
     def _concatenate(self, suffix: str) -> npt.NDArray[np.int64]:
         parts = [
@@ -205,6 +203,38 @@ class EmbeddingShards:
             for shard in self.shards
         ]
         return np.concatenate(parts)
+
+
+def gather_rows(
+    parts: Sequence[npt.NDArray[np.float32]], positions: npt.NDArray[np.integer], dim: int
+) -> npt.NDArray[np.float32]:
+    """Gather rows of arrays as if these lay one after the other.
+
+    Args:
+        parts: (any, D) float32 each.
+        positions: (P,) row numbers in all parts together, in any order.
+        dim: D.
+
+    Returns:
+        (P, D) float32, a new array in the order of `positions`.
+    """
+    gathered = np.empty((len(positions), dim), dtype=np.float32)
+    starts = np.cumsum([0, *(len(part) for part in parts)])
+    part_of = np.searchsorted(starts, positions, side="right") - 1
+    for number in np.flatnonzero(np.bincount(part_of)).tolist():
+        chosen = np.flatnonzero(part_of == number)
+        gathered[chosen] = parts[number][positions[chosen] - starts[number]]
+    return gathered
+
+
+def check_vectors(folder: Path | str, shard: EmbeddingShardInfo) -> None:
+    """Compare a shard's file of vectors with its checksum.
+
+    Raises:
+        DataError: when it is missing, unreadable or differs.
+    """
+    vectors = _paths(Path(folder), shard.name)[0]
+    check_file(vectors, num_bytes=shard.num_bytes, sha256=shard.sha256, remedy=_REMEDY)
 
 
 def _paths(folder: Path, name: str) -> tuple[Path, Path, Path, Path]:
@@ -238,20 +268,27 @@ def _check_arrays(
         )
 
 
-def _check_shard(folder: Path, shard: EmbeddingShardInfo, *, verify: bool) -> None:
+def _check_shard(
+    folder: Path, shard: EmbeddingShardInfo, *, verify: bool, verify_vectors: bool = True
+) -> None:
     vectors, ids, labels, _ = _paths(folder, shard.name)
     check_file(vectors, num_bytes=shard.num_bytes, remedy=_REMEDY)
+    if verify and verify_vectors:
+        check_vectors(folder, shard)
     if verify:
-        check_file(vectors, sha256=shard.sha256, remedy=_REMEDY)
         check_file(ids, sha256=shard.ids_sha256, remedy=_REMEDY)
         check_file(labels, sha256=shard.labels_sha256, remedy=_REMEDY)
 
 
 def _check_unique(embeddings: EmbeddingShards) -> None:
-    ids, times = np.unique(embeddings.ids, return_counts=True)
-    if len(ids) < embeddings.num_rows:
+    ids = embeddings.ids
+    if not np.all(ids[1:] > ids[:-1]):  # in order, as of an import, they need no sorting
+        ids = np.sort(ids)
+    twice = np.flatnonzero(ids[1:] == ids[:-1])
+    if len(twice):
+        sample = ids[twice[0]]
         raise DataError(
-            f"{embeddings.folder} holds sample {ids[np.argmax(times)]} {times.max()} times, "
+            f"{embeddings.folder} holds sample {sample} {np.count_nonzero(ids == sample)} times, "
             f"expected each sample once; {_REMEDY}"
         )
 

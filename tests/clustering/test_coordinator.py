@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 
 import data_shards.embeddings
-from clustering.bundle import BundleResult, BundleWork, cluster_bundle
 from clustering.config import ClusterConfig
 from clustering.coordinator import cluster_embeddings, cluster_locally
 from clustering.errors import ClusterError
 from clustering.quality import class_quality
 from clustering.table import ClusterTable
-from clustering.workers import LocalWorker
+from clustering.workers import Done, LocalWorker, WorkList
 from data_shards.errors import DataError
 from tests.helpers import reference_clustering as reference
 from tests.helpers.embedding_shards import labelled_rows, write_shards
@@ -31,9 +30,10 @@ class ShuffledWorkers(LocalWorker):
 
     num_workers = 5
 
-    def run(self, works: Sequence[BundleWork]) -> Iterator[tuple[int, BundleResult]]:
-        for number in np.random.default_rng(1).permutation(len(works)).tolist():
-            yield number, cluster_bundle(works[number])
+    def run(self, works: WorkList) -> Iterator[Done]:
+        done = list(super().run(works))
+        for number in np.random.default_rng(1).permutation(len(done)).tolist():
+            yield done[number]
 
 
 def _assert_same(got: ClusterTable, expected: ClusterTable) -> None:
@@ -72,6 +72,7 @@ def test_stats(tmp_path: Path) -> None:
     first = cluster_locally(folder, **SETTINGS)
     stats = first.stats
     assert stats["backend"] == f"faiss-cpu {faiss.__version__}"
+    assert stats["transport"] == "shared_files"
     assert stats["seed"] == 7
     assert stats["embeddings_origin"] == "weights and data"
     assert stats["clusters/count"] == first.num_clusters

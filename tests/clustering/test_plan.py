@@ -5,7 +5,7 @@ import pytest
 
 from clustering.config import ClusterConfig
 from clustering.errors import ClusterError
-from clustering.plan import clusters_per_class, make_plan
+from clustering.plan import clusters_per_class, make_plan, plan_report
 
 
 @pytest.mark.parametrize("limit", [0, 1, 3])
@@ -68,7 +68,7 @@ def test_a_class_beyond_the_memory_of_a_worker_is_divided() -> None:
     assert sorted(together.tolist()) == [1, 2, 3]
 
 
-@pytest.mark.parametrize(("num_workers", "sharded"), [(1, ()), (2, (1,)), (8, (0, 1))])
+@pytest.mark.parametrize(("num_workers", "sharded"), [(1, ()), (2, (1,)), (8, (1, 0))])
 def test_a_class_that_others_would_wait_for_is_divided(
     num_workers: int, sharded: tuple[int, ...]
 ) -> None:
@@ -82,10 +82,51 @@ def test_only_large_classes() -> None:
     assert (plan.sharded, plan.bundles) == ((0,), ())
 
 
-def test_describe() -> None:
-    plan = make_plan(
-        np.array([120, 300, 5]), ClusterConfig(samples_per_cluster=100), num_workers=1, dim=64
+SIZES = np.array([120, 300, 5, 400_000])
+CONFIG = ClusterConfig(samples_per_cluster=100)
+MIB = 2**20
+
+
+def test_summary() -> None:
+    plan = make_plan(SIZES[:3], CONFIG, num_workers=1, dim=64)
+    assert plan.summary() == (
+        "425 samples of 3 classes (1 fits, 2 mean) -> 5 clusters, in 3 bundles, "
+        "rows by shared_files (there is no object store)"
     )
-    assert plan.describe() == (
-        "425 samples of 3 classes (1 fits, 2 mean) -> 5 clusters, in 3 bundles"
+
+
+def test_report() -> None:
+    text = plan_report(SIZES, CONFIG, num_workers=2, dim=64, object_store_bytes=100 * MIB)
+    assert text == (
+        "400,425 samples of 4 classes, 64 dimensions\n"
+        "regime        classes        samples     clusters   work\n"
+        "mean                2            125            2   0.0%\n"
+        "fits                1            300            3   0.0%\n"
+        "sharded             1        400,000        4,000 100.0%\n"
+        "workers  2; the heaviest has 1.00 of the mean\n"
+        "bundles  3, the largest of 75.0 KiB of rows\n"
+        "rows by  shared_files: one machine: its page cache serves all workers\n"
+        "moved    926.2 MiB read, 60.0 MiB through the object store\n"
     )
+
+
+def test_report_of_several_machines() -> None:
+    sizes = np.full(2000, 100)
+    text = plan_report(
+        sizes, CONFIG, num_workers=2, dim=64, num_nodes=2, object_store_bytes=100 * MIB
+    )
+    assert "rows by  object_store: 2 machines: each file is read by one of them\n" in text
+    assert "moved    48.8 MiB read, 48.8 MiB through the object store\n" in text
+    assert "waves    3 of at most 18.3 MiB\n" in text
+
+
+def test_balance_counts_what_all_share() -> None:
+    config = ClusterConfig(samples_per_cluster=10, max_clusters_per_class=1)
+    alone = make_plan(np.array([90, 10]), config, num_workers=2, dim=4)
+    assert alone.balance == pytest.approx(1.8)
+    assert make_plan(np.array([50, 50]), config, num_workers=2, dim=4).balance == 1.0
+
+
+def test_divided_classes_come_costliest_first() -> None:
+    plan = make_plan(np.array([300_000, 500_000]), CONFIG, num_workers=2, dim=512)
+    assert plan.sharded == (1, 0)

@@ -1,234 +1,278 @@
-"""Ray tasks: bounded, retried, and the same table from any number of workers."""
+"""The same table from any number of Ray workers, by any way of the rows, whoever is lost."""
 
 from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
-import ray
 
-from clustering.actors import RayGroup
-from clustering.bundle import BundleResult, BundleWork, cluster_bundle
+from clustering import transport
 from clustering.config import ClusterConfig
 from clustering.coordinator import cluster_embeddings, cluster_locally
 from clustering.errors import ClusterError
-from clustering.workers import RayWorkers, run_tasks
+from clustering.table import ClusterTable
+from clustering.tasks import Call, InputLostError, Kind, TaskRunner
+from clustering.workers import RayWorkers
 from data_shards.errors import DataError
 from tests.helpers.embedding_shards import labelled_rows, write_shards
+from tests.helpers.small_ray import small_ray
 
 pytestmark = pytest.mark.ray
 
-CONFIG = ClusterConfig(samples_per_cluster=10, iterations=5)
-CLASS_SIZES = (40, 1, 90, 7, 25, 3, 12, 30, 60, 18)
+# The first two are divided: into three shares, and into two.
+CLASS_SIZES = (20_000, 10_000, 1, 900, 70, 250, 3, 1200, 300, 600)
+CONFIG = ClusterConfig(samples_per_cluster=100, iterations=4, neighbours=4, siblings=2)
+OBJECT_STORE = replace(CONFIG, transport="object_store")
+DIVIDED_FROM = 9_000
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _local_ray() -> Iterator[None]:
-    ray.init(
-        address="local",  # otherwise a cluster that another process left in a file would be joined
-        num_cpus=2,
-        include_dashboard=False,
-        object_store_memory=78643200,
-        log_to_driver=False,
-        logging_level="error",
-    )
-    yield
-    ray.shutdown()
+    with small_ray(num_cpus=4):
+        yield
 
 
-@pytest.fixture
-def embeddings(tmp_path: Path) -> Path:
-    return write_shards(tmp_path / "embeddings", *labelled_rows(CLASS_SIZES))
+@pytest.fixture(scope="module")
+def embeddings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Uneven shards, one of them empty; every large class is in all the others."""
+    folder = tmp_path_factory.mktemp("embeddings")
+    rows, ids, labels = labelled_rows(CLASS_SIZES)
+    ends = [0, 2000, 2000, 17_000, 17_001, len(labels)]
+    return write_shards(folder, rows, ids, labels, ends=ends)
 
 
-def _cluster(folder: Path, config: ClusterConfig = CONFIG, **changes) -> dict[str, bytes]:
-    """The bytes of a table's arrays, made by Ray unless told otherwise."""
-    function = changes.pop("function", cluster_embeddings)
-    settings = {"task": "identity", "version": 200, "num_classes": len(CLASS_SIZES), "seed": 7}
-    table = function(folder, **settings, config=config, **changes)
+@pytest.fixture(scope="module")
+def expected(embeddings: Path) -> dict[str, bytes]:
+    """Of one process that divides nothing."""
+    return _bytes(cluster_locally(embeddings, **_settings(CONFIG)))
+
+
+@pytest.fixture(autouse=True)
+def _large_classes_are_divided(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clustering.plan._MIB", DIVIDED_FROM * 4 * 6 / 1024)
+
+
+def _settings(config: ClusterConfig) -> dict[str, Any]:
+    num_classes = len(CLASS_SIZES)
+    return {
+        "task": "identity",
+        "version": 200,
+        "num_classes": num_classes,
+        "seed": 7,
+        "config": config,
+    }
+
+
+def _bytes(table: ClusterTable) -> dict[str, bytes]:
     return {name: array.tobytes() for name, array in table.arrays().items()}
 
 
-class FaultyWorkers(RayWorkers):
-    """Workers that run another function in the place of `cluster_bundle`."""
-
-    def __init__(self, config: ClusterConfig, function: Callable[[BundleWork], BundleResult]):
-        super().__init__(config)
-        self._function = function
-
-    def run(self, works: Sequence[BundleWork]) -> Iterator[tuple[int, BundleResult]]:
-        return run_tasks(self._function, works, num_at_once=self.num_workers, config=self._config)
+def _cluster(folder: Path, config: ClusterConfig = CONFIG) -> dict[str, bytes]:
+    table = cluster_embeddings(folder, **_settings(config))
+    assert table.stats["transport"] in (config.transport, "shared_files")
+    return _bytes(table)
 
 
-@pytest.mark.parametrize("num_workers", [1, 2, 0])
-def test_any_number_of_workers_makes_the_same_table(embeddings: Path, num_workers: int) -> None:
-    config = ClusterConfig(samples_per_cluster=10, iterations=5, num_workers=num_workers)
-    assert RayWorkers(config).num_workers == (num_workers or 2)
-    assert _cluster(embeddings, config) == _cluster(embeddings, function=cluster_locally)
-
-
-def test_workers_need_no_path_of_the_driver(
-    embeddings: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("config", [CONFIG, OBJECT_STORE], ids=lambda config: config.transport)
+@pytest.mark.parametrize("num_workers", [1, 2, 3, 0])
+def test_any_number_of_workers_makes_the_same_table(
+    embeddings: Path, expected: dict[str, bytes], num_workers: int, config: ClusterConfig
 ) -> None:
-    """A relative path means something else to a worker, which runs in another folder."""
-    expected = _cluster(embeddings)
-    monkeypatch.chdir(embeddings.parent)
-    assert _cluster(Path("embeddings")) == expected
-
-
-def test_a_killed_worker_is_replaced(embeddings: Path, tmp_path: Path) -> None:
-    marker = str(tmp_path / "killed")
-
-    def dies_once(work: BundleWork) -> BundleResult:
-        if 2 in work.classes and not os.path.exists(marker):
-            with open(marker, "w"):
-                os.kill(os.getpid(), signal.SIGKILL)
-        return cluster_bundle(work)
-
-    got = _cluster(embeddings, workers=FaultyWorkers(CONFIG, dies_once))
-    assert os.path.exists(marker)
-    assert got == _cluster(embeddings, function=cluster_locally)
-
-
-@pytest.mark.parametrize("num_workers", [1, 2])
-def test_a_class_divided_over_actors_makes_the_same_table(
-    embeddings: Path, num_workers: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Small classes are still tasks; the actors' CPUs are free for them."""
-    expected = _cluster(embeddings, function=cluster_locally)
-    monkeypatch.setattr("clustering.plan.CHUNK_ROWS", 20)
-    monkeypatch.setattr("clustering.plan._MIB", 900)  # 37 rows
-    config = replace(CONFIG, memory_mib_per_worker=1, num_workers=num_workers)
+    config = replace(config, num_workers=num_workers)
+    assert RayWorkers(config).num_workers == (num_workers or 4)
     assert _cluster(embeddings, config) == expected
 
 
-def test_a_killed_actor_is_replaced(
-    embeddings: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("config", [CONFIG, OBJECT_STORE], ids=lambda config: config.transport)
+@pytest.mark.parametrize("rows", [0, 5000, 9000])
+def test_little_memory_makes_the_same_table(
+    embeddings: Path,
+    expected: dict[str, bytes],
+    rows: int,
+    config: ClusterConfig,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    expected = _cluster(embeddings, function=cluster_locally)
-    monkeypatch.setattr("clustering.plan.CHUNK_ROWS", 20)
-    monkeypatch.setattr("clustering.plan._MIB", 900)
-    calls = []
-    call = RayGroup.call
-
-    def kills_once(group: RayGroup, method: str, *arguments: object) -> list[object]:
-        calls.append(method)
-        if len(calls) == 3:
-            ray.kill(group._actors[0])
-        return call(group, method, *arguments)
-
-    monkeypatch.setattr(RayGroup, "call", kills_once)
-    assert _cluster(embeddings, replace(CONFIG, memory_mib_per_worker=1)) == expected
-    assert "its worker was lost" in caplog.text
+    """Nothing of the divided classes is held, or the first share's first rows; bundles of the
+    others go in waves, and one that is too large for any is read from the files."""
+    store_bytes = RayWorkers(config).object_store_bytes
+    for route in transport._HELD_SHARE:
+        monkeypatch.setitem(transport._HELD_SHARE, route, 4 * rows * 24 / store_bytes)
+    monkeypatch.setattr("clustering.transport._WAVE_SHARE", 1100 * 24 / store_bytes)
+    assert _cluster(embeddings, config) == expected
 
 
-def test_a_late_actor_is_given_up(embeddings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("clustering.plan.CHUNK_ROWS", 20)
-    monkeypatch.setattr("clustering.plan._MIB", 900)
-    config = ClusterConfig(memory_mib_per_worker=1, task_timeout_seconds=0.001, max_retries=0)
-    with pytest.raises(ClusterError, match=r"no answer in 0.001 s, in the last of 1 attempts"):
-        _cluster(embeddings, config)
-
-
-def test_a_worker_that_always_dies_is_given_up(caplog: pytest.LogCaptureFixture) -> None:
-    def dies(work: str) -> None:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    config = ClusterConfig(max_retries=1)
-    with pytest.raises(
-        ClusterError, match=r"work a: its worker was lost .* the last of 2 attempts"
-    ):
-        list(run_tasks(dies, ["work a"], num_at_once=1, config=config))
-    assert "work a: its worker was lost" in caplog.text
-
-
-def test_a_late_task_is_run_again(tmp_path: Path) -> None:
-    marker = str(tmp_path / "late")
-
-    def hangs_once(number: int) -> int:
-        if number == 1 and not os.path.exists(marker):
-            with open(marker, "w"):
-                pass
-            time.sleep(600)
-        return 10 * number
-
-    list(run_tasks(lambda number: number, [0, 1], num_at_once=2, config=CONFIG))  # warm
-    config = ClusterConfig(task_timeout_seconds=5)
-    started = time.monotonic()
-    results = sorted(run_tasks(hangs_once, [0, 1, 2], num_at_once=2, config=config))
-    assert results == [(0, 0), (1, 10), (2, 20)]
-    assert os.path.exists(marker)
-    assert time.monotonic() - started < 30
-
-
-def test_a_task_that_is_always_late_is_given_up() -> None:
-    def hangs(work: str) -> None:
-        time.sleep(600)
-
-    config = ClusterConfig(max_retries=0, task_timeout_seconds=1)
-    with pytest.raises(
-        ClusterError, match=r"work b: no result in 1 s.*cluster\.task_timeout_secon"
-    ):
-        list(run_tasks(hangs, ["work b"], num_at_once=1, config=config))
-
-
-def test_no_more_than_allowed_run_at_once(tmp_path: Path) -> None:
-    folder = str(tmp_path)
-
-    def counts(number: int) -> int:
-        own = f"{folder}/{number}"
-        with open(own, "w"):
-            running = len(os.listdir(folder))
-        time.sleep(0.05)
-        os.remove(own)
-        return running
-
-    results = dict(run_tasks(counts, range(6), num_at_once=1, config=CONFIG))
-    assert results == dict.fromkeys(range(6), 1)
-
-
-@pytest.mark.parametrize("kind", [ClusterError, DataError])
-def test_a_complaint_of_a_task_is_passed_on_and_not_tried_again(
-    kind: type[Exception], tmp_path: Path
+def test_a_full_object_store_makes_the_same_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    log = str(tmp_path / "log")
+    """Ray moves what does not fit to the disk, and back."""
+    class_sizes = (12_000,) * 5
+    folder = write_shards(tmp_path, *labelled_rows(class_sizes, dim=512))
+    config = replace(OBJECT_STORE, max_clusters_per_class=1)
+    settings = _settings(config) | {"num_classes": len(class_sizes)}
+    assert RayWorkers(config).object_store_bytes < 60_000 * 4 * 512
+    monkeypatch.setattr("clustering.plan._MIB", 2**20)
+    monkeypatch.setattr("clustering.transport._WAVE_SHARE", 10)
+    table = cluster_embeddings(folder, **settings)
+    assert _bytes(table) == _bytes(cluster_locally(folder, **settings))
 
-    def complains(work: str) -> None:
-        with open(log, "a") as file:
-            file.write("x")
-        raise kind("class 3 is broken")
 
-    with pytest.raises(kind, match="^class 3 is broken$"):
-        list(run_tasks(complains, ["work"], num_at_once=1, config=CONFIG))
-    assert Path(log).read_text() == "x"
+def test_workers_need_no_path_of_the_driver(
+    embeddings: Path, expected: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A relative path means something else to a worker, which runs in another folder."""
+    monkeypatch.chdir(embeddings.parent)
+    assert _cluster(Path(embeddings.name)) == expected
 
 
-def test_a_mistake_in_a_task_is_shown_with_its_trace() -> None:
-    def wrong(work: str) -> float:
-        return 1 / 0
+class Fault:
+    """Something that happens to the first task that runs a function."""
 
-    with pytest.raises(ClusterError, match=r"(?s)work c failed: .*in wrong.*ZeroDivisionError"):
-        list(run_tasks(wrong, ["work c"], num_at_once=1, config=CONFIG))
+    def __init__(self, name: str, marker: Path, happens: Callable[[], None]) -> None:
+        self.name = name
+        self.marker = str(marker)
+        self.happens = happens
+
+    def put_in(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Into the tasks that are sent from now on."""
+        run = TaskRunner.run
+
+        def faulty_run(
+            runner: TaskRunner, kind: Kind, calls: Sequence[Call], *, num_at_once: int
+        ) -> Iterator[tuple[int, Any]]:
+            if kind.function.__name__ == self.name:
+                kind = replace(kind, function=self.around(kind.function))
+            return run(runner, kind, calls, num_at_once=num_at_once)
+
+        monkeypatch.setattr(TaskRunner, "run", faulty_run)
+
+    def around(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, with the fault."""
+        marker, happens = self.marker, self.happens
+
+        def faulty(*arguments: Any) -> Any:
+            try:
+                os.close(os.open(marker, os.O_CREAT | os.O_EXCL))
+            except FileExistsError:
+                return function(*arguments)
+            return happens()
+
+        return faulty
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "_check_shards",
+        "split_span",
+        "cluster_pieces",
+        "hold_rows",
+        "change_of_share",
+        "answer_of_share",
+    ],
+)
+def test_a_killed_worker_changes_no_bit(
+    embeddings: Path,
+    expected: dict[str, bytes],
+    name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fault = Fault(name, tmp_path / "killed", lambda: os.kill(os.getpid(), signal.SIGKILL))
+    fault.put_in(monkeypatch)
+    assert _cluster(embeddings, OBJECT_STORE) == expected
+    assert os.path.exists(fault.marker)
+
+
+def test_a_killed_worker_that_reads_files_changes_no_bit(
+    embeddings: Path, expected: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fault = Fault(
+        "cluster_bundle", tmp_path / "killed", lambda: os.kill(os.getpid(), signal.SIGKILL)
+    )
+    fault.put_in(monkeypatch)
+    assert _cluster(embeddings) == expected
+    assert os.path.exists(fault.marker)
+
+
+@pytest.mark.parametrize("name", ["cluster_pieces", "change_of_share"])
+def test_rows_that_are_lost_for_good_are_read_again(
+    embeddings: Path,
+    expected: dict[str, bytes],
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    run = TaskRunner.run
+    lost = []
+
+    def loses(
+        runner: TaskRunner, kind: Kind, calls: Sequence[Call], *, num_at_once: int
+    ) -> Iterator[tuple[int, Any]]:
+        if kind.function.__name__ == name and not lost:
+            lost.append(name)
+            raise InputLostError("its node is gone")
+        yield from run(runner, kind, calls, num_at_once=num_at_once)
+
+    monkeypatch.setattr(TaskRunner, "run", loses)
+    assert _cluster(embeddings, OBJECT_STORE) == expected
+    assert "its rows were lost (its node is gone)" in caplog.text
+
+
+def test_a_class_whose_rows_are_always_lost_is_given_up(
+    embeddings: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def loses(*arguments: object, **others: object) -> Iterator[tuple[int, Any]]:
+        raise InputLostError("its node is gone")
+
+    monkeypatch.setattr("clustering.workers.RayGroup", loses)
+    with pytest.raises(ClusterError, match=r"node is gone\), in the last of 2 attempts"):
+        _cluster(embeddings, replace(CONFIG, max_retries=1))
+
+
+def test_a_late_share_is_given_up(embeddings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(runner: TaskRunner, kind: Kind, calls: Sequence[Call], *, num_at_once: int) -> Any:
+        if kind.function.__name__ == "change_of_share":
+            runner = TaskRunner(replace(runner.config, task_timeout_seconds=0.001))
+        return original(runner, kind, calls, num_at_once=num_at_once)
+
+    original = TaskRunner.run
+    monkeypatch.setattr(TaskRunner, "run", run)
+    with pytest.raises(
+        ClusterError, match=r"a share of class [01], .* no result in 0.001 s, in the last of 1 att"
+    ):
+        _cluster(embeddings, replace(CONFIG, max_retries=0))
+
+
+@pytest.mark.parametrize("config", [CONFIG, OBJECT_STORE], ids=lambda config: config.transport)
+def test_a_damaged_shard_is_named(tmp_path: Path, config: ClusterConfig) -> None:
+    folder = write_shards(tmp_path, *labelled_rows((40, 30)))
+    path = folder / "shard-000001.npy"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"shard-000001\.npy is damaged"):
+        cluster_embeddings(folder, **(_settings(config) | {"num_classes": 2}))
+
+
+@pytest.mark.parametrize("config", [CONFIG, OBJECT_STORE], ids=lambda config: config.transport)
+@pytest.mark.parametrize("class_", [0, 5])
+def test_an_embedding_that_is_no_unit_vector_is_named(
+    tmp_path: Path, class_: int, config: ClusterConfig
+) -> None:
+    rows, ids, labels = labelled_rows(CLASS_SIZES)
+    position = int(np.flatnonzero(labels == class_)[-1])
+    rows[position] *= 2
+    folder = write_shards(tmp_path, rows, ids, labels)
+    with pytest.raises(ClusterError, match=rf"row {position} of .*, of class {class_};"):
+        cluster_embeddings(folder, **_settings(config))
 
 
 def test_more_workers_than_cpus_is_said(caplog: pytest.LogCaptureFixture) -> None:
-    assert RayWorkers(ClusterConfig(num_workers=9)).num_workers == 2
-    assert "cluster.num_workers is 9, but the Ray cluster has 2 CPUs" in caplog.text
-
-
-def test_a_share_of_a_gpu_is_asked_for(monkeypatch):
-    asked = {}
-
-    def remote(**options):
-        asked.update(options)
-        raise InterruptedError
-
-    monkeypatch.setattr(ray, "remote", remote)
-    with pytest.raises(InterruptedError):
-        list(run_tasks(str, ["work"], num_at_once=1, config=CONFIG, num_gpus=0.25))
-    assert asked == {"num_cpus": 1, "num_gpus": 0.25, "max_retries": 0}
+    assert RayWorkers(ClusterConfig(num_workers=9)).num_workers == 4
+    assert "cluster.num_workers is 9, but the Ray cluster has 4 CPUs" in caplog.text

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -27,8 +29,10 @@ def write_shards(
     labels: np.ndarray,
     *,
     num_shards: int = 3,
+    ends: Sequence[int] = (),
 ) -> Path:
-    """Write rows as finished shards, in the order given."""
+    """Write rows as finished shards, in the order given; `ends` says where each begins and ends."""
+    parts = [np.arange(*pair) for pair in pairwise(ends)]
     infos = [
         write_embedding_shard(
             folder,
@@ -38,7 +42,7 @@ def write_shards(
             labels=labels[part],
             origin="weights and data",
         )
-        for number, part in enumerate(np.array_split(np.arange(len(rows)), num_shards))
+        for number, part in enumerate(parts or np.array_split(np.arange(len(rows)), num_shards))
     ]
     finish_embeddings(folder, infos, "weights and data")
     return folder

@@ -14,7 +14,12 @@ DOORS = {
     "PIL": ("data_shards/",),
     "sklearn": ("data_shards/sources/digits.py", "clustering/quality.py"),
     "faiss": ("clustering/", "cluster_jobs/doctor.py"),
-    "ray": ("clustering/workers.py", "clustering/actors.py", "cluster_jobs/"),
+    "ray": (
+        "clustering/workers.py",
+        "clustering/tasks.py",
+        "clustering/share_tasks.py",
+        "cluster_jobs/",
+    ),
     "deepspeed": ("trainer/engine.py", "cluster_jobs/doctor.py"),
     "tensorboard": ("trainer/metrics.py",),
     "torch": ("trainer/", "cluster_jobs/", "clustering/backends.py"),
@@ -62,7 +67,8 @@ def test_training_ranks_never_import_ray(path):
     for module, line in imports(path):
         assert module not in (
             "clustering.workers",
-            "clustering.actors",
+            "clustering.tasks",
+            "clustering.share_tasks",
             "clustering.coordinator",
         ), f"{path}:{line}"
 

@@ -1,0 +1,128 @@
+"""How rows reach the worker that clusters them: the files that all see, or Ray's object store.
+
+Pure. The table is the same either way; what is chosen here is who reads which file how often.
+
+Legend: N rows, D embedding, W workers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from clustering.config import ClusterConfig
+
+Route = Literal["object_store", "shared_files"]
+"""shared_files: a worker gathers its rows from memory-mapped shards. object_store: shards are read
+once, from the first row to the last, and each worker is sent its rows."""
+
+# Ray begins to spill at 0.8 of a store. Two waves are there at a time at most, as the rows of one
+# are read while the last of those before are clustered; and held rows are there twice, while they
+# are brought into order, when they are not read from files.
+_WAVE_SHARE = 0.2
+_HELD_SHARE: dict[Route, float] = {"shared_files": 0.6, "object_store": 0.2}
+_LARGEST_SHARE = 0.4  # of one machine's store, for the rows of one bundle
+# Ray keeps a value below 100 KB with the process that asked for it, which is the driver. With
+# pieces of this mean size, it holds a tenth of a wave at most.
+_PIECE_BYTES = 2**20
+_MIB = 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transport:
+    """What is decided before rows are moved."""
+
+    route: Route
+    reason: str
+    """Why, for a person."""
+    wave_bytes: float
+    """Of rows that are in the object store at a time, for bundles; twice that in between."""
+    largest_bytes: float
+    """Of a bundle that goes through the object store: a single machine must have room for it."""
+    held_bytes: float
+    """Of rows of divided classes that are in the object store at a time."""
+
+    def waves(self, num_bytes: Sequence[int]) -> list[list[int]]:
+        """Bundles by their numbers, in order, in waves of at most `wave_bytes`.
+
+        Args:
+            num_bytes: of the rows of each bundle.
+
+        Returns:
+            The waves; none by shared files. A bundle that is too large for any is in none.
+        """
+        if self.route == "shared_files":
+            return []
+        waves: list[list[int]] = []
+        room = 0.0
+        for number, size in enumerate(num_bytes):
+            if size > min(self.wave_bytes, self.largest_bytes):
+                continue
+            if size > room:
+                waves.append([])
+                room = self.wave_bytes
+            waves[-1].append(number)
+            room -= size
+        return waves
+
+
+def choose_transport(
+    config: ClusterConfig, *, num_workers: int, num_nodes: int, object_store_bytes: int
+) -> Transport:
+    """Choose the way of the rows.
+
+    Args:
+        config: what is wanted, and the memory of a worker.
+        num_workers: W.
+        num_nodes: machines that they are on.
+        object_store_bytes: of all of them together; 0 without Ray.
+    """
+    route: Route = "shared_files"
+    if not object_store_bytes:
+        reason = "there is no object store"
+    elif config.transport != "auto":
+        route, reason = config.transport, "as cluster.transport says"
+    elif num_nodes > 1:
+        route, reason = "object_store", f"{num_nodes} machines: each file is read by one of them"
+    else:
+        reason = "one machine: its page cache serves all workers"
+    return Transport(
+        route=route,
+        reason=reason,
+        wave_bytes=_WAVE_SHARE * object_store_bytes,
+        largest_bytes=_LARGEST_SHARE * object_store_bytes / num_nodes,
+        held_bytes=min(
+            _HELD_SHARE[route] * object_store_bytes,
+            num_workers * config.memory_mib_per_worker * _MIB,
+        ),
+    )
+
+
+def cut_spans(
+    num_rows: int,
+    *,
+    num_pieces: int,
+    row_bytes: int,
+    num_workers: int,
+    memory_bytes: float,
+) -> list[slice]:
+    """Divide rows into spans that a task reads each.
+
+    Args:
+        num_rows: N.
+        num_pieces: into how many a span is split, >= 1.
+        row_bytes: 4 D.
+        num_workers: W.
+        memory_bytes: of a worker.
+
+    Returns:
+        Ranges of the rows: enough for all workers, but not so many that the mean piece is below
+        1 MiB, unless a span would then take more than half of the memory.
+    """
+    most = num_rows * row_bytes // (num_pieces * _PIECE_BYTES)
+    least = math.ceil(2 * num_rows * row_bytes / memory_bytes)
+    num_spans = min(num_rows, max(1, least, min(2 * num_workers, most)))
+    ends = [num_rows * (number + 1) // num_spans for number in range(num_spans)]
+    return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]

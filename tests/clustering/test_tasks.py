@@ -1,0 +1,164 @@
+"""Ray tasks: bounded in number and time, and run again when lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+
+from clustering.config import ClusterConfig
+from clustering.errors import ClusterError
+from clustering.tasks import Call, Kind, StoppedError, TaskRunner, run_tasks
+from data_shards.errors import DataError
+from tests.helpers.small_ray import small_ray
+
+pytestmark = pytest.mark.ray
+
+CONFIG = ClusterConfig()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _local_ray() -> Iterator[None]:
+    with small_ray():
+        yield
+
+
+def test_a_worker_that_always_dies_is_given_up(caplog: pytest.LogCaptureFixture) -> None:
+    def dies(work: str) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    config = ClusterConfig(max_retries=1)
+    with pytest.raises(
+        ClusterError, match=r"work a: its worker was lost .* the last of 2 attempts"
+    ):
+        list(run_tasks(dies, ["work a"], num_at_once=1, config=config))
+    assert "work a: its worker was lost" in caplog.text
+
+
+def test_a_late_task_is_run_again(tmp_path: Path) -> None:
+    marker = str(tmp_path / "late")
+
+    def hangs_once(number: int) -> int:
+        if number == 1 and not os.path.exists(marker):
+            with open(marker, "w"):
+                pass
+            time.sleep(600)
+        return 10 * number
+
+    list(run_tasks(lambda number: number, [0, 1], num_at_once=2, config=CONFIG))  # warm
+    config = ClusterConfig(task_timeout_seconds=5)
+    started = time.monotonic()
+    results = sorted(run_tasks(hangs_once, [0, 1, 2], num_at_once=2, config=config))
+    assert results == [(0, 0), (1, 10), (2, 20)]
+    assert os.path.exists(marker)
+    assert time.monotonic() - started < 30
+
+
+def test_a_task_that_is_always_late_is_given_up() -> None:
+    def hangs(work: str) -> None:
+        time.sleep(600)
+
+    config = ClusterConfig(max_retries=0, task_timeout_seconds=1)
+    with pytest.raises(
+        ClusterError, match=r"work b: no result in 1 s.*cluster\.task_timeout_secon"
+    ):
+        list(run_tasks(hangs, ["work b"], num_at_once=1, config=config))
+
+
+def test_no_more_than_allowed_run_at_once(tmp_path: Path) -> None:
+    folder = str(tmp_path)
+
+    def counts(number: int) -> int:
+        own = f"{folder}/{number}"
+        with open(own, "w"):
+            running = len(os.listdir(folder))
+        time.sleep(0.05)
+        os.remove(own)
+        return running
+
+    results = dict(run_tasks(counts, range(6), num_at_once=1, config=CONFIG))
+    assert results == dict.fromkeys(range(6), 1)
+
+
+@pytest.mark.parametrize("kind", [ClusterError, DataError])
+def test_a_complaint_of_a_task_is_passed_on_and_not_tried_again(
+    kind: type[Exception], tmp_path: Path
+) -> None:
+    log = str(tmp_path / "log")
+
+    def complains(work: str) -> None:
+        with open(log, "a") as file:
+            file.write("x")
+        raise kind("class 3 is broken")
+
+    with pytest.raises(kind, match="^class 3 is broken$"):
+        list(run_tasks(complains, ["work"], num_at_once=1, config=CONFIG))
+    assert Path(log).read_text() == "x"
+
+
+def test_a_mistake_in_a_task_is_shown_with_its_trace() -> None:
+    def wrong(work: str) -> float:
+        return 1 / 0
+
+    with pytest.raises(ClusterError, match=r"(?s)work c failed: .*in wrong.*ZeroDivisionError"):
+        list(run_tasks(wrong, ["work c"], num_at_once=1, config=CONFIG))
+
+
+def test_what_is_kept_stays_in_the_object_store() -> None:
+    def halves(values: np.ndarray) -> Iterator[object]:
+        yield values[:2]
+        yield values[2:]
+        yield "answer"
+
+    def adds(*parts: np.ndarray) -> list[int]:
+        return np.concatenate(parts).tolist()
+
+    runner = TaskRunner(CONFIG)
+    calls = [Call("work", (np.arange(n),)) for n in (3, 5)]
+    kept = dict(runner.run(Kind(function=halves, kept=2), calls, num_at_once=2))
+    assert [answer for *_, answer in kept.values()] == ["answer"] * 2
+    for number, n in enumerate((3, 5)):
+        first, second, _ = kept[number]
+        assert isinstance(first, ray.ObjectRef)
+        added = runner.run_one(Kind(function=adds), Call("sum", (first, second)))
+        assert added == list(range(n))
+
+
+def test_tasks_end_soon_after_a_stop() -> None:
+    def sleeps(seconds: float) -> None:
+        time.sleep(seconds)
+
+    runner = TaskRunner(CONFIG)
+    calls = [Call("a", (0,)), Call("b", (600,))]
+    results = runner.run(Kind(function=sleeps), calls, num_at_once=2)
+    assert next(results) == (0, None)
+    runner.stop()
+    started = time.monotonic()
+    with pytest.raises(StoppedError):
+        next(results)
+    assert time.monotonic() - started < 30
+
+
+@pytest.mark.parametrize(("on_gpu", "share"), [(True, 0.25), (False, 0)])
+def test_a_share_of_a_gpu_is_asked_for(
+    on_gpu: bool, share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = {}
+
+    class Remote:
+        def options(self, **options: object) -> None:
+            asked.update(options)
+            raise InterruptedError
+
+    monkeypatch.setattr(ray, "remote", lambda function: Remote())
+    runner = TaskRunner(CONFIG, num_gpus=0.25)
+    kind = Kind(function=lambda: None, on_gpu=on_gpu)
+    with pytest.raises(InterruptedError):
+        runner.run_one(kind, Call("work", ()))
+    assert (asked["num_cpus"], asked["num_gpus"], asked["max_retries"]) == (1, share, 0)

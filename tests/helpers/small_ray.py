@@ -1,0 +1,25 @@
+"""A Ray of a test's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+
+
+@contextmanager
+def small_ray(num_cpus: int = 2, object_store_memory: int = 78643200) -> Iterator[None]:
+    """Be connected to a cluster of this process, by default with the least object store."""
+    ray.init(
+        address="local",  # otherwise a cluster that another process left in a file would be joined
+        num_cpus=num_cpus,
+        include_dashboard=False,
+        object_store_memory=object_store_memory,
+        log_to_driver=False,
+        logging_level="error",
+    )
+    try:
+        yield
+    finally:
+        ray.shutdown()
