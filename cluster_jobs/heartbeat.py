@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -13,6 +14,8 @@ from clustering.config import ClusterConfig
 from data_shards.atomic import read_json, write_json
 from data_shards.errors import DataError
 from trainer.run_folder import RunFolder
+
+logger = logging.getLogger(__name__)
 
 RENEWED_SECONDS = 5.0
 LONGEST_SILENCE_SECONDS = 60.0
@@ -79,7 +82,11 @@ class Heartbeat:
         state, version = self._said
         self._written_at = time.monotonic()
         content = {"state": state, "version": version, "time": time.time(), "pid": os.getpid()}
-        write_json(self._path, content)
+        try:
+            write_json(self._path, content)
+        except OSError as error:
+            # It must not hide what else a full disk breaks; whoever watches notices the silence.
+            logger.warning("cannot write %s: %s", self._path, error)
 
 
 class HeartbeatWatch:

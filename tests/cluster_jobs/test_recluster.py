@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cluster_jobs import recluster
+from cluster_jobs import recluster, service
 from cluster_jobs.errors import JobError, run_job
-from cluster_jobs.refresh import Refresher, is_served, newest_request
+from cluster_jobs.refresh import Measured, Refresher
+from cluster_jobs.table_requests import is_served, newest_request
 from clustering import store
 from data_shards.atomic import read_json, write_json
 from data_shards.errors import DataError
@@ -156,12 +157,12 @@ class Overtaken(Refresher):
     meanwhile: Callable[[], object]
     failed = False
 
-    def serve(self, snapshot: Snapshot) -> None:
+    def serve(self, snapshot: Snapshot) -> Measured:
         if not self.failed:
             self.failed = True
             self.meanwhile()
             raise DataError("the weights were replaced while they were in use")
-        super().serve(snapshot)
+        return super().serve(snapshot)
 
 
 def test_a_snapshot_that_is_replaced_while_at_work_is_served_anew(
@@ -172,7 +173,7 @@ def test_a_snapshot_that_is_replaced_while_at_work_is_served_anew(
         write_json(tiny.run.report, {})
 
     monkeypatch.setattr(Overtaken, "meanwhile", staticmethod(meanwhile), raising=False)
-    monkeypatch.setattr(recluster, "Refresher", Overtaken)
+    monkeypatch.setattr(service, "Refresher", Overtaken)
     tiny.snapshot(5)
     assert recluster.main(["--config", str(tiny.config_file)]) == 0
     assert is_served(tiny.run, read_snapshot(tiny.run.snapshots / step_name(5)))
@@ -183,7 +184,7 @@ def test_a_failure_with_the_newest_snapshot_ends_the_service(
     tiny: TinyRun, ray_cpus: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Overtaken, "meanwhile", staticmethod(lambda: None), raising=False)
-    monkeypatch.setattr(recluster, "Refresher", Overtaken)
+    monkeypatch.setattr(service, "Refresher", Overtaken)
     tiny.snapshot(5)
     with pytest.raises(DataError, match="were replaced"):
         recluster.main(["--config", str(tiny.config_file)])
