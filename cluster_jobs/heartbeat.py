@@ -22,6 +22,10 @@ LONGEST_SILENCE_SECONDS = 60.0
 """A heartbeat that is not renewed for longer belongs to a service that hangs."""
 
 
+BUSY_STATES = ("embedding", "clustering")
+"""In which the service has work for Ray."""
+
+
 def patience_seconds(config: ClusterConfig) -> float:
     """How long a working service may say nothing new: the time of a task, in all its attempts."""
     return config.task_timeout_seconds * (config.max_retries + 1)
@@ -50,6 +54,11 @@ class Heartbeat:
                 return
             self._said = (state, version)
             self._write()
+
+    @property
+    def state(self) -> str | None:
+        """What was said last; None before the first."""
+        return None if self._said is None else self._said[0]
 
     @contextmanager
     def renewed(self, patience: float) -> Iterator[None]:

@@ -18,8 +18,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from cluster_jobs.errors import run_job
-from cluster_jobs.heartbeat import patience_seconds
+from cluster_jobs.heartbeat import BUSY_STATES, patience_seconds
 from cluster_jobs.local_ray import ray_session
+from cluster_jobs.ray_watch import watched_ray
 from cluster_jobs.refresh import SPLIT
 from cluster_jobs.service import Service, only_service
 from clustering.plan import make_plan
@@ -54,7 +55,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         Service(config, manifest, cpus=cpus) as service,
     ):
         try:
-            with service.heartbeat.renewed(patience_seconds(config.cluster)):
+            with (
+                service.heartbeat.renewed(patience_seconds(config.cluster)),
+                watched_ray(
+                    lambda: service.heartbeat.state in BUSY_STATES,
+                    on_lost=lambda: service.heartbeat("failed"),
+                ),
+            ):
                 service.serve_once() if options.once else service.serve()
         except SystemExit:
             service.heartbeat("stopped")
