@@ -21,6 +21,7 @@ import psutil
 import torch
 from sklearn.datasets import load_digits
 
+from cluster_jobs.local_ray import private_folder
 from clustering import store
 from data_shards.manifest import Manifest, SplitInfo
 from data_shards.sample import Sample
@@ -36,6 +37,7 @@ OLD_STEP, NEW_STEP = 0, 10
 _IMAGES_PER_SHARD = 500
 # More than a worker may hold, and more than a chunk: it is divided over all workers.
 _LARGE_CLASS, _SMALL_CLASS = 9_000, 350
+_STORE_BYTES = 80 << 20
 
 
 @dataclass(frozen=True)
@@ -175,9 +177,10 @@ def two_nodes() -> Iterator[TwoNodes]:
     """A Ray of two nodes of one CPU each on this machine, of which the second may be lost."""
     from ray.cluster_utils import Cluster
 
+    folder = private_folder()
+    head = {"num_cpus": 1, "include_dashboard": False, "temp_dir": str(folder / "ray")}
     cluster = Cluster(
-        initialize_head=True,
-        head_node_args={"num_cpus": 1, "object_store_memory": 80 << 20, "include_dashboard": False},
+        initialize_head=True, head_node_args={**head, "object_store_memory": _STORE_BYTES}
     )
     try:
         nodes = TwoNodes(cluster)
@@ -185,6 +188,7 @@ def two_nodes() -> Iterator[TwoNodes]:
         yield nodes
     finally:
         cluster.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 class TwoNodes:
@@ -198,7 +202,7 @@ class TwoNodes:
     def mend(self) -> None:
         """Have a second node, if it is gone."""
         if self._second is None:
-            self._second = self._cluster.add_node(num_cpus=1, object_store_memory=80 << 20)
+            self._second = self._cluster.add_node(num_cpus=1, object_store_memory=_STORE_BYTES)
 
     def kill_second(self) -> None:
         """Kill the second node's processes, as a machine that fails would."""

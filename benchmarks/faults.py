@@ -115,7 +115,7 @@ def disturb(
         name: of the copy.
 
     Returns:
-        None when the service had ended before anything could be killed.
+        None when the service had done its work before anything could be killed.
     """
     nodes.mend()
     copy = site.copy(name)
@@ -123,7 +123,8 @@ def disturb(
     _wait_for_life(copy, service)
     begun = time.monotonic()
     _sleep_while_running(service, delay)
-    killed = _kill(victim, nodes, service)
+    # It may have finished its work, and be about to leave Ray.
+    killed = None if _state(copy) == "done" else _kill(victim, nodes, service)
     if killed is None:
         service.communicate()
         return None

@@ -6,6 +6,7 @@ ends the process without a word that a user could act on.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -14,6 +15,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+import psutil
 
 from cluster_jobs.errors import USAGE_EXIT_CODE, JobError
 
@@ -115,4 +118,7 @@ class _Watch:
         self._on_lost()
         sys.stderr.write(f"error: {self._problem}\n")
         sys.stderr.flush()
+        for child in psutil.Process().children(recursive=True):  # of a Ray of our own
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
         os._exit(USAGE_EXIT_CODE)
