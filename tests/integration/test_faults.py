@@ -12,7 +12,7 @@ from benchmarks import faults
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
-def test_a_worker_and_the_service_are_killed_at_random(
+def test_an_embedding_worker_and_the_service_are_killed_at_random(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["--runs", "2", "--scale", "0.1", "--seed", "3", "--out", str(tmp_path / "out.json")]
