@@ -3,10 +3,10 @@
     python -m benchmarks.faults --runs 40 --seed 0 --out FILE [--scale S]
 
 The real service works on a Ray of two nodes. Each run kills one of: a Ray worker that embeds, one
-that clusters, the service itself (which is started again), the second node. It must end within a minute of that,
-with the table of an undisturbed run byte for byte, or with a clear failure and the old table in
-force; otherwise the exit code is 1. Writes JSON `{"figures": [{"name", "value", "unit", "target",
-"detail"}]}`.
+that clusters, the service itself (which is started again), the second node. It must end within a
+minute of that, with the table of an undisturbed run byte for byte, or with a clear failure and the
+old table in force; otherwise the exit code is 1. Writes JSON
+`{"figures": [{"name", "value", "unit", "target", "detail"}]}`.
 """
 
 from __future__ import annotations
@@ -208,8 +208,6 @@ def run_all(runs: int, *, seed: int, scale: float) -> list[Outcome]:
         site, expected = prepare(Path(folder), nodes, scale)
         print(f"undisturbed: {expected.seconds:.1f} s, table {expected.digest[:12]}", flush=True)
         for attempt in range(_MOST_ATTEMPTS * runs):
-            if len(outcomes) == runs:
-                return outcomes
             victim = VICTIMS[len(outcomes) % len(VICTIMS)]
             outcome = disturb(
                 site,
@@ -222,6 +220,8 @@ def run_all(runs: int, *, seed: int, scale: float) -> list[Outcome]:
             if outcome is not None:
                 outcomes.append(outcome)
                 print(f"{len(outcomes):3} {outcome}", flush=True)
+            if len(outcomes) == runs:
+                return outcomes
     raise RuntimeError(f"only {len(outcomes)} of {runs} kills came in time; is the data too small?")
 
 
