@@ -39,6 +39,8 @@ class EmbedStats:
     rows: int
     seconds: float
     reused_shards: int
+    bytes_read: int
+    """Of image shards; reused ones are not read."""
 
 
 def embed_split(
@@ -79,6 +81,7 @@ def embed_split(
         rows=sum(map(_num_rows, done.values())),
         seconds=time.monotonic() - started,
         reused_shards=sum(shard.reused for shard in done.values()),
+        bytes_read=sum(shard.bytes_read for shard in done.values()),
     )
 
 

@@ -17,7 +17,7 @@ from cluster_jobs.comparison import evaluation_table
 from cluster_jobs.embed import check_data, find_snapshot, task_resources
 from cluster_jobs.errors import JobError, run_job
 from cluster_jobs.local_ray import ray_session
-from cluster_jobs.refresh import is_served
+from cluster_jobs.table_requests import is_served
 from cluster_jobs.workers import Counts, CountWork, count_right_answers
 from clustering.config import ClusterConfig
 from clustering.tasks import run_tasks

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -14,9 +15,15 @@ from data_shards.atomic import read_json, write_json
 from data_shards.errors import DataError
 from trainer.run_folder import RunFolder
 
+logger = logging.getLogger(__name__)
+
 RENEWED_SECONDS = 5.0
 LONGEST_SILENCE_SECONDS = 60.0
 """A heartbeat that is not renewed for longer belongs to a service that hangs."""
+
+
+BUSY_STATES = ("embedding", "clustering")
+"""In which the service has work for Ray."""
 
 
 def patience_seconds(config: ClusterConfig) -> float:
@@ -47,6 +54,11 @@ class Heartbeat:
                 return
             self._said = (state, version)
             self._write()
+
+    @property
+    def state(self) -> str | None:
+        """What was said last; None before the first."""
+        return None if self._said is None else self._said[0]
 
     @contextmanager
     def renewed(self, patience: float) -> Iterator[None]:
@@ -79,7 +91,11 @@ class Heartbeat:
         state, version = self._said
         self._written_at = time.monotonic()
         content = {"state": state, "version": version, "time": time.time(), "pid": os.getpid()}
-        write_json(self._path, content)
+        try:
+            write_json(self._path, content)
+        except OSError as error:
+            # It must not hide what else a full disk breaks; whoever watches notices the silence.
+            logger.warning("cannot write %s: %s", self._path, error)
 
 
 class HeartbeatWatch:

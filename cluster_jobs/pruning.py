@@ -1,4 +1,4 @@
-"""Removes what a run no longer needs: old embeddings, tables and snapshots."""
+"""Removes what a run no longer needs: old embeddings, tables and snapshots, finished bundles."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from trainer.snapshot import snapshot_steps
 logger = logging.getLogger(__name__)
 
 _NEWEST_KEPT = 3
+BUNDLES = "bundles"
+"""In the folder of a task's embeddings: its finished classes, until its table is published."""
 
 
 def prune(run: RunFolder, version: int) -> None:
@@ -27,6 +29,8 @@ def prune(run: RunFolder, version: int) -> None:
     for folder in run.embeddings.glob("step_*"):
         if step_of(folder.name) != version:
             _remove_rest(folder)
+    for bundles in (run.embeddings / step_name(version)).glob(f"*/{BUNDLES}"):
+        _remove_rest(bundles)
     named = _named_by_checkpoints(run)
     if named is None:
         return

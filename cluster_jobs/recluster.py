@@ -14,93 +14,23 @@ import argparse
 import logging
 import signal
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from cluster_jobs.errors import JobError, run_job
-from cluster_jobs.heartbeat import Heartbeat, patience_seconds
+from cluster_jobs.errors import run_job
+from cluster_jobs.heartbeat import BUSY_STATES, patience_seconds
 from cluster_jobs.local_ray import ray_session
-from cluster_jobs.refresh import Refresher, Request, is_served, newest_request
-from clustering.errors import ClusterError
-from data_shards.errors import DataError
+from cluster_jobs.ray_watch import watched_ray
+from cluster_jobs.refresh import SPLIT
+from cluster_jobs.service import Service, only_service
+from clustering.plan import make_plan
 from data_shards.manifest import Manifest
 from trainer.config import RunConfig
 from trainer.config_file import config_parser, load_config, to_yaml
-from trainer.errors import TrainingError
 from trainer.run_folder import RunFolder
-from trainer.snapshot import Snapshot, read_snapshot
-
-logger = logging.getLogger(__name__)
+from trainer.tasks import resolve_tasks
 
 _LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
-_POLL_SECONDS = 0.2
-_FAILURES = (ClusterError, DataError, JobError, OSError, TrainingError)
-
-
-class Service:
-    """Serves the requests of one run until its training is finished."""
-
-    def __init__(self, config: RunConfig, manifest: Manifest, *, cpus: int) -> None:
-        self._run = RunFolder(config.run_path.absolute())
-        self.heartbeat = Heartbeat(self._run)
-        self._served: Request | None = None
-        self._at_work: Request | None = None
-        self._refresher = Refresher(config, manifest, cpus=cpus, on_phase=self.heartbeat)
-
-    def serve(self) -> None:
-        """Poll for snapshots and serve the newest, to the end of the training.
-
-        A snapshot of the last step is no end: an earlier attempt may have written it.
-        """
-        while True:
-            self.heartbeat("waiting")
-            snapshot = self._unserved()
-            if snapshot is not None:
-                self._serve_unless_overtaken(snapshot)
-            elif self._run.report.exists():
-                logger.info("%s says that the training is finished", self._run.report)
-                return
-            else:
-                time.sleep(_POLL_SECONDS)
-
-    def serve_once(self) -> None:
-        """Serve the newest snapshot, unless that is done.
-
-        Raises:
-            JobError: there is no snapshot.
-        """
-        if newest_request(self._run) is None:
-            raise JobError(f"{self._run.path} has no snapshot; start the training first")
-        snapshot = self._unserved()
-        if snapshot is None:
-            logger.info("the table of the newest snapshot is already published")
-        else:
-            self._refresher.serve(snapshot)
-
-    def _serve_unless_overtaken(self, snapshot: Snapshot) -> None:
-        try:
-            self._refresher.serve(snapshot)
-        except _FAILURES as error:
-            if newest_request(self._run) == self._at_work:
-                raise
-            logger.warning("table %d is given up for a newer snapshot: %s", snapshot.step, error)
-
-    def _unserved(self) -> Snapshot | None:
-        request = newest_request(self._run)
-        if request is None or request == self._served:
-            return None
-        try:
-            snapshot = read_snapshot(request.folder)
-        except TrainingError:
-            if newest_request(self._run) != request:
-                return None  # replaced or removed while it was read
-            raise
-        if is_served(self._run, snapshot):
-            self._served = request
-            return None
-        self._at_work = request
-        return snapshot
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -112,12 +42,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     logging.basicConfig(level=logging.INFO, format=_LOG_FORMAT, datefmt="%H:%M:%S")
     manifest = Manifest.load(config.data.shards)
-    RunFolder(config.run_path).claim(config, fresh=False)
+    if options.plan:
+        sys.stdout.write(plan_report(config, manifest, num_workers=options.workers))
+        return 0
+    run = RunFolder(config.run_path)
+    run.claim(config, fresh=False)
     gpus = config.launch.embed_gpus > 0
-    with ray_session(num_cpus=config.launch.ray_cpus, gpus=gpus) as cpus, _sigterm_ends():
-        service = Service(config, manifest, cpus=cpus)
+    with (
+        only_service(run),
+        ray_session(num_cpus=config.launch.ray_cpus, gpus=gpus) as cpus,
+        _sigterm_ends(),
+        Service(config, manifest, cpus=cpus) as service,
+    ):
         try:
-            with service.heartbeat.renewed(patience_seconds(config.cluster)):
+            with (
+                service.heartbeat.renewed(patience_seconds(config.cluster)),
+                watched_ray(
+                    lambda: service.heartbeat.state in BUSY_STATES,
+                    on_lost=lambda: service.heartbeat("failed"),
+                ),
+            ):
                 service.serve_once() if options.once else service.serve()
         except SystemExit:
             service.heartbeat("stopped")
@@ -127,6 +71,30 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         service.heartbeat("done")
     return 0
+
+
+def plan_report(config: RunConfig, manifest: Manifest, *, num_workers: int | None) -> str:
+    """How the classes of each task would be clustered; reads no image and no embedding.
+
+    Args:
+        config: the run.
+        manifest: its shards, which say how large the classes are.
+        num_workers: of one CPU each; None asks the Ray cluster.
+
+    Raises:
+        JobError: Ray does not answer.
+        ClusterError: a class has no sample.
+    """
+    if num_workers is None:
+        with ray_session(num_cpus=config.launch.ray_cpus) as cpus:
+            num_workers = min(config.cluster.num_workers or cpus, cpus)
+    lines = []
+    for task in resolve_tasks(config, manifest):
+        sizes = manifest.class_counts(SPLIT, task.label)
+        dim = config.model.embedding_dim
+        plan = make_plan(sizes, config.cluster, num_workers=num_workers, dim=dim)
+        lines.append(f"task {task.name}, {num_workers} workers: {plan.describe()}\n")
+    return "".join(lines)
 
 
 @contextmanager
@@ -153,7 +121,19 @@ def _sigterm_ends() -> Iterator[None]:
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = config_parser("clmle recluster", __doc__)
     parser.add_argument("--once", action="store_true", help="serve the newest snapshot, then stop")
-    return parser.parse_args(argv)
+    parser.add_argument(
+        "--plan", action="store_true", help="print how the classes would be clustered, and stop"
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="with --plan: for so many workers, without asking Ray",
+    )
+    options = parser.parse_args(argv)
+    if options.workers is not None and (not options.plan or options.workers < 1):
+        parser.error(f"--workers needs --plan and a number >= 1, got {options.workers}")
+    return options
 
 
 if __name__ == "__main__":

@@ -5,60 +5,56 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from cluster_jobs.embed import embed_split, embed_works
-from cluster_jobs.pruning import prune
+from cluster_jobs.embed import EmbedStats, embed_split, embed_works
+from cluster_jobs.pruning import BUNDLES, prune
+from cluster_jobs.table_requests import identity
 from cluster_jobs.workers import EmbedWork
 from clustering import store
+from clustering.bundle_store import BundleStore, KeptWorkers
 from clustering.coordinator import cluster_embeddings
 from clustering.errors import ClusterError
 from clustering.table import ClusterTable
+from clustering.workers import RayWorkers
+from data_shards.atomic import sha256_of
+from data_shards.embeddings import MANIFEST_NAME as EMBEDDINGS_MANIFEST
 from data_shards.manifest import Manifest
 from data_shards.progress import Progress
 from trainer.config import RunConfig
 from trainer.run_folder import RunFolder, step_name
 from trainer.sections import TaskConfig
-from trainer.snapshot import Snapshot, snapshot_steps
+from trainer.snapshot import Snapshot
 
 logger = logging.getLogger(__name__)
 
 SPLIT = "train"
 
 
-@dataclasses.dataclass(frozen=True, order=True)
-class Request:
-    """A snapshot as it lies there: the wish for tables of its weights."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What a refresh took."""
 
-    written_ns: int
-    folder: Path
+    rows: int
+    """Embeddings, of one task."""
+    num_tasks: int
+    embed_seconds: float
+    cluster_seconds: float
+    publish_seconds: float
+    bytes_read: int
+    """Of image shards that were embedded, and of embeddings that were clustered."""
+    bytes_moved: int
+    """Between the service and the workers that clustered."""
+    reused_shards: int
+    """Embedded by an earlier attempt."""
+    reused_classes: int
+    """Clustered by an earlier attempt."""
 
-
-def newest_request(run: RunFolder) -> Request | None:
-    """The snapshot written last, None before the first.
-
-    Not the one of the highest step: a training that went on from a checkpoint writes lower ones
-    than its earlier attempt had.
-    """
-    folders = [run.snapshots / step_name(step) for step in snapshot_steps(run)]
-    return max((Request(_time_written(folder), folder) for folder in folders), default=None)
-
-
-def _time_written(folder: Path) -> int:
-    try:
-        return (folder / "manifest.json").stat().st_mtime_ns
-    except FileNotFoundError:  # just being replaced
-        return 0
-
-
-def is_served(run: RunFolder, snapshot: Snapshot) -> bool:
-    """Whether the tables of exactly these weights are published."""
-    try:
-        stats = store.stats(run.tables, snapshot.step)
-    except ClusterError:
-        return False
-    return all(entry.get("snapshot_checksum") == snapshot.checksum for entry in stats.values())
+    @property
+    def seconds(self) -> float:
+        """From the snapshot to the tables."""
+        return self.embed_seconds + self.cluster_seconds + self.publish_seconds
 
 
 class Refresher:
@@ -86,34 +82,58 @@ class Refresher:
         self._cpus = cpus
         self._on_phase = on_phase
 
-    def serve(self, snapshot: Snapshot) -> None:
+    def serve(self, snapshot: Snapshot) -> Measured:
         """Publish the tables of a snapshot; work that an earlier attempt finished is kept.
 
         Raises:
             JobError, DataError, ClusterError: it cannot be done; says why.
         """
-        started = time.monotonic()
         version = snapshot.step
         previous = _tables_before(version, self._run)
         out = self._run.embeddings / step_name(version)
         works = embed_works(self._config, self._manifest, snapshot, split=SPLIT, out=out)
-        measured = self._embed(version, works)
-        tables = {
-            task.name: self._cluster(out / task.name, task, version, previous.get(task.name))
-            for task in works[0].tasks
-        }
+        embedded = self._embed(version, works)
+        started = time.monotonic()
+        tables, kept = self._cluster_tasks(out, works[0].tasks, version, previous)
+        cluster_seconds = time.monotonic() - started
         self._on_phase("publishing", version)
-        measured["snapshot_checksum"] = snapshot.checksum
-        measured["refresh_seconds"] = time.monotonic() - started
-        tables = {
-            task: dataclasses.replace(table, stats={**table.stats, **measured})
-            for task, table in tables.items()
+        noted: dict[str, float | str] = {
+            **identity(snapshot),
+            "embed_seconds": embedded.seconds,
+            "embed_images_per_second": embedded.rows / embedded.seconds,
+            "embed_reused_shards": embedded.reused_shards,
+            "refresh_seconds": embedded.seconds + cluster_seconds,
         }
-        store.publish(self._run.tables, version, tables)
-        logger.info("table %d published after %.1f s", version, measured["refresh_seconds"])
+        started = time.monotonic()
+        store.publish(
+            self._run.tables,
+            version,
+            {
+                task: dataclasses.replace(table, stats={**table.stats, **noted})
+                for task, table in tables.items()
+            },
+        )
+        publish_seconds = time.monotonic() - started
         prune(self._run, version)
+        measured = Measured(
+            rows=embedded.rows,
+            num_tasks=len(tables),
+            embed_seconds=embedded.seconds,
+            cluster_seconds=cluster_seconds,
+            publish_seconds=publish_seconds,
+            bytes_read=embedded.bytes_read
+            + sum(4 * embedded.rows * table.dim for table in tables.values()),
+            bytes_moved=sum(workers.moved_bytes for workers in kept),
+            reused_shards=embedded.reused_shards,
+            reused_classes=sum(workers.reused_classes for workers in kept),
+        )
+        logger.info(
+            "table %d published after %.1f s (%d shards and %d classes of an earlier attempt)",
+            *(version, measured.seconds, measured.reused_shards, measured.reused_classes),
+        )
+        return measured
 
-    def _embed(self, version: int, works: Sequence[EmbedWork]) -> dict[str, float | str]:
+    def _embed(self, version: int, works: Sequence[EmbedWork]) -> EmbedStats:
         self._on_phase("embedding", version)
         images = self._manifest.split(SPLIT).num_samples
 
@@ -122,23 +142,44 @@ class Refresher:
             self._on_phase("embedding", version)
 
         with Progress(images, label=f"table {version}: embed", unit="images") as progress:
-            stats = embed_split(
+            return embed_split(
                 works,
                 self._config.cluster,
                 cpus=self._cpus,
                 gpus=self._config.launch.embed_gpus,
                 on_shard=on_shard,
             )
-        return {
-            "embed_seconds": stats.seconds,
-            "embed_images_per_second": stats.rows / stats.seconds,
-            "embed_reused_shards": stats.reused_shards,
-        }
+
+    def _cluster_tasks(
+        self,
+        out: Path,
+        tasks: Sequence[TaskConfig],
+        version: int,
+        previous: Mapping[str, ClusterTable],
+    ) -> tuple[dict[str, ClusterTable], list[KeptWorkers]]:
+        """The tables of all tasks, and who made them."""
+        self._on_phase("clustering", version)
+        tables, kept = {}, []
+        with RayWorkers(self._config.cluster) as workers:
+            for task in tasks:
+                folder = out / task.name
+                embeddings = sha256_of(folder / EMBEDDINGS_MANIFEST)
+                kept.append(
+                    KeptWorkers(workers, BundleStore(folder / BUNDLES, embeddings=embeddings))
+                )
+                tables[task.name] = self._cluster(
+                    folder, task, version, previous.get(task.name), kept[-1]
+                )
+        return tables, kept
 
     def _cluster(
-        self, folder: Path, task: TaskConfig, version: int, previous: ClusterTable | None
+        self,
+        folder: Path,
+        task: TaskConfig,
+        version: int,
+        previous: ClusterTable | None,
+        workers: KeptWorkers,
     ) -> ClusterTable:
-        self._on_phase("clustering", version)
         num_classes = self._manifest.num_classes(task.label)
 
         def on_classes(done: int, total: int) -> None:
@@ -156,6 +197,7 @@ class Refresher:
                 seed=self._config.run.seed,
                 previous=previous,
                 on_progress=on_classes,
+                workers=workers,
             )
 
 

@@ -18,7 +18,7 @@ from data_shards.embeddings import EmbeddingShardInfo, finished_shard, write_emb
 from data_shards.errors import DataError
 from data_shards.index import SampleIndex
 from data_shards.manifest import Manifest
-from trainer.embed import embed_shard
+from trainer.embed import ShardEmbeddings, embed_shard
 from trainer.evaluation.counts import ClassCounts
 from trainer.evaluation.evaluate import Batch, count_batches
 from trainer.models.network import Network
@@ -61,21 +61,26 @@ class EmbeddedShard:
     """By task."""
     reused: bool
     """An earlier attempt had left it finished."""
+    bytes_read: int
+    """Of the image shard."""
 
 
 def embed_one_shard(work: EmbedWork) -> EmbeddedShard:
     """Embed one shard for all tasks into files, unless they are there.
 
     Raises:
-        DataError: the shard is damaged, or an embedding is not finite.
+        DataError: the shard is damaged, an embedding is not finite, or it cannot be written.
     """
     torch.set_num_threads(1)
     manifest = _manifest(work.shards, work.snapshot.data_checksum)
-    name = manifest.split(work.split).shards[work.number].name
-    finished = {t.name: finished_shard(work.out / t.name, name, work.origin) for t in work.tasks}
+    shard = manifest.split(work.split).shards[work.number]
+    finished = {
+        task.name: finished_shard(work.out / task.name, shard.name, work.origin)
+        for task in work.tasks
+    }
     infos = {task: info for task, info in finished.items() if info is not None}
     if len(infos) == len(work.tasks):
-        return EmbeddedShard(infos, reused=True)
+        return EmbeddedShard(infos, reused=True, bytes_read=0)
     embedded = embed_shard(
         _network(work.snapshot.path, work.snapshot.checksum, _device()),
         manifest,
@@ -84,18 +89,32 @@ def embed_one_shard(work: EmbedWork) -> EmbeddedShard:
         batch_size=work.batch_size,
         labels={task.name: task.label for task in work.tasks},
     )
-    infos = {
-        task: write_embedding_shard(
-            work.out / task,
-            name,
-            embeddings=rows.embeddings,
-            ids=rows.ids,
-            labels=rows.labels,
-            origin=work.origin,
-        )
-        for task, rows in embedded.items()
-    }
-    return EmbeddedShard(infos, reused=False)
+    return EmbeddedShard(
+        _written(work, shard.name, embedded), reused=False, bytes_read=shard.num_bytes
+    )
+
+
+def _written(
+    work: EmbedWork, name: str, embedded: Mapping[str, ShardEmbeddings]
+) -> dict[str, EmbeddingShardInfo]:
+    try:
+        return {
+            task: write_embedding_shard(
+                work.out / task,
+                name,
+                embeddings=rows.embeddings,
+                ids=rows.ids,
+                labels=rows.labels,
+                origin=work.origin,
+            )
+            for task, rows in embedded.items()
+        }
+    except OSError as error:
+        # Of the worker's file system, which the driver's message would not name.
+        raise DataError(
+            f"cannot write the embeddings of shard {name} to {work.out}: {error.strerror}; make "
+            "room or mend the file system, then start the job again: finished shards are kept"
+        ) from error
 
 
 @dataclass(frozen=True, kw_only=True)

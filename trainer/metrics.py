@@ -1,8 +1,9 @@
-"""Scalars, to TensorBoard and to `metrics.jsonl`. Only rank 0 holds a writer."""
+"""Scalars, to TensorBoard and to JSON lines. Of the ranks, only rank 0 holds a writer."""
 
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -17,21 +18,29 @@ from trainer.run_folder import RunFolder
 class MetricWriter:
     """Appends scalars; a continued run first drops what lies beyond the step it goes on from."""
 
-    def __init__(self, run: RunFolder, *, purge_step: int | None = None) -> None:
+    def __init__(
+        self, run: RunFolder, *, purge_step: int | None = None, part: str | None = None
+    ) -> None:
         """Open the run's files.
 
         Args:
             run: the run's folder.
             purge_step: drop everything recorded for later steps than this; None drops nothing.
+            part: who writes, if not the trainer: TensorBoard shows it as a run of its own, and
+                its lines go to `RUN/PART_metrics.jsonl`.
         """
-        if purge_step is not None and run.metrics.exists():
-            kept = [row for row in read_metrics(run.metrics) if row["step"] <= purge_step]
-            with atomic_file(run.metrics) as temporary:
+        rows = run.metrics_of(part)
+        board = run.tensorboard if part is None else run.tensorboard / part
+        if purge_step is not None and rows.exists():
+            kept = [row for row in read_metrics(rows) if row["step"] <= purge_step]
+            with atomic_file(rows) as temporary:
                 temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
-        run.tensorboard.mkdir(parents=True, exist_ok=True)
+        board.mkdir(parents=True, exist_ok=True)
         purge = None if purge_step is None else purge_step + 1
-        self._board = SummaryWriter(str(run.tensorboard), purge_step=purge)
-        self._rows = run.metrics.open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(board), purge_step=purge)
+        self._rows = rows.open("a", encoding="utf-8")
+        if _is_cut_off(rows):
+            self._rows.write("\n")
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Record values of one step; names are "namespace/name"."""
@@ -46,6 +55,15 @@ class MetricWriter:
         """Flush everything to disk."""
         self._board.close()
         self._rows.close()
+
+
+def _is_cut_off(path: Path) -> bool:
+    """Whether a kill left a line without its end, which the next one would be glued to."""
+    with path.open("rb") as file:
+        if file.seek(0, os.SEEK_END) == 0:
+            return False
+        file.seek(-1, os.SEEK_END)
+        return file.read() != b"\n"
 
 
 def read_metrics(path: Path, names: Iterable[str] | None = None) -> list[dict[str, Any]]:

@@ -57,6 +57,10 @@ class RunFolder:
     def metrics(self) -> Path:  # noqa: D102
         return self.path / "metrics.jsonl"
 
+    def metrics_of(self, part: str | None) -> Path:
+        """JSON lines of a part of the run; None for the trainer's, which are `metrics`."""
+        return self.metrics if part is None else self.path / f"{part}_metrics.jsonl"
+
     @property
     def evaluation(self) -> Path:  # noqa: D102
         return self.path / "evaluation"

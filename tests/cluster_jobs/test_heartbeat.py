@@ -62,3 +62,12 @@ def test_the_watch_measures_silence(run: RunFolder) -> None:
     watch.poll()
     assert watch.state is None
     assert watch.silent_seconds < 0.2
+
+
+def test_a_full_disk_hides_nothing_else(
+    run: RunFolder, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    beat = Heartbeat(RunFolder(tmp_path / "gone"))
+    beat("failed")
+    assert "cannot write" in caplog.text
+    assert beat.state == "failed"

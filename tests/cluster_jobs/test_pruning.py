@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cluster_jobs.pruning import prune
+from cluster_jobs.pruning import BUNDLES, prune
 from clustering import store
 from data_shards.atomic import write_json
 from tests.helpers.cluster_tables import tiny_table
@@ -41,6 +41,13 @@ def test_the_newest_three_stay(run: RunFolder) -> None:
     assert store.versions(run.tables) == [30, 40, 50]
     assert snapshot_steps(run) == [30, 40, 50]
     assert [folder.name for folder in run.embeddings.iterdir()] == [step_name(50)]
+
+
+def test_finished_bundles_go_with_their_table(run: RunFolder) -> None:
+    for step in (40, 50):
+        (run.embeddings / step_name(step) / "digit" / BUNDLES).mkdir()
+    prune(run, 50)
+    assert [path.name for path in run.embeddings.rglob("*")] == [step_name(50), "digit"]
 
 
 def test_what_a_checkpoint_would_go_on_with_stays(run: RunFolder) -> None:

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from cluster_jobs import recluster
+from cluster_jobs import recluster, service
 from cluster_jobs.errors import JobError, run_job
-from cluster_jobs.refresh import Refresher, is_served, newest_request
+from cluster_jobs.refresh import Measured, Refresher
+from cluster_jobs.table_requests import is_served, newest_request, waiting_requests
 from clustering import store
 from data_shards.atomic import read_json, write_json
 from data_shards.errors import DataError
@@ -21,6 +23,7 @@ from tests.cluster_jobs.conftest import LAST_STEP, NUM_TRAIN, TinyRun
 from tests.helpers.image_shards import COLUMN
 from trainer.config_file import with_settings
 from trainer.errors import ConfigError, TrainingError
+from trainer.metrics import read_metrics
 from trainer.run_folder import step_name
 from trainer.snapshot import Snapshot, read_snapshot
 
@@ -113,11 +116,67 @@ def test_the_service_overtakes_and_ends_with_the_training(
         tiny.snapshot(step)
     write_json(tiny.run.report, {})
     assert recluster.main(["--config", str(tiny.config_file)]) == 0
-    assert store.versions(tiny.run.tables) == [LAST_STEP]
+    assert store.versions(tiny.run.tables) == [LAST_STEP], "overtaken requests are skipped"
     assert read_json(tiny.run.path / "service.json")["state"] == "done"
+    rows = read_metrics(tiny.run.metrics_of("service"))
+    numbers = {row["name"]: row["value"] for row in rows}
+    assert {row["step"] for row in rows} == {LAST_STEP}
+    assert numbers["service/queue_length"] == 3
+    assert numbers["service/skipped_snapshots"] == 2
+    assert numbers["service/tables_published"] == 1
+    assert numbers["service/bytes_read"] > 0
+    assert numbers["service/bytes_moved"] > 0
+    assert numbers["service/reused_shards"] == numbers["service/reused_classes"] == 0
+    for phase in ("embed", "cluster", "publish", "refresh"):
+        assert numbers[f"service/{phase}_seconds"] > 0
+    events = EventAccumulator(str(tiny.run.tensorboard / "service"))
+    events.Reload()
+    assert set(events.Tags()["scalars"]) == set(numbers)
     said = capfd.readouterr().err
     assert f"table {LAST_STEP}: embed: {NUM_TRAIN}/{NUM_TRAIN} images (100 %)" in said
     assert f"table {LAST_STEP}: cluster {COLUMN}: 3/3 classes" in said
+
+
+def test_waiting_requests_are_those_after_the_newest_served_one(
+    tiny: TinyRun, ray_cpus: int
+) -> None:
+    for step in (0, 5, 10):
+        tiny.snapshot(step)
+        if step == 5:
+            refresher(tiny, ray_cpus).serve(read_snapshot(tiny.run.snapshots / step_name(5)))
+    assert [r.folder.name for r in waiting_requests(tiny.run)] == [step_name(10)]
+    tiny.snapshot(5, seed=99)  # other weights
+    waiting = [r.folder.name for r in waiting_requests(tiny.run)]
+    assert waiting == [step_name(0), step_name(10), step_name(5)]
+
+
+def test_a_second_service_is_refused(tiny: TinyRun, ray_cpus: int) -> None:
+    tiny.run.claim(tiny.config, fresh=True)
+    with (
+        service.only_service(tiny.run),
+        pytest.raises(JobError, match=r"another clustering service .* service\.json"),
+    ):
+        recluster.main(["--config", str(tiny.config_file)])
+    write_json(tiny.run.report, {})
+    assert recluster.main(["--config", str(tiny.config_file)]) == 0
+
+
+@pytest.mark.parametrize("workers", [["--workers", "3"], []], ids=["told", "asked of Ray"])
+def test_the_plan_needs_no_snapshot(
+    tiny: TinyRun, ray_cpus: int, capsys: pytest.CaptureFixture[str], workers: list[str]
+) -> None:
+    assert recluster.main(["--config", str(tiny.config_file), "--plan", *workers]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith(f"task {COLUMN}")
+    assert f"{NUM_TRAIN} samples of 3 classes" in said
+    assert not tiny.run.path.exists()
+
+
+def test_workers_are_for_the_plan_alone(tiny: TinyRun, capsys: pytest.CaptureFixture[str]) -> None:
+    for options in (["--workers", "3"], ["--plan", "--workers", "0"]):
+        with pytest.raises(SystemExit):
+            recluster.main(["--config", str(tiny.config_file), *options])
+        assert "--workers needs --plan and a number >= 1, got " in capsys.readouterr().err
 
 
 def test_a_killed_service_is_caught_up_with(tiny: TinyRun, ray_cpus: int) -> None:
@@ -156,12 +215,12 @@ class Overtaken(Refresher):
     meanwhile: Callable[[], object]
     failed = False
 
-    def serve(self, snapshot: Snapshot) -> None:
+    def serve(self, snapshot: Snapshot) -> Measured:
         if not self.failed:
             self.failed = True
             self.meanwhile()
             raise DataError("the weights were replaced while they were in use")
-        super().serve(snapshot)
+        return super().serve(snapshot)
 
 
 def test_a_snapshot_that_is_replaced_while_at_work_is_served_anew(
@@ -172,7 +231,7 @@ def test_a_snapshot_that_is_replaced_while_at_work_is_served_anew(
         write_json(tiny.run.report, {})
 
     monkeypatch.setattr(Overtaken, "meanwhile", staticmethod(meanwhile), raising=False)
-    monkeypatch.setattr(recluster, "Refresher", Overtaken)
+    monkeypatch.setattr(service, "Refresher", Overtaken)
     tiny.snapshot(5)
     assert recluster.main(["--config", str(tiny.config_file)]) == 0
     assert is_served(tiny.run, read_snapshot(tiny.run.snapshots / step_name(5)))
@@ -183,7 +242,7 @@ def test_a_failure_with_the_newest_snapshot_ends_the_service(
     tiny: TinyRun, ray_cpus: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Overtaken, "meanwhile", staticmethod(lambda: None), raising=False)
-    monkeypatch.setattr(recluster, "Refresher", Overtaken)
+    monkeypatch.setattr(service, "Refresher", Overtaken)
     tiny.snapshot(5)
     with pytest.raises(DataError, match="were replaced"):
         recluster.main(["--config", str(tiny.config_file)])

@@ -87,3 +87,24 @@ def test_names_choose_rows(run):
     assert {row["name"] for row in read_metrics(run.metrics)} == {"train/loss", "train/rate"}
     assert len(read_metrics(run.metrics, ["train/rate"])) == 2
     assert read_metrics(run.metrics, []) == []
+
+
+def test_a_part_writes_beside_the_trainer(run):
+    record(run, [1, 2])
+    writer = MetricWriter(run, part="service")
+    writer.write(9, {"service/x": 3.0})
+    writer.close()
+    assert lines(run) == [(1, 1.0), (2, 2.0)]
+    (row,) = read_metrics(run.metrics_of("service"))
+    assert (row["step"], row["value"]) == (9, 3.0)
+    assert board(run) == {1: 1.0, 2: 2.0}
+    events = EventAccumulator(str(run.tensorboard / "service"))
+    events.Reload()
+    assert events.Tags()["scalars"] == ["service/x"]
+
+
+def test_a_line_cut_off_does_not_spoil_the_next(run):
+    record(run, [1])
+    run.metrics.write_text(run.metrics.read_text() + '{"step": 3, "name": "train/lo')
+    record(run, [4])
+    assert lines(run) == [(1, 1.0), (4, 4.0)]
