@@ -160,16 +160,14 @@ class Refresher:
         """The tables of all tasks, and who made them."""
         self._on_phase("clustering", version)
         tables, kept = {}, []
-        with RayWorkers(self._config.cluster) as workers:
-            for task in tasks:
-                folder = out / task.name
-                embeddings = sha256_of(folder / EMBEDDINGS_MANIFEST)
-                kept.append(
-                    KeptWorkers(workers, BundleStore(folder / BUNDLES, embeddings=embeddings))
-                )
-                tables[task.name] = self._cluster(
-                    folder, task, version, previous.get(task.name), kept[-1]
-                )
+        workers = RayWorkers(self._config.cluster)
+        for task in tasks:
+            folder = out / task.name
+            embeddings = sha256_of(folder / EMBEDDINGS_MANIFEST)
+            kept.append(KeptWorkers(workers, BundleStore(folder / BUNDLES, embeddings=embeddings)))
+            tables[task.name] = self._cluster(
+                folder, task, version, previous.get(task.name), kept[-1]
+            )
         return tables, kept
 
     def _cluster(

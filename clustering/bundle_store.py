@@ -26,7 +26,7 @@ from safetensors.numpy import save as save_arrays
 
 from clustering.backends import BackendName, describe_backend
 from clustering.bundle import BundleResult, BundleWork
-from clustering.workers import Workers
+from clustering.workers import Done, Workers, WorkList
 from data_shards.atomic import atomic_file, clear_leftovers, sha256_of
 
 logger = logging.getLogger(__name__)
@@ -140,41 +140,49 @@ class KeptWorkers:
         return self._workers.num_workers
 
     @property
+    def num_nodes(self) -> int:
+        """Machines that they are on."""
+        return self._workers.num_nodes
+
+    @property
+    def object_store_bytes(self) -> int:
+        """Of all of them together; 0 if they have none."""
+        return self._workers.object_store_bytes
+
+    @property
     def backend(self) -> BackendName:
         """Who compares rows with centroids, the same for all."""
         return self._workers.backend
 
-    def run(self, works: Sequence[BundleWork]) -> Iterator[tuple[int, BundleResult]]:
-        """Cluster what is not finished of every bundle; yields (number of the work, result)."""
-        begun = []
-        for number, work in enumerate(works):
-            part = self._begin(work)
-            if part.rest is None:
-                yield number, part.whole(None)
-            else:
-                begun.append((number, part, part.rest))
-        for place, result in self._workers.run([rest for _, _, rest in begun]):
-            number, part, rest = begun[place]
-            self._keep(rest, result)
-            yield number, part.whole(result)
+    @property
+    def seconds(self) -> float:
+        """Time that all workers spent on checking and moving rows so far."""
+        return self._workers.seconds
 
-    def run_sharded(self, work: BundleWork, *, dim: int) -> BundleResult:
-        """Cluster the one class of a bundle by all workers, unless it is finished."""
-        part = self._begin(work)
-        if part.rest is None:
-            return part.whole(None)
-        result = self._workers.run_sharded(work, dim=dim)
-        self._keep(work, result)
-        return result
+    def run(self, works: WorkList) -> Iterator[Done]:
+        """Cluster what is not finished of everything; yields all of it, in any order."""
+        begun: dict[int, tuple[BundleWork, _Begun]] = {}
+        sharded: list[BundleWork] = []
+        bundles: list[BundleWork] = []
+        for whole_works, rests in ((works.sharded, sharded), (works.bundles, bundles)):
+            for work in whole_works:
+                part = self._begin(work)
+                if part.rest is None:
+                    yield work, part.whole(None)
+                else:
+                    rests.append(part.rest)
+                    begun[id(part.rest)] = work, part
+        left = replace(works, sharded=sharded, bundles=bundles)
+        for rest, result in self._workers.run(left):
+            self._store.save(rest, result)
+            self.moved_bytes += _array_bytes(rest) + _array_bytes(result)
+            work, part = begun.pop(id(rest))
+            yield work, part.whole(result)
 
     def _begin(self, work: BundleWork) -> _Begun:
         found = self._store.find(work)
         self.reused_classes += len(found)
         return _Begun.of(work, found)
-
-    def _keep(self, work: BundleWork, result: BundleResult) -> None:
-        self._store.save(work, result)
-        self.moved_bytes += _array_bytes(work) + _array_bytes(result)
 
 
 @dataclass(frozen=True)

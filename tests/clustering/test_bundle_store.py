@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clustering.bundle import BundleResult, BundleWork
+from clustering.bundle import BundleResult
 from clustering.bundle_store import BundleStore, KeptWorkers, join_classes, split_classes
 from clustering.config import ClusterConfig
 from clustering.coordinator import cluster_embeddings, cluster_locally
 from clustering.table import ClusterTable
-from clustering.workers import LocalWorker
+from clustering.workers import Done, LocalWorker, WorkList
 from tests.helpers.embedding_shards import labelled_rows, write_shards
 
 CONFIG = ClusterConfig(samples_per_cluster=10, iterations=5)
@@ -31,12 +31,12 @@ class Divided(LocalWorker):
         self.classes: list[int] = []
         self._dies_after = dies_after
 
-    def run(self, works: Sequence[BundleWork]) -> Iterator[tuple[int, BundleResult]]:
-        for done, (number, result) in enumerate(super().run(works)):
+    def run(self, works: WorkList) -> Iterator[Done]:
+        for done, (work, result) in enumerate(super().run(works)):
             if done == self._dies_after:
                 raise KeyboardInterrupt
-            self.classes += works[number].classes.tolist()
-            yield number, result
+            self.classes += work.classes.tolist()
+            yield work, result
 
 
 @pytest.fixture
