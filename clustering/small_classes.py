@@ -131,10 +131,11 @@ class _Classes:
 
     def move_centroids(self, active: npt.NDArray[np.bool_]) -> None:
         """Bring the centroids of the active (B,) classes to the directions of their means."""
-        _, moved = self._directions(np.repeat(active, self._sizes))
+        clusters = np.flatnonzero(np.repeat(active, self._counts))
+        _, moved = self._directions(active, clusters)
         # A mean without a direction leaves its centroid where it was.
-        stays = np.repeat(~active, self._counts) | np.isnan(moved[:, 0])
-        np.copyto(self._centroids, moved, where=~stays[:, np.newaxis])
+        there = ~np.isnan(moved[:, 0])
+        self._centroids[clusters[there]] = moved[there]
 
     def assignment(self, number: int) -> npt.NDArray[np.int64]:
         """Cluster of each row of a class, within the class."""
@@ -169,8 +170,7 @@ class _Classes:
         order = np.lexsort((first, class_of))
         number_of = np.empty(len(order), dtype=np.int64)
         number_of[order] = np.arange(len(order))
-        lengths, centroids = self._directions(np.ones(len(self._rows), dtype=np.bool_))
-        lengths, centroids = lengths[order], centroids[order]
+        lengths, centroids = self._directions(np.ones(len(self._sizes), dtype=np.bool_), order)
         cancelled = np.isnan(centroids[:, 0])
         first_rows = np.minimum(first[order[cancelled]], len(self._rows) - 1)
         centroids[cancelled] = self._rows[first_rows]
@@ -201,11 +201,24 @@ class _Classes:
         ]
 
     def _directions(
-        self, chosen: npt.NDArray[np.bool_]
+        self, active: npt.NDArray[np.bool_], clusters: npt.NDArray[np.int64]
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float32]]:
-        """(K,) lengths and (K, D) directions of the means of the clusters of some (n,) rows."""
-        sums = cluster_sums(self._units, self._assignment, len(self._centroids), chosen)
-        return directions(sums / UNITS / np.maximum(self._num_members, 1)[:, np.newaxis])
+        """Length and direction of the mean of each cluster of some classes.
+
+        Args:
+            active: (B,) the classes.
+            clusters: (k,) all clusters of these, in any order.
+        """
+        place = np.zeros(len(self._centroids), dtype=np.int64)
+        place[clusters] = np.arange(len(clusters))
+        sums = cluster_sums(
+            self._units,
+            place[self._assignment],
+            len(clusters),
+            None if active.all() else np.repeat(active, self._sizes),
+        )
+        num_members = np.maximum(self._num_members[clusters], 1)
+        return directions(sums / UNITS / num_members[:, np.newaxis])
 
 
 def _iterate(classes: _Classes, config: ClusterConfig) -> npt.NDArray[np.int64]:

@@ -5,7 +5,17 @@ import numpy as np
 import pytest
 
 from clustering import backends
-from clustering.backends import OnCpu, OnFaissGpu, OnTorch, choose_backend, describe_backend, place
+from clustering.backends import (
+    OnCpu,
+    OnFaissGpu,
+    OnTorch,
+    Runs,
+    choose_backend,
+    describe_backend,
+    one_thread,
+    place,
+    stays_on_cpu,
+)
 from clustering.errors import ClusterError
 from tests.helpers.reference_clustering import unit_rows
 
@@ -43,6 +53,26 @@ def test_finds_the_nearest_centroid(kind) -> None:
 def test_little_work_stays_on_the_cpu() -> None:
     assert isinstance(place("torch-gpu", ROWS, 9), OnCpu)
     assert isinstance(place("faiss-cpu", ROWS, 10**9), OnCpu)
+    sizes, counts = np.array([300, 2000]), np.array([9, 1000])
+    assert stays_on_cpu("torch-gpu", sizes, counts).tolist() == [True, False]
+    assert stays_on_cpu("faiss-cpu", sizes, counts).tolist() == [True, True]
+
+
+def test_runs_are_compared_as_each_alone() -> None:
+    """Few and many rows, few and many centroids; those not asked for stay as they were."""
+    sizes, counts = np.array([1, 40, 200, 19, 40]), np.array([1, 3, 3, 1, 1])
+    runs = Runs(ROWS, sizes, CENTROIDS, counts)
+    with one_thread():
+        runs.compare(np.array([0, 1, 2, 4]))
+    rows, centroids = np.split(ROWS, np.cumsum(sizes)[:-1]), np.split(CENTROIDS, [1, 4, 7, 8])
+    nearest, cosines = (np.split(a, np.cumsum(sizes)[:-1]) for a in (runs.nearest, runs.cosines))
+    for number in (0, 1, 2, 4):
+        with one_thread():
+            expected = OnCpu(rows[number]).nearest(centroids[number])
+        assert nearest[number].tobytes() == expected[0].tobytes()
+        assert cosines[number].tobytes() == expected[1].tobytes()
+    assert nearest[3].tolist() == [0] * 19
+    assert cosines[3].tolist() == [1.0] * 19
 
 
 @pytest.mark.parametrize(
