@@ -330,7 +330,7 @@ def plan(scale: float) -> list[Figure]:
     load = np.zeros(256)
     for bundle in made.bundles:
         load[np.argmin(load)] += bundle.cost
-    detail = made.describe()
+    detail = made.summary()
     return [
         Figure("plan_seconds", seconds, "s", "< 10", detail),
         Figure("plan_balance", float(load.max() / load.mean()), "x", "<= 1.05", "of 256 workers"),
