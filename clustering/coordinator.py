@@ -203,7 +203,7 @@ def _warm(table: ClusterTable, class_: int) -> npt.NDArray[np.float32]:
 
 
 def _plan(rows: _Rows, config: ClusterConfig, workers: Workers) -> Plan:
-    plan = make_plan(
+    return make_plan(
         rows.class_sizes,
         config,
         num_workers=workers.num_workers,
@@ -211,8 +211,6 @@ def _plan(rows: _Rows, config: ClusterConfig, workers: Workers) -> Plan:
         num_nodes=workers.num_nodes,
         object_store_bytes=workers.object_store_bytes,
     )
-    logger.debug("%s:\n%s", rows.folder, plan.describe())
-    return plan
 
 
 def _works(plan: Plan, rows: _Rows, settings: _Settings) -> WorkList:

@@ -27,8 +27,9 @@ exceeds a worker's memory, or would keep the others waiting, is divided over all
 _BUNDLES_PER_WORKER = 4
 # About half a minute of one CPU at 512 dimensions, so that a share ends well within its timeout.
 _LARGEST_COST = 2e9
-# Multiplications below which dividing a class over workers costs more than it saves.
-_SHARDED_MULTIPLICATIONS = 5e9
+# Multiplications below which dividing a class over workers costs more than it saves: a call of its
+# shares takes some 8 ms, as long as a thousand million of them do.
+_SHARDED_MULTIPLICATIONS = 2e10
 _MIB = 2**20
 
 

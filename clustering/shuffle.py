@@ -115,14 +115,14 @@ class Shuffle:
         ]
         self._pieces: list[Future[list[Any]]] = [Future() for _ in self.spans]
 
-    def read(self, runner: TaskRunner, numbers: Sequence[int]) -> float:
-        """Have some spans read and split, at once; the seconds that all of them took."""
+    def read(self, runner: TaskRunner, numbers: Sequence[int], *, num_at_once: int = 1) -> float:
+        """Have some spans read and split, so many at a time; the seconds that all of them took."""
         works = [self.spans[number] for number in numbers]
         kind = Kind(function=split_span, kept=works[0].num_pieces, spread=True)
         calls = [Call(str(work), (work,)) for work in works]
         total = 0.0
         try:
-            for number, (*pieces, seconds) in runner.run(kind, calls, num_at_once=len(calls)):
+            for number, (*pieces, seconds) in runner.run(kind, calls, num_at_once=num_at_once):
                 self._pieces[numbers[number]].set_result(pieces)
                 total += seconds
         except BaseException as error:

@@ -235,8 +235,9 @@ class _Jobs:
         ]
         for attempt in range(work.config.max_retries + 1):
             try:
-                pieces = self._pieces_of_shares(work, shares)
+                pieces, seconds = self._pieces_of_shares(work, shares)
                 group = RayGroup(self._runner, shares, self._works.dim, pieces)
+                group.seconds += seconds
                 del pieces  # the group holds the rows from here on
                 return work, cluster_shares(work, group)
             except InputLostError as error:
@@ -251,11 +252,14 @@ class _Jobs:
 
     def _pieces_of_shares(
         self, work: BundleWork, shares: Sequence[ShareWork]
-    ) -> Sequence[Sequence[object]]:
-        """References to the rows that each share holds; none where it reads them itself."""
+    ) -> tuple[Sequence[Sequence[object]], float]:
+        """References to the rows that each share holds, and the seconds that reading them took.
+
+        None where it reads them itself.
+        """
         held = [share.positions[: share.num_held(self._works.dim)] for share in shares]
         if self._works.transport.route == "shared_files" or not sum(map(len, held)):
-            return [()] * len(shares)
+            return [()] * len(shares), 0.0
         shuffle = Shuffle(
             work.folder,
             held,
@@ -263,8 +267,9 @@ class _Jobs:
             num_workers=len(shares),
             memory_bytes=work.config.memory_mib_per_worker * _MIB,
         )
-        shuffle.read(self._runner, range(len(shuffle.spans)))
-        return [shuffle.pieces(party) for party in range(len(shares))]
+        spans = range(len(shuffle.spans))
+        seconds = shuffle.read(self._runner, spans, num_at_once=len(shares))
+        return [shuffle.pieces(party) for party in range(len(shares))], seconds
 
 
 def _groups(
