@@ -173,15 +173,19 @@ def _sample(digits: Any, number: int, label: int) -> Sample:
 
 
 @contextmanager
-def two_nodes() -> Iterator[TwoNodes]:
-    """A Ray of two nodes of one CPU each on this machine, of which the second may be lost."""
+def two_nodes(*, head_cpus: int = 1, **ray_settings: int) -> Iterator[TwoNodes]:
+    """A Ray of two nodes on this machine, of which the second, of one CPU, may be lost."""
     from ray.cluster_utils import Cluster
 
     folder = private_folder()
-    head = {"num_cpus": 1, "include_dashboard": False, "temp_dir": str(folder / "ray")}
-    cluster = Cluster(
-        initialize_head=True, head_node_args={**head, "object_store_memory": _STORE_BYTES}
-    )
+    head = {
+        "num_cpus": head_cpus,
+        "include_dashboard": False,
+        "object_store_memory": _STORE_BYTES,
+        "temp_dir": str(folder / "ray"),
+        "_system_config": ray_settings,
+    }
+    cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
         nodes = TwoNodes(cluster)
         nodes.mend()

@@ -20,6 +20,7 @@ import psutil
 import pytest
 import torch
 
+from benchmarks.fault_site import two_nodes
 from cluster_jobs import local_ray
 from cluster_jobs.refresh import Refresher
 from cluster_jobs.service_metrics import PART
@@ -222,16 +223,40 @@ def test_a_full_disk(tiny: TinyRun, expected: bytes, left: str) -> None:
     assert done.stdout.split() == [f"{OLD:06d}", "LATEST", f"{OLD:06d}"], done.stderr
 
 
+def wait_for_embedding(tiny: TinyRun) -> None:
+    """Until the fault `impatient_with_ray` holds a task."""
+    deadline = time.monotonic() + LIMIT_SECONDS
+    while not (tiny.run.path.parent / "struck").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_ray_that_loses_its_last_cpu(
+    tiny: TinyRun, expected: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its head has none; the node that had one is killed while it embeds."""
+    soon = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500}
+    with two_nodes(head_cpus=0, **soon) as nodes:
+        monkeypatch.setenv("RAY_ADDRESS", nodes.address)
+
+        def kill_node(service: subprocess.Popen[str]) -> None:
+            wait_for_embedding(tiny)
+            nodes.kill_second()
+
+        code, said = run_service(tiny, "impatient_with_ray", before=kill_node)
+    assert code == 2
+    assert "error: Ray has had no CPU for 2 s: its worker nodes are gone" in said
+    assert "Traceback" not in said
+    assert store.latest_version(tiny.run.tables) == OLD
+
+
 def test_a_ray_whose_head_is_gone(
     tiny: TinyRun, expected: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("RAY_ADDRESS")  # it would kill that of the other tests
 
     def kill_head(service: subprocess.Popen[str]) -> None:
-        deadline = time.monotonic() + LIMIT_SECONDS
-        while not (tiny.run.path.parent / "struck").exists():
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        wait_for_embedding(tiny)
         children = psutil.Process(service.pid).children(recursive=True)
         started.extend(children)
         next(child for child in children if child.name() == "gcs_server").kill()
