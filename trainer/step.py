@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping
 
 import torch
@@ -21,7 +22,8 @@ class StepRecord:
 
     def __init__(self) -> None:
         self.parts: dict[str, torch.Tensor] = {}
-        self.micro_batches = 0
+        self.counts: Counter[str] = Counter()
+        """Micro-batches that had each part; the same on every rank."""
         self.images = 0
         self.seconds = 0.0
         self.waiting_seconds = 0.0
@@ -31,7 +33,7 @@ class StepRecord:
 
     def add(self, parts: Mapping[str, torch.Tensor]) -> None:
         """Add one micro-batch's loss parts."""
-        self.micro_batches += 1
+        self.counts.update(parts.keys())
         for name, value in parts.items():
             self.parts[name] = self.parts.get(name, torch.zeros_like(value)) + value
 

@@ -13,7 +13,7 @@ from trainer.run_folder import RunFolder
 
 pytestmark = pytest.mark.slow
 
-BY_TABLE = ["knc_margin", "knc_soft", "ncm"]
+BY_TABLE = ["knc_margin", "knc_soft", "knc_balanced", "ncm"]
 STEPS = 10
 
 

@@ -16,11 +16,11 @@ from trainer.cluster_sampler import (
     Neighbourhood,
     cluster_batch,
     draw_members,
-    label_batch,
     neighbourhood,
     rank_share,
 )
 from trainer.errors import ConfigError
+from trainer.label_sampler import label_batch
 
 SHAPE = BatchShape(neighbourhoods=2, clusters=4, samples_per_cluster=3, siblings=1)
 # Five classes; the third has one cluster of one sample.

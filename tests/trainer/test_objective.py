@@ -4,11 +4,13 @@ import pytest
 import torch
 
 from tests.helpers.tiny_tables import table_of
+from trainer.loss_section import LossConfig
 from trainer.losses.clmle import clmle_loss, with_batch_means
 from trainer.losses.softmax import class_weights, softmax_loss
+from trainer.losses.task_batch import TaskTable
 from trainer.models.network import TaskOutput
-from trainer.objective import Objective, TaskTable
-from trainer.sections import LossConfig, TaskConfig
+from trainer.objective import Objective
+from trainer.sections import TaskConfig
 
 SHAPE = TaskConfig(name="shape", label="shape")
 PARITY = TaskConfig(name="parity", label="parity", weight=0.25)

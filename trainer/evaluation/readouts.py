@@ -16,15 +16,16 @@ from trainer.sections import EvaluationConfig
 
 KNC_MARGIN = "knc_margin"
 KNC_SOFT = "knc_soft"
+KNC_BALANCED = "knc_balanced"
 NEAREST_CLASS_MEAN = "ncm"
 HEAD = "head"
 
-_RULES: Mapping[str, Rule] = {KNC_MARGIN: "margin", KNC_SOFT: "soft"}
+_RULES: Mapping[str, Rule] = {KNC_MARGIN: "margin", KNC_SOFT: "soft", KNC_BALANCED: "balanced"}
 
 
 def readouts(table: ClusterTable | None, *, has_head: bool) -> list[str]:
     """Names of the read-outs that `predict` gives for this table and network."""
-    by_table = [KNC_MARGIN, KNC_SOFT, NEAREST_CLASS_MEAN] if table is not None else []
+    by_table = [*_RULES, NEAREST_CLASS_MEAN] if table is not None else []
     return by_table + ([HEAD] if has_head else [])
 
 

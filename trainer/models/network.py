@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from trainer.models.backbone import Backbone
 
-ClassifierInput = Literal["features", "embedding"]
+ClassifierInput = Literal["features", "embedding", "cosine"]
 
 # The logits of a bare unit embedding are too small for cross-entropy ever to become small.
 _EMBEDDING_SCALE = 16.0
@@ -27,7 +28,30 @@ class TaskOutput(NamedTuple):
     features: Tensor
     """(B, D) float32: the embedding before normalisation."""
     logits: Tensor | None
-    """(B, C) float32, or None without a classifier."""
+    """(B, C) float32, or None without a classifier. With class vectors, the cosine to the nearest
+    vector of each class."""
+    class_vectors: Tensor | None = None
+    """(C x V, D) float32 unit rows, the V vectors of a class side by side; None without them."""
+
+
+class ClassVectors(nn.Linear):
+    """Trained unit vectors that stand for the classes, V for each; the losses on cosines use them.
+
+    A module of its own, so that ZeRO 3 gathers the weights where they are read.
+    """
+
+    def __init__(self, embedding_dim: int, num_classes: int, vectors_per_class: int) -> None:
+        super().__init__(embedding_dim, num_classes * vectors_per_class, bias=False)
+        self._num_classes = num_classes
+        # Directions evenly spread over the sphere; a Linear's own start is a cube's.
+        nn.init.normal_(self.weight)
+
+    def forward(self, embedding: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        """(B, D) unit rows -> (B, C) cosines to each class's nearest vector, and the vectors."""
+        with torch.autocast(embedding.device.type, enabled=False):
+            vectors = functional.normalize(self.weight.float(), dim=1)
+            cosines = embedding.float() @ vectors.T
+        return cosines.view(len(embedding), self._num_classes, -1).amax(dim=2), vectors
 
 
 class TaskHead(nn.Module):
@@ -40,28 +64,35 @@ class TaskHead(nn.Module):
         embedding_dim: int,
         num_classes: int,
         classifier_input: ClassifierInput | None,
+        vectors_per_class: int,
     ) -> None:
         super().__init__()
         self.projection = nn.Linear(num_features, embedding_dim, bias=False)
         self.norm = nn.BatchNorm1d(embedding_dim)
-        self.classifier = nn.Linear(embedding_dim, num_classes) if classifier_input else None
+        self.classifier: nn.Linear | None = None
+        if classifier_input == "cosine":
+            self.classifier = ClassVectors(embedding_dim, num_classes, vectors_per_class)
+        elif classifier_input is not None:
+            self.classifier = nn.Linear(embedding_dim, num_classes)
         self._classifies_embedding = classifier_input == "embedding"
 
     def forward(self, features: Tensor) -> TaskOutput:
         """(B, num_features) -> the task's outputs."""
         projected: Tensor = self.norm(self.projection(features))
         embedding = functional.normalize(projected.float(), dim=1)
-        logits = None
-        if self.classifier is not None:
+        logits = vectors = None
+        if isinstance(self.classifier, ClassVectors):
+            logits, vectors = self.classifier(embedding)
+        elif self.classifier is not None:
             scaled = (embedding * _EMBEDDING_SCALE).to(projected.dtype)
             logits = self.classifier(scaled if self._classifies_embedding else projected).float()
-        return TaskOutput(embedding, projected.float(), logits)
+        return TaskOutput(embedding, projected.float(), logits, vectors)
 
 
 class Network(nn.Module):
     """Images -> embeddings on the unit sphere, for one task or many."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what `NetworkDescription` says
         self,
         backbone: Backbone,
         *,
@@ -70,6 +101,7 @@ class Network(nn.Module):
         embedding_dim: int,
         num_classes: Mapping[str, int],
         classifier_input: ClassifierInput | None,
+        vectors_per_class: int = 1,
     ) -> None:
         """Put heads on a backbone.
 
@@ -80,7 +112,9 @@ class Network(nn.Module):
             embedding_dim: D, the same for each task.
             num_classes: task -> C.
             classifier_input: what the classifiers see: the embedding before normalisation
-                ("features") or after it, scaled ("embedding"). None = no classifiers.
+                ("features") or after it, scaled ("embedding"), or only its angles to vectors of
+                the classes ("cosine"). None = no classifiers.
+            vectors_per_class: V, for "cosine".
         """
         super().__init__()
         self.channels = channels
@@ -97,6 +131,7 @@ class Network(nn.Module):
                     embedding_dim=embedding_dim,
                     num_classes=count,
                     classifier_input=classifier_input,
+                    vectors_per_class=vectors_per_class,
                 )
                 for task, count in num_classes.items()
             }

@@ -32,15 +32,16 @@ def test_the_names_are_those_of_the_predictions(table, has_head):
         assert np.issubdtype(predicted.dtype, np.integer)
 
 
-def test_a_table_gives_three_read_outs_and_a_head_one():
-    assert readouts(TABLE, has_head=True) == ["knc_margin", "knc_soft", "ncm", "head"]
-    assert readouts(TABLE, has_head=False) == ["knc_margin", "knc_soft", "ncm"]
+def test_a_table_gives_four_read_outs_and_a_head_one():
+    by_table = ["knc_margin", "knc_soft", "knc_balanced", "ncm"]
+    assert readouts(TABLE, has_head=True) == [*by_table, "head"]
+    assert readouts(TABLE, has_head=False) == by_table
     assert readouts(None, has_head=True) == ["head"]
     assert readouts(None, has_head=False) == []
 
 
-@pytest.mark.parametrize(("readout", "rule"), [("knc_margin", "margin"), ("knc_soft", "soft")])
-def test_knc_uses_the_settings_of_the_evaluation(readout, rule):
+@pytest.mark.parametrize("rule", ["margin", "soft", "balanced"])
+def test_knc_uses_the_settings_of_the_evaluation(rule):
     queries = output().embedding.numpy()
 
     def rule_with(**settings):
@@ -48,9 +49,10 @@ def test_knc_uses_the_settings_of_the_evaluation(readout, rule):
             queries, TABLE.centroids, TABLE.class_of, num_classes=3, rule=rule, **settings
         )
 
-    predicted = predict(output(), TABLE, CONFIG)[readout]
+    predicted = predict(output(), TABLE, CONFIG)[f"knc_{rule}"]
     assert predicted.tolist() == rule_with(num_neighbours=4, scale=8.0).tolist()
-    assert predicted.tolist() != rule_with(num_neighbours=1, scale=8.0).tolist()
+    other = {"num_neighbours": 4, "scale": 0.5} if rule == "balanced" else {"num_neighbours": 1}
+    assert predicted.tolist() != rule_with(**{"scale": 8.0, **other}).tolist()
 
 
 def test_ncm_takes_the_class_of_the_nearest_mean():
@@ -67,7 +69,7 @@ def test_the_head_takes_the_largest_logit():
 
 def test_half_precision_is_read_out_too():
     plain = output()
-    half = TaskOutput(*(tensor.bfloat16() for tensor in plain))
+    half = TaskOutput(*(tensor.bfloat16() for tensor in plain if tensor is not None))
     predicted = predict(half, TABLE, CONFIG)
     for name, expected in predict(plain, TABLE, CONFIG).items():
         assert (predicted[name] == expected).mean() > 0.9, name
