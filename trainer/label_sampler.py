@@ -5,8 +5,9 @@ any number of ranks trains on the same batches.
 
 Legend: N samples, C classes that occur, n_c images of class c, B images of a micro-batch.
 
-All samplings but `instance` draw in rounds. A round is a permutation of slots; class c owns q_c of
-them, so it gets exactly q_c images a round, and each of its images once before any twice.
+Most samplings draw in rounds. A round is a permutation of slots; class c owns q_c of them, so it
+gets exactly q_c images a round, and after each round has used none of its images twice more than
+another.
 """
 
 from __future__ import annotations

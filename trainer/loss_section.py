@@ -9,6 +9,7 @@ from trainer.errors import require
 from trainer.methods import METHODS, LossName
 
 _RIGHT_ANGLE = 1.5708
+NullSetting = Literal["margin", "weight_softmax", "logit_adjustment", "vectors_per_class"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,6 +36,14 @@ class LossConfig:
     margin: float | None = None
     """Margin of the classics that have one, in the unit of its paper. null = the loss's own default
     (docs/methods.md)."""
+
+    vectors_per_class: int | None = None
+    """Trained vectors that stand for each class in subcenter_arcface and softtriple. null = the
+    loss's own default, 3 and 10."""
+
+    mining: Literal["batch_hard", "semi_hard"] = "batch_hard"
+    """Triplets of triplet: of each image, the farthest of its class and the nearest of another; or
+    all whose negative is farther than the positive, but not by the margin."""
 
     weight_within: float = 0.1
     """w_within: weight of the within-class term. 0 = one-sided margins between classes only."""
@@ -85,6 +94,12 @@ class LossConfig:
         for name in ("margin", "weight_softmax", "logit_adjustment"):
             value = getattr(self, name)
             require(value is None or value >= 0, f"loss.{name}", ">= 0 or null", value)
+        require(
+            "arcface" not in self.name or self.or_default("margin") < _RIGHT_ANGLE,
+            f"loss.margin of {self.name}",
+            "< pi/2 radians",
+            self.margin,
+        )
         for name in ("margin_anneal", "reweight_from"):
             require(0 <= getattr(self, name) <= 1, f"loss.{name}", "in [0, 1]", getattr(self, name))
         require(0 <= self.clmle_from < 1, "loss.clmle_from", "in [0, 1)", self.clmle_from)
@@ -94,6 +109,8 @@ class LossConfig:
             "<= 1, for the margins to be whole before the training ends",
             self.clmle_from + self.margin_anneal,
         )
+        vectors = self.vectors_per_class
+        require(vectors is None or vectors >= 1, "loss.vectors_per_class", ">= 1 or null", vectors)
         require(
             0 <= self.class_weight_beta < 1,
             "loss.class_weight_beta",
@@ -101,7 +118,7 @@ class LossConfig:
             self.class_weight_beta,
         )
 
-    def or_default(self, setting: Literal["margin", "weight_softmax", "logit_adjustment"]) -> float:
+    def or_default(self, setting: NullSetting) -> float:
         """A setting that may be null: its value, or the default of this loss."""
         value: float | None = getattr(self, setting)
         return METHODS[self.name].defaults.get(setting, 0.0) if value is None else value

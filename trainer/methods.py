@@ -15,6 +15,12 @@ LossName = Literal[
     "balanced_softmax",
     "focal",
     "ldam",
+    "arcface",
+    "cosface",
+    "subcenter_arcface",
+    "softtriple",
+    "triplet",
+    "supcon",
 ]
 LabelSampling = Literal[
     "instance", "class_balanced", "square_root", "under", "progressive", "class_groups"
@@ -27,6 +33,7 @@ trains; "joint" = a linear head only where `loss.weight_softmax` > 0."""
 
 _WEIGHTS = frozenset({"class_weight", "class_weight_beta", "reweight_from"})
 _SOFTMAX = _WEIGHTS | {"logit_adjustment"}
+_JOINT = _SOFTMAX | {"weight_softmax"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,14 +61,13 @@ METHODS: dict[LossName, Method] = {
         needs_table=True,
         sampling="cluster",
         readout="knc_margin",
-        settings=_SOFTMAX
+        settings=_JOINT
         | {
             "scale",
             "margin_between",
             "margin_within",
             "margin_rare_exponent",
             "weight_within",
-            "weight_softmax",
             "margin_anneal",
             "candidates",
             "clmle_from",
@@ -85,5 +91,44 @@ METHODS: dict[LossName, Method] = {
         head="cosine",
         settings=_WEIGHTS | {"scale", "margin"},
         defaults={"margin": 0.5},
+    ),
+    "arcface": Method(
+        paper="Deng et al., CVPR 2019",
+        head="cosine",
+        settings=frozenset({"scale", "margin", "margin_anneal"}),
+        defaults={"margin": 0.5},
+    ),
+    "cosface": Method(
+        paper="Wang et al., CVPR 2018",
+        head="cosine",
+        settings=frozenset({"scale", "margin", "margin_anneal"}),
+        defaults={"margin": 0.35},
+    ),
+    "subcenter_arcface": Method(
+        paper="Deng et al., ECCV 2020",
+        head="cosine",
+        settings=frozenset({"scale", "margin", "margin_anneal", "vectors_per_class"}),
+        defaults={"margin": 0.5, "vectors_per_class": 3},
+    ),
+    "softtriple": Method(
+        paper="Qian et al., ICCV 2019",
+        head="cosine",
+        settings=frozenset({"scale", "margin", "vectors_per_class"}),
+        defaults={"margin": 0.01, "vectors_per_class": 10},
+    ),
+    "triplet": Method(
+        paper="Schroff et al., CVPR 2015; Hermans et al., 2017",
+        head="joint",
+        sampling="class_groups",
+        readout="ncm",
+        settings=_JOINT | {"margin", "mining"},
+        defaults={"margin": 0.2},
+    ),
+    "supcon": Method(
+        paper="Khosla et al., NeurIPS 2020",
+        head="joint",
+        sampling="class_groups",
+        readout="ncm",
+        settings=_JOINT | {"scale"},
     ),
 }

@@ -53,6 +53,7 @@ class NetworkDescription:
             embedding_dim=model.embedding_dim,
             classifier_input=classifier_input,
             num_classes=dict(num_classes),
+            vectors_per_class=int(loss.or_default("vectors_per_class")) or 1,
         )
 
     def build(self) -> Network:

@@ -1,11 +1,12 @@
-"""What a loss sees of a micro-batch: one task's outputs, labels and clusters.
+"""What a loss sees of a micro-batch, and what it makes of it.
 
-Legend: B images of a micro-batch, M clusters of a table.
+Legend: B images of a micro-batch, D embedding, M clusters of a table, K candidate clusters.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -66,3 +67,14 @@ class TaskBatch:
         """The table, and (B,) int64 cluster of each image in it; only where a table is active."""
         assert self.table is not None, "a loss on clusters was called before the first table"
         return self.table, self.table.clusters(self.sample_ids)
+
+
+class TermValue(NamedTuple):
+    """What a term comes to on a micro-batch."""
+
+    loss: Tensor
+    """Scalar, to be minimised."""
+    parts: dict[str, Tensor]
+    """Scalars to show, by name."""
+    candidates: Tensor | None = None
+    """(K,) class of each cluster that the images were compared with; for CLMLE."""

@@ -7,7 +7,7 @@ network's.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 from trainer.loss_section import LossConfig
 from trainer.losses.class_margins import ldam_margins, rare_class_margins
 from trainer.losses.clmle import clmle_loss, with_batch_means
+from trainer.losses.metric_learning import ClassVectorTerm, PairTerm
 from trainer.losses.softmax import (
     class_weights,
     focal_loss,
@@ -23,19 +24,8 @@ from trainer.losses.softmax import (
     margin_softmax_loss,
     softmax_loss,
 )
-from trainer.losses.task_batch import TaskBatch
+from trainer.losses.task_batch import TaskBatch, TermValue
 from trainer.methods import METHODS, LossName
-
-
-class TermValue(NamedTuple):
-    """What a term comes to on a micro-batch."""
-
-    loss: Tensor
-    """Scalar, to be minimised."""
-    parts: dict[str, Tensor]
-    """Scalars to show, by name."""
-    candidates: Tensor | None = None
-    """(K,) class of each cluster that the images were compared with; for CLMLE."""
 
 
 class Term(Protocol):
@@ -136,12 +126,18 @@ class ClmleTerm:
         return TermValue(terms.loss, parts, class_of)
 
 
-_FACTORIES: dict[LossName, TermFactory] = {
+FACTORIES: dict[LossName, TermFactory] = {
     "clmle": ClmleTerm,
     "softmax": SoftmaxTerm,
     "balanced_softmax": SoftmaxTerm,
     "focal": SoftmaxTerm,
     "ldam": LdamTerm,
+    "arcface": ClassVectorTerm,
+    "cosface": ClassVectorTerm,
+    "subcenter_arcface": ClassVectorTerm,
+    "softtriple": ClassVectorTerm,
+    "triplet": PairTerm,
+    "supcon": PairTerm,
 }
 
 
@@ -156,7 +152,7 @@ def make_terms(loss: LossConfig, class_counts: np.ndarray, device: torch.device)
     Returns:
         The loss's own term; after it, where `loss.weight_softmax` asks for it, a `SoftmaxTerm`.
     """
-    terms = [_FACTORIES[loss.name](loss, class_counts, device)]
+    terms = [FACTORIES[loss.name](loss, class_counts, device)]
     joint = loss.or_default("weight_softmax")
     if METHODS[loss.name].head == "joint" and joint:
         terms.append(SoftmaxTerm(loss, class_counts, device, weight=joint))
