@@ -21,6 +21,8 @@ LossName = Literal[
     "softtriple",
     "triplet",
     "supcon",
+    "magnet",
+    "lmle",
 ]
 LabelSampling = Literal[
     "instance", "class_balanced", "square_root", "under", "progressive", "class_groups"
@@ -130,5 +132,23 @@ METHODS: dict[LossName, Method] = {
         sampling="class_groups",
         readout="ncm",
         settings=_JOINT | {"scale"},
+    ),
+    "magnet": Method(
+        paper="Rippel et al., ICLR 2016",
+        head="joint",
+        needs_table=True,
+        sampling="cluster",
+        readout="knc_soft",
+        settings=_JOINT | {"margin"},
+        defaults={"margin": 1.0},
+    ),
+    "lmle": Method(
+        paper="Huang et al., CVPR 2016",
+        head="joint",
+        needs_table=True,
+        sampling="cluster",
+        readout="knc_margin",
+        settings=_JOINT | {"margin"},
+        defaults={"margin": 0.5},
     ),
 }

@@ -120,3 +120,52 @@ def supervised_contrastive(rows: Tensor, labels: Sequence[int], *, scale: float)
             own = [everyone - scale * dot(points[a], points[i]) for i in positives]
             losses.append(sum(own) / len(own))
     return sum(losses) / len(losses) if losses else 0.0
+
+
+def magnet(rows: Tensor, clusters: Sequence[int], labels: Sequence[int], *, alpha: float) -> float:
+    """Rippel et al., ICLR 2016, equation 5."""
+    points = rows.tolist()
+    class_of = dict(zip(clusters, labels, strict=True))
+    means = {}
+    for cluster in class_of:
+        members = [p for p, c in zip(points, clusters, strict=True) if c == cluster]
+        means[cluster] = [sum(column) / len(members) for column in zip(*members, strict=True)]
+    own = [distance(p, means[c]) ** 2 for p, c in zip(points, clusters, strict=True)]
+    variance = max(1e-4, sum(own) / max(1, len(points) - 1))
+    total = 0.0
+    for point, label, to_own in zip(points, labels, own, strict=True):
+        others = [
+            math.exp(-(distance(point, mean) ** 2) / (2 * variance))
+            for cluster, mean in means.items()
+            if class_of[cluster] != label
+        ]
+        if sum(others) > 0:  # an infinitely far class is told apart
+            hinge = to_own / (2 * variance) + alpha + math.log(sum(others))
+            total += max(0.0, hinge) / len(points)
+    return total
+
+
+def lmle(
+    rows: Tensor,
+    clusters: Sequence[int],
+    labels: Sequence[int],
+    margins: Sequence[tuple[float, float, float]],
+) -> float:
+    """Huang et al., CVPR 2016, equation 3, with the hardest quintuplet of each sample."""
+    points, total = rows.tolist(), 0.0
+    for a, (cluster, label, (g1, g2, g3)) in enumerate(zip(clusters, labels, margins, strict=True)):
+        own, siblings, others = [], [], []
+        for b, point in enumerate(points):
+            d = distance(points[a], point)
+            if clusters[b] == cluster:
+                own.append(d)
+            elif labels[b] == label:
+                siblings.append(d)
+            else:
+                others.append(d)
+        if siblings:
+            total += max(0.0, g1 + max(own) - min(siblings))
+            total += max(0.0, g2 + min(siblings) - max(siblings))
+        if others:
+            total += max(0.0, g3 + max(siblings or own) - min(others))
+    return total / len(points)

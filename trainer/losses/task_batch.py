@@ -24,6 +24,8 @@ class TaskTable:
     """(M, D) float32 unit rows."""
     class_of: Tensor
     """(M,) int64."""
+    sizes: Tensor
+    """(M,) int64 images of each cluster."""
     ids: np.ndarray
     """(N,) int64 sample ids, ascending."""
     cluster_of_id: np.ndarray
@@ -37,6 +39,7 @@ class TaskTable:
         return cls(
             centroids=torch.from_numpy(np.array(table.centroids)).to(device),
             class_of=torch.from_numpy(np.array(table.class_of)).to(device),
+            sizes=torch.from_numpy(np.array(table.cluster_sizes)).to(device),
             ids=table.member_ids[order],
             cluster_of_id=clusters[order],
         )

@@ -16,6 +16,8 @@ from torch import Tensor
 from trainer.loss_section import LossConfig
 from trainer.losses.class_margins import ldam_margins, rare_class_margins
 from trainer.losses.clmle import clmle_loss, with_batch_means
+from trainer.losses.lmle import lmle_loss, lmle_margins
+from trainer.losses.magnet import magnet_loss
 from trainer.losses.metric_learning import ClassVectorTerm, PairTerm
 from trainer.losses.softmax import (
     class_weights,
@@ -126,6 +128,35 @@ class ClmleTerm:
         return TermValue(terms.loss, parts, class_of)
 
 
+class MagnetTerm:
+    """Clusters of the batch attract their images, and repel those of other classes."""
+
+    def __init__(self, loss: LossConfig, class_counts: np.ndarray, device: torch.device) -> None:
+        del class_counts, device
+        self._alpha = loss.or_default("margin")
+
+    def __call__(self, batch: TaskBatch) -> TermValue:
+        """Magnet loss of the batch, by the table's clusters."""
+        _, clusters = batch.clusters()
+        value = magnet_loss(batch.output.embedding, clusters, batch.labels, alpha=self._alpha)
+        return TermValue(value, {"magnet": value})
+
+
+class LmleTerm:
+    """The triple-header hinge on quintuplets."""
+
+    def __init__(self, loss: LossConfig, class_counts: np.ndarray, device: torch.device) -> None:
+        self._share = loss.or_default("margin")
+        self._class_counts = torch.as_tensor(class_counts).to(device)
+
+    def __call__(self, batch: TaskBatch) -> TermValue:
+        """LMLE of the batch, by the table's clusters."""
+        table, clusters = batch.clusters()
+        margins = lmle_margins(table.sizes, table.class_of, self._class_counts, share=self._share)
+        value = lmle_loss(batch.output.embedding, clusters, batch.labels, margins[clusters])
+        return TermValue(value, {"lmle": value})
+
+
 FACTORIES: dict[LossName, TermFactory] = {
     "clmle": ClmleTerm,
     "softmax": SoftmaxTerm,
@@ -138,6 +169,8 @@ FACTORIES: dict[LossName, TermFactory] = {
     "softtriple": ClassVectorTerm,
     "triplet": PairTerm,
     "supcon": PairTerm,
+    "magnet": MagnetTerm,
+    "lmle": LmleTerm,
 }
 
 
