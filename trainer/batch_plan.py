@@ -65,7 +65,7 @@ class BatchPlan:
                 step=step if sampling == "instance" else turn,
                 shape=self.shape,
                 sampling=sampling,
-                progress=step / max(1, config.train.steps - 1),
+                progress=min(1.0, step / max(1, config.classifier_start - 1)),
             )
         planned = [PlannedBatch(n, (config.run.seed, step, g)) for g, n in enumerate(batch)]
         return rank_share(planned, self._world.rank, self._world.size)

@@ -69,18 +69,26 @@ class RunConfig:
 
     @property
     def sampling(self) -> Sampling:
-        """How images are drawn, with `auto` decided; before `loss.clmle_from`: `sampling_at`."""
+        """How images are drawn in the main part of the training; elsewhere: `sampling_at`."""
         if self.sampler.sampling != "auto":
             return self.sampler.sampling
         return METHODS[self.loss.name].sampling
 
     @property
+    def classifier_start(self) -> int:
+        """The first step of the classifier stage; the number of steps without one."""
+        return self.train.steps - step_at(self.train.classifier_share, self.train.steps)
+
+    @property
     def clmle_start(self) -> int:
         """The first step of CLMLE itself, on batches of clusters; 0 without a warm-up."""
-        return step_at(self.loss.clmle_from, self.train.steps) if self.loss.name == "clmle" else 0
+        share = self.loss.clmle_from if self.loss.name == "clmle" else 0.0
+        return step_at(share, self.classifier_start)
 
     def sampling_at(self, step: int) -> Sampling:
         """How the images of a step are drawn."""
+        if step >= self.classifier_start:
+            return "class_balanced"
         return self.sampler.warmup_sampling if step < self.clmle_start else self.sampling
 
     @property
@@ -126,7 +134,8 @@ class RunConfig:
         """Steps at which a table is asked for during training; the last table comes on top."""
         if self.sampling != "cluster":
             return range(0)
-        return range(self.clmle_start, self.train.steps, self.refresh.every or self.train.steps)
+        every = self.refresh.every or self.train.steps
+        return range(self.clmle_start, self.classifier_start, every)
 
 
 def as_dict(config: Any) -> dict[str, Any]:

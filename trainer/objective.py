@@ -15,7 +15,7 @@ from data_shards.index import SampleIndex
 from trainer.loss_section import LossConfig
 from trainer.losses.schedule import margin_factor, step_at
 from trainer.losses.task_batch import TaskBatch, TaskTable
-from trainer.losses.terms import SoftmaxTerm, Term, make_terms
+from trainer.losses.terms import RetrainedTerm, SoftmaxTerm, Term, make_terms
 from trainer.models.network import TaskOutput
 from trainer.sections import TaskConfig
 
@@ -40,7 +40,8 @@ class Objective:
             tasks: the run's tasks.
             index: training samples, for their labels.
             class_counts: task -> (C,) training images of each class.
-            num_steps: length of the training, of which the loss section's shares are.
+            num_steps: length of the training, of which the loss section's shares are; later steps
+                are of the classifier stage.
             device: where the network's outputs are.
         """
         self._loss = loss
@@ -97,6 +98,8 @@ class Objective:
 
     def _terms_of(self, task: str, step: int) -> list[Term]:
         """The terms in force at a step."""
+        if step >= self._num_steps:
+            return [RetrainedTerm()]
         terms = self._terms[task]
         if step < step_at(self._loss.clmle_from, self._num_steps):
             return [term for term in terms if isinstance(term, SoftmaxTerm)]

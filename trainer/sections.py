@@ -221,6 +221,10 @@ class TrainConfig:
     steps: int = 600
     """Optimiser steps. Images seen = steps x neighbourhoods x clusters x samples_per_cluster."""
 
+    classifier_share: float = 0.0
+    """Last share of the steps in which all is frozen but a second linear classifier, trained on
+    class-balanced batches: cRT (Kang et al., ICLR 2020), read-out head_crt. 0 = none."""
+
     log_every: int = 10
     """Steps between two rows of metrics."""
 
@@ -241,6 +245,12 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         _require(self.steps >= 1, "train.steps", ">= 1", self.steps)
+        _require(
+            0 <= self.classifier_share < 1,
+            "train.classifier_share",
+            "in [0, 1)",
+            self.classifier_share,
+        )
         _require(self.log_every >= 1, "train.log_every", ">= 1", self.log_every)
         _require(
             self.gradient_clipping >= 0, "train.gradient_clipping", ">= 0", self.gradient_clipping
@@ -286,11 +296,16 @@ class EvaluationConfig:
     soft_scale: float = 16.0
     """Scale of kNC's soft vote, a log-mean-exp of scaled cosines."""
 
+    tau: float = 0.0
+    """Above 0, the read-out head_tau is the linear head with each class's weights divided by their
+    norm to this power (Kang et al., ICLR 2020). To be chosen on held-out images."""
+
     def __post_init__(self) -> None:
         _require(self.every >= 0, "evaluation.every", ">= 0 steps", self.every)
         _require(self.batch_size >= 1, "evaluation.batch_size", ">= 1", self.batch_size)
         _require(self.num_neighbours >= 1, "evaluation.num_neighbours", ">= 1", self.num_neighbours)
         _require(self.soft_scale > 0, "evaluation.soft_scale", "> 0", self.soft_scale)
+        _require(self.tau >= 0, "evaluation.tau", ">= 0", self.tau)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

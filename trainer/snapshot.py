@@ -37,6 +37,8 @@ class NetworkDescription:
     """Classes of each task, in the order of the heads."""
     vectors_per_class: int = 1
     """Vectors that stand for a class, where the classifier is of cosines."""
+    retrained_input: ClassifierInput | None = None
+    """What the second classifier of each task sees; None without a classifier stage."""
 
     @classmethod
     def of(cls, config: RunConfig, num_classes: Mapping[str, int]) -> NetworkDescription:
@@ -54,6 +56,7 @@ class NetworkDescription:
             classifier_input=classifier_input,
             num_classes=dict(num_classes),
             vectors_per_class=int(loss.or_default("vectors_per_class")) or 1,
+            retrained_input=model.classifier_input if config.train.classifier_share else None,
         )
 
     def build(self) -> Network:

@@ -159,6 +159,20 @@ def test_a_warm_up_puts_off_the_first_table_and_draws_by_label():
     assert drawn == ["square_root", "square_root", "cluster", "cluster"]
 
 
+def test_a_classifier_stage_ends_tables_and_draws_class_balanced():
+    config = build_config(
+        {
+            "train": {"steps": 250, "classifier_share": 0.2},
+            "loss": {"clmle_from": 0.3},
+            "refresh": {"every": 100, "lag": 5},
+        }
+    )
+    assert config.classifier_start == 200
+    assert list(config.refresh_steps()) == [60, 160]
+    drawn = [config.sampling_at(step) for step in (59, 60, 199, 200, 249)]
+    assert drawn == ["instance", "cluster", "cluster", "class_balanced", "class_balanced"]
+
+
 def test_a_setting_that_is_null_takes_the_default_of_its_loss():
     def loss(**settings):
         return build_config({"loss": settings}).loss

@@ -59,13 +59,16 @@ def count_batches(
     for task in tasks:
         num_classes = network.num_classes[task.name]
         zero = np.zeros(num_classes, np.int64)
-        for readout in readouts(tables.get(task.name), has_head=network.has_classifier):
+        for readout in readouts(tables.get(task.name), config, network):
             counts[task.name, readout] = ClassCounts(zero, zero)
     for start, stop in batches:
         outputs = embed_images(network, _read_images(index, start, stop, network))
         for task in tasks:
             labels = index.labels(task.label)[start:stop]
-            predictions = predict(outputs[task.name], tables.get(task.name), config)
+            output, table = outputs[task.name], tables.get(task.name)
+            head = network.head(task.name)
+            tau_logits = head.tau_logits(output, config.tau) if config.tau > 0 else None
+            predictions = predict(output, table, config, tau_logits=tau_logits)
             for readout, predicted in predictions.items():
                 num_classes = network.num_classes[task.name]
                 counted = ClassCounts.of(predicted, labels, num_classes)

@@ -67,6 +67,17 @@ class SoftmaxTerm:
         return TermValue(self._weight * value, {"softmax": value})
 
 
+class RetrainedTerm:
+    """Cross-entropy of the second classifier, alone: cRT (Kang et al., ICLR 2020)."""
+
+    def __call__(self, batch: TaskBatch) -> TermValue:
+        """Plain, since its batches are class-balanced."""
+        logits = batch.output.retrained_logits
+        assert logits is not None, "the network was built without a second classifier"
+        value = softmax_loss(logits, batch.labels, None)
+        return TermValue(value, {"retrained": value})
+
+
 class LdamTerm:
     """Softmax over cosines, with margins that are larger for rare classes."""
 

@@ -32,6 +32,9 @@ class TaskOutput(NamedTuple):
     vector of each class."""
     class_vectors: Tensor | None = None
     """(C x V, D) float32 unit rows, the V vectors of a class side by side; None without them."""
+    retrained_logits: Tensor | None = None
+    """(B, C) float32 of the second classifier, which is trained on a frozen network; None without
+    one."""
 
 
 class ClassVectors(nn.Linear):
@@ -65,6 +68,7 @@ class TaskHead(nn.Module):
         num_classes: int,
         classifier_input: ClassifierInput | None,
         vectors_per_class: int,
+        retrained_input: ClassifierInput | None,
     ) -> None:
         super().__init__()
         self.projection = nn.Linear(num_features, embedding_dim, bias=False)
@@ -75,6 +79,8 @@ class TaskHead(nn.Module):
         elif classifier_input is not None:
             self.classifier = nn.Linear(embedding_dim, num_classes)
         self._classifies_embedding = classifier_input == "embedding"
+        self._retrains_embedding = retrained_input == "embedding"
+        self.retrained = nn.Linear(embedding_dim, num_classes) if retrained_input else None
 
     def forward(self, features: Tensor) -> TaskOutput:
         """(B, num_features) -> the task's outputs."""
@@ -87,6 +93,29 @@ class TaskHead(nn.Module):
             scaled = (embedding * _EMBEDDING_SCALE).to(projected.dtype)
             logits = self.classifier(scaled if self._classifies_embedding else projected).float()
         return TaskOutput(embedding, projected.float(), logits, vectors)
+
+    def retrained_logits(self, output: TaskOutput) -> Tensor | None:
+        """(B, C) of the second classifier, without a gradient for anything before it."""
+        if self.retrained is None:
+            return None
+        rows = output.embedding * _EMBEDDING_SCALE if self._retrains_embedding else output.features
+        logits: Tensor = self.retrained(rows.detach().to(self.retrained.weight.dtype)).float()
+        return logits
+
+    def tau_logits(self, output: TaskOutput, tau: float) -> Tensor | None:
+        """(B, C) float32 of the linear classifier with its weights' norms evened out.
+
+        Each class's weights are divided by their norm to the power of tau; biases are left out
+        (Kang et al., ICLR 2020). None without a linear classifier.
+        """
+        if self.classifier is None or isinstance(self.classifier, ClassVectors):
+            return None
+        weight = self.classifier.weight.detach().float()
+        evened = weight / weight.norm(dim=1, keepdim=True) ** tau
+        # A common factor of the rows would change no prediction.
+        rows = output.embedding if self._classifies_embedding else output.features
+        scores: Tensor = rows.float() @ evened.T
+        return scores
 
 
 class Network(nn.Module):
@@ -102,6 +131,7 @@ class Network(nn.Module):
         num_classes: Mapping[str, int],
         classifier_input: ClassifierInput | None,
         vectors_per_class: int = 1,
+        retrained_input: ClassifierInput | None = None,
     ) -> None:
         """Put heads on a backbone.
 
@@ -115,6 +145,7 @@ class Network(nn.Module):
                 ("features") or after it, scaled ("embedding"), or only its angles to vectors of
                 the classes ("cosine"). None = no classifiers.
             vectors_per_class: V, for "cosine".
+            retrained_input: what a second classifier sees, for `freeze`; None = there is none.
         """
         super().__init__()
         self.channels = channels
@@ -122,6 +153,9 @@ class Network(nn.Module):
         self.embedding_dim = embedding_dim
         self.num_classes = dict(num_classes)
         self.has_classifier = classifier_input is not None
+        self.has_linear_classifier = classifier_input not in (None, "cosine")
+        self.has_retrained = retrained_input is not None
+        self._frozen = False
         self.backbone = backbone
         # The prefix frees task names such as "type", which are attributes of a ModuleDict.
         self.heads = nn.ModuleDict(
@@ -132,6 +166,7 @@ class Network(nn.Module):
                     num_classes=count,
                     classifier_input=classifier_input,
                     vectors_per_class=vectors_per_class,
+                    retrained_input=retrained_input,
                 )
                 for task, count in num_classes.items()
             }
@@ -139,5 +174,34 @@ class Network(nn.Module):
 
     def forward(self, images: Tensor) -> dict[str, TaskOutput]:
         """Every task's outputs: (B, channels, input_size, input_size) -> task -> outputs."""
-        features = self.backbone(images)
-        return {task: self.heads[f"task_{task}"](features) for task in self.num_classes}
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self._frozen):
+            features = self.backbone(images)
+            outputs = {task: self.heads[f"task_{task}"](features) for task in self.num_classes}
+        return {
+            task: output._replace(retrained_logits=self.head(task).retrained_logits(output))
+            for task, output in outputs.items()
+        }
+
+    def freeze(self, *, frozen: bool) -> None:
+        """Train only the second classifiers, or all again.
+
+        A frozen network stays in evaluation mode, so that no BatchNorm statistics move either.
+        """
+        if frozen != self._frozen:
+            self._frozen = frozen
+            self.train()
+
+    def train(self, mode: bool = True) -> Network:
+        """As `nn.Module.train`; in vain while the network is frozen."""
+        return super().train(mode and not self._frozen)
+
+    def retrained_parameters(self) -> list[nn.Parameter]:
+        """Those of the second classifiers; empty without them."""
+        second = [self.head(task).retrained for task in self.num_classes]
+        return [p for layer in second if layer is not None for p in layer.parameters()]
+
+    def head(self, task: str) -> TaskHead:
+        """A task's head."""
+        head = self.heads[f"task_{task}"]
+        assert isinstance(head, TaskHead)
+        return head
