@@ -13,7 +13,7 @@ from trainer.methods import METHODS
 from trainer.tasks import resolve_tasks
 
 # The names in reports (trainer.evaluation.readouts, which needs torch).
-READOUTS = ("knc_margin", "knc_soft", "knc_balanced", "ncm", "head", "head_tau", "head_crt")
+READOUTS = ("knc_margin", "knc_soft", "knc_balanced", "ncm", "knn", "head", "head_tau", "head_crt")
 _MOST_CLASSES_SHOWN = 20
 # Training images of a class, as papers on long tails group them.
 _MANY, _FEW = 100, 20

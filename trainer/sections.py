@@ -296,6 +296,10 @@ class EvaluationConfig:
     soft_scale: float = 16.0
     """Scale of kNC's soft vote, a log-mean-exp of scaled cosines."""
 
+    knn: int = 0
+    """Above 0, the read-out knn is the vote of that many nearest training images. Needs the run's
+    embeddings of the evaluated step, which are there for the newest table."""
+
     tau: float = 0.0
     """Above 0, the read-out head_tau is the linear head with each class's weights divided by their
     norm to this power (Kang et al., ICLR 2020). To be chosen on held-out images."""
@@ -305,6 +309,7 @@ class EvaluationConfig:
         _require(self.batch_size >= 1, "evaluation.batch_size", ">= 1", self.batch_size)
         _require(self.num_neighbours >= 1, "evaluation.num_neighbours", ">= 1", self.num_neighbours)
         _require(self.soft_scale > 0, "evaluation.soft_scale", "> 0", self.soft_scale)
+        _require(self.knn >= 0, "evaluation.knn", ">= 0", self.knn)
         _require(self.tau >= 0, "evaluation.tau", ">= 0", self.tau)
 
 

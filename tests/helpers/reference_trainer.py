@@ -104,6 +104,18 @@ def ldam(
     return total
 
 
+def nearest_images_vote(
+    query: Tensor, rows: Tensor, labels: Sequence[int], k: int, scale: float
+) -> int:
+    """Wu et al., CVPR 2018, section 3.4."""
+    cosines = [float(query @ row) for row in rows]
+    nearest = sorted(range(len(rows)), key=lambda i: (-cosines[i], i))[:k]
+    votes = {label: 0.0 for label in sorted(labels)}
+    for i in nearest:
+        votes[labels[i]] += math.exp(scale * cosines[i])
+    return max(votes, key=lambda label: votes[label])
+
+
 def mean_pair_distance(embeddings: Tensor) -> float:
     """Mean of 1 - cosine over all ordered pairs, each with itself included."""
     pairs = [float(1 - a @ b) for a in embeddings for b in embeddings]

@@ -67,6 +67,8 @@ STAGES = {
     "sampler__max_clusters_per_class": 2,
     "train__classifier_share": 0.2,
     "evaluation__tau": 0.7,
+    "evaluation__knn": 5,
+    "evaluation__every": 7,
     "refresh__every": 2,
     "refresh__lag": 1,
 }
@@ -82,7 +84,11 @@ def test_a_training_goes_through_warm_up_clmle_and_classifier_stage(staged):
     config, report, _, served = staged
     assert served == [4, 6, STEPS]
     assert report["table_switches"] == [[4, 4], [7, 6], [STEPS, STEPS]]
-    assert_reports(report, [*BY_TABLE, "head", "head_tau", "head_crt"])
+    classifiers = ["head", "head_tau", "head_crt"]
+    assert_reports(report, [*BY_TABLE, "knn", *classifiers])
+    halfway = read_json(RunFolder(config.run_path).evaluation / "step_000007.json")
+    # Its table is older than its weights, and the embeddings are those of the table.
+    assert set(halfway["balanced_accuracy"]) == {*BY_TABLE, *classifiers}
     parts = {part: list(series(config, f"train/shape/{part}")) for part in PARTS}
     assert parts == {
         "softmax": list(range(1, 9)),
