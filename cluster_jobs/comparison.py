@@ -9,7 +9,6 @@ import numpy as np
 
 from data_shards.manifest import Manifest
 from trainer.config import RunConfig
-from trainer.methods import METHODS
 from trainer.tasks import resolve_tasks
 
 # The names in reports (trainer.evaluation.readouts, which needs torch).
@@ -40,7 +39,7 @@ def comparison_table(reports: Mapping[str, Report], manifest: Manifest, config: 
         rows.append([method, *values, *cost])
     columns = {}
     for method, report in reports.items():
-        readout = own_readout(report)
+        readout = report["readout"]  # the one that the method is meant for
         columns[f"{method} ({readout})"] = report["per_class_recall"].get(readout)
     return _aligned(rows) + _recall_table(columns, manifest, config)
 
@@ -53,11 +52,6 @@ def evaluation_table(summary: Report, manifest: Manifest, config: RunConfig) -> 
         values = [_number(summary[kind][name]) for name in names]
         rows.append([kind.replace("_", " "), *values])
     return _aligned(rows) + _recall_table(summary["per_class_recall"], manifest, config)
-
-
-def own_readout(report: Report) -> str:
-    """The read-out that a method is meant for: the paper's kNC rule, the softmax head, ..."""
-    return METHODS[report["loss"]].readout
 
 
 def _over_tasks(values: Mapping[str, float], readout: str) -> float | None:

@@ -92,6 +92,11 @@ class RunConfig:
         return self.sampler.warmup_sampling if step < self.clmle_start else self.sampling
 
     @property
+    def readout(self) -> str:
+        """The read-out that the run's method is meant for."""
+        return "head_crt" if self.train.classifier_share else METHODS[self.loss.name].readout
+
+    @property
     def images_per_step(self) -> int:
         """Images of one optimiser step, over all ranks."""
         shape = self.sampler

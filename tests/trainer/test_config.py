@@ -173,6 +173,19 @@ def test_a_classifier_stage_ends_tables_and_draws_class_balanced():
     assert drawn == ["instance", "cluster", "cluster", "class_balanced", "class_balanced"]
 
 
+@pytest.mark.parametrize(
+    ("sections", "readout"),
+    [
+        ({}, "knc_margin"),
+        ({"loss": {"name": "supcon"}}, "ncm"),
+        ({"loss": {"name": "softmax"}}, "head"),
+        ({"loss": {"name": "softmax"}, "train": {"classifier_share": 0.1}}, "head_crt"),
+    ],
+)
+def test_a_run_has_a_readout_that_its_method_is_meant_for(sections, readout):
+    assert build_config(sections).readout == readout
+
+
 def test_a_setting_that_is_null_takes_the_default_of_its_loss():
     def loss(**settings):
         return build_config({"loss": settings}).loss
