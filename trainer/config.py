@@ -58,14 +58,30 @@ class RunConfig:
                 f"loss.name {self.loss.name} needs sampler.sampling cluster (or auto), got "
                 f"{self.sampling!r}: its loss is defined on neighbourhoods of clusters"
             )
-        if self.loss.clmle_from and not self.loss.has_classifier:
+        if self.loss.warmup_share and not self.loss.has_classifier:
             raise ConfigError(
                 f"loss.clmle_from is {self.loss.clmle_from}, so only the softmax term is minimised "
                 "until then, but loss.weight_softmax is 0; set it above 0, or clmle_from to 0"
             )
+        self._check_stages()
         names = [task.name for task in self.tasks]
         if len(set(names)) != len(names):
             raise ConfigError(f"tasks: names must differ, got {', '.join(names)}")
+
+    def _check_stages(self) -> None:
+        """Refuse stages without a step."""
+        share, start = self.train.classifier_share, self.classifier_start
+        if share and not 0 < start < self.train.steps:
+            raise ConfigError(
+                f"train.classifier_share {share} of {self.train.steps} steps leaves "
+                f"{self.train.steps - start} for the classifier and {start} for all else; "
+                "each needs at least one"
+            )
+        if self.clmle_start >= start:
+            raise ConfigError(
+                f"loss.clmle_from {self.loss.clmle_from} leaves no step for CLMLE among {start}; "
+                "lower it, or raise train.steps"
+            )
 
     @property
     def sampling(self) -> Sampling:
@@ -82,8 +98,7 @@ class RunConfig:
     @property
     def clmle_start(self) -> int:
         """The first step of CLMLE itself, on batches of clusters; 0 without a warm-up."""
-        share = self.loss.clmle_from if self.loss.name == "clmle" else 0.0
-        return step_at(share, self.classifier_start)
+        return step_at(self.loss.warmup_share, self.classifier_start)
 
     def sampling_at(self, step: int) -> Sampling:
         """How the images of a step are drawn."""
@@ -110,29 +125,36 @@ class RunConfig:
     def ignored_settings(self) -> list[str]:
         """Settings that differ from their default and have no effect on this run, in words."""
         default = RunConfig()
-        heeded = METHODS[self.loss.name].settings
-        ignored = [
-            f"loss.{name} is ignored by loss.name {self.loss.name}"
-            for name in (item.name for item in dataclasses.fields(self.loss))
-            if name not in heeded | {"name"}
-            and getattr(self.loss, name) != getattr(default.loss, name)
-        ]
+        ignored = self._ignored_by_loss(default)
         if self.sampling != "cluster":
             if self.refresh.every not in (0, default.refresh.every):
                 ignored.append(f"refresh.every is ignored: sampling {self.sampling} uses no table")
             if self.sampler.max_clusters_per_class:
                 ignored.append("sampler.max_clusters_per_class is ignored: it needs a table")
-        if "class_weight" in heeded and not self.loss.has_classifier:
-            for name in ("class_weight", "logit_adjustment"):
-                if getattr(self.loss, name) not in ("none", None):
-                    ignored.append(f"loss.{name} is ignored: loss.weight_softmax is 0")
-        if self.loss.reweight_from and self.loss.class_weight == "none":
-            ignored.append("loss.reweight_from is ignored: loss.class_weight is none")
         warmup_sampling = self.sampler.warmup_sampling
         if not self.clmle_start and warmup_sampling != default.sampler.warmup_sampling:
             ignored.append("sampler.warmup_sampling is ignored: loss.clmle_from is 0")
         if self.optim.name == "adamw" and self.optim.momentum != default.optim.momentum:
             ignored.append("optim.momentum is ignored by optim.name adamw")
+        return ignored
+
+    def _ignored_by_loss(self, default: RunConfig) -> list[str]:
+        loss, method = self.loss, METHODS[self.loss.name]
+        ignored = [
+            f"loss.{item.name} is ignored by loss.name {loss.name}"
+            for item in dataclasses.fields(loss)
+            if item.name not in method.settings | {"name"}
+            and getattr(loss, item.name) != getattr(default.loss, item.name)
+        ]
+        if "class_weight" in method.settings and not loss.has_classifier:
+            for name in ("class_weight", "logit_adjustment"):
+                if getattr(loss, name) != getattr(default.loss, name):
+                    ignored.append(f"loss.{name} is ignored: loss.weight_softmax is 0")
+        if loss.reweight_from and loss.class_weight == "none":
+            ignored.append("loss.reweight_from is ignored: loss.class_weight is none")
+        uses_input = method.head != "cosine" or self.train.classifier_share
+        if not uses_input and self.model.classifier_input != default.model.classifier_input:
+            ignored.append(f"model.classifier_input is ignored by loss.name {loss.name}")
         return ignored
 
     def refresh_steps(self) -> range:

@@ -104,7 +104,7 @@ class LossConfig:
             require(0 <= getattr(self, name) <= 1, f"loss.{name}", "in [0, 1]", getattr(self, name))
         require(0 <= self.clmle_from < 1, "loss.clmle_from", "in [0, 1)", self.clmle_from)
         require(
-            self.clmle_from + self.margin_anneal <= 1 or not self.clmle_from,
+            self.warmup_share + self.margin_anneal <= 1 or not self.warmup_share,
             "loss.clmle_from + loss.margin_anneal",
             "<= 1, for the margins to be whole before the training ends",
             self.clmle_from + self.margin_anneal,
@@ -122,6 +122,11 @@ class LossConfig:
         """A setting that may be null: its value, or the default of this loss."""
         value: float | None = getattr(self, setting)
         return METHODS[self.name].defaults.get(setting, 0.0) if value is None else value
+
+    @property
+    def warmup_share(self) -> float:
+        """Share of the training before the loss itself begins: `clmle_from` for clmle, else 0."""
+        return self.clmle_from if self.name == "clmle" else 0.0
 
     @property
     def has_classifier(self) -> bool:

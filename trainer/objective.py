@@ -63,7 +63,7 @@ class Objective:
     def margin_factor(self, step: int) -> float:
         """Share of the full margins at a step, in [0, 1]."""
         return margin_factor(
-            step - step_at(self._loss.clmle_from, self._num_steps),
+            step - step_at(self._loss.warmup_share, self._num_steps),
             num_steps=self._num_steps,
             anneal_share=self._loss.margin_anneal,
         )
@@ -101,7 +101,7 @@ class Objective:
         if step >= self._num_steps:
             return [RetrainedTerm()]
         terms = self._terms[task]
-        if step < step_at(self._loss.clmle_from, self._num_steps):
+        if step < step_at(self._loss.warmup_share, self._num_steps):
             return [term for term in terms if isinstance(term, SoftmaxTerm)]
         return terms
 

@@ -54,6 +54,12 @@ def test_there_are_configurations():
         ("loss: {margin: wide}", r"loss\.margin must be of type float, got 'wide'"),
         ("loss: {clmle_from: 0.6}", r"loss\.clmle_from \+ loss\.margin_anneal must be <= 1"),
         ("loss: {clmle_from: 0.2, weight_softmax: 0}", "loss.weight_softmax is 0; set it above 0"),
+        (
+            "{loss: {clmle_from: 0.6, margin_anneal: 0}, train: {steps: 1}}",
+            "leaves no step for CLMLE among 1",
+        ),
+        ("train: {steps: 10, classifier_share: 0.01}", "leaves 0 for the classifier and 10 for"),
+        ("train: {steps: 10, classifier_share: 0.99}", "leaves 10 for the classifier and 0 for"),
         ("sampler: {warmup_sampling: cluster}", r"sampler\.warmup_sampling must be one of"),
         ("loss: {margin_within: 0.5, margin_between: 0.2}", "0 <= margin_within <= margin_between"),
         ("cluster: {samples_per_cluster: 0}", r"cluster\.samples_per_cluster must be >= 1, got 0"),
@@ -128,6 +134,10 @@ def test_settings_without_effect_are_reported():
         ({"sampler": {"warmup_sampling": "under"}}, "sampler.warmup_sampling"),
         ({"sampler": {"warmup_sampling": "under"}, "loss": {"clmle_from": 0.2}}, ""),
         (
+            {"loss": {"name": "arcface"}, "model": {"classifier_input": "embedding"}},
+            "model.classifier_input",
+        ),
+        (
             {"loss": {"name": "focal"}, "sampler": {"max_clusters_per_class": 2}},
             "sampler.max_clusters_per_class",
         ),
@@ -184,6 +194,15 @@ def test_a_classifier_stage_ends_tables_and_draws_class_balanced():
 )
 def test_a_run_has_a_readout_that_its_method_is_meant_for(sections, readout):
     assert build_config(sections).readout == readout
+
+
+def test_a_baseline_of_a_run_with_a_warm_up_has_none():
+    main = {"loss": {"clmle_from": 0.4}, "refresh": {"every": 10, "lag": 1}}
+    for name in ("magnet", "arcface"):
+        baselines = {"other": {"loss.name": name}}
+        config = baseline_config(build_config({**main, "baselines": baselines}), "other")
+        assert config.clmle_start == 0
+        assert config.sampling_at(0) == config.sampling
 
 
 def test_a_setting_that_is_null_takes_the_default_of_its_loss():

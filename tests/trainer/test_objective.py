@@ -212,6 +212,13 @@ def test_before_clmle_begins_there_is_only_the_softmax_term_and_no_table(
     assert factors == pytest.approx([0, 0, 0.5, 1, 1])
 
 
+def test_a_baseline_does_not_inherit_the_warm_up(objective, outputs, sample_ids):
+    made = objective(name="triplet", clmle_from=0.3)
+    _, parts = made(outputs, sample_ids, 0)
+    assert parts.keys() == {"loss", "shape/triplet"}
+    assert objective(name="arcface", clmle_from=0.3).margin_factor(25) == 0.5
+
+
 def test_class_weights_can_wait(objective, outputs, sample_ids):
     deferred = objective(class_weight="inverse", reweight_from=0.8)
     at_once = objective(class_weight="inverse")
