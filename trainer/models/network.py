@@ -46,8 +46,9 @@ class ClassVectors(nn.Linear):
     def __init__(self, embedding_dim: int, num_classes: int, vectors_per_class: int) -> None:
         super().__init__(embedding_dim, num_classes * vectors_per_class, bias=False)
         self._num_classes = num_classes
-        # Directions evenly spread over the sphere; a Linear's own start is a cube's.
-        nn.init.normal_(self.weight)
+        # Directions evenly spread over the sphere (a Linear's own are a cube's), and of length 1 or
+        # so: the longer a vector, the slower it turns.
+        nn.init.normal_(self.weight, std=embedding_dim**-0.5)
 
     def forward(self, embedding: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         """(B, D) unit rows -> (B, C) cosines to each class's nearest vector, and the vectors."""
