@@ -12,7 +12,7 @@ from trainer.config import RunConfig
 from trainer.tasks import resolve_tasks
 
 # The names in reports (trainer.evaluation.readouts, which needs torch).
-READOUTS = ("knc_margin", "knc_soft", "ncm", "head")
+READOUTS = ("knc_margin", "knc_soft", "knc_balanced", "ncm", "knn", "head", "head_tau", "head_crt")
 _MOST_CLASSES_SHOWN = 20
 # Training images of a class, as papers on long tails group them.
 _MANY, _FEW = 100, 20
@@ -23,19 +23,23 @@ Report = Mapping[str, Any]
 def comparison_table(reports: Mapping[str, Report], manifest: Manifest, config: RunConfig) -> str:
     """Methods side by side: balanced accuracy by read-out, cost, then recall by class.
 
+    Read-outs that none of them has are left out.
+
     Args:
         reports: method -> its `report.json`, all of the same data and tasks.
         manifest: the shards.
         config: any of the methods' configurations, for the tasks.
     """
-    rows = [["balanced accuracy", *READOUTS, "images seen", "seconds"]]
+    had = {name.split("/")[-1] for made in reports.values() for name in made["balanced_accuracy"]}
+    shown = [name for name in READOUTS if name in had]
+    rows = [["balanced accuracy", *shown, "images seen", "seconds"]]
     for method, report in reports.items():
-        values = [_number(_over_tasks(report["balanced_accuracy"], name)) for name in READOUTS]
+        values = [_number(_over_tasks(report["balanced_accuracy"], name)) for name in shown]
         cost = [f"{report['images_seen']:,}", f"{report['train_seconds']:.1f}"]
         rows.append([method, *values, *cost])
     columns = {}
     for method, report in reports.items():
-        readout = own_readout(report)
+        readout = report["readout"]  # the one that the method is meant for
         columns[f"{method} ({readout})"] = report["per_class_recall"].get(readout)
     return _aligned(rows) + _recall_table(columns, manifest, config)
 
@@ -48,11 +52,6 @@ def evaluation_table(summary: Report, manifest: Manifest, config: RunConfig) -> 
         values = [_number(summary[kind][name]) for name in names]
         rows.append([kind.replace("_", " "), *values])
     return _aligned(rows) + _recall_table(summary["per_class_recall"], manifest, config)
-
-
-def own_readout(report: Report) -> str:
-    """The read-out that a method is meant for: the paper's kNC rule, or the softmax head."""
-    return "head" if report["loss"] == "softmax" else "knc_margin"
 
 
 def _over_tasks(values: Mapping[str, float], readout: str) -> float | None:

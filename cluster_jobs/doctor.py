@@ -38,6 +38,7 @@ _NEEDED = (
     "tqdm",
     "psutil",
     "scikit-learn",
+    "pytorch-metric-learning",
 )
 _LEAST_PYTHON = (3, 11)
 _LEAST_SHARED_MEMORY = 256 * 2**20

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from cluster_jobs.errors import JobError, run_job
 from cluster_jobs.local_ray import ray_session
 from cluster_jobs.table_requests import is_served
 from cluster_jobs.workers import Counts, CountWork, count_right_answers
+from clustering import store
 from clustering.config import ClusterConfig
 from clustering.tasks import run_tasks
 from data_shards.manifest import Manifest
@@ -27,9 +29,11 @@ from trainer.config import RunConfig
 from trainer.config_file import config_parser, load_config, to_yaml
 from trainer.errors import TrainingError
 from trainer.evaluation.evaluate import Batch, evaluation_batches
+from trainer.evaluation.neighbours import MISSING_EMBEDDINGS, training_embeddings
 from trainer.evaluation.report import as_metrics, summarise, write_evaluation
 from trainer.metrics import MetricWriter
-from trainer.run_folder import RunFolder
+from trainer.run_folder import RunFolder, step_name
+from trainer.sections import TaskConfig
 from trainer.snapshot import Snapshot, snapshot_steps
 from trainer.tasks import resolve_tasks
 
@@ -78,6 +82,7 @@ def count_works(
     _check_served(run, snapshot)
     tasks = resolve_tasks(config, manifest)
     batches = evaluation_batches(manifest.split(SPLIT), config.evaluation.batch_size)
+    embeddings = _embeddings(run, snapshot, tasks) if config.evaluation.knn else None
     return [
         CountWork(
             snapshot=snapshot,
@@ -86,10 +91,21 @@ def count_works(
             batches=share,
             tasks=tasks,
             tables=run.tables,
+            embeddings=embeddings,
             config=config.evaluation,
         )
         for share in shares(batches, most)
     ]
+
+
+def _embeddings(run: RunFolder, snapshot: Snapshot, tasks: Sequence[TaskConfig]) -> Path | None:
+    """Where the training images' embeddings by these weights are; None, with a warning, if gone."""
+    folder = run.embeddings / step_name(snapshot.step)
+    if training_embeddings(folder, tasks, store.load(run.tables, snapshot.step)) is not None:
+        return folder
+    missing = MISSING_EMBEDDINGS.format(step=snapshot.step)
+    sys.stderr.write(f"warning: no read-out knn: {missing}\n")
+    return None
 
 
 def shares(batches: Sequence[Batch], most: int) -> list[tuple[Batch, ...]]:

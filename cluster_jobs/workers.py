@@ -21,6 +21,7 @@ from data_shards.manifest import Manifest
 from trainer.embed import ShardEmbeddings, embed_shard
 from trainer.evaluation.counts import ClassCounts
 from trainer.evaluation.evaluate import Batch, count_batches
+from trainer.evaluation.neighbours import training_embeddings
 from trainer.models.network import Network
 from trainer.sections import EvaluationConfig, TaskConfig
 from trainer.snapshot import Snapshot, load_network, read_snapshot
@@ -128,6 +129,8 @@ class CountWork:
     tasks: tuple[TaskConfig, ...]
     tables: Path
     """The store; the version is the snapshot's step."""
+    embeddings: Path | None
+    """Of the training images, by these weights, for the read-out knn; None = without it."""
     config: EvaluationConfig
 
     @property
@@ -142,13 +145,20 @@ class CountWork:
 def count_right_answers(work: CountWork) -> Counts:
     """Classify its batches and count, by (task, read-out)."""
     torch.set_num_threads(1)
+    tables = _tables(work.tables, work.snapshot.step, work.snapshot.checksum)
+    training = None
+    if work.embeddings is not None:
+        training = training_embeddings(work.embeddings, work.tasks, tables)
+        if training is None:
+            raise DataError(f"{work.embeddings} was removed or replaced while in use; try again")
     return count_batches(
         _network(work.snapshot.path, work.snapshot.checksum, _device()),
         _index(work.shards, work.snapshot.data_checksum, work.split),
         work.batches,
         tasks=work.tasks,
-        tables=_tables(work.tables, work.snapshot.step, work.snapshot.checksum),
+        tables=tables,
         config=work.config,
+        training=training,
     )
 
 

@@ -9,14 +9,14 @@ class that owns at least one of its k nearest clusters.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from clustering.top_k import row_blocks, top_k
 
-Rule = Literal["margin", "soft"]
+Rule = Literal["margin", "soft", "balanced"]
 
 
 def knc_scores(  # noqa: PLR0913 - a class per rule would only rename these
@@ -34,19 +34,22 @@ def knc_scores(  # noqa: PLR0913 - a class per rule would only rename these
     Rule "margin" is that of LMLE: with D the Euclidean distance and m over the k nearest clusters,
     score_c = min over m not of c of D(q, m) - max over m of c of D(q, m). If all k are of one
     class, its score is +inf. Rule "soft" is a vote: score_c = log mean exp(scale * cos(q, m)) over
-    the clusters m of c among the k.
+    the clusters m of c among the k. Rule "balanced" is the soft vote over the k nearest clusters of
+    each class, so over all of a class that has no more: whoever owns many clusters gains nothing by
+    it, as a class's vote is then the density of an equally weighted mixture.
 
     Args:
         queries: (N, D) float32, unit rows.
         centroids: (M, D) float32, unit rows.
         class_of: (M,) int64, class of each cluster, 0 .. num_classes - 1.
         num_classes: C.
-        rule: "margin" or "soft".
-        num_neighbours: k >= 1; more than M counts as M.
-        scale: sharpness of the soft vote, > 0; of no effect on the margin rule.
+        rule: "margin", "soft" or "balanced".
+        num_neighbours: k >= 1, of a query or ("balanced") of each class; more than there are
+            counts as all.
+        scale: sharpness of the votes, > 0; of no effect on the margin rule.
 
     Returns:
-        (N, C) float32, larger is more likely; -inf for a class with none of the k clusters.
+        (N, C) float32, larger is more likely; -inf for a class with none of the clusters.
 
     Raises:
         ValueError: on wrong shapes or settings, or a query that is not finite.
@@ -78,9 +81,10 @@ def knc_predict(  # noqa: PLR0913 - as `knc_scores`
         centroids: (M, D) float32, unit rows.
         class_of: (M,) int64, class of each cluster, 0 .. num_classes - 1.
         num_classes: C.
-        rule: "margin" or "soft".
-        num_neighbours: k >= 1; more than M counts as M.
-        scale: sharpness of the soft vote, > 0; of no effect on the margin rule.
+        rule: "margin", "soft" or "balanced".
+        num_neighbours: k >= 1, of a query or ("balanced") of each class; more than there are
+            counts as all.
+        scale: sharpness of the votes, > 0; of no effect on the margin rule.
         block_size: queries at a time; None for as many as fit in about 200 MiB.
 
     Returns:
@@ -140,8 +144,8 @@ class _Vote:
     scale: float
 
     def __post_init__(self) -> None:
-        if self.rule not in ("margin", "soft"):
-            raise ValueError(f"rule must be margin or soft, got {self.rule!r}")
+        if self.rule not in get_args(Rule):
+            raise ValueError(f"rule must be margin, soft or balanced, got {self.rule!r}")
         if self.num_neighbours < 1:
             raise ValueError(f"num_neighbours must be >= 1, got {self.num_neighbours}")
         if not self.scale > 0:
@@ -154,6 +158,8 @@ class _Vote:
         class_of: npt.NDArray[np.int64],
     ) -> _Pairs:
         """Score the classes of a block of queries."""
+        if self.rule == "balanced":
+            return self._balanced_pairs(queries @ centroids.T, class_of)
         num_nearest = min(self.num_neighbours, len(centroids))
         nearest, cosines = top_k(queries @ centroids.T, num_nearest)
         classes = class_of[nearest]
@@ -170,6 +176,33 @@ class _Vote:
             farthest = np.maximum.reduceat(_distance(by_class), starts)
             score = _nearest_of_others(cosines, classes, query, class_) - farthest
         return _Pairs(query, class_, score.astype(np.float32))
+
+    def _balanced_pairs(
+        self, cosines: npt.NDArray[np.float32], class_of: npt.NDArray[np.int64]
+    ) -> _Pairs:
+        """Every query with every class that has clusters.
+
+        Args:
+            cosines: (N, M) of queries and clusters.
+            class_of: (M,) of the clusters.
+        """
+        order = np.argsort(class_of, kind="stable")
+        starts = _run_starts(class_of[order])
+        ends = np.append(starts[1:], len(order))
+        nearest = [cosines[:, order[a:b]] for a, b in zip(starts, ends, strict=True)]
+        for place in np.flatnonzero(ends - starts > self.num_neighbours):
+            nearest[place] = top_k(nearest[place], self.num_neighbours)[1]
+        counts = np.minimum(ends - starts, self.num_neighbours)
+        votes = np.concatenate(nearest, axis=1)
+        firsts = np.cumsum(counts) - counts
+        at = (np.arange(len(votes))[:, None] * votes.shape[1] + firsts).ravel()
+        return _Pairs(
+            query=np.repeat(np.arange(len(votes)), len(starts)),
+            class_=np.tile(class_of[order][starts], len(votes)),
+            score=_log_mean_exp(self.scale * votes.ravel().astype(np.float64), at).astype(
+                np.float32
+            ),
+        )
 
 
 def _nearest_of_others(

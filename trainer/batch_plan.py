@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from clustering.table import ClusterTable
 from data_shards.index import SampleIndex
 from trainer.batches import PlannedBatch
-from trainer.cluster_sampler import BatchShape, cluster_batch, label_batch, rank_share
+from trainer.cluster_sampler import BatchShape, cluster_batch, rank_share
 from trainer.config import RunConfig
+from trainer.label_sampler import label_batch
 from trainer.sections import TaskConfig
 from trainer.tasks import task_of_step
 from trainer.world import World
@@ -31,6 +32,7 @@ class BatchPlan:
             clusters=sampler.clusters,
             samples_per_cluster=sampler.samples_per_cluster,
             siblings=sampler.siblings,
+            max_clusters_per_class=sampler.max_clusters_per_class,
         )
         self._config = config
         self._tasks = tasks
@@ -46,7 +48,8 @@ class BatchPlan:
         # Tasks take turns: a task's own steps are counted, so that it passes over none of its
         # clusters. Instances are of all tasks alike, and so is their order.
         turn = step // len(self._tasks)
-        if config.sampling == "cluster":
+        sampling = config.sampling_at(step)
+        if sampling == "cluster":
             batch = cluster_batch(
                 self._tables[task],
                 seed=config.run.seed,
@@ -59,9 +62,10 @@ class BatchPlan:
                 self._labels[task],
                 self._ids,
                 seed=config.run.seed,
-                step=step if config.sampling == "instance" else turn,
+                step=step if sampling == "instance" else turn,
                 shape=self.shape,
-                sampling=config.sampling,
+                sampling=sampling,
+                progress=min(1.0, step / max(1, config.classifier_start - 1)),
             )
         planned = [PlannedBatch(n, (config.run.seed, step, g)) for g, n in enumerate(batch)]
         return rank_share(planned, self._world.rank, self._world.size)

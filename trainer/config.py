@@ -8,16 +8,18 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from clustering.config import ClusterConfig
 from trainer.errors import ConfigError
+from trainer.loss_section import LossConfig
+from trainer.losses.schedule import step_at
+from trainer.methods import METHODS, Sampling
 from trainer.sections import (
     CheckpointConfig,
     DataConfig,
     EvaluationConfig,
     LaunchConfig,
-    LossConfig,
     ModelConfig,
     OptimConfig,
     RefreshConfig,
@@ -51,21 +53,63 @@ class RunConfig:
     comparison table: name -> settings that differ, as in `--set` (`loss.name: softmax`)."""
 
     def __post_init__(self) -> None:
-        if self.loss.name == "clmle" and self.sampling != "cluster":
+        if METHODS[self.loss.name].needs_table and self.sampling != "cluster":
             raise ConfigError(
-                f"loss.name clmle needs sampler.sampling cluster (or auto), got {self.sampling!r}: "
-                "its loss is defined on neighbourhoods of clusters"
+                f"loss.name {self.loss.name} needs sampler.sampling cluster (or auto), got "
+                f"{self.sampling!r}: its loss is defined on neighbourhoods of clusters"
             )
+        if self.loss.warmup_share and not self.loss.has_classifier:
+            raise ConfigError(
+                f"loss.clmle_from is {self.loss.clmle_from}, so only the softmax term is minimised "
+                "until then, but loss.weight_softmax is 0; set it above 0, or clmle_from to 0"
+            )
+        self._check_stages()
         names = [task.name for task in self.tasks]
         if len(set(names)) != len(names):
             raise ConfigError(f"tasks: names must differ, got {', '.join(names)}")
 
+    def _check_stages(self) -> None:
+        """Refuse stages without a step."""
+        share, start = self.train.classifier_share, self.classifier_start
+        if share and not 0 < start < self.train.steps:
+            raise ConfigError(
+                f"train.classifier_share {share} of {self.train.steps} steps leaves "
+                f"{self.train.steps - start} for the classifier and {start} for all else; "
+                "each needs at least one"
+            )
+        if self.clmle_start >= start:
+            raise ConfigError(
+                f"loss.clmle_from {self.loss.clmle_from} leaves no step for CLMLE among {start}; "
+                "lower it, or raise train.steps"
+            )
+
     @property
-    def sampling(self) -> Literal["cluster", "instance", "class_balanced"]:
-        """How images are drawn, with `auto` decided."""
+    def sampling(self) -> Sampling:
+        """How images are drawn in the main part of the training; elsewhere: `sampling_at`."""
         if self.sampler.sampling != "auto":
             return self.sampler.sampling
-        return "cluster" if self.loss.name == "clmle" else "instance"
+        return METHODS[self.loss.name].sampling
+
+    @property
+    def classifier_start(self) -> int:
+        """The first step of the classifier stage; the number of steps without one."""
+        return self.train.steps - step_at(self.train.classifier_share, self.train.steps)
+
+    @property
+    def clmle_start(self) -> int:
+        """The first step of CLMLE itself, on batches of clusters; 0 without a warm-up."""
+        return step_at(self.loss.warmup_share, self.classifier_start)
+
+    def sampling_at(self, step: int) -> Sampling:
+        """How the images of a step are drawn."""
+        if step >= self.classifier_start:
+            return "class_balanced"
+        return self.sampler.warmup_sampling if step < self.clmle_start else self.sampling
+
+    @property
+    def readout(self) -> str:
+        """The read-out that the run's method is meant for."""
+        return "head_crt" if self.train.classifier_share else METHODS[self.loss.name].readout
 
     @property
     def images_per_step(self) -> int:
@@ -80,27 +124,45 @@ class RunConfig:
 
     def ignored_settings(self) -> list[str]:
         """Settings that differ from their default and have no effect on this run, in words."""
-        ignored = []
         default = RunConfig()
-        if self.loss.name == "softmax":
-            for name in ("scale", "margin_between", "margin_within", "weight_within", "candidates"):
-                if getattr(self.loss, name) != getattr(default.loss, name):
-                    ignored.append(f"loss.{name} is ignored by loss.name softmax")
-        if self.sampling != "cluster" and self.refresh.every not in (0, default.refresh.every):
-            ignored.append(f"refresh.every is ignored: sampling {self.sampling} uses no table")
-        bare = self.loss.name == "clmle" and self.loss.weight_softmax == 0
-        if bare and self.loss.class_weight != "none":
-            ignored.append("loss.class_weight is ignored: loss.weight_softmax is 0")
+        ignored = self._ignored_by_loss(default)
+        if self.sampling != "cluster":
+            if self.refresh.every not in (0, default.refresh.every):
+                ignored.append(f"refresh.every is ignored: sampling {self.sampling} uses no table")
+            if self.sampler.max_clusters_per_class:
+                ignored.append("sampler.max_clusters_per_class is ignored: it needs a table")
+        warmup_sampling = self.sampler.warmup_sampling
+        if not self.clmle_start and warmup_sampling != default.sampler.warmup_sampling:
+            ignored.append("sampler.warmup_sampling is ignored: loss.clmle_from is 0")
         if self.optim.name == "adamw" and self.optim.momentum != default.optim.momentum:
             ignored.append("optim.momentum is ignored by optim.name adamw")
         return ignored
 
+    def _ignored_by_loss(self, default: RunConfig) -> list[str]:
+        loss, method = self.loss, METHODS[self.loss.name]
+        ignored = [
+            f"loss.{item.name} is ignored by loss.name {loss.name}"
+            for item in dataclasses.fields(loss)
+            if item.name not in method.settings | {"name"}
+            and getattr(loss, item.name) != getattr(default.loss, item.name)
+        ]
+        if "class_weight" in method.settings and not loss.has_classifier:
+            for name in ("class_weight", "logit_adjustment"):
+                if getattr(loss, name) != getattr(default.loss, name):
+                    ignored.append(f"loss.{name} is ignored: loss.weight_softmax is 0")
+        if loss.reweight_from and loss.class_weight == "none":
+            ignored.append("loss.reweight_from is ignored: loss.class_weight is none")
+        uses_input = method.head != "cosine" or self.train.classifier_share
+        if not uses_input and self.model.classifier_input != default.model.classifier_input:
+            ignored.append(f"model.classifier_input is ignored by loss.name {loss.name}")
+        return ignored
+
     def refresh_steps(self) -> range:
         """Steps at which a table is asked for during training; the last table comes on top."""
-        uses_tables = self.sampling == "cluster"
-        if not uses_tables:
+        if self.sampling != "cluster":
             return range(0)
-        return range(0, self.train.steps, self.refresh.every or self.train.steps)
+        every = self.refresh.every or self.train.steps
+        return range(self.clmle_start, self.classifier_start, every)
 
 
 def as_dict(config: Any) -> dict[str, Any]:

@@ -155,6 +155,9 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
             names = " | ".join(map(str, allowed))
             raise ConfigError(f"{where} must be one of {names}, got {value!r}")
         return value
+    if origin is types.UnionType:  # T | None: null leaves the choice to the program
+        inner = next(k for k in typing.get_args(kind) if k is not types.NoneType)
+        return None if value is None else _convert(inner, value, where)
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
             raise ConfigError(f"{where} must be a list, got {value!r}")
@@ -253,7 +256,8 @@ def _rows(kind: Any, section: str) -> Iterator[str]:
             default = item.default_factory()
         elif default is dataclasses.MISSING:
             default = "(required)"
-        shown = str(default).lower() if isinstance(default, bool) else str(default)
+        shown = "null" if default is None else str(default)
+        shown = shown.lower() if isinstance(default, bool) else shown
         text = docs.get(item.name, "").replace("|", "\\|")
         name = _type_name(hints[item.name]).replace("|", "\\|")
         yield f"| `{section}.{item.name}` | {name} | `{shown}` | {text} |"
@@ -262,6 +266,8 @@ def _rows(kind: Any, section: str) -> Iterator[str]:
 def _type_name(kind: Any) -> str:
     if typing.get_origin(kind) is Literal:
         return " | ".join(map(str, typing.get_args(kind)))
+    if isinstance(kind, types.UnionType):
+        return " | ".join("null" if k is types.NoneType else k.__name__ for k in kind.__args__)
     if isinstance(kind, types.GenericAlias):
         return "mapping"
     return str(kind.__name__)

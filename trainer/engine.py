@@ -93,15 +93,24 @@ def deepspeed_config(config: RunConfig, world_size: int) -> dict[str, Any]:
     return generated | extra
 
 
-def make_optimizer(network: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
-    """Torch's SGD or AdamW; vectors (biases, norms, PReLU) are not decayed."""
-    matrices = [p for p in network.parameters() if p.ndim > 1]
-    vectors = [p for p in network.parameters() if p.ndim <= 1]
+def make_optimizer(network: Network, config: RunConfig) -> torch.optim.Optimizer:
+    """Torch's SGD or AdamW; vectors (biases, norms, PReLU) are not decayed.
+
+    Second classifiers are in groups of their own ("retrained"), since their time is another.
+    """
     optim = config.optim
-    groups = [
-        {"params": matrices, "weight_decay": optim.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
+    second = {id(p) for p in network.retrained_parameters()}
+    groups = []
+    for retrained in (False, True) if second else (False,):
+        chosen = [p for p in network.parameters() if (id(p) in second) == retrained]
+        groups += [
+            {
+                "params": [p for p in chosen if (p.ndim > 1) == is_matrix],
+                "weight_decay": optim.weight_decay if is_matrix else 0.0,
+                "retrained": retrained,
+            }
+            for is_matrix in (True, False)
+        ]
     if optim.name == "adamw":
         return torch.optim.AdamW(groups, lr=optim.learning_rate)
     nesterov = optim.momentum > 0
@@ -148,10 +157,15 @@ class Engine:
         """To be called after each backward; updates the weights after the last of a step."""
         self._engine.step()
 
-    def set_learning_rate(self, learning_rate: float) -> None:
-        """Use this learning rate from now on."""
+    def set_learning_rate(self, learning_rate: float, *, retrained: bool = False) -> None:
+        """Use this learning rate from now on, for all but the second classifiers.
+
+        Args:
+            learning_rate: what `train.optim` says of this step.
+            retrained: train the second classifiers instead; all else stays exactly as it is.
+        """
         for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = learning_rate if group["retrained"] == retrained else 0.0
 
     def full_state(self) -> dict[str, torch.Tensor]:
         """The whole network's state, also where ZeRO 3 has cut it up. Every rank must call it."""

@@ -11,6 +11,16 @@ class ConfigError(ValueError):
     """A setting is unknown, out of range, or does not fit the others; says what to set."""
 
 
+def require(condition: bool, name: str, expected: str, got: object) -> None:
+    """Refuse a setting that is out of range.
+
+    Raises:
+        ConfigError: the condition does not hold; names the setting, and what it must be.
+    """
+    if not condition:
+        raise ConfigError(f"{name} must be {expected}, got {got!r}")
+
+
 class NonFiniteLoss(TrainingError):
     """The loss became infinite or not a number; raised before the weights were updated."""
 

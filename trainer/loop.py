@@ -86,7 +86,6 @@ class Loop:
         """Optimiser steps done."""
         self._saved = resumed.step if resumed else None  # step of the last checkpoint
         self.train_seconds = resumed.train_seconds if resumed else 0.0
-        self._uses_tables = parts.config.sampling == "cluster"
 
     def run(self) -> dict[str, Any]:
         """Train to the last step, then evaluate with tables of the last weights.
@@ -101,7 +100,7 @@ class Loop:
         parts, steps = self._parts, self._parts.config.train.steps
         if parts.feed.tables:
             parts.objective.use_tables(parts.feed.tables)
-        if parts.feed.tables or not self._uses_tables:
+        if parts.feed.tables or parts.config.sampling_at(self.step) != "cluster":
             self._read_ahead()
         stream = sys.stderr if parts.world.is_first else io.StringIO()  # one rank speaks
         with Progress(steps, label="training", unit="steps", stream=stream) as progress:
@@ -175,6 +174,8 @@ class Loop:
         plan = BatchPlan(parts.config, parts.tasks, parts.index, parts.world, parts.feed.tables)
         switch = parts.feed.next_switch(self.step)
         end = parts.config.train.steps if switch is None else switch
+        if not parts.feed.tables:  # batches are drawn by label until the first table
+            end = min([end, *parts.config.refresh_steps()])
         parts.loader.start(plan, first_step=self.step, end_step=end)
 
     def _after_step(self, stopping: bool) -> None:
@@ -196,7 +197,8 @@ class Loop:
         self.train_seconds += record.seconds
         names = sorted(record.parts)
         sums = torch.stack([record.parts[name].float() for name in names])
-        means = parts.world.mean(sums / record.micro_batches).tolist()
+        counts = torch.tensor([record.counts[name] for name in names], device=sums.device)
+        means = parts.world.mean(sums / counts).tolist()
         values = {f"train/{name}": mean for name, mean in zip(names, means, strict=True)}
         values |= {
             "train/images_per_second": record.images * parts.world.size / record.seconds,

@@ -1,54 +1,23 @@
-"""What a step minimises: the CLMLE terms and the softmax term, summed over the tasks.
+"""What a step minimises: the terms of the loss section, summed over the tasks.
 
-Legend: B images of a micro-batch, C classes, M clusters of a table.
+Legend: B images of a micro-batch, C classes, K candidate clusters.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from clustering.table import ClusterTable
 from data_shards.index import SampleIndex
-from trainer.losses.clmle import ClmleTerms, clmle_loss, with_batch_means
-from trainer.losses.schedule import margin_factor
-from trainer.losses.softmax import class_weights, softmax_loss
+from trainer.loss_section import LossConfig
+from trainer.losses.schedule import margin_factor, step_at
+from trainer.losses.task_batch import TaskBatch, TaskTable
+from trainer.losses.terms import RetrainedTerm, SoftmaxTerm, Term, make_terms
 from trainer.models.network import TaskOutput
-from trainer.sections import LossConfig, TaskConfig
-
-
-@dataclass(frozen=True)
-class TaskTable:
-    """One task's clusters where the loss needs them."""
-
-    centroids: torch.Tensor
-    """(M, D) float32 unit rows."""
-    class_of: torch.Tensor
-    """(M,) int64."""
-    ids: np.ndarray
-    """(N,) int64 sample ids, ascending."""
-    cluster_of_id: np.ndarray
-    """(N,) int64 cluster of each of `ids`."""
-
-    @classmethod
-    def of(cls, table: ClusterTable, device: torch.device) -> TaskTable:
-        """Turn a table's member lists around: from cluster -> ids to id -> cluster."""
-        clusters = np.repeat(np.arange(table.num_clusters), table.cluster_sizes)
-        order = np.argsort(table.member_ids, kind="stable")
-        return cls(
-            centroids=torch.from_numpy(np.array(table.centroids)).to(device),
-            class_of=torch.from_numpy(np.array(table.class_of)).to(device),
-            ids=table.member_ids[order],
-            cluster_of_id=clusters[order],
-        )
-
-    def clusters(self, sample_ids: np.ndarray) -> torch.Tensor:
-        """(B,) int64 cluster of each sample, on the table's device."""
-        found = self.cluster_of_id[np.searchsorted(self.ids, sample_ids)]
-        return torch.from_numpy(found).to(self.class_of.device)
+from trainer.sections import TaskConfig
 
 
 class Objective:
@@ -71,7 +40,8 @@ class Objective:
             tasks: the run's tasks.
             index: training samples, for their labels.
             class_counts: task -> (C,) training images of each class.
-            num_steps: length of the training, for the margins' schedule.
+            num_steps: length of the training, of which the loss section's shares are; later steps
+                are of the classifier stage.
             device: where the network's outputs are.
         """
         self._loss = loss
@@ -82,13 +52,8 @@ class Objective:
         self._labels = {task.name: index.labels(task.label) for task in tasks}
         self._tables: dict[str, TaskTable] = {}
         self._candidates: dict[str, torch.Tensor] = {}
-        self._weights = {
-            task.name: None
-            if loss.class_weight == "none"
-            else class_weights(
-                class_counts[task.name], loss.class_weight, beta=loss.class_weight_beta
-            ).to(device)
-            for task in tasks
+        self._terms = {
+            task.name: make_terms(loss, class_counts[task.name], device) for task in tasks
         }
 
     def use_tables(self, tables: Mapping[str, ClusterTable]) -> None:
@@ -97,7 +62,11 @@ class Objective:
 
     def margin_factor(self, step: int) -> float:
         """Share of the full margins at a step, in [0, 1]."""
-        return margin_factor(step, num_steps=self._num_steps, anneal_share=self._loss.margin_anneal)
+        return margin_factor(
+            step - step_at(self._loss.warmup_share, self._num_steps),
+            num_steps=self._num_steps,
+            anneal_share=self._loss.margin_anneal,
+        )
 
     def candidate_classes(self) -> dict[str, np.ndarray]:
         """Task -> (K,) class of each cluster that the last micro-batch was compared with."""
@@ -111,50 +80,38 @@ class Objective:
         Args:
             outputs: the network's outputs for the micro-batch.
             sample_ids: (B,) int64 which images they are of.
-            step: the step, for the margins.
+            step: the step, for what changes over the training.
         """
         total = torch.zeros((), device=self._device)
         parts: dict[str, torch.Tensor] = {}
+        self._candidates = {}
         for task in self._tasks:
-            output = outputs[task.name]
-            if self._loss.name == "clmle":
-                terms = self._clmle(task.name, output, sample_ids, step)
-                parts[f"{task.name}/between"] = terms.between.detach()
-                parts[f"{task.name}/within"] = terms.within.detach()
-                total = total + task.weight * terms.loss
-            if output.logits is not None:
-                labels = self._labels[task.name][np.searchsorted(self._ids, sample_ids)]
-                cross_entropy = softmax_loss(
-                    output.logits.float(),
-                    torch.from_numpy(labels).to(self._device),
-                    self._weights[task.name],
-                )
-                weight = self._loss.weight_softmax if self._loss.name == "clmle" else 1.0
-                parts[f"{task.name}/softmax"] = cross_entropy.detach()
-                total = total + task.weight * weight * cross_entropy
+            batch = self._batch(task.name, outputs[task.name], sample_ids, step)
+            for term in self._terms_of(task.name, step):
+                value = term(batch)
+                total = total + task.weight * value.loss
+                parts |= {f"{task.name}/{n}": part.detach() for n, part in value.parts.items()}
+                if value.candidates is not None:
+                    self._candidates[task.name] = value.candidates
         parts["loss"] = total.detach()
         return total, parts
 
-    def _clmle(
-        self, task: str, output: TaskOutput, sample_ids: np.ndarray, step: int
-    ) -> ClmleTerms:
-        table = self._tables[task]
-        rows, centroids, class_of = with_batch_means(
-            output.embedding,
-            table.clusters(sample_ids),
-            table.centroids,
-            table.class_of,
-            candidates=self._loss.candidates,
-        )
-        self._candidates[task] = class_of
-        grown = self.margin_factor(step)
-        return clmle_loss(
-            output.embedding,
-            rows,
-            centroids,
-            class_of,
-            scale=self._loss.scale,
-            margin_between_rad=self._loss.margin_between * grown,
-            margin_within_rad=self._loss.margin_within * grown,
-            weight_within=self._loss.weight_within,
+    def _terms_of(self, task: str, step: int) -> list[Term]:
+        """The terms in force at a step."""
+        if step >= self._num_steps:
+            return [RetrainedTerm()]
+        terms = self._terms[task]
+        if step < step_at(self._loss.warmup_share, self._num_steps):
+            return [term for term in terms if isinstance(term, SoftmaxTerm)]
+        return terms
+
+    def _batch(self, task: str, output: TaskOutput, sample_ids: np.ndarray, step: int) -> TaskBatch:
+        labels = self._labels[task][np.searchsorted(self._ids, sample_ids)]
+        return TaskBatch(
+            output=output,
+            labels=torch.from_numpy(labels).to(self._device),
+            sample_ids=sample_ids,
+            table=self._tables.get(task),
+            margin_factor=self.margin_factor(step),
+            reweighted=step >= step_at(self._loss.reweight_from, self._num_steps),
         )

@@ -12,7 +12,16 @@ from trainer.config import RunConfig
 from trainer.run_folder import RunFolder
 from trainer.table_feed import FeedState
 
-_REPORTED_PACKAGES = ("clmle", "torch", "deepspeed", "ray", "faiss-cpu", "faiss-gpu", "numpy")
+_REPORTED_PACKAGES = (
+    "clmle",
+    "torch",
+    "deepspeed",
+    "ray",
+    "faiss-cpu",
+    "faiss-gpu",
+    "numpy",
+    "pytorch-metric-learning",
+)
 
 
 def write_report(
@@ -43,6 +52,7 @@ def write_report(
             "per_class_recall": {},
             **evaluation,
             "loss": config.loss.name,
+            "readout": config.readout,
             "sampling": config.sampling,
             "steps": config.train.steps,
             "images_seen": images,

@@ -8,12 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from trainer.errors import ConfigError
-
-
-def _require(condition: bool, name: str, expected: str, got: object) -> None:
-    if not condition:
-        raise ConfigError(f"{name} must be {expected}, got {got!r}")
+from trainer.errors import require as _require
+from trainer.methods import LabelSampling, Sampling
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,63 +100,6 @@ class ModelConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LossConfig:
-    """What is minimised."""
-
-    name: Literal["clmle", "softmax"] = "clmle"
-    """clmle = angular margins to clusters, plus a softmax term; softmax = cross-entropy alone."""
-
-    scale: float = 16.0
-    """s: sharpness of the CLMLE terms. Cosines are multiplied by it."""
-
-    margin_between: float = 0.35
-    """m_between in radians: how much nearer its own cluster is than any of another class."""
-
-    margin_within: float = 0.1
-    """m_within in radians: the same towards the other clusters of its class."""
-
-    weight_within: float = 0.1
-    """w_within: weight of the within-class term. 0 = one-sided margins between classes only."""
-
-    weight_softmax: float = 1.0
-    """w_softmax: weight of the joint cross-entropy of a linear head. 0 = none."""
-
-    margin_anneal: float = 0.5
-    """Share of the training over which both margins grow linearly from 0. Full margins from the
-    first step can collapse the embedding."""
-
-    candidates: Literal["batch", "table"] = "batch"
-    """Clusters that a sample is compared with: those in its batch, or all of the table (centroids
-    of absent ones as old as the table)."""
-
-    class_weight: Literal["none", "inverse", "effective_number"] = "none"
-    """Weight of a class in the softmax term: 1, 1/n, or (1-b)/(1-b^n) (Cui et al., CVPR 2019)."""
-
-    class_weight_beta: float = 0.999
-    """b of class_weight effective_number."""
-
-    def __post_init__(self) -> None:
-        _require(self.scale > 0, "loss.scale", "> 0", self.scale)
-        _require(
-            0 <= self.margin_within <= self.margin_between < 1.5708,
-            "loss margins",
-            "0 <= margin_within <= margin_between < pi/2 radians",
-            f"within {self.margin_within}, between {self.margin_between}",
-        )
-        _require(self.weight_within >= 0, "loss.weight_within", ">= 0", self.weight_within)
-        _require(self.weight_softmax >= 0, "loss.weight_softmax", ">= 0", self.weight_softmax)
-        _require(
-            0 <= self.margin_anneal <= 1, "loss.margin_anneal", "in [0, 1]", self.margin_anneal
-        )
-        _require(
-            0 <= self.class_weight_beta < 1,
-            "loss.class_weight_beta",
-            "in [0, 1)",
-            self.class_weight_beta,
-        )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class SamplerConfig:
     """Which images make a step.
 
@@ -168,9 +107,15 @@ class SamplerConfig:
     over the ranks.
     """
 
-    sampling: Literal["auto", "cluster", "instance", "class_balanced"] = "auto"
+    sampling: Literal["auto", Sampling] = "auto"
     """cluster = neighbourhoods of the cluster table; instance = every image once an epoch;
-    class_balanced = every class as often. auto = cluster for clmle, instance for softmax."""
+    class_balanced = every class as often; square_root = a class in proportion to the root of its
+    size; under = of each class as many images as the rarest has; progressive = from instance to
+    class_balanced over the training; class_groups = class_balanced, samples_per_cluster images of a
+    class at a time. auto = what suits the loss (docs/methods.md)."""
+
+    warmup_sampling: LabelSampling = "instance"
+    """How images are drawn before `loss.clmle_from`."""
 
     neighbourhoods: int = 2
     """Neighbourhoods a step. Must be a multiple of the number of ranks; each rank accumulates
@@ -185,6 +130,9 @@ class SamplerConfig:
     siblings: int = 3
     """At most this many clusters of the seed's class beside it."""
 
+    max_clusters_per_class: int = 0
+    """At most this many clusters of one class in a neighbourhood. 0 = as many as are near."""
+
     seed_by: Literal["cluster", "class"] = "cluster"
     """Seeds go through all clusters, or through all classes (and their clusters in turn)."""
 
@@ -197,6 +145,12 @@ class SamplerConfig:
             "sampler.siblings",
             f"in [0, sampler.clusters = {self.clusters})",
             self.siblings,
+        )
+        _require(
+            self.max_clusters_per_class >= 0,
+            "sampler.max_clusters_per_class",
+            ">= 0",
+            self.max_clusters_per_class,
         )
 
 
@@ -267,6 +221,10 @@ class TrainConfig:
     steps: int = 600
     """Optimiser steps. Images seen = steps x neighbourhoods x clusters x samples_per_cluster."""
 
+    classifier_share: float = 0.0
+    """Last share of the steps in which all is frozen but a second linear classifier, trained on
+    class-balanced batches: cRT (Kang et al., ICLR 2020), read-out head_crt. 0 = none."""
+
     log_every: int = 10
     """Steps between two rows of metrics."""
 
@@ -287,6 +245,12 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         _require(self.steps >= 1, "train.steps", ">= 1", self.steps)
+        _require(
+            0 <= self.classifier_share < 1,
+            "train.classifier_share",
+            "in [0, 1)",
+            self.classifier_share,
+        )
         _require(self.log_every >= 1, "train.log_every", ">= 1", self.log_every)
         _require(
             self.gradient_clipping >= 0, "train.gradient_clipping", ">= 0", self.gradient_clipping
@@ -326,16 +290,27 @@ class EvaluationConfig:
     ranks or workers gives the same embeddings."""
 
     num_neighbours: int = 50
-    """k of the k-nearest-cluster rules (capped at the number of clusters)."""
+    """k of the k-nearest-cluster rules (capped at the number of clusters); for knc_balanced, of
+    each class."""
 
     soft_scale: float = 16.0
     """Scale of kNC's soft vote, a log-mean-exp of scaled cosines."""
+
+    knn: int = 0
+    """Above 0, the read-out knn is the vote of that many nearest training images. Needs the run's
+    embeddings of the evaluated step, which are there for the newest table."""
+
+    tau: float = 0.0
+    """Above 0, the read-out head_tau is the linear head with each class's weights divided by their
+    norm to this power (Kang et al., ICLR 2020). To be chosen on held-out images."""
 
     def __post_init__(self) -> None:
         _require(self.every >= 0, "evaluation.every", ">= 0 steps", self.every)
         _require(self.batch_size >= 1, "evaluation.batch_size", ">= 1", self.batch_size)
         _require(self.num_neighbours >= 1, "evaluation.num_neighbours", ">= 1", self.num_neighbours)
         _require(self.soft_scale > 0, "evaluation.soft_scale", "> 0", self.soft_scale)
+        _require(self.knn >= 0, "evaluation.knn", ">= 0", self.knn)
+        _require(self.tau >= 0, "evaluation.tau", ">= 0", self.tau)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -17,6 +17,7 @@ from data_shards.atomic import atomic_folder, read_json, sha256_of, write_json
 from data_shards.errors import DataError
 from trainer.config import RunConfig
 from trainer.errors import TrainingError
+from trainer.methods import METHODS
 from trainer.models import build_network
 from trainer.models.network import ClassifierInput, Network
 from trainer.run_folder import RunFolder, step_name, step_of
@@ -31,22 +32,31 @@ class NetworkDescription:
     input_size: int
     embedding_dim: int
     classifier_input: ClassifierInput | None
-    """What the linear softmax head of each task sees; None where the loss has no use for one."""
+    """What the classifier of each task sees; None where the loss has no use for one."""
     num_classes: dict[str, int]
     """Classes of each task, in the order of the heads."""
+    vectors_per_class: int = 1
+    """Vectors that stand for a class, where the classifier is of cosines."""
+    retrained_input: ClassifierInput | None = None
+    """What the second classifier of each task sees; None without a classifier stage."""
 
     @classmethod
     def of(cls, config: RunConfig, num_classes: Mapping[str, int]) -> NetworkDescription:
         """Describe the network that a configuration asks for."""
         model, loss = config.model, config.loss
-        has_classifier = loss.name == "softmax" or loss.weight_softmax > 0
+        classifier_input: ClassifierInput | None = None
+        if loss.has_classifier:
+            cosine = METHODS[loss.name].head == "cosine"
+            classifier_input = "cosine" if cosine else model.classifier_input
         return cls(
             backbone=model.backbone,
             channels=model.channels,
             input_size=model.input_size,
             embedding_dim=model.embedding_dim,
-            classifier_input=model.classifier_input if has_classifier else None,
+            classifier_input=classifier_input,
             num_classes=dict(num_classes),
+            vectors_per_class=int(loss.or_default("vectors_per_class")) or 1,
+            retrained_input=model.classifier_input if config.train.classifier_share else None,
         )
 
     def build(self) -> Network:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping
 
 import torch
@@ -21,7 +22,8 @@ class StepRecord:
 
     def __init__(self) -> None:
         self.parts: dict[str, torch.Tensor] = {}
-        self.micro_batches = 0
+        self.counts: Counter[str] = Counter()
+        """Micro-batches that had each part; the same on every rank."""
         self.images = 0
         self.seconds = 0.0
         self.waiting_seconds = 0.0
@@ -31,7 +33,7 @@ class StepRecord:
 
     def add(self, parts: Mapping[str, torch.Tensor]) -> None:
         """Add one micro-batch's loss parts."""
-        self.micro_batches += 1
+        self.counts.update(parts.keys())
         for name, value in parts.items():
             self.parts[name] = self.parts.get(name, torch.zeros_like(value)) + value
 
@@ -67,8 +69,11 @@ class TrainingStep:
         """
         started = time.monotonic()
         engine = self._engine
+        frozen = step >= self._config.classifier_start
+        engine.network.freeze(frozen=frozen)
         self.learning_rate = self._set_learning_rate(step)
-        self._statistics.begin_step()
+        if not frozen:
+            self._statistics.begin_step()
         finite = torch.ones((), dtype=torch.bool, device=engine.world.device)
         for number in range(engine.num_micro_batches):
             waiting = time.monotonic()
@@ -79,27 +84,31 @@ class TrainingStep:
             outputs = engine.forward(batch.images.to(engine.world.device, non_blocking=True))
             loss, parts = self._objective(outputs, batch.neighbourhood.sample_ids, step)
             engine.backward(loss)
-            self._statistics.collect()  # after the backward pass, which reads the statistics
+            if not frozen:
+                self._statistics.collect()  # after the backward pass, which reads the statistics
             record.add(parts)
             record.images += len(batch.images)
             finite &= torch.isfinite(parts["loss"])
             if number == engine.num_micro_batches - 1:
                 stop = self._agree(step, finite, stop=stop)
             engine.micro_step()
-        self._statistics.finish(engine.world.mean)
+        if not frozen:
+            self._statistics.finish(engine.world.mean)
         record.embeddings = {task: output.embedding.detach() for task, output in outputs.items()}
         record.seconds += time.monotonic() - started
         return stop
 
     def _set_learning_rate(self, step: int) -> float:
-        optim = self._config.optim
+        """Main part and classifier stage each have the whole schedule; the latter no warm-up."""
+        optim, start = self._config.optim, self._config.classifier_start
+        retrained = step >= start
         factor = learning_rate_factor(
-            step,
-            num_steps=self._config.train.steps,
-            warmup_steps=optim.warmup_steps,
+            step - start if retrained else step,
+            num_steps=self._config.train.steps - start if retrained else start,
+            warmup_steps=0 if retrained else optim.warmup_steps,
             schedule=optim.schedule,
         )
-        self._engine.set_learning_rate(factor * optim.learning_rate)
+        self._engine.set_learning_rate(factor * optim.learning_rate, retrained=retrained)
         return factor * optim.learning_rate
 
     def _agree(self, step: int, finite: torch.Tensor, *, stop: bool) -> bool:

@@ -207,7 +207,7 @@ def _build(
             tasks,
             index,
             class_counts={t.name: manifest.class_counts("train", t.label) for t in tasks},
-            num_steps=config.train.steps,
+            num_steps=config.classifier_start,
             device=world.device,
         ),
         evaluator=evaluator,

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
+from trainer.loss_section import LossConfig
 from trainer.losses.collapse import CollapseDetector, batch_spread, plateau_loss
-from trainer.sections import LossConfig
 
 logger = logging.getLogger(__name__)
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,20 @@ def test_the_newest_snapshot_that_has_tables_is_evaluated(
     assert "training images" in printed
     names = {row["name"] for row in read_metrics(served.run.metrics)}
     assert "evaluation/balanced_accuracy/knc_margin" in names
+
+
+def test_the_nearest_training_images_vote_as_long_as_their_embeddings_are_there(
+    served: TinyRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["--config", str(served.config_file), "--set", "evaluation.knn=3"]
+    assert evaluate.main(command) == 0
+    written = read_json(served.run.evaluation / "step_000005.json")
+    assert "knn" in written["balanced_accuracy"]
+    shutil.rmtree(served.run.embeddings)
+    assert evaluate.main(command) == 0
+    assert "warning: no read-out knn: the embeddings" in capsys.readouterr().err
+    written = read_json(served.run.evaluation / "step_000005.json")
+    assert "knn" not in written["balanced_accuracy"]
 
 
 def test_a_checkpoint_is_a_step_or_a_folder(served: TinyRun) -> None:

@@ -6,7 +6,7 @@ import pytest
 from clustering.knc import Rule, knc_predict, knc_scores, nearest_class_mean_scores
 from tests.helpers import reference_clustering as reference
 
-RULES: tuple[Rule, ...] = ("margin", "soft")
+RULES: tuple[Rule, ...] = ("margin", "soft", "balanced")
 
 
 def _expected(
@@ -14,6 +14,8 @@ def _expected(
 ) -> np.ndarray:
     if rule == "margin":
         rows = [reference.margin_scores(q, centroids, class_of, c, k) for q in queries]
+    elif rule == "balanced":
+        rows = [reference.balanced_scores(q, centroids, class_of, c, k, 16.0) for q in queries]
     else:
         rows = [reference.soft_scores(q, centroids, class_of, c, k, 16.0) for q in queries]
     return np.array(rows)
@@ -82,6 +84,17 @@ def test_duplicate_centroids_do_not_change_the_soft_vote() -> None:
     np.testing.assert_allclose(twice, once, rtol=1e-6)
 
 
+def test_the_balanced_vote_does_not_favour_the_class_of_many_clusters() -> None:
+    """Class 0 has 8 of its 36 clusters near the query, class 1 its only one, a little farther."""
+    angles = np.array([0.2] * 8 + [2.0] * 28 + [-0.25])
+    centroids = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+    settings = {"num_classes": 2, "num_neighbours": 36}
+    query, class_of = np.array([[1, 0]], dtype=np.float32), np.array([0] * 36 + [1])
+    soft = knc_predict(query, centroids, class_of, rule="soft", **settings | {"num_neighbours": 9})
+    balanced = knc_predict(query, centroids, class_of, rule="balanced", **settings)
+    assert (soft.tolist(), balanced.tolist()) == ([0], [1])
+
+
 def test_a_large_scale_does_not_overflow() -> None:
     centroids = np.array([[1, 0], [-1, 0]], dtype=np.float32)
     scores = knc_scores(
@@ -116,7 +129,7 @@ def test_nearest_class_mean() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"rule": "nearest"}, "rule must be margin or soft, got 'nearest'"),
+        ({"rule": "nearest"}, "rule must be margin, soft or balanced, got 'nearest'"),
         ({"num_neighbours": 0}, "num_neighbours must be >= 1, got 0"),
         ({"scale": 0.0}, "scale must be > 0"),
         ({"num_classes": 1}, r"class_of must lie in 0..0, got 0..1"),

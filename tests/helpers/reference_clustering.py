@@ -56,6 +56,24 @@ def soft_scores(
     return scores
 
 
+def balanced_scores(
+    query: np.ndarray,
+    centroids: np.ndarray,
+    class_of: np.ndarray,
+    num_classes: int,
+    k: int,
+    scale: float,
+) -> list[float]:
+    """log mean exp(scale * cos) over the k nearest clusters of each class."""
+    scores = []
+    for class_ in range(num_classes):
+        of_class = centroids[class_of == class_]
+        cosines = sorted((float(query @ centroid) for centroid in of_class), reverse=True)[:k]
+        votes = [math.exp(scale * cosine) for cosine in cosines]
+        scores.append(math.log(sum(votes) / len(votes)) if votes else -math.inf)
+    return scores
+
+
 def neighbour_lists(
     centroids: np.ndarray, class_of: np.ndarray, num_neighbours: int, num_siblings: int
 ) -> tuple[list[list[int]], list[list[int]]]:

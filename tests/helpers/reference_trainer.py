@@ -73,6 +73,49 @@ def weighted_cross_entropy(
     return total / weight_sum
 
 
+def focal(logits: Tensor, labels: Sequence[int], weights: Sequence[float], gamma: float) -> float:
+    """Lin et al., ICCV 2017, equation 5, weighted by class."""
+    total, weight_sum = 0.0, 0.0
+    for row, label in zip(logits.tolist(), labels, strict=True):
+        p = math.exp(row[label]) / sum(math.exp(value) for value in row)
+        total += weights[label] * -((1 - p) ** gamma) * math.log(p)
+        weight_sum += weights[label]
+    return total / weight_sum
+
+
+def balanced_softmax(logits: Tensor, labels: Sequence[int], counts: Sequence[int]) -> float:
+    total = 0.0
+    for row, label in zip(logits.tolist(), labels, strict=True):
+        terms = [n * math.exp(value) for n, value in zip(counts, row, strict=True)]
+        total -= math.log(terms[label] / sum(terms)) / len(labels)
+    return total
+
+
+def ldam(
+    cosines: Tensor, labels: Sequence[int], counts: Sequence[int], *, largest: float, scale: float
+) -> float:
+    margins = [n**-0.25 for n in counts]
+    margins = [margin * largest / max(margins) for margin in margins]
+    total = 0.0
+    for row, label in zip(cosines.tolist(), labels, strict=True):
+        own = math.exp(scale * (row[label] - margins[label]))
+        others = sum(math.exp(scale * c) for j, c in enumerate(row) if j != label)
+        total -= math.log(own / (own + others)) / len(labels)
+    return total
+
+
+def nearest_images_vote(
+    query: Tensor, rows: Tensor, labels: Sequence[int], k: int, scale: float
+) -> int:
+    """Wu et al., CVPR 2018, section 3.4."""
+    cosines = [float(query @ row) for row in rows]
+    nearest = sorted(range(len(rows)), key=lambda i: (-cosines[i], i))[:k]
+    votes = {label: 0.0 for label in sorted(labels)}
+    for i in nearest:
+        votes[labels[i]] += math.exp(scale * cosines[i])
+    return max(votes, key=lambda label: votes[label])
+
+
 def mean_pair_distance(embeddings: Tensor) -> float:
     """Mean of 1 - cosine over all ordered pairs, each with itself included."""
     pairs = [float(1 - a @ b) for a in embeddings for b in embeddings]

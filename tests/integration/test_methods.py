@@ -3,17 +3,21 @@
 import math
 
 import pytest
+import torch
 
 from data_shards.atomic import read_json
 from tests.helpers.local_service import LocalService
 from tests.helpers.tiny_data import write_tiny_data
-from tests.helpers.training import series, succeeded, tiny_config, train_ranks
+from tests.helpers.training import series, succeeded, tiny_config, train_ranks, weights
+from tests.integration.test_training import sigterm_at
+from trainer.checkpoint import checkpoint_steps
 from trainer.metrics import read_metrics
 from trainer.run_folder import RunFolder
 
 pytestmark = pytest.mark.slow
 
-BY_TABLE = ["knc_margin", "knc_soft", "ncm"]
+BY_TABLE = ["knc_margin", "knc_soft", "knc_balanced", "ncm"]
+PARTS = ["softmax", "between", "within", "retrained"]
 STEPS = 10
 
 
@@ -54,6 +58,62 @@ def test_a_baseline_uses_no_table_but_for_its_evaluation(tmp_path, tiny_shards, 
     assert "train/shape/between" not in names
     losses = list(series(config).values())
     assert sum(losses[-3:]) < sum(losses[:3])
+
+
+STAGES = {
+    "loss__clmle_from": 0.5,
+    "loss__class_weight": "inverse",
+    "sampler__warmup_sampling": "square_root",
+    "sampler__max_clusters_per_class": 2,
+    "train__classifier_share": 0.2,
+    "evaluation__tau": 0.7,
+    "evaluation__knn": 5,
+    "evaluation__every": 7,
+    "refresh__every": 2,
+    "refresh__lag": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def staged(tmp_path_factory, tiny_shards):
+    """A training with a warm-up of 4 steps, 4 of CLMLE, and 2 of the second classifier."""
+    return trained(tmp_path_factory.mktemp("staged"), tiny_shards, **STAGES)
+
+
+def test_a_training_goes_through_warm_up_clmle_and_classifier_stage(staged):
+    config, report, _, served = staged
+    assert served == [4, 6, STEPS]
+    assert report["table_switches"] == [[4, 4], [7, 6], [STEPS, STEPS]]
+    classifiers = ["head", "head_tau", "head_crt"]
+    assert_reports(report, [*BY_TABLE, "knn", *classifiers])
+    halfway = read_json(RunFolder(config.run_path).evaluation / "step_000007.json")
+    # Its table is older than its weights, and the embeddings are those of the table.
+    assert set(halfway["balanced_accuracy"]) == {*BY_TABLE, *classifiers}
+    parts = {part: list(series(config, f"train/shape/{part}")) for part in PARTS}
+    assert parts == {
+        "softmax": list(range(1, 9)),
+        "between": [5, 6, 7, 8],
+        "within": [5, 6, 7, 8],
+        "retrained": [9, 10],
+    }
+
+
+@pytest.mark.parametrize("stopped_after", [2, 8])
+def test_stages_are_the_same_for_two_ranks_and_after_a_stop(
+    staged, tmp_path, tiny_shards, stopped_after
+):
+    """Stopped within the warm-up, and at the border of the classifier stage."""
+    config = tiny_config(tmp_path / "run", tiny_shards, train__steps=STEPS, **STAGES)
+    with LocalService(config):
+        # The ranks agree in the step after the signal.
+        results = train_ranks(config, 2, prepare=sigterm_at, arguments=(1, stopped_after - 2))
+        assert [code for code, _ in results] == [1, 1]
+        assert checkpoint_steps(RunFolder(config.run_path)) == [stopped_after]
+        succeeded(train_ranks(config, 2))
+    assert series(config) == pytest.approx(series(staged[0]), rel=1e-5)
+    expected = weights(staged[0], STEPS)
+    for name, tensor in weights(config, STEPS).items():
+        torch.testing.assert_close(tensor, expected[name], rtol=1e-5, atol=1e-5, msg=name)
 
 
 def test_two_tasks_share_a_backbone(tmp_path, tiny_shards):

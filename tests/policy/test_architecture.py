@@ -23,6 +23,7 @@ DOORS = {
     "deepspeed": ("trainer/engine.py", "cluster_jobs/doctor.py"),
     "tensorboard": ("trainer/metrics.py",),
     "torch": ("trainer/", "cluster_jobs/", "clustering/backends.py"),
+    "pytorch_metric_learning": ("trainer/losses/metric_learning.py",),
     "timm": ("trainer/models/timm_backbone.py",),
 }
 FILES = sorted(p for package in PACKAGES for p in (ROOT / package).rglob("*.py"))

@@ -2,8 +2,12 @@
 
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
+
+from cluster_jobs.comparison import READOUTS
+from trainer.methods import METHODS, Sampling
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -29,3 +33,9 @@ def test_the_map_names_what_is_there():
 def test_configurations_that_are_named_exist(path):
     for name in re.findall(r"configs/(\w+\.yaml)", path.read_text()):
         assert (ROOT / "configs" / name).exists(), name
+
+
+def test_every_loss_sampling_and_readout_has_its_line():
+    text = (ROOT / "docs" / "methods.md").read_text()
+    for name in (*METHODS, *get_args(Sampling), *READOUTS):
+        assert re.search(rf"^\|.*`{name}`", text, re.MULTILINE), name

@@ -16,7 +16,6 @@ from trainer.cluster_sampler import (
     Neighbourhood,
     cluster_batch,
     draw_members,
-    label_batch,
     neighbourhood,
     rank_share,
 )
@@ -84,6 +83,28 @@ def test_a_small_table_gives_all_its_clusters(sizes: list[list[int]]) -> None:
     wide = replace(SHAPE, clusters=50, siblings=10)
     chosen = neighbourhood(table, 0, shape=wide, rng=rng())
     assert sorted(chosen) == list(range(table.num_clusters))
+
+
+def test_a_bound_keeps_to_the_nearest_clusters_that_it_allows(table: ClusterTable) -> None:
+    bounded = replace(SHAPE, clusters=5, siblings=2, max_clusters_per_class=1)
+    for seed_cluster in range(table.num_clusters):
+        closeness = table.centroids @ table.centroids[seed_cluster]
+        expected = [seed_cluster]
+        for j in sorted(range(table.num_clusters), key=lambda j: -closeness[j]):
+            if table.class_of[j] not in table.class_of[expected]:
+                expected.append(j)
+        assert neighbourhood(table, seed_cluster, shape=bounded, rng=rng()) == expected
+
+
+@pytest.mark.parametrize(("bound", "allowed"), [(1, 5), (2, 8), (3, 9)])
+def test_a_bound_allows_fewer_clusters_than_wanted(bound: int, allowed: int) -> None:
+    table = make_table(SIZES, neighbours=1, siblings=1)
+    shape = replace(SHAPE, clusters=50, siblings=10, max_clusters_per_class=bound)
+    chosen = neighbourhood(table, 0, shape=shape, rng=rng())
+    assert len(set(chosen)) == len(chosen) == allowed
+    assert max(Counter(table.class_of[chosen].tolist()).values()) <= bound
+    batch = cluster_batch(table, seed=0, step=0, shape=shape)
+    assert all(len(part.sample_ids) == shape.images_per_neighbourhood for part in batch)
 
 
 # -- drawing images --------------------------------------------------------------------
@@ -181,57 +202,6 @@ def test_every_image_is_drawn_in_the_end(table: ClusterTable) -> None:
     assert seen == set(table.member_ids.tolist())
 
 
-# -- label batches ---------------------------------------------------------------------
-
-LABELS = np.array([4, 0, 0, 2, 0, 0, 0, 2, 0, 0], np.int64)  # no image of classes 1 and 3
-IDS = np.arange(10, dtype=np.int64) * 7 + 100
-
-
-def drawn_ids(sampling: str, steps: range, *, seed: int = 0) -> list[int]:
-    batches = (
-        label_batch(LABELS, IDS, seed=seed, step=step, shape=SHAPE, sampling=sampling)
-        for step in steps
-    )
-    return [int(i) for batch in batches for part in batch for i in part.sample_ids]
-
-
-@pytest.mark.parametrize("sampling", ["instance", "class_balanced"])
-def test_label_batches_are_full_and_labelled(sampling: str) -> None:
-    batch = label_batch(LABELS, IDS, seed=0, step=3, shape=SHAPE, sampling=sampling)
-    label_of = dict(zip(IDS.tolist(), LABELS.tolist(), strict=True))
-    assert len(batch) == SHAPE.neighbourhoods
-    for part in batch:
-        assert len(part.sample_ids) == SHAPE.images_per_neighbourhood
-        assert (part.clusters == -1).all()
-        assert part.classes.tolist() == [label_of[int(i)] for i in part.sample_ids]
-
-
-@pytest.mark.parametrize("sampling", ["instance", "class_balanced"])
-def test_label_batches_are_pure(sampling: str) -> None:
-    assert drawn_ids(sampling, range(4)) == drawn_ids(sampling, range(4))
-    # A later step does not need the earlier ones.
-    assert drawn_ids(sampling, range(3, 4)) == drawn_ids(sampling, range(4))[-SHAPE.num_images :]
-    assert drawn_ids(sampling, range(4)) != drawn_ids(sampling, range(4), seed=1)
-    assert drawn_ids(sampling, range(1)) != drawn_ids(sampling, range(1, 2))
-
-
-def test_instance_sampling_takes_every_image_once_an_epoch() -> None:
-    drawn = drawn_ids("instance", range(10))  # 240 images: 24 epochs
-    epochs = [drawn[start : start + 10] for start in range(0, 240, 10)]
-    assert all(sorted(epoch) == IDS.tolist() for epoch in epochs)
-    assert len({tuple(epoch) for epoch in epochs}) == 24
-
-
-def test_class_balanced_sampling_takes_classes_evenly_and_no_image_too_early() -> None:
-    drawn = drawn_ids("class_balanced", range(7))  # 168 images: 56 of each class
-    label_of = dict(zip(IDS.tolist(), LABELS.tolist(), strict=True))
-    for place in range(0, 168, 3):
-        assert sorted(label_of[i] for i in drawn[place : place + 3]) == [0, 2, 4]
-    heads = [i for i in drawn if label_of[i] == 0]
-    for start in range(0, 56, 7):
-        assert len(set(heads[start : start + 7])) == 7
-
-
 # -- ranks -----------------------------------------------------------------------------
 
 
@@ -268,20 +238,15 @@ def test_a_step_is_quick_on_a_large_table() -> None:
         neighbours=(numbers[:, None] + np.arange(10, 42)) % clusters,
         siblings=np.full((clusters, 8), -1),
     )
-    many_classes = np.repeat(numbers // 10, members)
-    two_classes = (many_classes == 0).astype(np.int64)
     shape = BatchShape(neighbourhoods=2, clusters=20, samples_per_cluster=5, siblings=3)
 
     def draw(step: int) -> None:
         for seed_by in ("cluster", "class"):
             cluster_batch(table, seed=0, step=step, shape=shape, seed_by=seed_by)
-        for sampling in ("instance", "class_balanced"):
-            for labels in (many_classes, two_classes):
-                label_batch(labels, labels, seed=0, step=step, shape=shape, sampling=sampling)
 
     draw(0)  # permutes and sorts once
     started = time.process_time()
     for step in range(1, 11):
         draw(step)
-    # About 7 ms for the six; a single sort of the million samples would take more.
+    # About 2 ms for the two; a single sort of the million samples would take more.
     assert (time.process_time() - started) / 10 < 0.06

@@ -49,7 +49,18 @@ def test_there_are_configurations():
         ("train: [1]", "train must be a section"),
         ("optim: {learning_rate: .inf}", r"optim\.learning_rate must be a finite number, got inf"),
         ("optim: {learning_rate: nan}", r"optim\.learning_rate must be a finite number"),
-        ("loss: {name: arcface}", r"loss\.name must be one of clmle \| softmax, got 'arcface'"),
+        ("loss: {name: arcfase}", r"loss\.name must be one of clmle \| softmax .*, got 'arcfase'"),
+        ("loss: {margin: -0.1}", r"loss\.margin must be >= 0 or null, got -0\.1"),
+        ("loss: {margin: wide}", r"loss\.margin must be of type float, got 'wide'"),
+        ("loss: {clmle_from: 0.6}", r"loss\.clmle_from \+ loss\.margin_anneal must be <= 1"),
+        ("loss: {clmle_from: 0.2, weight_softmax: 0}", "loss.weight_softmax is 0; set it above 0"),
+        (
+            "{loss: {clmle_from: 0.6, margin_anneal: 0}, train: {steps: 1}}",
+            "leaves no step for CLMLE among 1",
+        ),
+        ("train: {steps: 10, classifier_share: 0.01}", "leaves 0 for the classifier and 10 for"),
+        ("train: {steps: 10, classifier_share: 0.99}", "leaves 10 for the classifier and 0 for"),
+        ("sampler: {warmup_sampling: cluster}", r"sampler\.warmup_sampling must be one of"),
         ("loss: {margin_within: 0.5, margin_between: 0.2}", "0 <= margin_within <= margin_between"),
         ("cluster: {samples_per_cluster: 0}", r"cluster\.samples_per_cluster must be >= 1, got 0"),
         ("refresh: {every: 10, lag: 20}", r"refresh\.lag must be <= refresh\.every = 10"),
@@ -115,7 +126,21 @@ def test_settings_without_effect_are_reported():
         ({"loss": {"name": "softmax"}, "refresh": {"every": 0}}, ""),
         ({"loss": {"name": "softmax"}, "refresh": {"every": 7, "lag": 1}}, "refresh.every"),
         ({"loss": {"weight_softmax": 0, "class_weight": "inverse"}}, "loss.class_weight"),
-        ({"loss": {"name": "softmax", "weight_softmax": 0, "class_weight": "inverse"}}, ""),
+        ({"loss": {"name": "softmax", "class_weight": "inverse"}}, ""),
+        ({"loss": {"name": "softmax", "weight_softmax": 0}}, "loss.weight_softmax"),
+        ({"loss": {"weight_softmax": 0, "logit_adjustment": 1}}, "loss.logit_adjustment"),
+        ({"loss": {"reweight_from": 0.8}}, "loss.reweight_from"),
+        ({"loss": {"name": "ldam", "focal_gamma": 1, "margin": 0.3}}, "loss.focal_gamma"),
+        ({"sampler": {"warmup_sampling": "under"}}, "sampler.warmup_sampling"),
+        ({"sampler": {"warmup_sampling": "under"}, "loss": {"clmle_from": 0.2}}, ""),
+        (
+            {"loss": {"name": "arcface"}, "model": {"classifier_input": "embedding"}},
+            "model.classifier_input",
+        ),
+        (
+            {"loss": {"name": "focal"}, "sampler": {"max_clusters_per_class": 2}},
+            "sampler.max_clusters_per_class",
+        ),
     ],
 )
 def test_only_what_was_set_and_has_no_effect_is_told(sections, told):
@@ -128,6 +153,68 @@ def test_tables_are_asked_for_at_the_start_and_then_periodically():
     assert list(config.refresh_steps()) == [0, 100, 200]
     once = build_config({"train": {"steps": 250}, "refresh": {"every": 0}})
     assert list(once.refresh_steps()) == [0]
+
+
+def test_a_warm_up_puts_off_the_first_table_and_draws_by_label():
+    config = build_config(
+        {
+            "loss": {"clmle_from": 0.3},
+            "sampler": {"warmup_sampling": "square_root"},
+            "train": {"steps": 250},
+            "refresh": {"every": 100, "lag": 5},
+        }
+    )
+    assert list(config.refresh_steps()) == [75, 175]
+    drawn = [config.sampling_at(step) for step in (0, 74, 75, 249)]
+    assert drawn == ["square_root", "square_root", "cluster", "cluster"]
+
+
+def test_a_classifier_stage_ends_tables_and_draws_class_balanced():
+    config = build_config(
+        {
+            "train": {"steps": 250, "classifier_share": 0.2},
+            "loss": {"clmle_from": 0.3},
+            "refresh": {"every": 100, "lag": 5},
+        }
+    )
+    assert config.classifier_start == 200
+    assert list(config.refresh_steps()) == [60, 160]
+    drawn = [config.sampling_at(step) for step in (59, 60, 199, 200, 249)]
+    assert drawn == ["instance", "cluster", "cluster", "class_balanced", "class_balanced"]
+
+
+@pytest.mark.parametrize(
+    ("sections", "readout"),
+    [
+        ({}, "knc_margin"),
+        ({"loss": {"name": "supcon"}}, "ncm"),
+        ({"loss": {"name": "softmax"}}, "head"),
+        ({"loss": {"name": "softmax"}, "train": {"classifier_share": 0.1}}, "head_crt"),
+    ],
+)
+def test_a_run_has_a_readout_that_its_method_is_meant_for(sections, readout):
+    assert build_config(sections).readout == readout
+
+
+def test_a_baseline_of_a_run_with_a_warm_up_has_none():
+    main = {"loss": {"clmle_from": 0.4}, "refresh": {"every": 10, "lag": 1}}
+    for name in ("magnet", "arcface"):
+        baselines = {"other": {"loss.name": name}}
+        config = baseline_config(build_config({**main, "baselines": baselines}), "other")
+        assert config.clmle_start == 0
+        assert config.sampling_at(0) == config.sampling
+
+
+def test_a_setting_that_is_null_takes_the_default_of_its_loss():
+    def loss(**settings):
+        return build_config({"loss": settings}).loss
+
+    assert loss().or_default("weight_softmax") == 1
+    assert loss(name="ldam").or_default("margin") == 0.5
+    assert loss(name="ldam", margin=0.2).or_default("margin") == 0.2
+    assert loss(name="balanced_softmax").or_default("logit_adjustment") == 1
+    assert loss(name="balanced_softmax", logit_adjustment=0).or_default("logit_adjustment") == 0
+    assert loss(name="softmax").or_default("logit_adjustment") == 0
 
 
 def test_every_setting_is_documented():

@@ -1,14 +1,21 @@
 """The objective is the pure losses, with the right clusters, labels, margins and weights."""
 
+from typing import get_args
+
 import pytest
 import torch
 
 from tests.helpers.tiny_tables import table_of
+from trainer.loss_section import LossConfig
+from trainer.losses.class_margins import rare_class_margins
 from trainer.losses.clmle import clmle_loss, with_batch_means
-from trainer.losses.softmax import class_weights, softmax_loss
+from trainer.losses.softmax import class_weights, log_priors, softmax_loss
+from trainer.losses.task_batch import TaskTable
+from trainer.losses.terms import FACTORIES
+from trainer.methods import METHODS, LossName
 from trainer.models.network import TaskOutput
-from trainer.objective import Objective, TaskTable
-from trainer.sections import LossConfig, TaskConfig
+from trainer.objective import Objective
+from trainer.sections import TaskConfig
 
 SHAPE = TaskConfig(name="shape", label="shape")
 PARITY = TaskConfig(name="parity", label="parity", weight=0.25)
@@ -63,7 +70,7 @@ def cluster_of(table, sample_id):
     return next(j for j in range(table.num_clusters) if sample_id in table.members(j))
 
 
-def clmle(output, table, sample_ids, grown, *, loss):
+def clmle(output, table, sample_ids, grown, *, loss, between=None):
     """The CLMLE terms from the pure functions."""
     clusters = torch.tensor([cluster_of(table, i) for i in sample_ids.tolist()])
     centroids, class_of = torch.tensor(table.centroids), torch.tensor(table.class_of)
@@ -74,7 +81,7 @@ def clmle(output, table, sample_ids, grown, *, loss):
         output.embedding,
         *batch,
         scale=loss.scale,
-        margin_between_rad=grown * loss.margin_between,
+        margin_between_rad=grown * (loss.margin_between if between is None else between),
         margin_within_rad=grown * loss.margin_within,
         weight_within=loss.weight_within,
     )
@@ -186,3 +193,70 @@ def test_candidates_are_the_clusters_that_were_compared_with(
     present = sorted({cluster_of(tables["shape"], i) for i in sample_ids.tolist()})
     expected = tables["shape"].class_of[present].tolist()
     assert made.candidate_classes()["shape"].tolist() == expected
+
+
+def test_before_clmle_begins_there_is_only_the_softmax_term_and_no_table(
+    objective, outputs, tables, train_index, sample_ids
+):
+    made = objective(clmle_from=0.3, margin_anneal=0.4)
+    made.use_tables({})
+    total, parts = made(outputs, sample_ids, 29)
+    assert parts.keys() == {"loss", "shape/softmax"}
+    expected = cross_entropy(outputs["shape"], train_index, "shape", sample_ids)
+    torch.testing.assert_close(total, expected)
+    assert made.candidate_classes() == {}
+    made.use_tables({"shape": tables["shape"]})
+    _, parts = made(outputs, sample_ids, 30)
+    assert "shape/between" in parts
+    factors = [made.margin_factor(step) for step in (0, 30, 50, 70, 99)]
+    assert factors == pytest.approx([0, 0, 0.5, 1, 1])
+
+
+def test_a_baseline_does_not_inherit_the_warm_up(objective, outputs, sample_ids):
+    made = objective(name="triplet", clmle_from=0.3)
+    _, parts = made(outputs, sample_ids, 0)
+    assert parts.keys() == {"loss", "shape/triplet"}
+    assert objective(name="arcface", clmle_from=0.3).margin_factor(25) == 0.5
+
+
+def test_class_weights_can_wait(objective, outputs, sample_ids):
+    deferred = objective(class_weight="inverse", reweight_from=0.8)
+    at_once = objective(class_weight="inverse")
+    plain = objective()
+    for step, twin in ((79, plain), (80, at_once)):
+        _, got = deferred(outputs, sample_ids, step)
+        _, expected = twin(outputs, sample_ids, step)
+        assert torch.equal(got["shape/softmax"], expected["shape/softmax"])
+
+
+def test_rare_classes_may_have_larger_margins(objective, outputs, tables, tiny_data, sample_ids):
+    labels = tables["shape"].class_of[[cluster_of(tables["shape"], i) for i in sample_ids]]
+    counts = tiny_data.class_counts("train", "shape")
+    margins = rare_class_margins(counts, 0.35, exponent=0.3)[torch.tensor(labels)]
+    _, parts = objective(margin_rare_exponent=0.3)(outputs, sample_ids, 50)
+    expected = clmle(
+        outputs["shape"], tables["shape"], sample_ids, 1.0, loss=LossConfig(), between=margins
+    )
+    torch.testing.assert_close(parts["shape/between"], expected.between.detach())
+    torch.testing.assert_close(parts["shape/within"], expected.within.detach())
+
+
+@pytest.mark.parametrize("name", ["softmax", "clmle"])
+def test_logits_are_adjusted_by_the_class_shares(
+    objective, outputs, tiny_data, train_index, sample_ids, name
+):
+    shares = log_priors(tiny_data.class_counts("train", "shape"))
+    output = outputs["shape"]
+    adjusted = output._replace(logits=output.logits + 0.5 * shares)
+    expected = cross_entropy(adjusted, train_index, "shape", sample_ids)
+    _, parts = objective(name=name, logit_adjustment=0.5)(outputs, sample_ids, 50)
+    torch.testing.assert_close(parts["shape/softmax"], expected)
+
+
+def test_every_loss_that_can_be_chosen_is_known_everywhere():
+    assert set(get_args(LossName)) == set(METHODS) == set(FACTORIES)
+    fields = set(LossConfig.__dataclass_fields__)
+    for name, method in METHODS.items():
+        assert method.settings <= fields, name
+        assert set(method.defaults) <= method.settings, name
+        assert method.needs_table <= (method.sampling == "cluster"), name

@@ -197,7 +197,8 @@ def test_a_killed_writer_leaves_nothing_taken_for_real(run, network, where, repl
         ({"name": "softmax"}, "features"),
         ({"name": "clmle"}, "features"),
         ({"name": "clmle", "weight_softmax": 0}, None),
-        ({"name": "softmax", "weight_softmax": 0}, "features"),
+        ({"name": "focal"}, "features"),
+        ({"name": "ldam"}, "cosine"),
     ],
 )
 def test_a_classifier_is_there_when_the_loss_uses_it(loss, classifier):

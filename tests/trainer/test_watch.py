@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from trainer.loss_section import LossConfig
 from trainer.losses.clmle import clmle_loss
-from trainer.sections import LossConfig
 from trainer.watch import CollapseWatch
 
 LOSS = LossConfig(scale=8.0, margin_between=0.4, margin_within=0.2, weight_within=0.5)

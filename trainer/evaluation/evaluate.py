@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from clustering.table import ClusterTable
+from data_shards.embeddings import EmbeddingShards
 from data_shards.errors import DataError
 from data_shards.index import SampleIndex
 from data_shards.manifest import SplitInfo
@@ -30,7 +31,7 @@ def evaluation_batches(split: SplitInfo, batch_size: int) -> list[Batch]:
     return batches
 
 
-def count_batches(
+def count_batches(  # noqa: PLR0913 - all that a read-out may look at
     network: Network,
     index: SampleIndex,
     batches: Sequence[Batch],
@@ -38,6 +39,7 @@ def count_batches(
     tasks: Sequence[TaskConfig],
     tables: Mapping[str, ClusterTable],
     config: EvaluationConfig,
+    training: Mapping[str, EmbeddingShards] | None = None,
 ) -> dict[tuple[str, str], ClassCounts]:
     """Classify some batches of a split and count.
 
@@ -47,7 +49,8 @@ def count_batches(
         batches: this worker's share of `evaluation_batches`.
         tasks: what is evaluated.
         tables: task -> its clusters; a task without one is read out by its head alone.
-        config: the kNC rules' settings.
+        config: settings of the read-outs.
+        training: task -> embeddings of the training images, for the read-out knn; or None.
 
     Returns:
         (task, read-out) -> counts. The keys are the same for any share, also an empty one.
@@ -59,13 +62,23 @@ def count_batches(
     for task in tasks:
         num_classes = network.num_classes[task.name]
         zero = np.zeros(num_classes, np.int64)
-        for readout in readouts(tables.get(task.name), has_head=network.has_classifier):
+        names = readouts(tables.get(task.name), config, network, has_training=training is not None)
+        for readout in names:
             counts[task.name, readout] = ClassCounts(zero, zero)
     for start, stop in batches:
         outputs = embed_images(network, _read_images(index, start, stop, network))
         for task in tasks:
             labels = index.labels(task.label)[start:stop]
-            predictions = predict(outputs[task.name], tables.get(task.name), config)
+            output, table = outputs[task.name], tables.get(task.name)
+            head = network.head(task.name)
+            tau_logits = head.tau_logits(output, config.tau) if config.tau > 0 else None
+            predictions = predict(
+                output,
+                table,
+                config,
+                training=training[task.name] if training is not None else None,
+                tau_logits=tau_logits,
+            )
             for readout, predicted in predictions.items():
                 num_classes = network.num_classes[task.name]
                 counted = ClassCounts.of(predicted, labels, num_classes)

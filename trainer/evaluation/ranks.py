@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,15 +10,19 @@ import numpy as np
 import torch
 
 from clustering.table import ClusterTable
+from data_shards.embeddings import EmbeddingShards
 from data_shards.index import SampleIndex
 from data_shards.manifest import Manifest
 from trainer.evaluation.counts import ClassCounts
 from trainer.evaluation.evaluate import count_batches, evaluation_batches
+from trainer.evaluation.neighbours import MISSING_EMBEDDINGS, training_embeddings
 from trainer.evaluation.report import as_metrics, summarise, write_evaluation
 from trainer.models.network import Network
-from trainer.run_folder import RunFolder
+from trainer.run_folder import RunFolder, step_name
 from trainer.sections import EvaluationConfig, TaskConfig
 from trainer.world import World
+
+logger = logging.getLogger(__name__)
 
 
 class RankEvaluator:
@@ -69,12 +74,27 @@ class RankEvaluator:
             tasks=self._tasks,
             tables=tables,
             config=self._config,
+            training=self._training(step, tables, version),
         )
         counts = {key: self._summed(counted) for key, counted in mine.items()}
         summary = summarise(counts, step=step, table_version=version)
         if self._world.is_first:
             write_evaluation(self._run, summary)
         return summary, as_metrics(summary)
+
+    def _training(
+        self, step: int, tables: Mapping[str, ClusterTable], version: int | None
+    ) -> dict[str, EmbeddingShards] | None:
+        """The training images' embeddings by these very weights; None on every rank or on none."""
+        if not self._config.knn or version != step:
+            return None
+        found = training_embeddings(self._run.embeddings / step_name(step), self._tasks, tables)
+        everywhere = self._world.sum(torch.tensor(found is not None, dtype=torch.int64))
+        if int(everywhere) == self._world.size:
+            return found
+        if self._world.is_first:
+            logger.warning("no read-out knn: %s", MISSING_EMBEDDINGS.format(step=step))
+        return None
 
     def _summed(self, counts: ClassCounts) -> ClassCounts:
         both = torch.from_numpy(np.stack([counts.correct, counts.total]))

@@ -6,16 +6,23 @@ import math
 from typing import Literal
 
 
+def step_at(share: float, num_steps: int) -> int:
+    """The step at which a share of the training, in [0, 1], is over."""
+    return round(share * num_steps)
+
+
 def margin_factor(step: int, *, num_steps: int, anneal_share: float) -> float:
     """Share of the full margins at a step, in [0, 1].
 
     Args:
-        step: 0 is the first.
+        step: 0 is the first; before it, margins are 0.
         num_steps: length of the training.
         anneal_share: share of the training, in [0, 1], over which margins grow linearly from 0.
             0 = full margins from the first step.
     """
     growing_steps = anneal_share * num_steps
+    if step < 0:
+        return 0.0
     return min(1.0, step / growing_steps) if growing_steps > 0 else 1.0
 
 

@@ -1,4 +1,4 @@
-"""Cross-entropy of a linear head, with the usual class weights against imbalance.
+"""Cross-entropy of a classifier, and its usual forms against imbalance.
 
 Legend: N samples, C classes.
 """
@@ -62,3 +62,61 @@ def softmax_loss(logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tens
         Scalar float32.
     """
     return functional.cross_entropy(logits.float(), labels, weight=weights)
+
+
+def focal_loss(logits: Tensor, labels: Tensor, weights: Tensor | None, *, gamma: float) -> Tensor:
+    """Return the mean of (1 - p)^gamma (-log p), p of the sample's class (Lin et al., ICCV 2017).
+
+    Args:
+        logits: (N, C) floating point; computed in float32.
+        labels: (N,) int64 in [0, C).
+        weights: (C,) float32, or None for 1 each. The sum is divided by the samples' weights.
+        gamma: >= 0; 0 is `softmax_loss`.
+
+    Returns:
+        Scalar float32.
+    """
+    log_p = functional.log_softmax(logits.float(), dim=1).gather(1, labels[:, None]).squeeze(1)
+    # 1 - p by expm1, and not quite 0: there the slope of a power below 1 is infinite.
+    remainder = (-torch.expm1(log_p)).clamp(min=torch.finfo(log_p.dtype).tiny)
+    losses = -(remainder**gamma) * log_p
+    if weights is None:
+        return losses.mean()
+    return (losses * weights[labels]).sum() / weights[labels].sum()
+
+
+def log_priors(class_counts: np.ndarray | Tensor) -> Tensor:
+    """Log share of each class in the training images, for balanced softmax and logit adjustment.
+
+    Added to the logits in training, and in training only, it makes up for the imbalance (Ren et
+    al., NeurIPS 2020; times tau, Menon et al., ICLR 2021).
+
+    Args:
+        class_counts: (C,) integers >= 0, at least one above 0.
+
+    Returns:
+        (C,) float32; -inf for a class without images, which then is never predicted in training.
+    """
+    counts = torch.as_tensor(class_counts, dtype=torch.float64)
+    return (counts / counts.sum()).log().float()
+
+
+def margin_softmax_loss(
+    cosines: Tensor, labels: Tensor, weights: Tensor | None, *, margins: Tensor, scale: float
+) -> Tensor:
+    """Return the cross-entropy of scaled cosines, each sample's own less the margin of its class.
+
+    With `ldam_margins` it is LDAM (Cao et al., NeurIPS 2019).
+
+    Args:
+        cosines: (N, C) floating point cosines to the classes' vectors.
+        labels: (N,) int64 in [0, C).
+        weights: (C,) float32, or None for 1 each.
+        margins: (C,) floating point differences of cosines.
+        scale: s > 0.
+
+    Returns:
+        Scalar float32.
+    """
+    own = functional.one_hot(labels, cosines.shape[1]).to(cosines.dtype)
+    return softmax_loss(scale * (cosines - own * margins), labels, weights)

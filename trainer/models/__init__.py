@@ -15,7 +15,7 @@ _IRESNET_DEPTHS = {f"iresnet{depth}": depth for depth in BLOCKS_PER_STAGE}
 _TIMM_PREFIX = "timm:"
 
 
-def build_network(
+def build_network(  # noqa: PLR0913 - what `NetworkDescription` says
     backbone: str,
     *,
     channels: int,
@@ -23,6 +23,8 @@ def build_network(
     embedding_dim: int,
     num_classes: Mapping[str, int],
     classifier_input: ClassifierInput | None = "features",
+    vectors_per_class: int = 1,
+    retrained_input: ClassifierInput | None = None,
 ) -> Network:
     """Build a network with fresh weights, drawn from torch's global generator.
 
@@ -33,6 +35,8 @@ def build_network(
         embedding_dim: D.
         num_classes: task -> number of its classes.
         classifier_input: what the classifiers see (see `Network`); None = no classifiers.
+        vectors_per_class: of a "cosine" classifier.
+        retrained_input: what the second classifiers see; None = no second ones.
 
     Raises:
         ConfigError: an unknown backbone (the nearest is named), one that does not take such
@@ -45,6 +49,8 @@ def build_network(
         embedding_dim=embedding_dim,
         num_classes=num_classes,
         classifier_input=classifier_input,
+        vectors_per_class=vectors_per_class,
+        retrained_input=retrained_input,
     )
 
 

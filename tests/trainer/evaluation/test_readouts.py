@@ -1,5 +1,7 @@
 """Each read-out is the rule that it names."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,9 @@ import torch
 from clustering.knc import knc_predict
 from tests.helpers.cluster_tables import tiny_table
 from tests.helpers.reference_clustering import unit_rows
+from trainer.embed import embed_images
 from trainer.evaluation.readouts import predict, readouts
+from trainer.models import build_network
 from trainer.models.network import TaskOutput
 from trainer.sections import EvaluationConfig
 
@@ -22,25 +26,68 @@ def output(num_queries=50, *, with_logits=True):
     return TaskOutput(embedding, embedding, logits if with_logits else None)
 
 
+def small_network(classifier, retrained=None):
+    return build_network(
+        "tiny",
+        channels=1,
+        input_size=8,
+        embedding_dim=4,
+        num_classes={"shape": 3},
+        classifier_input=classifier,
+        retrained_input=retrained,
+    ).eval()
+
+
 @pytest.mark.parametrize("table", [TABLE, None])
-@pytest.mark.parametrize("has_head", [True, False])
-def test_the_names_are_those_of_the_predictions(table, has_head):
-    predictions = predict(output(with_logits=has_head), table, CONFIG)
-    assert list(predictions) == readouts(table, has_head=has_head)
+@pytest.mark.parametrize("tau", [0.0, 0.5])
+@pytest.mark.parametrize("retrained", [None, "features", "embedding"])
+@pytest.mark.parametrize("classifier", [None, "features", "cosine"])
+def test_the_names_are_those_of_the_predictions(table, tau, classifier, retrained):
+    network = small_network(classifier, retrained)
+    made = embed_images(network, np.zeros((50, 8, 8, 1), np.uint8))["shape"]
+    config = replace(CONFIG, tau=tau)
+    tau_logits = network.head("shape").tau_logits(made, tau) if tau else None
+    predictions = predict(made, table, config, tau_logits=tau_logits)
+    assert list(predictions) == readouts(table, config, network)
     for predicted in predictions.values():
         assert predicted.shape == (50,)
         assert np.issubdtype(predicted.dtype, np.integer)
 
 
-def test_a_table_gives_three_read_outs_and_a_head_one():
-    assert readouts(TABLE, has_head=True) == ["knc_margin", "knc_soft", "ncm", "head"]
-    assert readouts(TABLE, has_head=False) == ["knc_margin", "knc_soft", "ncm"]
-    assert readouts(None, has_head=True) == ["head"]
-    assert readouts(None, has_head=False) == []
+def test_a_table_gives_four_read_outs_and_classifiers_further_ones():
+    by_table = ["knc_margin", "knc_soft", "knc_balanced", "ncm"]
+    assert readouts(TABLE, CONFIG, small_network("features")) == [*by_table, "head"]
+    assert readouts(TABLE, CONFIG, small_network(None)) == by_table
+    assert readouts(None, CONFIG, small_network("features")) == ["head"]
+    assert readouts(None, CONFIG, small_network(None)) == []
+    assert readouts(None, replace(CONFIG, tau=1.0), small_network("features", "features")) == [
+        "head",
+        "head_tau",
+        "head_crt",
+    ]
 
 
-@pytest.mark.parametrize(("readout", "rule"), [("knc_margin", "margin"), ("knc_soft", "soft")])
-def test_knc_uses_the_settings_of_the_evaluation(readout, rule):
+@pytest.mark.parametrize("classifier", ["features", "embedding"])
+def test_tau_evens_out_the_norms_of_the_classes_weights(classifier):
+    network = small_network(classifier)
+    head = network.head("shape")
+    with torch.no_grad():
+        head.classifier.weight.mul_(torch.tensor([[1.0], [10.0], [100.0]]))
+        head.classifier.bias.zero_()
+    images = np.random.default_rng(0).integers(0, 255, (30, 8, 8, 1)).astype(np.uint8)
+    made = embed_images(network, images)["shape"]
+    rows = made.features if classifier == "features" else made.embedding
+    weights = head.classifier.weight.detach()
+    for tau in (0.5, 1.0):
+        expected = [[float(row @ w / w.norm() ** tau) for w in weights] for row in rows]
+        got = head.tau_logits(made, tau)
+        torch.testing.assert_close(got, torch.tensor(expected), rtol=1e-3, atol=1e-4)
+    # tau 0 is the head itself, but for the biases, which are 0 here.
+    assert torch.equal(head.tau_logits(made, 0.0).argmax(dim=1), made.logits.argmax(dim=1))
+
+
+@pytest.mark.parametrize("rule", ["margin", "soft", "balanced"])
+def test_knc_uses_the_settings_of_the_evaluation(rule):
     queries = output().embedding.numpy()
 
     def rule_with(**settings):
@@ -48,9 +95,10 @@ def test_knc_uses_the_settings_of_the_evaluation(readout, rule):
             queries, TABLE.centroids, TABLE.class_of, num_classes=3, rule=rule, **settings
         )
 
-    predicted = predict(output(), TABLE, CONFIG)[readout]
+    predicted = predict(output(), TABLE, CONFIG)[f"knc_{rule}"]
     assert predicted.tolist() == rule_with(num_neighbours=4, scale=8.0).tolist()
-    assert predicted.tolist() != rule_with(num_neighbours=1, scale=8.0).tolist()
+    other = {"num_neighbours": 4, "scale": 0.5} if rule == "balanced" else {"num_neighbours": 1}
+    assert predicted.tolist() != rule_with(**{"scale": 8.0, **other}).tolist()
 
 
 def test_ncm_takes_the_class_of_the_nearest_mean():
@@ -67,7 +115,7 @@ def test_the_head_takes_the_largest_logit():
 
 def test_half_precision_is_read_out_too():
     plain = output()
-    half = TaskOutput(*(tensor.bfloat16() for tensor in plain))
+    half = TaskOutput(*(tensor.bfloat16() for tensor in plain if tensor is not None))
     predicted = predict(half, TABLE, CONFIG)
     for name, expected in predict(plain, TABLE, CONFIG).items():
         assert (predicted[name] == expected).mean() > 0.9, name
