@@ -43,7 +43,9 @@ def comparison_table(reports: Mapping[str, Report], manifest: Manifest, config: 
 def evaluation_table(summary: Report, manifest: Manifest, config: RunConfig) -> str:
     """One evaluation: balanced accuracy and recall by class, a column a read-out."""
     names = list(summary["balanced_accuracy"])
-    rows = [[f"step {summary['step']}, {summary['test_images']:,} test images", *names]]
+    rows = [
+        [f"step {summary['step']}, {summary['test_images']:,} {summary['split']} images", *names]
+    ]
     for kind in ("balanced_accuracy", "accuracy"):
         values = [_number(summary[kind][name]) for name in names]
         rows.append([kind.replace("_", " "), *values])
