@@ -96,11 +96,12 @@ def make_job(
     Raises:
         ConfigError: the settings do not go together.
     """
-    dataset = DATASETS[data]
+    dataset, entry = DATASETS[data], METHODS[method]
     settings: dict[str, Any] = {
         **_FRAME,
         **dataset.settings,
-        **METHODS[method].settings,
+        **(dataset.table_settings if entry.uses_tables else {}),
+        **entry.settings,
         "run.seed": seed,
         "data.shards": str(manifest.folder),
         "optim.learning_rate": learning_rate,

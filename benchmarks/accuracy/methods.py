@@ -30,6 +30,11 @@ class Method:
     """Seconds an image against a softmax training, for estimates before anything was measured."""
 
     @property
+    def uses_tables(self) -> bool:
+        """Whether it trains on cluster tables."""
+        return self.group != "classic"
+
+    @property
     def default_learning_rate(self) -> float:
         """The middle of the grid."""
         return self.learning_rates[len(self.learning_rates) // 2]

@@ -12,7 +12,7 @@ from benchmarks.accuracy.methods import METHODS
 from benchmarks.accuracy.results import Row, mean_and_deviation
 from data_shards.atomic import atomic_file
 
-_SUFFIXES = ("png", "svg")
+SUFFIXES = ("png", "svg")
 _COLOURS = {"classic": "0.65", "cluster": "tab:blue", "ours": "tab:red"}
 _GROUPS = {"many": "many: > 100 images", "medium": "20 to 100", "few": "few: < 20"}
 
@@ -35,7 +35,7 @@ def plot_all(rows: Sequence[Row], stem: Path) -> list[Path]:
     drawn = {"accuracy": _accuracy(rows), "recall": _recall(rows)}
     written = []
     for name, figure in drawn.items():
-        for suffix in _SUFFIXES:
+        for suffix in SUFFIXES:
             path = stem.with_name(f"{stem.name}-{name}.{suffix}")
             with atomic_file(path) as temporary:
                 figure.savefig(temporary, format=suffix, dpi=120)
