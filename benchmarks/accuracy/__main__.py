@@ -6,7 +6,7 @@
     python -m benchmarks.accuracy --suite full --data DIR --out runs/accuracy/full.json
 
 DIR holds fashion_mnist/, mnist/ (idx files), lfw.tar.xz and utkface.tar.xz. --search tries a few
-learning rates of each method on validation images and writes the best, with the best read-out, to
+settings of each method on validation images and writes the best, with the best read-out, to
 benchmarks/recipes.json; a comparison uses these and reads the test images once a training.
 
 Every training is the trainer that users run (one rank), with the same number of images for all
@@ -105,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
         else os.cpu_count(),
         help="trainings at a time, a thread each (default: the machine's cores)",
     )
-    add("--search", action="store_true", help="choose learning rates and read-outs; no test images")
+    add("--search", action="store_true", help="choose settings and read-outs; no test images")
     add(
         "--recipes", type=Path, default=recipes.DEFAULT_PATH, metavar="FILE", help="what was chosen"
     )

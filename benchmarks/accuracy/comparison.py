@@ -61,7 +61,7 @@ class Plan:
 
 
 def search(plan: Plan) -> int:
-    """Try every learning rate of every method on the validation images; write the recipes.
+    """Try every method's grid on the validation images; write the recipes.
 
     Returns:
         0, or 1 when a training failed.
@@ -74,12 +74,12 @@ def search(plan: Plan) -> int:
                 data,
                 method,
                 seed=SEARCH_SEED,
-                learning_rate=learning_rate,
+                chosen=trial,
                 manifest=manifest,
                 split="validation",
             )
             for method in plan.methods
-            for learning_rate in METHODS[method].learning_rates
+            for trial in METHODS[method].trials
         ]
     failures = _do(plan, jobs)
     if plan.dry_run:
@@ -89,15 +89,15 @@ def search(plan: Plan) -> int:
     for data in plan.datasets:
         for method in plan.methods:
             trials = [record for record in done if (record.data, record.method) == (data, method)]
-            complete = len(trials) == len(METHODS[method].learning_rates)
+            complete = len(trials) == len(METHODS[method].trials)
             recipe = recipes.choose(trials) if complete else None
             if recipe is None:
-                print(f"{data}, {method}: no recipe, not every learning rate gave a number")
+                print(f"{data}, {method}: no recipe, a trial failed, or every loss became infinite")
             else:
                 found.setdefault(data, {})[method] = recipe
                 print(
-                    f"{data}, {method}: learning rate {recipe.learning_rate:g}, "
-                    f"{recipe.readout}, validation {recipe.balanced_accuracy:.4f}"
+                    f"{data}, {method}: {recipe.settings}, {recipe.readout}, "
+                    f"validation {recipe.balanced_accuracy:.4f}"
                 )
     recipes.save(plan.recipes, found)
     print(plan.recipes)
@@ -121,7 +121,7 @@ def compare(plan: Plan) -> int:
             data,
             method,
             seed=seed,
-            learning_rate=_recipe(found, data, method).learning_rate,
+            chosen=_recipe(found, data, method).settings,
             manifest=manifests[data],
             split="test",
         )
@@ -151,8 +151,8 @@ def _tell_of_defaults(plan: Plan, found: Recipes) -> None:
     if without:
         print(
             f"{len(without)} of {len(plan.datasets) * len(plan.methods)} (data set, method) pairs "
-            f"have no recipe in {plan.recipes} and use the default learning rate and read-out of "
-            "the method; --search chooses them"
+            f"have no recipe in {plan.recipes} and use the method's default learning rate and "
+            "read-out; --search chooses them"
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -37,7 +38,8 @@ class Job:
     data: str
     method: str
     seed: int
-    learning_rate: float
+    chosen: Mapping[str, Any]
+    """The settings that a search chooses: a trial, or the recipe's."""
     config: RunConfig
     """Complete but for `run.folder`."""
     data_checksum: str
@@ -62,8 +64,9 @@ class Job:
         return f"{self.data}-{self.method}-{self.split}-{self.seed}-{checksum}"
 
     def __str__(self) -> str:
-        rate = f", learning rate {self.learning_rate:g}" if self.split == "validation" else ""
-        return f"{self.data}, {self.method}, seed {self.seed}{rate}"
+        tried = [f", {name}={value}" for name, value in self.chosen.items()]
+        about = "".join(tried) if self.split == "validation" else f", seed {self.seed}"
+        return f"{self.data}, {self.method}{about}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +77,7 @@ class Record:
     method: str
     seed: int
     split: Split
-    learning_rate: float
+    chosen: dict[str, Any]
     balanced_accuracy: dict[str, float]
     """By read-out; empty when the loss became infinite."""
     per_class_recall: dict[str, list[float | None]]
@@ -89,9 +92,15 @@ class Record:
 
 
 def make_job(
-    data: str, method: str, *, seed: int, learning_rate: float, manifest: Manifest, split: Split
+    data: str,
+    method: str,
+    *,
+    seed: int,
+    chosen: Mapping[str, Any],
+    manifest: Manifest,
+    split: Split,
 ) -> Job:
-    """Put a training together: the frame, the data set's settings, the method's on top.
+    """Put a training together: the frame, the data set's settings, the method's, the chosen ones.
 
     Raises:
         ConfigError: the settings do not go together.
@@ -102,9 +111,9 @@ def make_job(
         **dataset.settings,
         **(dataset.table_settings if entry.uses_tables else {}),
         **entry.settings,
+        **chosen,
         "run.seed": seed,
         "data.shards": str(manifest.folder),
-        "optim.learning_rate": learning_rate,
         "train.steps": dataset.steps,
         "evaluation.split": split,
     }
@@ -112,7 +121,7 @@ def make_job(
         data=data,
         method=method,
         seed=seed,
-        learning_rate=learning_rate,
+        chosen=chosen,
         config=with_settings(build_config({}), settings),
         data_checksum=manifest.checksum,
     )

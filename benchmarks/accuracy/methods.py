@@ -6,11 +6,13 @@ A method is a line of `--set` settings of the trainer, so what is compared here 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import product
 from types import MappingProxyType
 from typing import Any, Literal
 
 Group = Literal["classic", "cluster", "ours"]
+_LEARNING_RATES: Mapping[str, tuple[Any, ...]] = {"optim.learning_rate": (0.03, 0.1, 0.3)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,8 +26,8 @@ class Method:
     """Dotted settings, as in `--set`."""
     readout: str
     """Used where no recipe has chosen one."""
-    learning_rates: tuple[float, ...] = (0.03, 0.1, 0.3)
-    """Tried by `--search`; the middle one is used where no recipe has chosen one."""
+    grid: Mapping[str, tuple[Any, ...]] = field(default_factory=lambda: dict(_LEARNING_RATES))
+    """Dotted setting -> values, in ascending order, all combinations of which `--search` tries."""
     cost: float = 1.0
     """Seconds an image against a softmax training, for estimates before anything was measured."""
 
@@ -35,9 +37,15 @@ class Method:
         return self.group != "classic"
 
     @property
-    def default_learning_rate(self) -> float:
-        """The middle of the grid."""
-        return self.learning_rates[len(self.learning_rates) // 2]
+    def trials(self) -> list[dict[str, Any]]:
+        """All combinations of the grid."""
+        values = product(*self.grid.values())
+        return [dict(zip(self.grid, chosen, strict=True)) for chosen in values]
+
+    @property
+    def default_trial(self) -> dict[str, Any]:
+        """The middle of the grid, for where no recipe has chosen."""
+        return {name: values[len(values) // 2] for name, values in self.grid.items()}
 
 
 def _softmax(**settings: Any) -> Method:

@@ -80,18 +80,23 @@ def _accuracy(rows: Sequence[Row]) -> Any:
 def _recall(rows: Sequence[Row]) -> Any:
     """Bars: recall of classes with many, some and few training images."""
     methods = list(dict.fromkeys(row.method for row in rows))
+    from matplotlib import colormaps
+
     figure, panels = _panels(rows, 3.0)
+    colours = colormaps["tab20"]
     width = 0.8 / len(methods)
     for data, axis in panels:
         for number, method in enumerate(methods):
             mine = [row for row in rows if (row.data, row.method) == (data, method)]
             means = [_mean([getattr(row, group) for row in mine]) for group in _GROUPS]
             places = [place + (number + 0.5) * width - 0.4 for place in range(len(_GROUPS))]
-            axis.bar(places, means, width, label=method)
+            axis.bar(places, means, width, label=method, color=colours(number % 20))
         axis.set_xticks(range(len(_GROUPS)), list(_GROUPS.values()))
+        axis.set_xlim(-0.5, len(_GROUPS) - 0.5)
         axis.set_ylim(0, 1)
         axis.set_title(data)
-    panels[0][1].legend(fontsize=7, ncols=2)
+    handles, labels = panels[0][1].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right upper", fontsize=7)
     figure.supylabel("recall, mean over classes and seeds")
     return figure
 

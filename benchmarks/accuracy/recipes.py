@@ -1,16 +1,17 @@
-"""Learning rate and read-out of each method on each data set, chosen on validation images.
+"""Settings and read-out of each method on each data set, chosen on validation images.
 
 `benchmarks/recipes.json` holds the choices and everything that was tried:
 
-    {data set: {method: {"learning_rate", "readout", "balanced_accuracy",
-                         "tried": {learning rate: {read-out: balanced accuracy}}}}}
+    {data set: {method: {"settings", "readout", "balanced_accuracy",
+                         "tried": [{"settings", "balanced_accuracy": {read-out: ...}}]}}}
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmarks.accuracy.jobs import Record
 from benchmarks.accuracy.methods import METHODS
@@ -26,13 +27,14 @@ SEARCH_SEED = 1000
 class Recipe:
     """What was chosen for one method on one data set."""
 
-    learning_rate: float
+    settings: dict[str, Any]
+    """Dotted: learning rate, and whatever else the method's grid holds."""
     readout: str
     balanced_accuracy: float | None = None
     """On the validation images; None for defaults that nothing has chosen."""
-    tried: Mapping[str, Mapping[str, float]]
-    """Learning rate -> read-out -> balanced accuracy; no read-out where the loss became
-    infinite."""
+    tried: list[dict[str, Any]]
+    """`settings` and `balanced_accuracy` by read-out of each trial; without a read-out where the
+    loss became infinite."""
 
 
 Recipes = dict[str, dict[str, Recipe]]
@@ -43,32 +45,35 @@ def choose(records: Iterable[Record]) -> Recipe | None:
     """Choose the best of one method's trials on one data set.
 
     Args:
-        records: of the validation split, one a learning rate.
+        records: of the validation split, one a trial, in the order of the grid.
 
     Returns:
-        The recipe, on a tie that of the lower learning rate; None when every loss became infinite.
+        The recipe, on a tie that of the earlier trial; None when every loss became infinite.
     """
-    trials = sorted(records, key=lambda record: record.learning_rate)
-    best: tuple[float, float, str] | None = None
-    for trial in trials:
-        for readout, value in trial.balanced_accuracy.items():
-            if best is None or value > best[0]:
-                best = value, trial.learning_rate, readout
-    if best is None:
+    trials = list(records)
+    results = [
+        (value, trial.chosen, readout)
+        for trial in trials
+        for readout, value in trial.balanced_accuracy.items()
+    ]
+    if not results:
         return None
-    value, learning_rate, readout = best
+    value, settings, readout = max(results, key=lambda result: result[0])
     return Recipe(
-        learning_rate=learning_rate,
+        settings=settings,
         readout=readout,
         balanced_accuracy=value,
-        tried={f"{trial.learning_rate:g}": trial.balanced_accuracy for trial in trials},
+        tried=[
+            {"settings": trial.chosen, "balanced_accuracy": trial.balanced_accuracy}
+            for trial in trials
+        ],
     )
 
 
 def default_recipe(method: str) -> Recipe:
     """What a method gets where nothing was searched."""
     entry = METHODS[method]
-    return Recipe(learning_rate=entry.default_learning_rate, readout=entry.readout, tried={})
+    return Recipe(settings=entry.default_trial, readout=entry.readout, tried=[])
 
 
 def load(path: Path) -> Recipes:

@@ -46,7 +46,7 @@ def run_job(job: Job, work: Path, record: Path) -> None:
         method=job.method,
         seed=job.seed,
         split=job.split,
-        learning_rate=job.learning_rate,
+        chosen=dict(job.chosen),
         balanced_accuracy=report["balanced_accuracy"],
         per_class_recall=report["per_class_recall"],
         images_seen=job.num_images,

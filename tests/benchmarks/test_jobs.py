@@ -21,7 +21,14 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
 
 
 def job(manifest: Manifest, data: str = "digits", method: str = "clmle") -> Job:
-    return make_job(data, method, seed=3, learning_rate=0.05, manifest=manifest, split="validation")
+    return make_job(
+        data,
+        method,
+        seed=3,
+        chosen={"optim.learning_rate": 0.05},
+        manifest=manifest,
+        split="validation",
+    )
 
 
 def test_validation_images_are_held_back_and_test_images_stay(digits: Manifest, tmp_path) -> None:
@@ -39,6 +46,21 @@ def test_every_method_fits_every_data_set_and_sees_as_many_images(digits: Manife
         assert len({made.num_images for made in jobs}) == 1
         for made in jobs:
             assert made.config.ignored_settings() == [], made
+
+
+def test_a_grid_is_tried_in_all_combinations_and_the_middle_is_the_default() -> None:
+    rate, decay = "optim.learning_rate", "optim.weight_decay"
+    grid = {rate: (0.1, 0.2, 0.3), decay: (0.0, 1e-4)}
+    method = dataclasses.replace(METHODS["softmax"], grid=grid)
+    assert len(method.trials) == 6
+    assert {rate: 0.3, decay: 0.0} in method.trials
+    assert method.default_trial == {rate: 0.2, decay: 1e-4}
+
+
+def test_what_was_chosen_is_set(digits: Manifest) -> None:
+    made = job(digits)
+    assert made.config.optim.learning_rate == 0.05
+    assert str(made) == "digits, clmle, optim.learning_rate=0.05"
 
 
 def test_suites_name_what_there_is() -> None:

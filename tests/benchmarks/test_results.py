@@ -25,14 +25,14 @@ RECORD = Record(
     method="clmle",
     seed=0,
     split="test",
-    learning_rate=0.1,
+    chosen={"optim.learning_rate": 0.1},
     balanced_accuracy={"head": 0.6, "knc_soft": 0.7},
     per_class_recall={"head": [0.6] * 4, "knc_soft": [1.0, 0.8, 0.4, None]},
     images_seen=6000,
     seconds=12.0,
 )
 SIZES = np.array([101, 100, 19, 5])
-SOFT = Recipe(learning_rate=0.1, readout="knc_soft", tried={})
+SOFT = Recipe(settings={}, readout="knc_soft", tried=[])
 
 
 def row(method: str, value: float | None, *, seed: int = 0, data: str = "digits"):
@@ -107,17 +107,20 @@ def test_pictures_are_drawn(tmp_path) -> None:
 
 
 def trial(learning_rate: float, **values: float) -> Record:
-    return replace(RECORD, learning_rate=learning_rate, balanced_accuracy=values)
+    chosen = {"optim.learning_rate": learning_rate}
+    return replace(RECORD, chosen=chosen, balanced_accuracy=values)
 
 
 def test_the_best_of_all_trials_is_the_recipe() -> None:
-    found = choose([trial(0.3, head=0.5, ncm=0.7), trial(0.1, head=0.8), trial(0.03)])
+    found = choose([trial(0.03), trial(0.1, head=0.8), trial(0.3, head=0.5, ncm=0.7)])
     assert found is not None
-    assert (found.learning_rate, found.readout, found.balanced_accuracy) == (0.1, "head", 0.8)
-    assert found.tried == {"0.03": {}, "0.1": {"head": 0.8}, "0.3": {"head": 0.5, "ncm": 0.7}}
-    tied = choose([trial(0.3, head=0.5), trial(0.1, head=0.5)])
+    assert (found.readout, found.balanced_accuracy) == ("head", 0.8)
+    assert found.settings == {"optim.learning_rate": 0.1}
+    tried = [(t["settings"]["optim.learning_rate"], t["balanced_accuracy"]) for t in found.tried]
+    assert tried == [(0.03, {}), (0.1, {"head": 0.8}), (0.3, {"head": 0.5, "ncm": 0.7})]
+    tied = choose([trial(0.1, head=0.5), trial(0.3, head=0.5)])
     assert tied is not None
-    assert tied.learning_rate == 0.1
+    assert tied.settings == {"optim.learning_rate": 0.1}
     assert choose([trial(0.3)]) is None
 
 
@@ -134,7 +137,8 @@ def test_recipes_are_read_as_they_were_written(tmp_path) -> None:
 
 
 def test_without_a_recipe_a_method_has_the_middle_of_its_grid() -> None:
-    assert default_recipe("softmax") == Recipe(learning_rate=0.1, readout="head", tried={})
+    chosen = {"optim.learning_rate": 0.1}
+    assert default_recipe("softmax") == Recipe(settings=chosen, readout="head", tried=[])
 
 
 class TestCosts:
