@@ -219,7 +219,7 @@ def _write(plan: Plan, rows: Sequence[Row]) -> None:
     tested = significance.summarise(scores, methods)
     ranks = tested["mean_ranks"] if tested else {}
     sys.stdout.write("\n" + accuracy_text(rows, ranks) + "\n" + shot_text(rows) + "\n")
-    sys.stdout.write(significance_text(tested))
+    sys.stdout.write(significance_text(tested, len({(row.data, row.seed) for row in rows})))
     machine = f"{platform.machine()}, {os.cpu_count()} CPUs, {platform.platform()}"
     write_json(
         plan.out,

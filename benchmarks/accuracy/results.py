@@ -150,14 +150,19 @@ def _cell(rows: Sequence[Row], data: str, method: str) -> str:
     return f"{mean:.4f}" + ("" if deviation is None else f" +- {deviation:.4f}")
 
 
-def significance_text(found: Mapping[str, Any] | None) -> str:
-    """The tests in words: all methods together, then the best-ranked against each other one."""
+def significance_text(found: Mapping[str, Any] | None, num_blocks: int) -> str:
+    """The tests in words: all methods together, then the best-ranked against each other one.
+
+    Args:
+        found: what `significance.summarise` says.
+        num_blocks: (data set, seed) pairs in all, also those that lack a method.
+    """
     if found is None:
         return "significance: not tested, it needs two methods and two (data set, seed) pairs\n"
     ranks, p = found["mean_ranks"], found["friedman_p"]
     best = min(ranks, key=lambda name: ranks[name])
     lines = [
-        f"significance over {found['blocks']} (data set, seed) pairs: "
+        f"significance over {found['blocks']} of {num_blocks} (data set, seed) pairs: "
         + ("" if p is None else f"Friedman p = {p:.2g}; ")
         + f"mean ranks that differ by more than {found['critical_difference']:.2f} differ at 0.05 "
         "(Nemenyi)",

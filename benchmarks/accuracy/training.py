@@ -7,6 +7,7 @@ from one that has imported everything, hence the imports at the top.
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import shutil
 import sys
@@ -25,8 +26,6 @@ from trainer.errors import NonFiniteLoss
 from trainer.run_folder import RunFolder
 from trainer.train import train
 
-_PARENT_CHECK_SECONDS = 1.0
-
 
 def run_job(job: Job, work: Path, record: Path) -> None:
     """Train, write the record, remove the run's folder. The process is to end afterwards.
@@ -38,7 +37,7 @@ def run_job(job: Job, work: Path, record: Path) -> None:
     """
     started = time.monotonic()
     _speak_into(work / "log.txt")
-    _end_with_parent()
+    _end_with_benchmark()
     torch.set_num_threads(1)
     report = _train(job, work / "run")
     Record(
@@ -75,13 +74,13 @@ def _speak_into(path: Path) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True)
 
 
-def _end_with_parent() -> None:
-    """End this process soon after the one that started it: a killed benchmark leaves nothing."""
-    parent = os.getppid()
+def _end_with_benchmark() -> None:
+    """End this process as soon as the benchmark's ends: a killed one leaves nothing at work."""
+    benchmark = multiprocessing.parent_process()
+    assert benchmark is not None
 
     def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(_PARENT_CHECK_SECONDS)
+        benchmark.join()
         os._exit(1)
 
-    threading.Thread(target=watch, name="parent watch", daemon=True).start()
+    threading.Thread(target=watch, name="benchmark watch", daemon=True).start()

@@ -77,9 +77,11 @@ def test_tables_in_words() -> None:
     assert lines[1].split() == ["b", "1.00", "0.8500", "+-", "0.0707"]
     assert lines[2].split() == ["a", "2.00", "0.6000", "+-", "0.1414"]
     assert lines[3].split() == ["c", "-", "diverged"]
-    assert "b > a" in significance_text(found)
-    assert "0.2500" in significance_text(found)
-    assert "not tested" in significance_text(None)
+    tests = significance_text(found, 3)
+    assert "over 2 of 3 (data set, seed) pairs" in tests
+    assert "b > a" in tests
+    assert "0.2500" in tests
+    assert "not tested" in significance_text(None, 1)
     shots = shot_text(rows).splitlines()
     assert shots[1].split() == ["digits,", "a", "knc_soft", "1.0000", "0.8000", "0.4000"]
 
