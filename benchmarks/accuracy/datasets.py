@@ -84,7 +84,7 @@ def _utkface(label: str, ratio: int = 1) -> DataSet:
         options={"label": label, "long_tail_ratio": ratio, "on_error": "skip"},
         settings=_UTK,
         steps=600,
-        seconds_per_1000_images=1.3,
+        seconds_per_1000_images=1.0,
     )
 
 
@@ -106,7 +106,7 @@ DATASETS: Mapping[str, DataSet] = MappingProxyType(
                 "cluster.samples_per_cluster": 20,
             },
             steps=800,
-            seconds_per_1000_images=1.2,
+            seconds_per_1000_images=1.1,
         ),
         "utk_race": _utkface("race"),
         "utk_age": _utkface("age_decade"),
