@@ -12,7 +12,10 @@ from cluster_jobs.errors import USAGE_EXIT_CODE, run_job
 
 # verb -> the module that does it, what it does
 VERBS = {
-    "import": ("data_shards.importer", "images -> shards (digits, image-folder, idx, lfw)"),
+    "import": (
+        "data_shards.importer",
+        "images -> shards (digits, image-folder, idx, lfw, utkface, celeba)",
+    ),
     "run": ("cluster_jobs.run", "train on this machine: Ray, clustering, DeepSpeed, report"),
     "evaluate": ("cluster_jobs.evaluate", "classify the test images again, spread over Ray"),
     "doctor": ("cluster_jobs.doctor", "what is installed, what works here, what to mend"),

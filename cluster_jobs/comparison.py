@@ -14,8 +14,13 @@ from trainer.tasks import resolve_tasks
 # The names in reports (trainer.evaluation.readouts, which needs torch).
 READOUTS = ("knc_margin", "knc_soft", "knc_balanced", "ncm", "knn", "head", "head_tau", "head_crt")
 _MOST_CLASSES_SHOWN = 20
-# Training images of a class, as papers on long tails group them.
+# Training images of a class.
 _MANY, _FEW = 100, 20
+_GROUP_NAMES = {
+    "many": f"many (> {_MANY} images)",
+    "medium": f"medium ({_FEW} to {_MANY})",
+    "few": f"few (< {_FEW})",
+}
 
 Report = Mapping[str, Any]
 
@@ -41,17 +46,19 @@ def comparison_table(reports: Mapping[str, Report], manifest: Manifest, config: 
     for method, report in reports.items():
         readout = report["readout"]  # the one that the method is meant for
         columns[f"{method} ({readout})"] = report["per_class_recall"].get(readout)
-    return _aligned(rows) + _recall_table(columns, manifest, config)
+    return aligned(rows) + _recall_table(columns, manifest, config)
 
 
 def evaluation_table(summary: Report, manifest: Manifest, config: RunConfig) -> str:
     """One evaluation: balanced accuracy and recall by class, a column a read-out."""
     names = list(summary["balanced_accuracy"])
-    rows = [[f"step {summary['step']}, {summary['test_images']:,} test images", *names]]
+    rows = [
+        [f"step {summary['step']}, {summary['test_images']:,} {summary['split']} images", *names]
+    ]
     for kind in ("balanced_accuracy", "accuracy"):
         values = [_number(summary[kind][name]) for name in names]
         rows.append([kind.replace("_", " "), *values])
-    return _aligned(rows) + _recall_table(summary["per_class_recall"], manifest, config)
+    return aligned(rows) + _recall_table(summary["per_class_recall"], manifest, config)
 
 
 def _over_tasks(values: Mapping[str, float], readout: str) -> float | None:
@@ -70,9 +77,9 @@ def _recall_table(
     label = tasks[0].label
     rows = [["recall", "training images", *columns]]
     for name, size, classes in _groups(manifest, label):
-        means = [_mean_recall(recall or (), classes) for recall in columns.values()]
+        means = [mean_recall(recall or (), classes) for recall in columns.values()]
         rows.append([name, size, *map(_number, means)])
-    return "\n" + _aligned(rows)
+    return "\n" + aligned(rows)
 
 
 def _groups(manifest: Manifest, label: str) -> list[tuple[str, str, np.ndarray]]:
@@ -81,19 +88,35 @@ def _groups(manifest: Manifest, label: str) -> list[tuple[str, str, np.ndarray]]
     if len(sizes) <= _MOST_CLASSES_SHOWN:
         names = manifest.label_names[label]
         return [(names[c], f"{sizes[c]:,}", np.array([c])) for c in range(len(sizes))]
-    groups = {
-        f"many (> {_MANY} images)": sizes > _MANY,
-        f"medium ({_FEW} to {_MANY})": (sizes >= _FEW) & (sizes <= _MANY),
-        f"few (< {_FEW})": sizes < _FEW,
-    }
     return [
-        (f"{name}: {chosen.sum():,} classes", f"{sizes[chosen].sum():,}", np.flatnonzero(chosen))
-        for name, chosen in groups.items()
+        (
+            f"{_GROUP_NAMES[group]}: {chosen.sum():,} classes",
+            f"{sizes[chosen].sum():,}",
+            np.flatnonzero(chosen),
+        )
+        for group, chosen in shot_groups(sizes).items()
         if chosen.any()
     ]
 
 
-def _mean_recall(recall: Sequence[float | None], classes: np.ndarray) -> float | None:
+def shot_groups(class_sizes: np.ndarray) -> dict[str, np.ndarray]:
+    """Divide classes by their number of training images, as papers on long tails do.
+
+    Args:
+        class_sizes: (C,) training images of each class.
+
+    Returns:
+        "many" (more than 100), "medium" (20 to 100) and "few" (fewer than 20) -> (C,) bool.
+    """
+    return {
+        "many": class_sizes > _MANY,
+        "medium": (class_sizes >= _FEW) & (class_sizes <= _MANY),
+        "few": class_sizes < _FEW,
+    }
+
+
+def mean_recall(recall: Sequence[float | None], classes: np.ndarray) -> float | None:
+    """Mean recall of some classes; None when none of them has images."""
     there = [value for c in classes if (value := recall[c]) is not None]
     return float(np.mean(there)) if there else None
 
@@ -102,7 +125,7 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
+def aligned(rows: Sequence[Sequence[str]]) -> str:
     """Columns as wide as they must be: the first to the left, numbers to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []

@@ -194,7 +194,7 @@ def _check_visible(folder: Path, infos: Sequence[EmbeddingShardInfo]) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """The job."""
     parser = config_parser("clmle embed", __doc__)
-    parser.add_argument("--split", default="test", help="train or test (default)")
+    parser.add_argument("--split", default="test", help="train, validation or test (default)")
     parser.add_argument("--snapshot", metavar="STEP|FOLDER", help="default: the run's newest")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR")
     options = parser.parse_args(argv)

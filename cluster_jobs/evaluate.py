@@ -37,7 +37,6 @@ from trainer.sections import TaskConfig
 from trainer.snapshot import Snapshot, snapshot_steps
 from trainer.tasks import resolve_tasks
 
-SPLIT = "test"
 _SHARES_PER_CPU = 4  # evens out slow workers
 
 
@@ -75,19 +74,21 @@ def count_works(
 
     Raises:
         JobError: the snapshot is of other data, or its tables are not published.
-        DataError: there is no test split.
+        DataError: there is no split of the name that the configuration says.
     """
     check_data(snapshot, manifest)
     run = RunFolder(config.run_path.absolute())
     _check_served(run, snapshot)
     tasks = resolve_tasks(config, manifest)
-    batches = evaluation_batches(manifest.split(SPLIT), config.evaluation.batch_size)
+    batches = evaluation_batches(
+        manifest.split(config.evaluation.split), config.evaluation.batch_size
+    )
     embeddings = _embeddings(run, snapshot, tasks) if config.evaluation.knn else None
     return [
         CountWork(
             snapshot=snapshot,
             shards=manifest.folder,
-            split=SPLIT,
+            split=config.evaluation.split,
             batches=share,
             tasks=tasks,
             tables=run.tables,
@@ -131,7 +132,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     manifest = Manifest.load(config.data.shards)
     run = RunFolder(config.run_path)
     snapshot = _chosen_snapshot(options.checkpoint, run)
-    images = manifest.split(SPLIT).num_samples
+    images = manifest.split(config.evaluation.split).num_samples
     gpus = config.launch.embed_gpus
     with (
         ray_session(num_cpus=config.launch.ray_cpus, gpus=gpus > 0) as cpus,
@@ -139,7 +140,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     ):
         works = count_works(config, manifest, snapshot, most=_SHARES_PER_CPU * cpus)
         counts = count_split(works, config.cluster, cpus=cpus, gpus=gpus, on_images=progress.update)
-    summary = summarise(counts, step=snapshot.step, table_version=snapshot.step)
+    summary = summarise(
+        counts, step=snapshot.step, table_version=snapshot.step, split=config.evaluation.split
+    )
     path = write_evaluation(run, summary)
     writer = MetricWriter(run)
     writer.write(snapshot.step, as_metrics(summary))

@@ -89,7 +89,7 @@ class Refresher:
             JobError, DataError, ClusterError: it cannot be done; says why.
         """
         version = snapshot.step
-        previous = _tables_before(version, self._run)
+        previous = tables_before(version, self._run)
         out = self._run.embeddings / step_name(version)
         works = embed_works(self._config, self._manifest, snapshot, split=SPLIT, out=out)
         embedded = self._embed(version, works)
@@ -199,7 +199,7 @@ class Refresher:
             )
 
 
-def _tables_before(version: int, run: RunFolder) -> dict[str, ClusterTable]:
+def tables_before(version: int, run: RunFolder) -> dict[str, ClusterTable]:
     """The tables whose numbering the next ones take up; none is no obstacle.
 
     Those just before in steps, not in time: a training that goes on from an older checkpoint gets

@@ -35,7 +35,7 @@ from trainer.config_file import (
     to_yaml,
 )
 from trainer.run_folder import RunFolder, step_of
-from trainer.tasks import resolve_tasks
+from trainer.tasks import evaluated_split, resolve_tasks
 
 _TERMINATED = 128 + signal.SIGTERM
 _NO_PATHS = ("auto", "none")  # of --resume
@@ -81,7 +81,7 @@ def _checked(config: RunConfig, resume: str) -> Manifest:
     manifest = Manifest.load(config.data.shards)
     manifest.split("train")
     resolve_tasks(config, manifest)
-    if "test" not in manifest.splits:
+    if evaluated_split(config, manifest) is None:
         sys.stderr.write(f"warning: {manifest.folder} has no test split; nothing is evaluated\n")
     if config.launch.master_port:
         machine.check_port(config.launch.master_port)

@@ -19,6 +19,8 @@ from data_shards.manifest import FORMAT
 from data_shards.sources.base import Source, SourceItem
 
 DEFAULT_TEST_FRACTION = 0.25
+SPLITS = ("train", "test", "validation")
+"""In the order of their ids."""
 _logger = logging.getLogger(__name__)
 _Items = Sequence[SourceItem]
 
@@ -37,6 +39,11 @@ class ImportOptions:
     """Classes with fewer images than this are left out."""
     test_fraction: float | None = None
     """Share of test images where the source has no test split; None: 0.25, 0: no test split."""
+    validation_fraction: float = 0.0
+    """Share of the images that are not for testing that become a validation split; 0: none."""
+    label: str | None = None
+    """Label column that comes first: that of class order, long tail and splits; None: the
+    source's first."""
     seed: int = 0
     samples_per_shard: int = 2000
     on_error: Literal["stop", "skip"] = "stop"
@@ -48,6 +55,7 @@ class ImportOptions:
             "--max-per-class must be >= 1": self.max_per_class is None or self.max_per_class >= 1,
             "--min-images must be >= 1": self.min_images >= 1,
             "--test-fraction must be >= 0 and < 1": 0 <= (self.test_fraction or 0) < 1,
+            "--validation-fraction must be >= 0 and < 1": 0 <= self.validation_fraction < 1,
             "--seed must be >= 0": self.seed >= 0,
             "--samples-per-shard must be >= 1": self.samples_per_shard >= 1,
             "--on-error must be stop or skip": self.on_error in ("stop", "skip"),
@@ -65,6 +73,7 @@ class ImportOptions:
             "max_per_class": self.max_per_class,
             "min_images": self.min_images,
             "test_fraction": fraction if fraction is None else float(fraction),
+            "validation_fraction": float(self.validation_fraction),
             "seed": self.seed,
             "samples_per_shard": self.samples_per_shard,
         }
@@ -72,7 +81,7 @@ class ImportOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ImportPlan:
-    """The images of an import in the order of their ids: train from 0, test after it."""
+    """The images of an import in the order of their ids: train from 0, the others after it."""
 
     source: str
     label_columns: tuple[str, ...]
@@ -84,6 +93,8 @@ class ImportPlan:
     """Training images that the long tail asked of each class of the first label column."""
     dropped_classes: tuple[str, ...] = ()
     """Classes of the first label column that have too few images."""
+    skipped: tuple[str, ...] = ()
+    """Images that are left out because their labels cannot be told."""
 
     def first_id(self, split: str) -> int:
         """Return the id of the first sample of a split."""
@@ -102,13 +113,19 @@ class ImportPlan:
 
 
 def plan_import(source: Source, options: ImportOptions) -> ImportPlan:
-    """Choose classes, test split and long tail.
+    """Choose classes, splits and long tail.
+
+    Test and validation split are drawn before the training images are thinned, so that they are
+    as balanced as the source.
 
     Raises:
-        DataError: when fewer than two classes remain, or a class has no training image.
+        DataError: when fewer than two classes remain, or a class has no training image, or the
+            labels of an image cannot be told and `options.on_error` is "stop".
     """
-    column = source.label_columns[0]
-    splits, names = _drop_small_classes(source, options.min_images)
+    check_labels(source, options)
+    columns = ordered_columns(source, options.label)
+    column = columns[0]
+    splits, names = _drop_small_classes(source, column, options.min_images)
     if len(names) < 2:
         raise DataError(
             f"training needs at least two classes, got {len(names)} of {source.name} with "
@@ -116,22 +133,53 @@ def plan_import(source: Source, options: ImportOptions) -> ImportPlan:
         )
     label_names = {**source.label_names, column: names}
     splits = _with_test_split(splits, column, options)
+    splits = _with_validation_split(splits, column, options)
     splits["train"], wanted = _thin_train(splits["train"], column, len(names), options)
     check_every_class(splits["train"], label_names)
     kept = set(names)
     return ImportPlan(
         source=source.name,
-        label_columns=source.label_columns,
+        label_columns=columns,
         label_names=label_names,
         splits={
             split: sorted(splits[split], key=lambda item: item.labels[column])
-            for split in ("train", "test")
+            for split in SPLITS
             if splits.get(split)
         },
         settings=options.settings(),
         wanted_counts=tuple(wanted.tolist()),
         dropped_classes=tuple(name for name in source.label_names[column] if name not in kept),
+        skipped=source.unlabelled,
     )
+
+
+def check_labels(source: Source, options: ImportOptions) -> None:
+    """Check that every image has its labels, if that is asked for.
+
+    Raises:
+        DataError: naming the first image that has none.
+    """
+    if source.unlabelled and options.on_error == "stop":
+        raise DataError(
+            f"the labels of {len(source.unlabelled):,} image(s) cannot be told, the first is "
+            f"{source.unlabelled[0]}; repair its name or remove it, or leave such images out with "
+            "--on-error skip"
+        )
+
+
+def ordered_columns(source: Source, first: str | None) -> tuple[str, ...]:
+    """Return the label columns with the wanted one first.
+
+    Raises:
+        DataError: when there is no such column.
+    """
+    if first is None:
+        return source.label_columns
+    if first not in source.label_columns:
+        raise DataError(
+            f"{source.name} has no label {first!r}, it has {', '.join(source.label_columns)}"
+        )
+    return (first, *(column for column in source.label_columns if column != first))
 
 
 def check_every_class(train: _Items, label_names: Mapping[str, tuple[str, ...]]) -> None:
@@ -159,10 +207,9 @@ def _labels(items: _Items, column: str) -> npt.NDArray[np.int64]:
 
 
 def _drop_small_classes(
-    source: Source, min_images: int
+    source: Source, column: str, min_images: int
 ) -> tuple[dict[str, _Items], tuple[str, ...]]:
     """Return the splits without the small classes, the rest numbered anew, and their names."""
-    column = source.label_columns[0]
     names = source.label_names[column]
     if min_images <= 1:
         return dict(source.splits), names
@@ -196,7 +243,32 @@ def _with_test_split(
     items = splits["train"]
     rng = np.random.default_rng([options.seed, 0])
     train, test = split_per_class(_labels(items, column), fraction, rng)
-    return {"train": [items[at] for at in train], "test": [items[at] for at in test]}
+    return {
+        **splits,
+        "train": [items[at] for at in train],
+        "test": [items[at] for at in test],
+    }
+
+
+def _with_validation_split(
+    splits: dict[str, _Items], column: str, options: ImportOptions
+) -> dict[str, _Items]:
+    if not options.validation_fraction:
+        return splits
+    if "validation" in splits:
+        _logger.warning(
+            "--validation-fraction is not used: the source has a validation split of its own"
+        )
+        return splits
+    items = splits["train"]
+    # A stream of its own: the test split does not change with the validation split.
+    rng = np.random.default_rng([options.seed, 2])
+    train, chosen = split_per_class(_labels(items, column), options.validation_fraction, rng)
+    return {
+        **splits,
+        "train": [items[at] for at in train],
+        "validation": [items[at] for at in chosen],
+    }
 
 
 def _thin_train(

@@ -19,7 +19,7 @@ from data_shards.sources.base import SourceItem
 from data_shards.transforms import open_image
 from data_shards.writer import finished_shard, write_shard
 
-_SHARD_FILE = re.compile(r"(train|test)-\d{6}\.(tar|idx|labels\.npy|json)")
+_SHARD_FILE = re.compile(r"(train|test|validation)-\d{6}\.(tar|idx|labels\.npy|json)")
 _logger = logging.getLogger(__name__)
 
 
@@ -45,7 +45,7 @@ def write_import(plan: ImportPlan, options: ImportOptions) -> Manifest:
         label_columns=plan.label_columns,
         label_names=plan.label_names,
         splits={split: info for split, info in splits.items() if info.num_samples},
-        skipped=tuple(run.skipped),
+        skipped=(*plan.skipped, *run.skipped),
     ).write()
 
 

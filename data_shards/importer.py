@@ -17,7 +17,10 @@ from data_shards.sources import SOURCE_NAMES, read_source
 from data_shards.sources.base import Source
 
 _MAX_NAMED = 5
-_SOURCES = "digits (no PATH), idx FOLDER, image-folder FOLDER, lfw FOLDER or TAR"
+_SOURCES = (
+    "digits (no PATH), idx FOLDER, image-folder FOLDER, lfw FOLDER or TAR, "
+    "utkface FOLDER or TAR, celeba FOLDER"
+)
 
 _EXAMPLES = """\
 examples:
@@ -29,6 +32,12 @@ examples:
     clmle import idx fashion_mnist --out data/fashion --long-tail-ratio 100 --max-per-class 1000
   faces of the people of whom there are ten images or more, one in five of them for testing:
     clmle import lfw lfw.tgz --out data/lfw --min-images 10 --test-fraction 0.2
+  UTKFace with one woman to ten men; race, age_decade and age60 stay as further labels:
+    clmle import utkface UTKFace.tar.gz --out data/gender10 --label gender --long-tail-ratio 10
+  the same with every tenth image that is not for testing set aside for choosing settings:
+    clmle import utkface UTKFace.tar.gz --out data/utk --on-error skip --validation-fraction 0.1
+  CelebA with its forty attributes and official splits:
+    clmle import celeba CelebA --out data/celeba
   compare every byte of an import with its checksums:
     clmle import --verify data/lfw
 
@@ -51,6 +60,8 @@ def describe_import(manifest: Manifest, plan: ImportPlan) -> str:
     """Return the summary of an import: counts, imbalance, what is missing, where it lies."""
     column = manifest.label_columns[0]
     lines = [f"{manifest.folder}: {plan.source}, {manifest.num_classes(column):,} classes"]
+    if len(manifest.label_columns) > 1:
+        lines[0] += f" of {column} (also labelled: {_named(manifest.label_columns[1:])})"
     for name, split in manifest.splits.items():
         counts = manifest.class_counts(name, column)
         lines.append(
@@ -130,6 +141,20 @@ def _parser() -> argparse.ArgumentParser:
         metavar="F",
         help="share of test images where the source has no test split (default 0.25; 0: none)",
     )
+    add(
+        "--validation-fraction",
+        type=float,
+        default=0.0,
+        metavar="F",
+        help="share of the remaining images for a validation split (default 0: none), drawn "
+        "before the long tail is thinned",
+    )
+    add(
+        "--label",
+        metavar="COLUMN",
+        help="label column that comes first: class order, long tail and splits go by it, and "
+        "training does unless told otherwise (default: the source's first)",
+    )
     add("--seed", type=int, default=0, metavar="S", help="seed of every random choice (default 0)")
     add("--samples-per-shard", type=int, default=2000, metavar="N", help="(default 2000)")
     add(
@@ -151,6 +176,8 @@ def _import(arguments: argparse.Namespace) -> str:
         max_per_class=arguments.max_per_class,
         min_images=arguments.min_images,
         test_fraction=arguments.test_fraction,
+        validation_fraction=arguments.validation_fraction,
+        label=arguments.label,
         seed=arguments.seed,
         samples_per_shard=arguments.samples_per_shard,
         on_error=arguments.on_error,

@@ -71,7 +71,7 @@ def embed_shard(
         network: in evaluation mode.
         manifest: the shards.
         shard_number: which of the split's shards.
-        split: "train" or "test".
+        split: which of the splits.
         batch_size: images a forward pass.
         labels: task -> its label column.
     """

@@ -55,7 +55,7 @@ class Parts:
     loader: BatchLoader
     objective: Objective
     evaluator: RankEvaluator | None
-    """None without a test split."""
+    """None when the shards have no test split."""
     metrics: MetricWriter | None
     """On rank 0 alone."""
 

@@ -151,6 +151,7 @@ _FREE_SETTINGS = (
     "cluster.task_timeout_seconds",
     "cluster.max_retries",
     "evaluation.every",
+    "evaluation.split",
 )
 
 

@@ -280,7 +280,11 @@ class CheckpointConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluationConfig:
-    """How embeddings become classes, and when that is measured on the test split."""
+    """How embeddings become classes, and on which images and when that is measured."""
+
+    split: Literal["test", "validation"] = "test"
+    """Images that are classified. Settings are chosen on validation (`clmle import
+    --validation-fraction`), so that the test split is read once."""
 
     every: int = 0
     """Steps between two evaluations during training (on the active table). 0 = only at the end."""

@@ -1,4 +1,4 @@
-"""Which tasks a run has, given the label columns of its shards."""
+"""Which tasks a run has and on which split they are evaluated, given its shards."""
 
 from __future__ import annotations
 
@@ -27,6 +27,19 @@ def resolve_tasks(config: RunConfig, manifest: Manifest) -> tuple[TaskConfig, ..
                 f"they have {', '.join(manifest.label_columns)}"
             )
     return tasks
+
+
+def evaluated_split(config: RunConfig, manifest: Manifest) -> str | None:
+    """The split that the run's evaluation reads; None when the shards have no test split.
+
+    Raises:
+        DataError: there is no split of the other name that was asked for.
+    """
+    split = config.evaluation.split
+    if split == "test" and split not in manifest.splits:
+        return None
+    manifest.split(split)
+    return split
 
 
 def task_of_step(tasks: tuple[TaskConfig, ...], step: int) -> TaskConfig:

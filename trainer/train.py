@@ -43,7 +43,7 @@ from trainer.run_folder import RunFolder
 from trainer.snapshot import NetworkDescription, copy_snapshot
 from trainer.stop import StopFlag
 from trainer.table_feed import FeedState, TableFeed
-from trainer.tasks import check_tables, resolve_tasks
+from trainer.tasks import check_tables, evaluated_split, resolve_tasks
 from trainer.world import World
 
 logger = logging.getLogger(__name__)
@@ -181,7 +181,7 @@ def _build(
     loader = BatchLoader(index, config.data, config.model)
     stack.callback(loader.close)
     evaluator = None
-    if "test" in manifest.splits:
+    if evaluated_split(config, manifest) is not None:
         evaluator = RankEvaluator(run, world, manifest, tasks, config.evaluation)
     return Parts(
         config=config,

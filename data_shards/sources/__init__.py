@@ -5,10 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from data_shards.errors import DataError
-from data_shards.sources import digits, idx, image_folder, lfw
+from data_shards.sources import celeba, digits, idx, image_folder, lfw, utkface
 from data_shards.sources.base import Source
 
-_READERS = {"idx": idx.read, "image-folder": image_folder.read, "lfw": lfw.read}
+_READERS = {
+    "idx": idx.read,
+    "image-folder": image_folder.read,
+    "lfw": lfw.read,
+    "utkface": utkface.read,
+    "celeba": celeba.read,
+}
 SOURCE_NAMES = ("digits", *_READERS)
 
 

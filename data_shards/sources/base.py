@@ -28,13 +28,18 @@ class SourceItem:
 
 @dataclass(frozen=True)
 class Source:
-    """The images of a source, by split; without a "test" split one is taken from "train"."""
+    """The images of a source, by split; without a "test" split one is taken from "train".
+
+    A "validation" split is taken from "train" only on demand.
+    """
 
     name: str
     splits: Mapping[str, Sequence[SourceItem]]
     label_columns: tuple[str, ...]
     label_names: Mapping[str, tuple[str, ...]]
     """Label column -> name of each class; class ids are places in it."""
+    unlabelled: tuple[str, ...] = ()
+    """Names of images whose labels cannot be told; they are in no split."""
 
 
 def extension_of(file_name: str) -> str:

@@ -77,6 +77,7 @@ def test_a_run_without_a_test_split_has_no_numbers(manifest: Manifest) -> None:
 def test_an_evaluation_shows_every_readout(manifest: Manifest) -> None:
     summary = {
         "step": 30,
+        "split": "test",
         "test_images": 1700,
         "balanced_accuracy": {"head": 0.5},
         "accuracy": {"head": 0.6},

@@ -59,6 +59,64 @@ def test_a_test_split_of_the_source_is_kept(caplog: pytest.LogCaptureFixture) ->
     assert "--test-fraction is not used" in caplog.text
 
 
+def test_the_validation_split_is_taken_from_the_training_images() -> None:
+    full = plan(source([100, 100, 2]), test_fraction=0.2)
+    held = plan(source([100, 100, 2]), test_fraction=0.2, validation_fraction=0.25)
+    assert list(held.splits) == ["train", "test", "validation"]
+    assert [item.name for item in held.splits["test"]] == [i.name for i in full.splits["test"]]
+    assert counts(held, "validation") == [20, 20, 0]  # one image of the last class was left
+    assert counts(held, "train") == [60, 60, 1]
+    assert (held.first_id("test"), held.first_id("validation")) == (121, 162)
+    train, validation = (
+        {item.name for item in held.splits[split]} for split in ("train", "validation")
+    )
+    assert train | validation == {item.name for item in full.splits["train"]}
+    assert not train & validation
+
+
+def test_the_validation_split_is_as_balanced_as_the_source() -> None:
+    made = plan(source([100, 100, 100], [1, 1, 1]), validation_fraction=0.2, long_tail_ratio=16)
+    assert counts(made, "train") == [80, 20, 5]
+    assert counts(made, "validation") == [20, 20, 20]
+
+
+def test_a_validation_split_of_the_source_is_kept(caplog: pytest.LogCaptureFixture) -> None:
+    made = source([4, 8], [3, 1])
+    made = replace(made, splits={**made.splits, "validation": items("validation", [2, 2])})
+    assert counts(plan(made), "validation") == [2, 2]
+    assert caplog.text == ""
+    with caplog.at_level(logging.WARNING):
+        assert counts(plan(made, validation_fraction=0.5), "validation") == [2, 2]
+    assert "--validation-fraction is not used" in caplog.text
+
+
+def test_the_first_label_decides_over_order_and_long_tail() -> None:
+    labelled = [
+        SourceItem(f"{a}{b}{n}", {"a": a, "b": b}, lambda: png(0), "png")
+        for n in range(20)
+        for a in (0, 1)
+        for b in (0, 1)
+    ]
+    names = {"a": ("a0", "a1"), "b": ("b0", "b1")}
+    made = Source("made", {"train": labelled}, ("a", "b"), names)
+    options: dict[str, Any] = {"test_fraction": 0.0, "long_tail_ratio": 10}
+    thinned = plan(made, label="b", **options)
+    assert thinned.label_columns == ("b", "a")
+    labels = [item.labels["b"] for item in thinned.splits["train"]]
+    assert labels == [0] * 40 + [1] * 4
+    assert plan(made, label="a", **options).fingerprint() == plan(made, **options).fingerprint()
+    assert thinned.fingerprint() != plan(made, **options).fingerprint()
+    with pytest.raises(DataError, match="made has no label 'c', it has a, b"):
+        plan(made, label="c")
+
+
+def test_images_without_labels_stop_an_import_or_are_listed() -> None:
+    made = replace(source([4, 8]), unlabelled=("odd.jpg", "odder.jpg"))
+    with pytest.raises(DataError, match=r"2 image\(s\) cannot be told, the first is odd.jpg"):
+        plan(made)
+    assert plan(made, on_error="skip").skipped == ("odd.jpg", "odder.jpg")
+
+
 def test_no_test_split_when_none_is_wanted() -> None:
     made = plan(source([4, 8]), test_fraction=0)
     assert list(made.splits) == ["train"]
@@ -116,6 +174,7 @@ def test_classes_that_cannot_be_trained_are_named(
         ({"max_per_class": 0}, "--max-per-class must be >= 1, got 0"),
         ({"min_images": 0}, "--min-images must be >= 1, got 0"),
         ({"test_fraction": 1.0}, "--test-fraction must be >= 0 and < 1, got 1.0"),
+        ({"validation_fraction": 1.0}, "--validation-fraction must be >= 0 and < 1, got 1.0"),
         ({"seed": -1}, "--seed must be >= 0, got -1"),
         ({"samples_per_shard": 0}, "--samples-per-shard must be >= 1, got 0"),
         ({"on_error": "ask"}, "--on-error must be stop or skip, got ask"),

@@ -7,7 +7,7 @@ import pytest
 from data_shards import importer
 from data_shards.manifest import Manifest
 from data_shards.sources import SOURCE_NAMES
-from tests.helpers.image_shards import write_image_folder
+from tests.helpers.image_shards import png, write_image_folder
 
 
 @pytest.fixture
@@ -57,6 +57,28 @@ def test_the_summary_counts_what_was_left_out_and_names_the_first(
     assert "left out 2 class(es) with fewer than 3 images: cy, di\n" in printed
     names = ", ".join(f"bo/note{number}.txt" for number in range(5))
     assert f"skipped 7 image(s) that cannot be used: {names} and 2 more\n" in printed
+
+
+def test_one_import_of_several_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    faces = tmp_path / "faces"
+    faces.mkdir()
+    for number in range(60):
+        name = f"{20 + number // 30 * 50}_{number % 2}_{number % 3}_{number:017d}.jpg"
+        (faces / name).write_bytes(png(number))
+    (faces / "39_1_20170116174525125.jpg").write_bytes(png(0))
+    arguments = ["utkface", str(faces), "--out", str(tmp_path / "out"), "--label", "gender"]
+    assert importer.main(arguments) == 2
+    assert "the first is 39_1_20170116174525125.jpg" in capsys.readouterr().err
+    arguments += ["--on-error", "skip", "--validation-fraction", "0.25", "--long-tail-ratio", "4"]
+    assert importer.main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert "2 classes of gender (also labelled: race, age_decade, age60)\n" in printed
+    assert "skipped 1 image(s) that cannot be used: 39_1_20170116174525125.jpg\n" in printed
+    manifest = Manifest.load(tmp_path / "out")
+    assert manifest.class_counts("train", "gender").tolist() == [16, 4]
+    assert manifest.class_counts("validation", "gender").tolist() == [6, 6]
+    assert manifest.class_counts("test", "gender").tolist() == [8, 8]
+    assert manifest.class_counts("train", "age60").sum() == 20
 
 
 def test_long_lists_are_cut() -> None:

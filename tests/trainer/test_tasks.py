@@ -1,14 +1,16 @@
 """Tasks come from the configuration or from the shards, and tables must be of them."""
 
+import dataclasses
 from functools import partial
 
 import pytest
 
+from data_shards.errors import DataError
 from tests.helpers.cluster_tables import tiny_table
 from trainer.config_file import build_config
 from trainer.errors import ConfigError
 from trainer.sections import TaskConfig
-from trainer.tasks import check_tables, resolve_tasks, task_of_step
+from trainer.tasks import check_tables, evaluated_split, resolve_tasks, task_of_step
 
 TWO = (TaskConfig(name="face", label="shape"), TaskConfig(name="odd", label="parity", weight=0.5))
 
@@ -26,6 +28,16 @@ def test_a_label_that_the_shards_lack_is_an_error_that_names_theirs(tiny_data):
     config = build_config({"tasks": [{"name": "face", "label": "identity"}]})
     with pytest.raises(ConfigError, match="no label 'identity'; they have shape, parity"):
         resolve_tasks(config, tiny_data)
+
+
+def test_the_split_that_is_evaluated(tiny_data):
+    by_default = build_config({})
+    assert evaluated_split(by_default, tiny_data) == "test"
+    untested = dataclasses.replace(tiny_data, splits={"train": tiny_data.split("train")})
+    assert evaluated_split(by_default, untested) is None
+    chosen = build_config({"evaluation": {"split": "validation"}})
+    with pytest.raises(DataError, match="no split 'validation', it has train, test"):
+        evaluated_split(chosen, tiny_data)
 
 
 def test_tasks_take_turns():

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 class RankEvaluator:
-    """Each rank classifies its share of the test batches; only counts are exchanged."""
+    """Each rank classifies its share of the batches; only counts are exchanged."""
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class RankEvaluator:
         tasks: Sequence[TaskConfig],
         config: EvaluationConfig,
     ) -> None:
-        """Open the test split.
+        """Open the split that `config.split` names.
 
         Raises:
             DataError: there is none, or it is damaged.
@@ -45,8 +45,8 @@ class RankEvaluator:
         self._world = world
         self._tasks = tasks
         self._config = config
-        self._index = SampleIndex(manifest, "test")
-        batches = evaluation_batches(manifest.split("test"), config.batch_size)
+        self._index = SampleIndex(manifest, config.split)
+        batches = evaluation_batches(manifest.split(config.split), config.batch_size)
         self._mine = batches[world.rank :: world.size]
 
     def run(
@@ -77,7 +77,7 @@ class RankEvaluator:
             training=self._training(step, tables, version),
         )
         counts = {key: self._summed(counted) for key, counted in mine.items()}
-        summary = summarise(counts, step=step, table_version=version)
+        summary = summarise(counts, step=step, table_version=version, split=self._config.split)
         if self._world.is_first:
             write_evaluation(self._run, summary)
         return summary, as_metrics(summary)

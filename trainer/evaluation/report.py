@@ -13,17 +13,21 @@ from trainer.run_folder import RunFolder, step_name
 Counts = Mapping[tuple[str, str], ClassCounts]
 
 
-def summarise(counts: Counts, *, step: int, table_version: int | None) -> dict[str, Any]:
+def summarise(
+    counts: Counts, *, step: int, table_version: int | None, split: str = "test"
+) -> dict[str, Any]:
     """The numbers of one evaluation.
 
     Args:
-        counts: (task, read-out) -> counts over the whole test split.
+        counts: (task, read-out) -> counts over the whole split.
         step: optimiser steps of the evaluated weights.
         table_version: the cluster tables that the kNC read-outs used.
+        split: the split that was classified.
 
     Returns:
         `balanced_accuracy`, `accuracy`, `per_class_recall` by read-out (named "task/read-out" if
-        there are several tasks), and `test_images`.
+        there are several tasks), the `split`, and its number of
+        images, `test_images`.
     """
     several = len({task for task, _ in counts}) > 1
     named = {f"{t}/{r}" if several else r: c for (t, r), c in counts.items()}
@@ -31,6 +35,7 @@ def summarise(counts: Counts, *, step: int, table_version: int | None) -> dict[s
     return {
         "step": step,
         "table_version": table_version,
+        "split": split,
         "test_images": int(first.total.sum()),
         "balanced_accuracy": {name: c.balanced_accuracy for name, c in named.items()},
         "accuracy": {name: c.accuracy for name, c in named.items()},

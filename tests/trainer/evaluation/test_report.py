@@ -29,12 +29,19 @@ def test_a_summary_has_every_number_by_read_out():
     assert summarise(ONE_TASK, step=40, table_version=30) == {
         "step": 40,
         "table_version": 30,
+        "split": "test",
         "test_images": 6,
         "balanced_accuracy": {"ncm": 0.625, "head": 0.5},
         "accuracy": {"ncm": pytest.approx(4 / 6), "head": pytest.approx(4 / 6)},
         # A class without a test image has no recall.
         "per_class_recall": {"ncm": [0.75, None, 0.5], "head": [1.0, None, 0.0]},
     }
+
+
+def test_a_summary_names_another_split():
+    assert summarise(ONE_TASK, step=1, table_version=None, split="validation")["split"] == (
+        "validation"
+    )
 
 
 def test_with_several_tasks_read_outs_are_named_by_task():

@@ -1,0 +1,1 @@
+"""How well the methods classify: methods x data sets x seeds, in the trainer that users run."""

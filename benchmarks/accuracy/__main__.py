@@ -1,0 +1,124 @@
+"""Compare the methods: balanced accuracy of each on several data sets, with several seeds.
+
+    python -m benchmarks.accuracy --suite smoke --out runs/accuracy/smoke.json
+    python -m benchmarks.accuracy --suite quick --data DIR --out runs/accuracy/quick.json
+    python -m benchmarks.accuracy --suite full --data DIR --out runs/accuracy/full.json --search
+    python -m benchmarks.accuracy --suite full --data DIR --out runs/accuracy/full.json
+
+DIR holds fashion_mnist/, mnist/ (idx files), lfw.tar.xz and utkface.tar.xz. --search tries a few
+settings of each method on validation images and writes the best, with the best read-out, to
+benchmarks/recipes.json; a comparison uses these and reads the test images once a training.
+
+Every training is the trainer that users run (one rank), with the same number of images for all
+methods of a data set. Finished trainings are kept beside FILE: the same command goes on where it
+was stopped, and a longer suite takes up what a shorter one has done. Remove FILE's folder after
+changing the trainer's code: a record knows its settings and images, not the code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+for _name, _value in {
+    "OMP_NUM_THREADS": "1",
+    "DS_ACCELERATOR": "cpu",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "TORCH_CPP_LOG_LEVEL": "ERROR",
+}.items():
+    os.environ.setdefault(_name, _value)
+
+from benchmarks.accuracy import recipes  # noqa: E402 - the environment comes first
+from benchmarks.accuracy.comparison import Plan, compare, search  # noqa: E402
+from benchmarks.accuracy.datasets import DATASETS  # noqa: E402
+from benchmarks.accuracy.methods import METHODS  # noqa: E402
+from benchmarks.accuracy.suites import SUITES  # noqa: E402
+from data_shards.errors import DataError  # noqa: E402
+from trainer.errors import ConfigError  # noqa: E402
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    options = _parser().parse_args(arguments)
+    suite = SUITES[options.suite]
+    plan = Plan(
+        datasets=tuple(options.datasets or suite.datasets),
+        methods=tuple(options.methods or suite.methods),
+        num_seeds=options.seeds or suite.num_seeds,
+        data=options.data,
+        out=options.out,
+        recipes=options.recipes,
+        at_once=options.jobs,
+        dry_run=options.dry_run,
+        command=" ".join(["python -m benchmarks.accuracy", *arguments]),
+    )
+    try:
+        with _alone(plan.folder):
+            return search(plan) if options.search else compare(plan)
+    except (DataError, ConfigError) as error:
+        sys.stderr.write(f"benchmarks.accuracy: error: {error}\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; the same command goes on with the trainings still to do\n")
+        return 130
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep a second benchmark out of the folder, whose work the first would remove."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise DataError(
+                f"another benchmark is at work in {folder}; wait for it, or name a file in another "
+                "folder by --out"
+            ) from error
+        yield
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.accuracy",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--suite", choices=sorted(SUITES), default="quick", help="(default quick)")
+    add("--data", type=Path, metavar="DIR", help="folder with the sources' files")
+    add("--out", type=Path, required=True, metavar="FILE", help="JSON file to write")
+    add("--datasets", nargs="+", choices=sorted(DATASETS), metavar="NAME", help=", ".join(DATASETS))
+    add("--methods", nargs="+", choices=sorted(METHODS), metavar="NAME", help=", ".join(METHODS))
+    add("--seeds", type=_positive, metavar="N", help="(default: the suite's)")
+    add(
+        "--jobs",
+        type=_positive,
+        metavar="N",
+        default=len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
+        help="trainings at a time, a thread each (default: the machine's cores)",
+    )
+    add("--search", action="store_true", help="choose settings and read-outs; no test images")
+    add(
+        "--recipes", type=Path, default=recipes.DEFAULT_PATH, metavar="FILE", help="what was chosen"
+    )
+    add("--dry-run", action="store_true", help="import the images, say what it will cost, stop")
+    return parser
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be >= 1, got {number}")
+    return number
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,52 @@
+"""What the trainings still to be done will cost, from those that were done."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Sequence
+
+from benchmarks.accuracy.datasets import DATASETS
+from benchmarks.accuracy.jobs import Job, Record
+from benchmarks.accuracy.methods import METHODS
+
+
+class CostEstimate:
+    """Seconds an image, from what was measured.
+
+    The median of the same data set and method where there is one, else of the data set (times the
+    methods' stated ratio), else what the data set states.
+    """
+
+    def __init__(self, records: Iterable[Record]) -> None:
+        self._measured: dict[tuple[str, str], list[float]] = {}
+        self._by_data: dict[str, list[float]] = {}
+        for record in records:
+            if not record.balanced_accuracy or record.method not in METHODS:
+                continue  # ended early, or a method of another time
+            rate = record.seconds / record.images_seen
+            self._measured.setdefault((record.data, record.method), []).append(rate)
+            as_softmax = rate / METHODS[record.method].cost
+            self._by_data.setdefault(record.data, []).append(as_softmax)
+
+    def seconds(self, job: Job) -> float:
+        """Core seconds of a job."""
+        return job.num_images * self._seconds_per_image(job.data, job.method)
+
+    def wall_seconds(self, jobs: Sequence[Job], at_once: int) -> float:
+        """How long the jobs take, so many at a time."""
+        each = [self.seconds(job) for job in jobs]
+        return max([sum(each) / at_once, *each]) if each else 0.0
+
+    def _seconds_per_image(self, data: str, method: str) -> float:
+        if (data, method) in self._measured:
+            return statistics.median(self._measured[data, method])
+        if data in self._by_data:
+            return statistics.median(self._by_data[data]) * METHODS[method].cost
+        return DATASETS[data].seconds_per_1000_images / 1000 * METHODS[method].cost
+
+
+def in_words(seconds: float) -> str:
+    """Say a duration as people do: 45 s, 12 min, 3.4 h."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

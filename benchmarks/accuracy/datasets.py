@@ -1,0 +1,159 @@
+"""The data sets of the comparison: where their images come from, and what every method gets.
+
+Training images, their number in a step, steps and augmentation are a data set's, so that all
+methods see the same number of images. Test images are the source's own or a fixed quarter of each
+class. Validation images (a fifth of each class of the rest) are for choosing settings alone: the
+final trainings have them back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from data_shards.errors import DataError
+from data_shards.import_plan import ImportOptions
+from data_shards.importer import import_source
+from data_shards.manifest import Manifest
+from data_shards.sources import read_source
+
+VALIDATION_FRACTION = 0.2
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSet:
+    """Images and the frame of every training on them."""
+
+    source: str
+    """As in `clmle import SOURCE`."""
+    path: str | None = None
+    """Below the folder that `--data` names; None where the source needs no files."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Of `ImportOptions`."""
+    settings: Mapping[str, Any]
+    """Of the run, dotted; a method's own settings come on top."""
+    table_settings: Mapping[str, Any] = field(default_factory=dict)
+    """Of the methods that train on cluster tables alone."""
+    steps: int
+    seconds_per_1000_images: float
+    """Of a softmax training on one core of a 2026 server, with start and evaluation: for
+    estimates before anything was measured."""
+
+
+_GREY_28 = {
+    "model.input_size": 28,
+    "sampler.clusters": 20,
+    "sampler.samples_per_cluster": 5,
+    "cluster.samples_per_cluster": 200,
+    "data.shift": 2,
+}
+_FACES = {
+    "model.input_size": 40,
+    "model.embedding_dim": 64,
+    "data.shift": 3,
+    "data.flip": True,
+}
+_UTK = {
+    **_FACES,
+    "model.channels": 3,
+    "sampler.clusters": 20,
+    "sampler.samples_per_cluster": 5,
+    "cluster.samples_per_cluster": 200,
+}
+
+
+def _idx(folder: str, ratio: int) -> DataSet:
+    return DataSet(
+        source="idx",
+        path=folder,
+        options={"long_tail_ratio": ratio, "max_per_class": 1000},
+        settings=_GREY_28,
+        steps=600,
+        seconds_per_1000_images=0.7,
+    )
+
+
+def _utkface(label: str, ratio: int = 1) -> DataSet:
+    return DataSet(
+        source="utkface",
+        path="utkface.tar.xz",
+        # A few images of the published set have no race in their name.
+        options={"label": label, "long_tail_ratio": ratio, "on_error": "skip"},
+        settings=_UTK,
+        steps=600,
+        seconds_per_1000_images=1.0,
+    )
+
+
+DATASETS: Mapping[str, DataSet] = MappingProxyType(
+    {
+        "fashion_lt_10": _idx("fashion_mnist", 10),
+        "fashion_lt_50": _idx("fashion_mnist", 50),
+        "fashion_lt_100": _idx("fashion_mnist", 100),
+        "fashion_lt_200": _idx("fashion_mnist", 200),
+        "mnist_lt_100": _idx("mnist", 100),
+        "lfw10": DataSet(
+            source="lfw",
+            path="lfw.tar.xz",
+            options={"min_images": 10},
+            settings={
+                **_FACES,
+                "sampler.clusters": 40,
+                "sampler.samples_per_cluster": 3,
+                "cluster.samples_per_cluster": 20,
+            },
+            steps=800,
+            seconds_per_1000_images=1.1,
+        ),
+        "utk_race": _utkface("race"),
+        "utk_age": _utkface("age_decade"),
+        "utk_gender10": _utkface("gender", ratio=10),
+        "utk_age60": _utkface("age60"),
+        "digits": DataSet(
+            source="digits",
+            options={"long_tail_ratio": 20},
+            settings={
+                "model.input_size": 16,
+                "sampler.clusters": 20,
+                "sampler.samples_per_cluster": 5,
+                "cluster.samples_per_cluster": 20,
+                "data.shift": 1,
+            },
+            table_settings={"refresh.every": 20},
+            steps=60,
+            seconds_per_1000_images=0.5,
+        ),
+    }
+)
+
+
+def import_data(name: str, data: Path | None, out: Path, *, validation: bool) -> Manifest:
+    """Import a data set, or find it imported.
+
+    Args:
+        name: one of `DATASETS`.
+        data: the folder with the sources' files; not needed by digits.
+        out: receives the shards in a folder of the data set's name.
+        validation: hold validation images back from the training images.
+
+    Raises:
+        DataError: the files are not there or not what the source needs.
+    """
+    dataset = DATASETS[name]
+    folder = out / (f"{name}-validation" if validation else name)
+    if (folder / "manifest.json").exists():
+        return Manifest.load(folder)
+    path = None
+    if dataset.path is not None:
+        if data is None:
+            raise DataError(f"{name} needs --data DIR with {dataset.path} in it")
+        path = data / dataset.path
+    options = ImportOptions(
+        out=folder,
+        validation_fraction=VALIDATION_FRACTION if validation else 0.0,
+        **dataset.options,
+    )
+    return import_source(read_source(dataset.source, path), options)

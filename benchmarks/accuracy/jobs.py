@@ -1,0 +1,150 @@
+"""One training of the comparison, and what is kept of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from benchmarks.accuracy.datasets import DATASETS
+from benchmarks.accuracy.methods import METHODS
+from data_shards.atomic import read_json, write_json
+from data_shards.errors import DataError
+from data_shards.manifest import Manifest
+from trainer.config import RunConfig, as_dict
+from trainer.config_file import build_config, with_settings
+
+Split = Literal["test", "validation"]
+
+# The same for every method: one rank, one micro-batch a step, nothing kept but the last weights.
+_FRAME = {
+    "sampler.neighbourhoods": 1,
+    "checkpoint.every": 0,
+    "checkpoint.keep": 1,
+    "data.reader_threads": 1,
+    "train.log_every": 50,
+    "launch.num_ranks": 1,
+    "launch.threads_per_rank": 1,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A training that is to be done."""
+
+    data: str
+    method: str
+    seed: int
+    chosen: Mapping[str, Any]
+    """The settings that a search chooses: a trial, or the recipe's."""
+    config: RunConfig
+    """Complete but for `run.folder`."""
+    data_checksum: str
+
+    @property
+    def split(self) -> Split:
+        """On which images it is measured."""
+        return self.config.evaluation.split
+
+    @property
+    def num_images(self) -> int:
+        """Images that it sees."""
+        return self.config.train.steps * self.config.images_per_step
+
+    @property
+    def name(self) -> str:
+        """File name of its record: other settings or data, another name."""
+        settings = as_dict(self.config)
+        del settings["run"]["folder"], settings["data"]["shards"]
+        content = json.dumps([settings, self.data_checksum], sort_keys=True)
+        checksum = hashlib.sha256(content.encode()).hexdigest()[:12]
+        return f"{self.data}-{self.method}-{self.split}-{self.seed}-{checksum}"
+
+    def __str__(self) -> str:
+        tried = [f", {name}={value}" for name, value in self.chosen.items()]
+        about = "".join(tried) if self.split == "validation" else f", seed {self.seed}"
+        return f"{self.data}, {self.method}{about}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """What a finished training came to; plain JSON types."""
+
+    data: str
+    method: str
+    seed: int
+    split: Split
+    chosen: dict[str, Any]
+    balanced_accuracy: dict[str, float]
+    """By read-out; empty when the loss became infinite."""
+    per_class_recall: dict[str, list[float | None]]
+    """By read-out; None for a class without an image in the split."""
+    images_seen: int
+    seconds: float
+    """From the start of its process to the end."""
+
+    def write(self, path: Path) -> None:
+        """Write the record; a killed writer leaves nothing behind that counts."""
+        write_json(path, asdict(self))
+
+
+def make_job(
+    data: str,
+    method: str,
+    *,
+    seed: int,
+    chosen: Mapping[str, Any],
+    manifest: Manifest,
+    split: Split,
+) -> Job:
+    """Put a training together: the frame, the data set's settings, the method's, the chosen ones.
+
+    Raises:
+        ConfigError: the settings do not go together.
+    """
+    dataset, entry = DATASETS[data], METHODS[method]
+    settings: dict[str, Any] = {
+        **_FRAME,
+        **dataset.settings,
+        **(dataset.table_settings if entry.uses_tables else {}),
+        **entry.settings,
+        **chosen,
+        "run.seed": seed,
+        "data.shards": str(manifest.folder),
+        "train.steps": dataset.steps,
+        "evaluation.split": split,
+    }
+    return Job(
+        data=data,
+        method=method,
+        seed=seed,
+        chosen=chosen,
+        config=with_settings(build_config({}), settings),
+        data_checksum=manifest.checksum,
+    )
+
+
+def record_path(folder: Path, job: Job) -> Path:
+    """Where a job's record lies."""
+    return folder / f"{job.name}.json"
+
+
+def find_record(folder: Path, job: Job) -> Record | None:
+    """The record of a job that was done before; None when it is still to be done."""
+    path = record_path(folder, job)
+    return _read(path) if path.exists() else None
+
+
+def all_records(folder: Path) -> list[Record]:
+    """Every record of a folder, also of jobs that are of no interest any more."""
+    return [_read(path) for path in sorted(folder.glob("[!.]*.json"))]
+
+
+def _read(path: Path) -> Record:
+    try:
+        return Record(**read_json(path))
+    except TypeError as error:
+        raise DataError(f"{path} is no record of this benchmark ({error}); remove it") from error

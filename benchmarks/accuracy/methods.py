@@ -1,0 +1,77 @@
+"""The methods of the comparison: settings that differ from a data set's.
+
+A method is a line of `--set` settings of the trainer, so what is compared here is what users run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import product
+from types import MappingProxyType
+from typing import Any, Literal
+
+Group = Literal["classic", "cluster", "ours"]
+_LEARNING_RATES: Mapping[str, tuple[Any, ...]] = {"optim.learning_rate": (0.03, 0.1, 0.3)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """One way to train."""
+
+    group: Group
+    """classic = one embedding or score a class; cluster = others' losses on several clusters a
+    class; ours = CLMLE and its variants."""
+    settings: Mapping[str, Any]
+    """Dotted settings, as in `--set`."""
+    readout: str
+    """Used where no recipe has chosen one."""
+    grid: Mapping[str, tuple[Any, ...]] = field(default_factory=lambda: dict(_LEARNING_RATES))
+    """Dotted setting -> values, in ascending order, all combinations of which `--search` tries."""
+    cost: float = 1.0
+    """Seconds an image against a softmax training, for estimates before anything was measured."""
+
+    @property
+    def uses_tables(self) -> bool:
+        """Whether it trains on cluster tables."""
+        return self.group != "classic"
+
+    @property
+    def trials(self) -> list[dict[str, Any]]:
+        """All combinations of the grid."""
+        values = product(*self.grid.values())
+        return [dict(zip(self.grid, chosen, strict=True)) for chosen in values]
+
+    @property
+    def default_trial(self) -> dict[str, Any]:
+        """The middle of the grid, for where no recipe has chosen."""
+        return {name: values[len(values) // 2] for name, values in self.grid.items()}
+
+
+def _softmax(**settings: Any) -> Method:
+    """A softmax training with other settings, sections and names parted by two underscores."""
+    dotted = {name.replace("__", "."): value for name, value in settings.items()}
+    return Method(group="classic", settings={"loss.name": "softmax", **dotted}, readout="head")
+
+
+def _clmle(**settings: Any) -> Method:
+    dotted = {name.replace("__", "."): value for name, value in settings.items()}
+    return Method(
+        group="ours",
+        settings={"loss.name": "clmle", **dotted},
+        readout="knc_soft",
+        cost=1.4,
+    )
+
+
+METHODS: Mapping[str, Method] = MappingProxyType(
+    {
+        "softmax": _softmax(),
+        "class_balanced": _softmax(sampler__sampling="class_balanced"),
+        "class_costs": _softmax(loss__class_weight="inverse"),
+        "effective_number": _softmax(loss__class_weight="effective_number"),
+        "clmle_one_cluster": _clmle(cluster__max_clusters_per_class=1),
+        "clmle_no_within": _clmle(loss__weight_within=0.0),
+        "clmle": _clmle(),
+    }
+)

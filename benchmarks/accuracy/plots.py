@@ -1,0 +1,107 @@
+"""Results as pictures; needs matplotlib (the `bench` extra)."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from benchmarks.accuracy.methods import METHODS
+from benchmarks.accuracy.results import Row, mean_and_deviation
+from data_shards.atomic import atomic_file
+
+SUFFIXES = ("png", "svg")
+_COLOURS = {"classic": "0.65", "cluster": "tab:blue", "ours": "tab:red"}
+_GROUPS = {"many": "many: > 100 images", "medium": "20 to 100", "few": "few: < 20"}
+
+
+def can_plot() -> bool:
+    """Whether matplotlib is installed."""
+    return find_spec("matplotlib") is not None
+
+
+def plot_all(rows: Sequence[Row], stem: Path) -> list[Path]:
+    """Draw both pictures, each as PNG and SVG.
+
+    Args:
+        rows: of all trainings.
+        stem: path without suffix; the pictures get "-accuracy.png" and so on.
+
+    Returns:
+        The files written.
+    """
+    drawn = {"accuracy": _accuracy(rows), "recall": _recall(rows)}
+    written = []
+    for name, figure in drawn.items():
+        for suffix in SUFFIXES:
+            path = stem.with_name(f"{stem.name}-{name}.{suffix}")
+            with atomic_file(path) as temporary:
+                figure.savefig(temporary, format=suffix, dpi=120)
+            written.append(path)
+    return written
+
+
+def _panels(rows: Sequence[Row], height: float) -> tuple[Any, list[tuple[str, Any]]]:
+    """A figure with one panel a data set, one below the other."""
+    from matplotlib.figure import Figure
+
+    datasets = list(dict.fromkeys(row.data for row in rows))
+    figure = Figure(figsize=(8, height * len(datasets)), layout="constrained")
+    axes = figure.subplots(len(datasets), squeeze=False)[:, 0]
+    return figure, list(zip(datasets, axes, strict=True))
+
+
+def _accuracy(rows: Sequence[Row]) -> Any:
+    """Bars: balanced accuracy of each method, mean and deviation over the seeds."""
+    methods = list(dict.fromkeys(row.method for row in rows))
+    figure, panels = _panels(rows, 1 + 0.25 * len(methods))
+    for data, axis in panels:
+        for place, method in enumerate(methods):
+            values = [
+                row.balanced_accuracy
+                for row in rows
+                if (row.data, row.method) == (data, method) and row.balanced_accuracy is not None
+            ]
+            if values:
+                mean, deviation = mean_and_deviation(values)
+                colour = _COLOURS[METHODS[method].group]
+                axis.barh(place, mean, xerr=deviation, color=colour, capsize=2)
+                axis.annotate(f"{mean:.3f}", (0, place), va="center", xytext=(3, 0),
+                              textcoords="offset points", fontsize=8)  # fmt: skip
+        axis.set_yticks(range(len(methods)), methods)
+        axis.invert_yaxis()
+        axis.set_title(data)
+    panels[-1][1].set_xlabel("balanced accuracy on the test images (mean, sd over seeds)")
+    return figure
+
+
+def _recall(rows: Sequence[Row]) -> Any:
+    """Bars: recall of classes with many, some and few training images."""
+    methods = list(dict.fromkeys(row.method for row in rows))
+    from matplotlib import colormaps
+
+    figure, panels = _panels(rows, 3.0)
+    colours = colormaps["tab20"]
+    width = 0.8 / len(methods)
+    for data, axis in panels:
+        for number, method in enumerate(methods):
+            mine = [row for row in rows if (row.data, row.method) == (data, method)]
+            means = [_mean([getattr(row, group) for row in mine]) for group in _GROUPS]
+            places = [place + (number + 0.5) * width - 0.4 for place in range(len(_GROUPS))]
+            axis.bar(places, means, width, label=method, color=colours(number % 20))
+        axis.set_xticks(range(len(_GROUPS)), list(_GROUPS.values()))
+        axis.set_xlim(-0.5, len(_GROUPS) - 0.5)
+        axis.set_ylim(0, 1)
+        axis.set_title(data)
+    handles, labels = panels[0][1].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right upper", fontsize=7)
+    figure.supylabel("recall, mean over classes and seeds")
+    return figure
+
+
+def _mean(values: Sequence[float | None]) -> float:
+    """Mean of those that are there; NaN, which is not drawn, of none."""
+    there = [value for value in values if value is not None]
+    return statistics.fmean(there) if there else float("nan")

@@ -1,0 +1,104 @@
+"""Settings and read-out of each method on each data set, chosen on validation images.
+
+`benchmarks/recipes.json` holds the choices and everything that was tried:
+
+    {data set: {method: {"settings", "readout", "balanced_accuracy",
+                         "tried": [{"settings", "balanced_accuracy": {read-out: ...}}]}}}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.accuracy.jobs import Record
+from benchmarks.accuracy.methods import METHODS
+from data_shards.atomic import read_json, write_json
+from data_shards.errors import DataError
+
+DEFAULT_PATH = Path(__file__).parents[1] / "recipes.json"
+SEARCH_SEED = 1000
+"""No seed of a suite, so that no final training starts from weights that were chosen."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What was chosen for one method on one data set."""
+
+    settings: dict[str, Any]
+    """Dotted: learning rate, and whatever else the method's grid holds."""
+    readout: str
+    balanced_accuracy: float | None = None
+    """On the validation images; None for defaults that nothing has chosen."""
+    tried: list[dict[str, Any]]
+    """`settings` and `balanced_accuracy` by read-out of each trial; without a read-out where the
+    loss became infinite."""
+
+
+Recipes = dict[str, dict[str, Recipe]]
+"""Data set -> method -> recipe."""
+
+
+def choose(records: Iterable[Record]) -> Recipe | None:
+    """Choose the best of one method's trials on one data set.
+
+    Args:
+        records: of the validation split, one a trial, in the order of the grid.
+
+    Returns:
+        The recipe, on a tie that of the earlier trial; None when every loss became infinite.
+    """
+    trials = list(records)
+    results = [
+        (value, trial.chosen, readout)
+        for trial in trials
+        for readout, value in trial.balanced_accuracy.items()
+    ]
+    if not results:
+        return None
+    value, settings, readout = max(results, key=lambda result: result[0])
+    return Recipe(
+        settings=settings,
+        readout=readout,
+        balanced_accuracy=value,
+        tried=[
+            {"settings": trial.chosen, "balanced_accuracy": trial.balanced_accuracy}
+            for trial in trials
+        ],
+    )
+
+
+def default_recipe(method: str) -> Recipe:
+    """What a method gets where nothing was searched."""
+    entry = METHODS[method]
+    return Recipe(settings=entry.default_trial, readout=entry.readout, tried=[])
+
+
+def load(path: Path) -> Recipes:
+    """Read recipes; none when there is no file.
+
+    Raises:
+        DataError: the file is not as `save` writes it.
+    """
+    if not path.exists():
+        return {}
+    try:
+        return {
+            data: {method: Recipe(**entry) for method, entry in of_data.items()}
+            for data, of_data in read_json(path).items()
+        }
+    except (TypeError, AttributeError) as error:
+        raise DataError(f"{path} holds no recipes ({error}); make it anew by --search") from error
+
+
+def save(path: Path, recipes: Recipes) -> None:
+    """Write recipes."""
+    write_json(
+        path,
+        {
+            data: {method: asdict(recipe) for method, recipe in of_data.items()}
+            for data, of_data in recipes.items()
+        },
+    )

@@ -1,0 +1,175 @@
+"""From records to what is read: rows, tables, JSON and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from benchmarks.accuracy.jobs import Record
+from benchmarks.accuracy.recipes import Recipe
+from benchmarks.accuracy.significance import Floats
+from cluster_jobs.comparison import aligned, mean_recall, shot_groups
+from data_shards.errors import DataError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One training: a method on a data set with a seed, by the method's read-out."""
+
+    data: str
+    method: str
+    seed: int
+    readout: str
+    balanced_accuracy: float | None
+    """On the test images; None when the loss became infinite."""
+    many: float | None
+    """Mean recall of the classes with more than 100 training images; None when there are none."""
+    medium: float | None
+    """Those with 20 to 100."""
+    few: float | None
+    """Those with fewer than 20."""
+    images_seen: int
+    seconds: float
+
+
+def make_row(record: Record, recipe: Recipe, class_sizes: np.ndarray) -> Row:
+    """Read a record by its recipe.
+
+    Args:
+        record: of the test split.
+        recipe: whose read-out counts.
+        class_sizes: (C,) training images of each class.
+
+    Raises:
+        DataError: the training has no such read-out.
+    """
+    values = record.balanced_accuracy
+    if values and recipe.readout not in values:
+        raise DataError(
+            f"{record.data}, {record.method}: the recipe wants read-out {recipe.readout}, the "
+            f"training has {', '.join(values)}; search again (--search)"
+        )
+    recall = record.per_class_recall.get(recipe.readout)
+    groups = {
+        name: None if recall is None else mean_recall(recall, np.flatnonzero(chosen))
+        for name, chosen in shot_groups(class_sizes).items()
+    }
+    return Row(
+        data=record.data,
+        method=record.method,
+        seed=record.seed,
+        readout=recipe.readout,
+        balanced_accuracy=values.get(recipe.readout),
+        images_seen=record.images_seen,
+        seconds=record.seconds,
+        **groups,
+    )
+
+
+def score_table(rows: Iterable[Row], methods: Sequence[str]) -> tuple[Floats, list[str]]:
+    """Scores by block, for tests of significance.
+
+    Args:
+        rows: of all trainings.
+        methods: columns that are wanted.
+
+    Returns:
+        (N, K) balanced accuracies and the names of the K methods that have any; blocks (data set,
+        seed) in which one of them lacks a number are left out.
+    """
+    blocks: dict[tuple[str, int], dict[str, float]] = {}
+    for row in rows:
+        if row.balanced_accuracy is not None:
+            blocks.setdefault((row.data, row.seed), {})[row.method] = row.balanced_accuracy
+    present = [name for name in methods if any(name in block for block in blocks.values())]
+    whole = [
+        [block[name] for name in present]
+        for _, block in sorted(blocks.items())
+        if block.keys() >= set(present)
+    ]
+    return np.array(whole, dtype=np.float64).reshape(len(whole), len(present)), present
+
+
+def as_csv(rows: Sequence[Row]) -> str:
+    """One line a training, with a header."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [field.name for field in fields(Row)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(row) for row in rows)
+    return text.getvalue()
+
+
+def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
+    """Mean, and standard deviation of the sample; None for one value."""
+    deviation = statistics.stdev(values) if len(values) > 1 else None
+    return statistics.fmean(values), deviation
+
+
+def accuracy_text(rows: Sequence[Row], ranks: Mapping[str, float]) -> str:
+    """Mean +- deviation over the seeds, a line a method, a column a data set.
+
+    Args:
+        rows: of all trainings.
+        ranks: method -> mean rank, for the order of the lines; may lack methods.
+    """
+    datasets = list(dict.fromkeys(row.data for row in rows))
+    methods = sorted(dict.fromkeys(row.method for row in rows), key=lambda m: ranks.get(m, np.inf))
+    lines = [["balanced accuracy", "mean rank", *datasets]]
+    for method in methods:
+        cells = [_cell(rows, data, method) for data in datasets]
+        rank = f"{ranks[method]:.2f}" if method in ranks else "-"
+        lines.append([method, rank, *cells])
+    return aligned(lines)
+
+
+def shot_text(rows: Sequence[Row]) -> str:
+    """Recall by size of class, mean over the seeds: a line a method and data set."""
+    lines = [["recall (mean over seeds)", "read-out", "many > 100", "20 to 100", "few < 20"]]
+    for data, method in dict.fromkeys((row.data, row.method) for row in rows):
+        mine = [row for row in rows if (row.data, row.method) == (data, method)]
+        cells = []
+        for group in ("many", "medium", "few"):
+            values = [value for row in mine if (value := getattr(row, group)) is not None]
+            cells.append(f"{statistics.fmean(values):.4f}" if values else "-")
+        lines.append([f"{data}, {method}", mine[0].readout, *cells])
+    return aligned(lines)
+
+
+def _cell(rows: Sequence[Row], data: str, method: str) -> str:
+    mine = [row.balanced_accuracy for row in rows if (row.data, row.method) == (data, method)]
+    values = [value for value in mine if value is not None]
+    if not values:
+        return "diverged" if mine else "-"
+    mean, deviation = mean_and_deviation(values)
+    return f"{mean:.4f}" + ("" if deviation is None else f" +- {deviation:.4f}")
+
+
+def significance_text(found: Mapping[str, Any] | None, num_blocks: int) -> str:
+    """The tests in words: all methods together, then the best-ranked against each other one.
+
+    Args:
+        found: what `significance.summarise` says.
+        num_blocks: (data set, seed) pairs in all, also those that lack a method.
+    """
+    if found is None:
+        return "significance: not tested, it needs two methods and two (data set, seed) pairs\n"
+    ranks, p = found["mean_ranks"], found["friedman_p"]
+    best = min(ranks, key=lambda name: ranks[name])
+    lines = [
+        f"significance over {found['blocks']} of {num_blocks} (data set, seed) pairs: "
+        + ("" if p is None else f"Friedman p = {p:.2g}; ")
+        + f"mean ranks that differ by more than {found['critical_difference']:.2f} differ at 0.05 "
+        "(Nemenyi)",
+    ]
+    table = [["pairs with the best rank", "difference", "Wilcoxon p", "Holm p"]]
+    for pair in found["pairs"]:
+        if best in (pair["better"], pair["worse"]):
+            cells = [f"{pair['difference']:.4f}", f"{pair['p']:.3g}", f"{pair['p_holm']:.3g}"]
+            table.append([f"{pair['better']} > {pair['worse']}", *cells])
+    return "\n".join(lines) + "\n" + aligned(table)

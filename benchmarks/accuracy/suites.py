@@ -1,0 +1,34 @@
+"""Which data sets, methods and seeds belong together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from benchmarks.accuracy.datasets import DATASETS
+from benchmarks.accuracy.methods import METHODS
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A named comparison."""
+
+    datasets: tuple[str, ...]
+    methods: tuple[str, ...]
+    num_seeds: int
+
+
+SUITES: Mapping[str, Suite] = MappingProxyType(
+    {
+        # Shows in a minute that the benchmark works here; needs no files.
+        "smoke": Suite(("digits",), ("softmax", "clmle"), 2),
+        # The main methods in less than 20 minutes on two cores.
+        "quick": Suite(
+            ("fashion_lt_100", "lfw10", "utk_gender10"),
+            ("softmax", "class_balanced", "class_costs", "clmle"),
+            2,
+        ),
+        "full": Suite(tuple(name for name in DATASETS if name != "digits"), tuple(METHODS), 3),
+    }
+)

@@ -1,0 +1,86 @@
+"""What a process of the benchmark does: one training, from its settings to its record.
+
+DeepSpeed cannot be started twice in a process, so each training has one of its own. It is forked
+from one that has imported everything, hence the imports at the top.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import shutil
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.accuracy.jobs import Job, Record
+from benchmarks.accuracy.tables import TableThread
+from data_shards.atomic import read_json
+from trainer.config_file import with_settings
+from trainer.errors import NonFiniteLoss
+from trainer.run_folder import RunFolder
+from trainer.train import train
+
+
+def run_job(job: Job, work: Path, record: Path) -> None:
+    """Train, write the record, remove the run's folder. The process is to end afterwards.
+
+    Args:
+        job: the training.
+        work: a folder of this attempt's own; on a failure it stays, with the log.
+        record: file to write.
+    """
+    started = time.monotonic()
+    _speak_into(work / "log.txt")
+    _end_with_benchmark()
+    torch.set_num_threads(1)
+    report = _train(job, work / "run")
+    Record(
+        data=job.data,
+        method=job.method,
+        seed=job.seed,
+        split=job.split,
+        chosen=dict(job.chosen),
+        balanced_accuracy=report["balanced_accuracy"],
+        per_class_recall=report["per_class_recall"],
+        images_seen=job.num_images,
+        seconds=round(time.monotonic() - started, 2),
+    ).write(record)
+    shutil.rmtree(work)
+
+
+def _train(job: Job, folder: Path) -> dict[str, Any]:
+    """The report; without a number when the loss became infinite, which is a result too."""
+    config = with_settings(job.config, {"run.folder": str(folder)})
+    try:
+        with TableThread(config):
+            train(config, resume="none")
+    except NonFiniteLoss as error:
+        logging.warning("%s", error)
+        return {"balanced_accuracy": {}, "per_class_recall": {}}
+    return read_json(RunFolder(folder).report)
+
+
+def _speak_into(path: Path) -> None:
+    """Send all that this process prints, C++ included, to a file."""
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(file, sys.stdout.fileno())
+    os.dup2(file, sys.stderr.fileno())
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True)
+
+
+def _end_with_benchmark() -> None:
+    """End this process as soon as the benchmark's ends: a killed one leaves nothing at work."""
+    benchmark = multiprocessing.parent_process()
+    assert benchmark is not None
+
+    def watch() -> None:
+        benchmark.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, name="benchmark watch", daemon=True).start()

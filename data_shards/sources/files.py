@@ -1,0 +1,45 @@
+"""The files of a folder or of a tar, by name."""
+
+from __future__ import annotations
+
+import lzma
+import os
+import tarfile
+import zlib
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from data_shards.errors import DataError
+
+Files = dict[str, Callable[[], bytes]]
+"""Name below the folder or in the tar, with "/" -> returns the file's bytes."""
+
+
+def files_of(path: Path) -> Files:
+    """List what lies at any depth of a folder or of a tar (also .tgz, .tar.xz, ...).
+
+    A tar is held in memory: images are wanted class by class, not in its order.
+
+    Raises:
+        DataError: when the tar cannot be read.
+    """
+    return _folder_files(path) if path.is_dir() else _tar_files(path)
+
+
+def _folder_files(folder: Path) -> Files:
+    paths = (Path(parent, name) for parent, _, names in os.walk(folder) for name in names)
+    return {path.relative_to(folder).as_posix(): path.read_bytes for path in paths}
+
+
+def _tar_files(path: Path) -> Files:
+    contents: dict[str, bytes] = {}
+    try:
+        with tarfile.open(path) as tar:
+            for member in tar:
+                file = tar.extractfile(member) if member.isreg() else None
+                if file is not None:
+                    contents[member.name] = file.read()
+    except (tarfile.TarError, lzma.LZMAError, zlib.error, OSError, EOFError) as error:
+        raise DataError(f"{path} is no tar that can be read: {error}") from error
+    return {name: partial(contents.__getitem__, name) for name in contents}

@@ -1,0 +1,130 @@
+"""The whole benchmark on the digits that ship with scikit-learn."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from benchmarks.accuracy import comparison
+from benchmarks.accuracy.__main__ import main
+from benchmarks.accuracy.methods import METHODS
+
+ROOT = Path(__file__).parents[2]
+TIMEOUT = 120
+READOUTS = {"head", "ncm", "knc_margin", "knc_soft"}
+
+
+def arguments(out: Path, *more: str) -> list[str]:
+    fixed = ["--suite", "smoke", "--seeds", "1", "--jobs", "1", "--out", str(out)]
+    return [*fixed, "--recipes", str(out.parent / "recipes.json"), *more]
+
+
+def killed_after_the_first_training(out: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.accuracy", *arguments(out)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=2)
+    deadline = time.monotonic() + TIMEOUT
+    try:
+        # The second training has begun when its folder is there.
+        while len(list(out.parent.glob("trainings/*.json"))) < 1 or not any(
+            out.parent.glob("work/digits-clmle-*/run")
+        ):
+            assert process.poll() is None, "ended before it could be killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+
+
+@pytest.mark.slow
+def test_a_killed_benchmark_goes_on_where_it_was(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "results.json"
+    killed_after_the_first_training(out)
+    (first,) = tmp_path.glob("trainings/*.json")
+    written = first.stat().st_mtime_ns
+    assert not out.exists()
+
+    assert main(arguments(out)) == 0
+    printed = capsys.readouterr().out
+    assert "2 trainings, 1 of them done before; the rest will take about" in printed
+    assert re.search(r"\[1/1\] digits, clmle, seed 0: \d+ s; about 0 s left", printed)
+    assert first.stat().st_mtime_ns == written
+    assert not (tmp_path / "work").exists()
+
+    results = json.loads(out.read_text())["results"]
+    assert [(row["data"], row["method"], row["seed"]) for row in results] == [
+        ("digits", "softmax", 0),
+        ("digits", "clmle", 0),
+    ]
+    for row in results:
+        assert row["images_seen"] == 6000
+        assert row["seconds"] > 0
+        for name in ("balanced_accuracy", "many", "medium", "few"):
+            assert 0.5 < row[name] <= 1  # chance is 0.1
+    assert [row["readout"] for row in results] == ["head", "knc_soft"]
+    lines = list(csv.DictReader(out.with_suffix(".csv").read_text().splitlines()))
+    assert [float(line["few"]) for line in lines] == [row["few"] for row in results]
+
+    assert main(arguments(out)) == 0
+    assert "2 trainings, 2 of them done before" in capsys.readouterr().out
+    assert json.loads(out.read_text())["results"] == results
+
+
+@pytest.mark.slow
+def test_a_search_reads_validation_images_and_its_choice_is_used(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "results.json"
+    softmax = ("--methods", "softmax")
+    # One rate that learns, one that cannot.
+    tried = replace(METHODS["softmax"], grid={"optim.learning_rate": (0.1, 1e6)})
+    monkeypatch.setattr(comparison, "METHODS", {"softmax": tried})
+    assert main(arguments(out, *softmax, "--search")) == 0
+    recipe = json.loads((tmp_path / "recipes.json").read_text())["digits"]["softmax"]
+    assert recipe["settings"] == {"optim.learning_rate": 0.1}
+    values, diverged = (trial["balanced_accuracy"] for trial in recipe["tried"])
+    assert diverged == {}
+    assert set(values) >= READOUTS
+    assert recipe["balanced_accuracy"] == max(values.values()) == values[recipe["readout"]]
+    records = [json.loads(path.read_text()) for path in tmp_path.glob("trainings/*.json")]
+    assert {record["split"] for record in records} == {"validation"}
+    assert not out.exists()
+
+    assert main(arguments(out, *softmax, "--dry-run")) == 0
+    printed = capsys.readouterr().out
+    assert "have no recipe" not in printed
+    assert "1 trainings, 0 of them done before" in printed
+
+
+def test_mistakes_are_told_before_anything_is_trained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments(tmp_path / "a.json", "--datasets", "lfw10")) == 2
+    assert "lfw10 needs --data DIR" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(arguments(tmp_path / "a.json", "--seeds", "0"))
+    assert "must be >= 1, got 0" in capsys.readouterr().err
+
+
+def test_one_benchmark_at_a_time_in_a_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import fcntl
+
+    with (tmp_path / ".lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert main(arguments(tmp_path / "a.json", "--dry-run")) == 2
+    assert "another benchmark is at work" in capsys.readouterr().err
+    assert os.listdir(tmp_path) == [".lock"]

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from benchmarks.accuracy.datasets import DATASETS, import_data
+from benchmarks.accuracy.jobs import Job, all_records, find_record, make_job, record_path
+from benchmarks.accuracy.methods import METHODS
+from benchmarks.accuracy.suites import SUITES
+from data_shards.errors import DataError
+from data_shards.manifest import Manifest
+from tests.benchmarks.test_results import RECORD
+from trainer.config_file import with_settings
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    return import_data("digits", None, tmp_path_factory.mktemp("data"), validation=True)
+
+
+def job(manifest: Manifest, data: str = "digits", method: str = "clmle") -> Job:
+    return make_job(
+        data,
+        method,
+        seed=3,
+        chosen={"optim.learning_rate": 0.05},
+        manifest=manifest,
+        split="validation",
+    )
+
+
+def test_validation_images_are_held_back_and_test_images_stay(digits: Manifest, tmp_path) -> None:
+    whole = import_data("digits", None, tmp_path, validation=False)
+    assert set(whole.splits) == {"train", "test"}
+    assert digits.split("test").num_samples == whole.split("test").num_samples
+    held, all_ = (m.class_counts("train", "digit") for m in (digits, whole))
+    assert all_[0] - held[0] == digits.class_counts("validation", "digit")[0]
+    assert import_data("digits", None, tmp_path, validation=False).checksum == whole.checksum
+
+
+def test_every_method_fits_every_data_set_and_sees_as_many_images(digits: Manifest) -> None:
+    for data in DATASETS:
+        jobs = [job(digits, data, method) for method in METHODS]
+        assert len({made.num_images for made in jobs}) == 1
+        for made in jobs:
+            assert made.config.ignored_settings() == [], made
+
+
+def test_a_grid_is_tried_in_all_combinations_and_the_middle_is_the_default() -> None:
+    rate, decay = "optim.learning_rate", "optim.weight_decay"
+    grid = {rate: (0.1, 0.2, 0.3), decay: (0.0, 1e-4)}
+    method = dataclasses.replace(METHODS["softmax"], grid=grid)
+    assert len(method.trials) == 6
+    assert {rate: 0.3, decay: 0.0} in method.trials
+    assert method.default_trial == {rate: 0.2, decay: 1e-4}
+
+
+def test_what_was_chosen_is_set(digits: Manifest) -> None:
+    made = job(digits)
+    assert made.config.optim.learning_rate == 0.05
+    assert str(made) == "digits, clmle, optim.learning_rate=0.05"
+
+
+def test_suites_name_what_there_is() -> None:
+    for suite in SUITES.values():
+        assert set(suite.datasets) <= set(DATASETS)
+        assert set(suite.methods) <= set(METHODS)
+
+
+def test_a_name_tells_settings_and_data_apart_but_not_folders(digits: Manifest) -> None:
+    made = job(digits)
+    assert made.name.startswith("digits-clmle-validation-3-")
+    elsewhere = {"run.folder": "elsewhere", "data.shards": "moved"}
+    assert dataclasses.replace(made, config=with_settings(made.config, elsewhere)).name == made.name
+    other = dataclasses.replace(made, config=with_settings(made.config, {"loss.scale": 9.0}))
+    names = {made.name, other.name, dataclasses.replace(made, data_checksum="x").name}
+    assert len(names) == 3
+
+
+def test_a_record_is_found_by_its_job(digits: Manifest, tmp_path: Path) -> None:
+    made = job(digits)
+    assert find_record(tmp_path, made) is None
+    RECORD.write(record_path(tmp_path, made))
+    (tmp_path / ".tmp-half.json").write_text("{")
+    assert find_record(tmp_path, made) == RECORD
+    assert all_records(tmp_path) == [RECORD]
+    record_path(tmp_path, made).write_text('{"accuracy": 1}')
+    with pytest.raises(DataError, match="is no record of this benchmark"):
+        find_record(tmp_path, made)
+
+
+def test_data_that_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"lfw10 needs --data DIR with lfw.tar.xz in it"):
+        import_data("lfw10", None, tmp_path, validation=False)
+    with pytest.raises(DataError, match="does not exist"):
+        import_data("lfw10", tmp_path / "data", tmp_path, validation=False)

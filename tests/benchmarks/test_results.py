@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from benchmarks.accuracy.costs import CostEstimate, in_words
+from benchmarks.accuracy.jobs import Record
+from benchmarks.accuracy.plots import SUFFIXES, plot_all
+from benchmarks.accuracy.recipes import Recipe, choose, default_recipe, load, save
+from benchmarks.accuracy.results import (
+    accuracy_text,
+    as_csv,
+    make_row,
+    score_table,
+    shot_text,
+    significance_text,
+)
+from benchmarks.accuracy.significance import summarise
+from data_shards.errors import DataError
+
+RECORD = Record(
+    data="digits",
+    method="clmle",
+    seed=0,
+    split="test",
+    chosen={"optim.learning_rate": 0.1},
+    balanced_accuracy={"head": 0.6, "knc_soft": 0.7},
+    per_class_recall={"head": [0.6] * 4, "knc_soft": [1.0, 0.8, 0.4, None]},
+    images_seen=6000,
+    seconds=12.0,
+)
+SIZES = np.array([101, 100, 19, 5])
+SOFT = Recipe(settings={}, readout="knc_soft", tried=[])
+
+
+def row(method: str, value: float | None, *, seed: int = 0, data: str = "digits"):
+    made = make_row(RECORD, SOFT, SIZES)
+    return replace(made, method=method, seed=seed, data=data, balanced_accuracy=value)
+
+
+def test_a_row_is_a_record_by_its_recipe() -> None:
+    made = make_row(RECORD, SOFT, SIZES)
+    assert (made.readout, made.balanced_accuracy) == ("knc_soft", 0.7)
+    assert (made.many, made.medium, made.few) == (1.0, 0.8, 0.4)
+    no_tail = make_row(RECORD, SOFT, np.array([500, 400, 300, 200]))
+    assert no_tail.many == pytest.approx(2.2 / 3)
+    assert (no_tail.medium, no_tail.few) == (None, None)
+
+
+def test_a_loss_that_became_infinite_is_a_row_without_numbers() -> None:
+    made = make_row(replace(RECORD, balanced_accuracy={}, per_class_recall={}), SOFT, SIZES)
+    assert (made.balanced_accuracy, made.many, made.few) == (None, None, None)
+
+
+def test_a_read_out_that_is_not_there_is_named() -> None:
+    with pytest.raises(DataError, match="wants read-out knn, the training has head, knc_soft"):
+        make_row(RECORD, replace(SOFT, readout="knn"), SIZES)
+
+
+def test_only_whole_blocks_are_compared() -> None:
+    rows = [row("a", 0.5), row("b", 0.6), row("a", 0.7, seed=1), row("b", None, seed=1)]
+    rows += [row("a", 0.1, data="more"), row("b", 0.2, data="more")]
+    table, methods = score_table(rows, ["b", "a", "c"])
+    assert methods == ["b", "a"]
+    assert table.tolist() == [[0.6, 0.5], [0.2, 0.1]]
+    assert score_table([], ["a"])[0].shape == (0, 0)
+
+
+def test_tables_in_words() -> None:
+    rows = [row("a", 0.5), row("a", 0.7, seed=1), row("b", 0.8), row("b", 0.9, seed=1)]
+    rows += [row("c", None), row("c", None, seed=1)]
+    found = summarise(*score_table(rows, ["a", "b"]))
+    assert found is not None
+    lines = accuracy_text(rows, found["mean_ranks"]).splitlines()
+    assert lines[1].split() == ["b", "1.00", "0.8500", "+-", "0.0707"]
+    assert lines[2].split() == ["a", "2.00", "0.6000", "+-", "0.1414"]
+    assert lines[3].split() == ["c", "-", "diverged"]
+    tests = significance_text(found, 3)
+    assert "over 2 of 3 (data set, seed) pairs" in tests
+    assert "b > a" in tests
+    assert "0.2500" in tests
+    assert "not tested" in significance_text(None, 1)
+    shots = shot_text(rows).splitlines()
+    assert shots[1].split() == ["digits,", "a", "knc_soft", "1.0000", "0.8000", "0.4000"]
+
+
+def test_csv_has_a_line_a_training() -> None:
+    lines = as_csv([row("a", 0.5), row("b", None)]).splitlines()
+    assert lines[0] == (
+        "data,method,seed,readout,balanced_accuracy,many,medium,few,images_seen,seconds"
+    )
+    assert lines[1:] == [
+        "digits,a,0,knc_soft,0.5,1.0,0.8,0.4,6000,12.0",
+        "digits,b,0,knc_soft,,1.0,0.8,0.4,6000,12.0",
+    ]
+
+
+def test_pictures_are_drawn(tmp_path) -> None:
+    pytest.importorskip("matplotlib")
+    rows = [row("softmax", 0.5), row("clmle", 0.7), row("clmle", 0.8, seed=1)]
+    rows += [row("softmax", None, data="lfw10"), replace(rows[1], data="lfw10", many=None)]
+    written = plot_all(rows, tmp_path / "results")
+    names = [f"results-{name}.{suffix}" for name in ("accuracy", "recall") for suffix in SUFFIXES]
+    assert [path.name for path in written] == names
+    assert written[0].read_bytes().startswith(b"\x89PNG")
+    assert "<svg" in written[1].read_text()
+
+
+def trial(learning_rate: float, **values: float) -> Record:
+    chosen = {"optim.learning_rate": learning_rate}
+    return replace(RECORD, chosen=chosen, balanced_accuracy=values)
+
+
+def test_the_best_of_all_trials_is_the_recipe() -> None:
+    found = choose([trial(0.03), trial(0.1, head=0.8), trial(0.3, head=0.5, ncm=0.7)])
+    assert found is not None
+    assert (found.readout, found.balanced_accuracy) == ("head", 0.8)
+    assert found.settings == {"optim.learning_rate": 0.1}
+    tried = [(t["settings"]["optim.learning_rate"], t["balanced_accuracy"]) for t in found.tried]
+    assert tried == [(0.03, {}), (0.1, {"head": 0.8}), (0.3, {"head": 0.5, "ncm": 0.7})]
+    tied = choose([trial(0.1, head=0.5), trial(0.3, head=0.5)])
+    assert tied is not None
+    assert tied.settings == {"optim.learning_rate": 0.1}
+    assert choose([trial(0.3)]) is None
+
+
+def test_recipes_are_read_as_they_were_written(tmp_path) -> None:
+    path = tmp_path / "recipes.json"
+    assert load(path) == {}
+    found = choose([trial(0.1, head=0.8)])
+    assert found is not None
+    save(path, {"digits": {"clmle": found}})
+    assert load(path) == {"digits": {"clmle": found}}
+    path.write_text('{"digits": {"clmle": {"rate": 1}}}')
+    with pytest.raises(DataError, match="holds no recipes"):
+        load(path)
+
+
+def test_without_a_recipe_a_method_has_the_middle_of_its_grid() -> None:
+    chosen = {"optim.learning_rate": 0.1}
+    assert default_recipe("softmax") == Recipe(settings=chosen, readout="head", tried=[])
+
+
+class TestCosts:
+    @staticmethod
+    def job(method: str, data: str = "digits"):
+        class Job:
+            num_images = 3000
+
+        made = Job()
+        made.method, made.data = method, data  # type: ignore[attr-defined]
+        return made
+
+    def test_the_same_method_on_the_same_data_is_the_best_witness(self) -> None:
+        slow = replace(RECORD, seconds=120.0)
+        costs = CostEstimate([RECORD, slow, slow, trial(0.1)])
+        assert costs.seconds(self.job("clmle")) == pytest.approx(60)
+
+    def test_another_method_on_the_same_data_is_the_next_best(self) -> None:
+        costs = CostEstimate([replace(RECORD, method="softmax")])
+        assert costs.seconds(self.job("clmle")) == pytest.approx(6 * 1.4)
+        assert costs.seconds(self.job("softmax", "lfw10")) > 0
+
+    def test_the_longest_job_bounds_the_time(self) -> None:
+        costs = CostEstimate([RECORD])
+        assert costs.wall_seconds([self.job("clmle")] * 3, 2) == pytest.approx(9)
+        assert costs.wall_seconds([self.job("clmle")], 2) == pytest.approx(6)
+        assert costs.wall_seconds([], 2) == 0
+
+    def test_durations_in_words(self) -> None:
+        assert [in_words(s) for s in (45.4, 720, 12_240)] == ["45 s", "12 min", "3.4 h"]

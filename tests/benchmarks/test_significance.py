@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from benchmarks.accuracy.significance import (
+    compare_pairs,
+    critical_difference,
+    friedman_p,
+    holm,
+    mean_ranks,
+    signed_rank_p,
+    summarise,
+)
+from tests.helpers import reference_significance as reference
+
+
+def scores(blocks: int, methods: int, *, seed: int = 0, ties: bool = False) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    drawn = rng.random((blocks, methods))
+    return np.round(drawn, 1) if ties else drawn
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("shape", [(1, 2), (5, 4), (9, 7)])
+def test_ranks_are_counted(shape, ties) -> None:
+    made = scores(*shape, ties=ties)
+    assert mean_ranks(made) == pytest.approx(reference.mean_ranks(made.tolist()))
+    assert mean_ranks(made).sum() == pytest.approx(shape[1] * (shape[1] + 1) / 2)
+
+
+def test_the_highest_score_has_rank_one() -> None:
+    assert mean_ranks(np.array([[0.2, 0.9, 0.5]])).tolist() == [3, 1, 2]
+    assert mean_ranks(np.array([[0.5, 0.9, 0.5]])).tolist() == [2.5, 1, 2.5]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_holm_is_its_definition(seed) -> None:
+    p = np.random.default_rng(seed).random(1 + seed) ** 3
+    if seed % 2:
+        p[0] = p[-1]
+    assert holm(p) == pytest.approx(reference.holm(p.tolist()))
+    assert (holm(p) >= p).all()
+
+
+def test_holm_of_a_worked_example() -> None:
+    # 4 x .005, 3 x .01, 2 x .03, then .04, which may not be below the one before.
+    assert holm(np.array([0.01, 0.04, 0.03, 0.005])) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_signed_ranks_are_enumerated(seed) -> None:
+    differences = np.random.default_rng(seed).normal(0.3, 1, size=3 + seed)
+    assert signed_rank_p(differences) == pytest.approx(reference.signed_rank_p(differences))
+
+
+def test_methods_that_never_differ_are_alike() -> None:
+    assert signed_rank_p(np.zeros(5)) == 1.0
+    assert friedman_p(np.full((4, 3), 0.5)) is None
+
+
+def test_friedman_is_its_formula() -> None:
+    made = scores(8, 4)
+    statistic = reference.friedman_statistic(made.tolist())
+    assert friedman_p(made) == pytest.approx(stats.chi2.sf(statistic, df=3))
+    assert friedman_p(made[:, :2]) is None
+    assert friedman_p(made[:1]) is None
+
+
+@pytest.mark.parametrize(("methods", "q"), [(2, 1.960), (3, 2.343), (5, 2.728), (10, 3.164)])
+def test_critical_difference_by_the_published_table(methods, q) -> None:
+    # Demsar (2006), table 5(a).
+    expected = q * np.sqrt(methods * (methods + 1) / (6 * 30))
+    assert critical_difference(methods, 30) == pytest.approx(expected, abs=1e-3)
+
+
+def test_pairs_say_who_is_better() -> None:
+    good = scores(6, 1)
+    made = np.hstack([good, good - 0.1 - scores(6, 1, seed=1) / 10, good])
+    first, second, third = compare_pairs(made, ["a", "b", "c"])
+    assert {(first.better, first.worse), (second.better, second.worse)} == {("a", "b"), ("c", "b")}
+    assert first.difference == pytest.approx((made[:, 0] - made[:, 1]).mean())
+    assert first.p == pytest.approx(2 / 2**6)
+    assert first.p_holm == pytest.approx(3 * first.p)
+    assert (third.difference, third.p) == (0, 1)
+
+
+def test_a_summary_needs_something_to_compare() -> None:
+    assert summarise(scores(1, 3), ["a", "b", "c"]) is None
+    assert summarise(scores(3, 1), ["a"]) is None
+    found = summarise(scores(3, 2), ["a", "b"])
+    assert found is not None
+    assert found["blocks"] == 3
+    assert set(found["mean_ranks"]) == {"a", "b"}
+    assert len(found["pairs"]) == 1

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from data_shards.errors import DataError
+from data_shards.import_plan import ImportOptions
+from data_shards.importer import import_source
+from data_shards.sources import celeba
+from tests.helpers.image_shards import png
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Six faces with two attributes: two a split."""
+    folder = tmp_path / "celeba"
+    (folder / celeba.IMAGES).mkdir(parents=True)
+    rows, parts = [], []
+    for number in range(6):
+        name = f"{number:06d}.jpg"
+        (folder / celeba.IMAGES / name).write_bytes(png(number))
+        rows.append(f"{name} {'-1' if number % 2 else ' 1'}  {'1' if number % 2 else '-1'}")
+        parts.append(f"{name} {number // 2}")
+    (folder / celeba.ATTRIBUTES).write_text("\n".join(["6", "Bald Young ", *rows]) + "\n")
+    (folder / celeba.PARTITION).write_text("\n".join(parts) + "\n")
+    return folder
+
+
+def test_attributes_are_columns_and_the_official_splits_stay(folder: Path, tmp_path: Path) -> None:
+    source = celeba.read(folder)
+    assert source.label_columns == ("Bald", "Young")
+    assert source.label_names["Young"] == ("no", "yes")
+    assert [item.labels for item in source.splits["train"]] == [
+        {"Bald": 1, "Young": 0},
+        {"Bald": 0, "Young": 1},
+    ]
+    manifest = import_source(source, ImportOptions(out=tmp_path / "out"))
+    assert list(manifest.splits) == ["train", "test", "validation"]
+    for split in manifest.splits:
+        assert manifest.class_counts(split, "Bald").tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "text", "message"),
+    [
+        (celeba.ATTRIBUTES, 0, "7", "first line says '7', images listed: 6"),
+        (celeba.ATTRIBUTES, 3, "000001.jpg 1", r":4: expected an image and 2 values"),
+        (celeba.ATTRIBUTES, 3, "000001.jpg 1 0", r":4: expected an image and 2 values"),
+        (celeba.PARTITION, 1, "000001.jpg 3", r":2: expected an image .* and 0, 1 or 2"),
+        (celeba.PARTITION, 1, "other.jpg 0", r":2: expected an image"),
+    ],
+)
+def test_a_line_that_is_not_as_published_is_named(
+    folder: Path, file: str, line: int, text: str, message: str
+) -> None:
+    lines = (folder / file).read_text().splitlines()
+    lines[line] = text
+    (folder / file).write_text("\n".join(lines))
+    with pytest.raises(DataError, match=message):
+        celeba.read(folder)
+
+
+def test_a_missing_list_is_named(folder: Path) -> None:
+    (folder / celeba.PARTITION).unlink()
+    with pytest.raises(DataError, match=r"list_eval_partition.txt does not exist"):
+        celeba.read(folder)
