@@ -48,28 +48,45 @@ class Method:
         return {name: values[len(values) // 2] for name, values in self.grid.items()}
 
 
-def _softmax(**settings: Any) -> Method:
-    """A softmax training with other settings, sections and names parted by two underscores."""
+def _method(group: Group, loss: str, readout: str, *, cost: float = 1.0, **settings: Any) -> Method:
+    """A loss with other settings, sections and names parted by two underscores."""
     dotted = {name.replace("__", "."): value for name, value in settings.items()}
-    return Method(group="classic", settings={"loss.name": "softmax", **dotted}, readout="head")
+    return Method(group=group, settings={"loss.name": loss, **dotted}, readout=readout, cost=cost)
+
+
+def _classic(loss: str = "softmax", readout: str = "head", **settings: Any) -> Method:
+    return _method("classic", loss, readout, **settings)
 
 
 def _clmle(**settings: Any) -> Method:
-    dotted = {name.replace("__", "."): value for name, value in settings.items()}
-    return Method(
-        group="ours",
-        settings={"loss.name": "clmle", **dotted},
-        readout="knc_soft",
-        cost=1.4,
-    )
+    return _method("ours", "clmle", "knc_balanced", cost=1.4, **settings)
 
+
+_JOINT = {"loss__weight_softmax": 1.0}  # as CLMLE has it
+_LATE_COSTS = {"loss__class_weight": "effective_number", "loss__reweight_from": 0.8}
 
 METHODS: Mapping[str, Method] = MappingProxyType(
     {
-        "softmax": _softmax(),
-        "class_balanced": _softmax(sampler__sampling="class_balanced"),
-        "class_costs": _softmax(loss__class_weight="inverse"),
-        "effective_number": _softmax(loss__class_weight="effective_number"),
+        "softmax": _classic(),
+        "class_balanced": _classic(sampler__sampling="class_balanced"),
+        "square_root": _classic(sampler__sampling="square_root"),
+        "under_sampling": _classic(sampler__sampling="under"),
+        "progressive": _classic(sampler__sampling="progressive"),
+        "class_costs": _classic(loss__class_weight="inverse"),
+        "effective_number": _classic(loss__class_weight="effective_number"),
+        "focal": _classic("focal"),
+        "balanced_softmax": _classic("balanced_softmax"),
+        "ldam_drw": _classic("ldam", **_LATE_COSTS),
+        "crt": _classic(readout="head_crt", train__classifier_share=0.2),
+        "tau_norm": _classic(readout="head_tau", evaluation__tau=0.7),
+        "arcface": _classic("arcface"),
+        "cosface": _classic("cosface"),
+        "subcenter_arcface": _classic("subcenter_arcface"),
+        "softtriple": _classic("softtriple"),
+        "triplet": _classic("triplet", "ncm"),
+        "supcon": _classic("supcon", "ncm"),
+        "magnet": _method("cluster", "magnet", "knc_soft", cost=1.4, **_JOINT),
+        "lmle": _method("cluster", "lmle", "knc_margin", cost=1.4, **_JOINT),
         "clmle_one_cluster": _clmle(cluster__max_clusters_per_class=1),
         "clmle_no_within": _clmle(loss__weight_within=0.0),
         "clmle": _clmle(),
