@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 Work = TypeVar("Work")
 Result = TypeVar("Result")
 
-_STOP_SECONDS = 0.5  # after an error elsewhere, until the tasks under way are ended
+_STOP_SECONDS = 0.5  # after an error elsewhere, until nobody waits for a task any more
 
 
 class InputLostError(Exception):
@@ -82,6 +82,8 @@ class TaskRunner:
     ) -> Iterator[tuple[int, Any]]:
         """Run every call.
 
+        Tasks under way when this ends early go on to their own end, or to that of the job.
+
         Args:
             kind: what they do.
             calls: their arguments.
@@ -101,20 +103,16 @@ class TaskRunner:
         import ray
 
         tasks = _Tasks(kind, calls, self)
-        try:
-            while tasks.waiting or tasks.running:
-                while tasks.waiting and len(tasks.running) < num_at_once:
-                    tasks.start(*tasks.waiting.popleft())
-                wait = min(tasks.seconds_left(), _STOP_SECONDS)
-                ready, _ = ray.wait(list(tasks.running), timeout=wait)
-                if self.stopped.is_set():
-                    raise StoppedError
-                if ready:
-                    yield from tasks.finish(ready[0])
-                tasks.give_up_late_ones()
-        finally:
-            for reference in tasks.running:
-                ray.cancel(reference, force=True)
+        while tasks.waiting or tasks.running:
+            while tasks.waiting and len(tasks.running) < num_at_once:
+                tasks.start(*tasks.waiting.popleft())
+            wait = min(tasks.seconds_left(), _STOP_SECONDS)
+            ready, _ = ray.wait(list(tasks.running), timeout=wait)
+            if self.stopped.is_set():
+                raise StoppedError
+            if ready:
+                yield from tasks.finish(ready[0])
+            tasks.give_up_late_ones()
 
     def run_one(self, kind: Kind, call: Call) -> Any:
         """Run one call; see `run`."""
@@ -122,7 +120,7 @@ class TaskRunner:
         return answer
 
     def stop(self) -> None:
-        """End what runs, in all threads."""
+        """Wait for no task any more, in all threads."""
         self.stopped.set()
 
 
@@ -222,7 +220,11 @@ class _Tasks:
             yield attempt.number, [*attempt.kept, answer] if attempt.kept else answer
 
     def give_up_late_ones(self) -> None:
-        """Stop the tasks whose time is up; they must run again."""
+        """Stop the tasks whose time is up; they must run again.
+
+        Only those: Ray 2.60 may end the driver when it cancels a task that is just being sent to a
+        worker, so what is merely of no use any more is left alone.
+        """
         import ray
 
         now = time.monotonic()

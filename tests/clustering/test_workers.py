@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,8 +26,8 @@ from tests.helpers.small_ray import small_ray
 
 pytestmark = pytest.mark.ray
 
-# The first two are divided: into three shares, and into two.
-CLASS_SIZES = (20_000, 10_000, 1, 900, 70, 250, 3, 1200, 300, 600)
+# Three are divided: into three shares, then two classes side by side into two each.
+CLASS_SIZES = (20_000, 10_000, 1, 900, 70, 250, 3, 1200, 300, 600, 9_500)
 CONFIG = ClusterConfig(samples_per_cluster=100, iterations=4, neighbours=4, siblings=2)
 OBJECT_STORE = replace(CONFIG, transport="object_store")
 DIVIDED_FROM = 9_000
@@ -235,18 +236,24 @@ def test_a_class_whose_rows_are_always_lost_is_given_up(
         _cluster(embeddings, replace(CONFIG, max_retries=1))
 
 
-def test_a_late_share_is_given_up(embeddings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def run(runner: TaskRunner, kind: Kind, calls: Sequence[Call], *, num_at_once: int) -> Any:
-        if kind.function.__name__ == "change_of_share":
-            runner = TaskRunner(replace(runner.config, task_timeout_seconds=0.001))
-        return original(runner, kind, calls, num_at_once=num_at_once)
+def test_a_late_share_is_given_up(
+    embeddings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Fault("change_of_share", tmp_path / "late", lambda: time.sleep(600)).put_in(monkeypatch)
+    run = TaskRunner.run
 
-    original = TaskRunner.run
-    monkeypatch.setattr(TaskRunner, "run", run)
+    def impatient(
+        runner: TaskRunner, kind: Kind, calls: Sequence[Call], *, num_at_once: int
+    ) -> Iterator[tuple[int, Any]]:
+        if kind.function.__name__ == "change_of_share":
+            runner = TaskRunner(replace(CONFIG, max_retries=0, task_timeout_seconds=3))
+        return run(runner, kind, calls, num_at_once=num_at_once)
+
+    monkeypatch.setattr(TaskRunner, "run", impatient)
     with pytest.raises(
-        ClusterError, match=r"a share of class [01], .* no result in 0.001 s, in the last of 1 att"
+        ClusterError, match=r"a share of class 0, .* no result in 3 s, in the last of 1 attempts"
     ):
-        _cluster(embeddings, replace(CONFIG, max_retries=0))
+        _cluster(embeddings)
 
 
 @pytest.mark.parametrize("config", [CONFIG, OBJECT_STORE], ids=lambda config: config.transport)
