@@ -22,6 +22,7 @@ Split = Literal["test", "validation"]
 # The same for every method: one rank, one micro-batch a step, nothing kept but the last weights.
 _FRAME = {
     "sampler.neighbourhoods": 1,
+    "evaluation.knn": 20,
     "checkpoint.every": 0,
     "checkpoint.keep": 1,
     "data.reader_threads": 1,

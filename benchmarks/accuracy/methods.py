@@ -6,12 +6,16 @@ A method is a line of `--set` settings of the trainer, so what is compared here 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from types import MappingProxyType
 from typing import Any, Literal
 
+from trainer.methods import METHODS as LOSSES
+from trainer.methods import LossName
+
 Group = Literal["classic", "cluster", "ours"]
+_TABLES = 1.4  # what embedding and clustering add
 _LEARNING_RATES: Mapping[str, tuple[Any, ...]] = {"optim.learning_rate": (0.03, 0.1, 0.3)}
 
 
@@ -48,47 +52,63 @@ class Method:
         return {name: values[len(values) // 2] for name, values in self.grid.items()}
 
 
-def _method(group: Group, loss: str, readout: str, *, cost: float = 1.0, **settings: Any) -> Method:
+def _method(group: Group, loss: LossName, *, cost: float = 1.0, **settings: Any) -> Method:
     """A loss with other settings, sections and names parted by two underscores."""
     dotted = {name.replace("__", "."): value for name, value in settings.items()}
-    return Method(group=group, settings={"loss.name": loss, **dotted}, readout=readout, cost=cost)
+    return Method(
+        group=group,
+        settings={"loss.name": loss, **dotted},
+        readout=LOSSES[loss].readout,
+        cost=cost,
+    )
 
 
-def _classic(loss: str = "softmax", readout: str = "head", **settings: Any) -> Method:
-    return _method("classic", loss, readout, **settings)
+def _classic(loss: LossName = "softmax", **settings: Any) -> Method:
+    return _method("classic", loss, **settings)
 
 
 def _clmle(**settings: Any) -> Method:
-    return _method("ours", "clmle", "knc_balanced", cost=1.4, **settings)
+    return _method("ours", "clmle", cost=_TABLES, **settings)
 
-
-_JOINT = {"loss__weight_softmax": 1.0}  # as CLMLE has it
-_LATE_COSTS = {"loss__class_weight": "effective_number", "loss__reweight_from": 0.8}
 
 METHODS: Mapping[str, Method] = MappingProxyType(
     {
+        # Other images
         "softmax": _classic(),
         "class_balanced": _classic(sampler__sampling="class_balanced"),
         "square_root": _classic(sampler__sampling="square_root"),
-        "under_sampling": _classic(sampler__sampling="under"),
+        "under": _classic(sampler__sampling="under"),
         "progressive": _classic(sampler__sampling="progressive"),
+        # Other costs
         "class_costs": _classic(loss__class_weight="inverse"),
         "effective_number": _classic(loss__class_weight="effective_number"),
         "focal": _classic("focal"),
         "balanced_softmax": _classic("balanced_softmax"),
-        "ldam_drw": _classic("ldam", **_LATE_COSTS),
-        "crt": _classic(readout="head_crt", train__classifier_share=0.2),
-        "tau_norm": _classic(readout="head_tau", evaluation__tau=0.7),
+        "ldam_drw": _classic(
+            "ldam", loss__class_weight="effective_number", loss__reweight_from=0.8
+        ),
+        "crt": replace(_classic(train__classifier_share=0.2), readout="head_crt"),
+        "tau_norm": replace(
+            _classic(evaluation__tau=1.0),
+            readout="head_tau",
+            grid={**_LEARNING_RATES, "evaluation.tau": (0.5, 0.7, 1.0)},
+        ),
+        # Other geometry
         "arcface": _classic("arcface"),
+        "arcface_balanced": _classic("arcface", sampler__sampling="class_balanced"),
         "cosface": _classic("cosface"),
         "subcenter_arcface": _classic("subcenter_arcface"),
         "softtriple": _classic("softtriple"),
-        "triplet": _classic("triplet", "ncm"),
-        "supcon": _classic("supcon", "ncm"),
-        "magnet": _method("cluster", "magnet", "knc_soft", cost=1.4, **_JOINT),
-        "lmle": _method("cluster", "lmle", "knc_margin", cost=1.4, **_JOINT),
+        "triplet": _classic("triplet"),
+        "supcon": _classic("supcon"),
+        # Several clusters a class
+        "magnet": _method("cluster", "magnet", cost=_TABLES),
+        "lmle": _method("cluster", "lmle", cost=_TABLES),
         "clmle_one_cluster": _clmle(cluster__max_clusters_per_class=1),
         "clmle_no_within": _clmle(loss__weight_within=0.0),
         "clmle": _clmle(),
+        "clmle_adjusted": _clmle(loss__logit_adjustment=1.0),
+        "clmle_rare_margins": _clmle(loss__margin_rare_exponent=0.1),
+        "clmle_warm": _clmle(loss__clmle_from=0.4, sampler__max_clusters_per_class=3),
     }
 )
