@@ -53,6 +53,10 @@ def watched_ray(is_busy: Callable[[], bool], on_lost: Callable[[], None]) -> Ite
         thread.start()
     try:
         yield
+    except Exception as error:
+        if watch.problem is not None and not isinstance(error, JobError):
+            raise JobError(watch.problem) from error  # Ray makes it another while it waits
+        raise
     finally:
         watch.ended.set()
         threads[1].join()  # the other may be waiting for Ray
@@ -67,7 +71,7 @@ class _Watch:
         self._is_busy = is_busy
         self._on_lost = on_lost
         self._answered_at = self._had_cpu_at = time.monotonic()
-        self._problem: str | None = None
+        self.problem: str | None = None
 
     def ask(self) -> None:
         """Ask Ray for its CPUs again and again."""
@@ -86,8 +90,8 @@ class _Watch:
     def judge(self) -> None:
         """Tell the main thread, then wait until it has ended, but not for long."""
         while not self.ended.wait(_POLL_SECONDS):
-            self._problem = self._what_is_wrong()
-            if self._problem is not None:
+            self.problem = self._what_is_wrong()
+            if self.problem is not None:
                 break
         else:
             return
@@ -97,8 +101,8 @@ class _Watch:
 
     def on_signal(self, number: int, frame: object) -> None:
         """Raise the problem in the main thread."""
-        if self._problem is not None:
-            raise JobError(self._problem)
+        if self.problem is not None:
+            raise JobError(self.problem)
 
     def _what_is_wrong(self) -> str | None:
         now = time.monotonic()
@@ -116,7 +120,7 @@ class _Watch:
 
     def _end_process(self) -> None:
         self._on_lost()
-        sys.stderr.write(f"error: {self._problem}\n")
+        sys.stderr.write(f"error: {self.problem}\n")
         sys.stderr.flush()
         for child in psutil.Process().children(recursive=True):  # of a Ray of our own
             with contextlib.suppress(psutil.NoSuchProcess):

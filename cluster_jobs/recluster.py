@@ -110,9 +110,9 @@ def _sigterm_ends() -> Iterator[None]:
     former = signal.signal(signal.SIGTERM, on_sigterm)
     try:
         yield
-    except SystemExit:
+    except BaseException:
         if told:
-            sys.exit(0)  # Ray makes it another code when it waited for a task
+            sys.exit(0)  # Ray makes it another code, or error, when it waited for a task
         raise
     finally:
         signal.signal(signal.SIGTERM, former)

@@ -130,7 +130,7 @@ def test_weights_that_are_not_finite(tiny: TinyRun, expected: bytes) -> None:
     checksum = tiny.manifest.checksum
     write_snapshot(tiny.run, NEW, state=state, network=description, data_checksum=checksum)
     code, said = run_service(tiny)
-    assert code == 2
+    assert code == 2, said
     assert "the embedding of sample " in said
     assert "shard train-00000" in said
     assert "did the training diverge?" in said
@@ -244,7 +244,7 @@ def test_a_ray_that_loses_its_last_cpu(
             nodes.kill_second()
 
         code, said = run_service(tiny, "impatient_with_ray", before=kill_node)
-    assert code == 2
+    assert code == 2, said
     assert "error: Ray has had no CPU for 2 s: its worker nodes are gone" in said
     assert "Traceback" not in said
     assert store.latest_version(tiny.run.tables) == OLD
@@ -263,7 +263,7 @@ def test_a_ray_whose_head_is_gone(
 
     started: list[psutil.Process] = []
     code, said = run_service(tiny, "impatient_with_ray", before=kill_head)
-    assert code == 2
+    assert code == 2, said
     assert "error: Ray has not answered for 2 s" in said
     assert "Traceback" not in said
     assert read_json(tiny.run.path / "service.json")["state"] == "failed"
