@@ -23,7 +23,8 @@ from cluster_jobs.local_ray import ray_session
 from cluster_jobs.ray_watch import watched_ray
 from cluster_jobs.refresh import SPLIT
 from cluster_jobs.service import Service, only_service
-from clustering.plan import make_plan
+from clustering.plan import plan_report
+from clustering.workers import RayWorkers
 from data_shards.manifest import Manifest
 from trainer.config import RunConfig
 from trainer.config_file import config_parser, load_config, to_yaml
@@ -43,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format=_LOG_FORMAT, datefmt="%H:%M:%S")
     manifest = Manifest.load(config.data.shards)
     if options.plan:
-        sys.stdout.write(plan_report(config, manifest, num_workers=options.workers))
+        sys.stdout.write(run_plan(config, manifest, num_workers=options.workers))
         return 0
     run = RunFolder(config.run_path)
     run.claim(config, fresh=False)
@@ -73,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def plan_report(config: RunConfig, manifest: Manifest, *, num_workers: int | None) -> str:
+def run_plan(config: RunConfig, manifest: Manifest, *, num_workers: int | None) -> str:
     """How the classes of each task would be clustered; reads no image and no embedding.
 
     Args:
@@ -85,16 +86,27 @@ def plan_report(config: RunConfig, manifest: Manifest, *, num_workers: int | Non
         JobError: Ray does not answer.
         ClusterError: a class has no sample.
     """
+    ray_resources: dict[str, int] = {}
     if num_workers is None:
-        with ray_session(num_cpus=config.launch.ray_cpus) as cpus:
-            num_workers = min(config.cluster.num_workers or cpus, cpus)
-    lines = []
-    for task in resolve_tasks(config, manifest):
-        sizes = manifest.class_counts(SPLIT, task.label)
-        dim = config.model.embedding_dim
-        plan = make_plan(sizes, config.cluster, num_workers=num_workers, dim=dim)
-        lines.append(f"task {task.name}, {num_workers} workers: {plan.describe()}\n")
-    return "".join(lines)
+        with ray_session(num_cpus=config.launch.ray_cpus):
+            workers = RayWorkers(config.cluster)
+            num_workers = workers.num_workers
+            ray_resources = {
+                "num_nodes": workers.num_nodes,
+                "object_store_bytes": workers.object_store_bytes,
+            }
+    reports = [
+        f"task {task.name}: "
+        + plan_report(
+            manifest.class_counts(SPLIT, task.label),
+            config.cluster,
+            num_workers=num_workers,
+            dim=config.model.embedding_dim,
+            **ray_resources,
+        )
+        for task in resolve_tasks(config, manifest)
+    ]
+    return "\n".join(reports)
 
 
 @contextmanager

@@ -129,30 +129,14 @@ class KeptWorkers:
     def __init__(self, workers: Workers, store: BundleStore) -> None:
         self._workers = workers
         self._store = store
+        self.num_workers = workers.num_workers
+        self.num_nodes = workers.num_nodes
+        self.object_store_bytes = workers.object_store_bytes
+        self.backend: BackendName = workers.backend
         self.reused_classes = 0
         """Classes that were found in the store."""
         self.moved_bytes = 0
-        """Of arrays that were sent to the workers or came back from them."""
-
-    @property
-    def num_workers(self) -> int:
-        """Bundles that are clustered at a time."""
-        return self._workers.num_workers
-
-    @property
-    def num_nodes(self) -> int:
-        """Machines that they are on."""
-        return self._workers.num_nodes
-
-    @property
-    def object_store_bytes(self) -> int:
-        """Of all of them together; 0 if they have none."""
-        return self._workers.object_store_bytes
-
-    @property
-    def backend(self) -> BackendName:
-        """Who compares rows with centroids, the same for all."""
-        return self._workers.backend
+        """Sent to the workers, between them, or back: row numbers, rows, clusters."""
 
     @property
     def seconds(self) -> float:
@@ -160,35 +144,35 @@ class KeptWorkers:
         return self._workers.seconds
 
     def run(self, works: WorkList) -> Iterator[Done]:
-        """Cluster what is not finished of everything; yields all of it, in any order."""
-        begun: dict[int, tuple[BundleWork, _Begun]] = {}
-        sharded: list[BundleWork] = []
-        bundles: list[BundleWork] = []
-        for whole_works, rests in ((works.sharded, sharded), (works.bundles, bundles)):
-            for work in whole_works:
-                part = self._begin(work)
-                if part.rest is None:
-                    yield work, part.whole(None)
-                else:
-                    rests.append(part.rest)
-                    begun[id(part.rest)] = work, part
-        left = replace(works, sharded=sharded, bundles=bundles)
-        for rest, result in self._workers.run(left):
-            self._store.save(rest, result)
-            self.moved_bytes += _array_bytes(rest) + _array_bytes(result)
-            work, part = begun.pop(id(rest))
-            yield work, part.whole(result)
-
-    def _begin(self, work: BundleWork) -> _Begun:
-        found = self._store.find(work)
-        self.reused_classes += len(found)
-        return _Begun.of(work, found)
+        """Do what is not finished; yields every bundle and divided class once, in any order."""
+        sharded, bundles = (
+            [_Begun.of(work, self._store.find(work)) for work in part]
+            for part in (works.sharded, works.bundles)
+        )
+        for begun in (*sharded, *bundles):
+            self.reused_classes += len(begun.found)
+            if begun.rest is None:
+                yield begun.work, begun.whole(None)
+        begun_of = {id(begun.rest): begun for begun in (*sharded, *bundles)}
+        rest = replace(
+            works,
+            sharded=[begun.rest for begun in sharded if begun.rest is not None],
+            bundles=[begun.rest for begun in bundles if begun.rest is not None],
+        )
+        for work, result in self._workers.run(rest):
+            self._store.save(work, result)
+            self.moved_bytes += _array_bytes(work) + _array_bytes(result)
+            if works.transport.route == "object_store":
+                self.moved_bytes += 4 * works.dim * len(work.positions)
+            begun = begun_of[id(work)]
+            yield begun.work, begun.whole(result)
 
 
 @dataclass(frozen=True)
 class _Begun:
     """A bundle of which some classes are finished."""
 
+    work: BundleWork
     found: Mapping[int, Clusters]
     missing: tuple[int, ...]
     """Numbers of the other classes in the bundle."""
@@ -199,8 +183,8 @@ class _Begun:
     def of(cls, work: BundleWork, found: Mapping[int, Clusters]) -> _Begun:
         missing = tuple(n for n in range(len(work.classes)) if n not in found)
         if not found:
-            return cls(found, missing, work)
-        return cls(found, missing, _subset(work, missing) if missing else None)
+            return cls(work, found, missing, work)
+        return cls(work, found, missing, _subset(work, missing) if missing else None)
 
     def whole(self, result: BundleResult | None) -> BundleResult:
         """The clusters of all classes, given those of the rest."""

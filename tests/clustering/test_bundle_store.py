@@ -32,8 +32,8 @@ class Divided(LocalWorker):
         self._dies_after = dies_after
 
     def run(self, works: WorkList) -> Iterator[Done]:
-        for done, (work, result) in enumerate(super().run(works)):
-            if done == self._dies_after:
+        for number, (work, result) in enumerate(super().run(works)):
+            if number == self._dies_after:
                 raise KeyboardInterrupt
             self.classes += work.classes.tolist()
             yield work, result
