@@ -45,7 +45,7 @@ def one_class(scale: float) -> list[Figure]:
 
     def theirs() -> None:
         kmeans = _faiss_kmeans(rows, num_clusters, 10, seed=len(objectives["faiss"]))
-        objectives["faiss"].append(kmeans.obj[-1] / num_rows)
+        objectives["faiss"].append(float(kmeans.obj[-1]) / num_rows)  # type: ignore[index]
 
     def sklearn() -> None:
         from sklearn.cluster import KMeans

@@ -99,4 +99,5 @@ def _on_a_surface(num_rows: int, *, dim: int, intrinsic_dim: int) -> npt.NDArray
     basis = rng.standard_normal((intrinsic_dim, dim), dtype=np.float32)
     rows = rng.standard_normal((num_rows, intrinsic_dim), dtype=np.float32) @ basis
     rows += 0.3 * intrinsic_dim**0.5 * rng.standard_normal((num_rows, dim), dtype=np.float32)
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows

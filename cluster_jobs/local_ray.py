@@ -37,7 +37,7 @@ _OUTSIDE_INTERFACES = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 _SHARED = (_ADDRESS, "RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH", _OUTSIDE_INTERFACES)
 
 _LEAST_STORE_BYTES = 75 * 2**20  # Ray's own least
-_MOST_STORE_BYTES = 2 * 2**30  # our tasks exchange little: embeddings and tables are files
+_MOST_STORE_BYTES = 16 * 2**30  # divided classes hold their rows in it
 _LONGEST_TEMP_PATH = 40  # Ray's sockets lie some 65 characters below; a socket's path has 107
 _VITAL = ("gcs_server", "raylet")
 _CHECK_SECONDS = 1.0
@@ -144,7 +144,7 @@ def _own_settings(folder: Path, num_cpus: int, *, dashboard: bool, gpus: bool) -
 
 
 def object_store_bytes() -> int:
-    """Size of the object store: modest, and no more than /dev/shm can hold."""
+    """Size of the object store: no more than /dev/shm can hold."""
     free = machine.free_shared_memory_bytes()
     return max(_LEAST_STORE_BYTES, min(_MOST_STORE_BYTES, int(0.3 * free)))
 

@@ -16,7 +16,8 @@ from types import TracebackType
 
 from cluster_jobs.embed import embed_works
 from cluster_jobs.pruning import prune
-from cluster_jobs.refresh import SPLIT, Request, is_served, newest_request, tables_before
+from cluster_jobs.refresh import SPLIT, tables_before
+from cluster_jobs.table_requests import Request, identity, is_served, newest_request
 from cluster_jobs.workers import embed_one_shard
 from clustering import store
 from clustering.coordinator import cluster_locally
@@ -97,7 +98,7 @@ class TableThread:
                 seed=self._config.run.seed,
                 previous=previous.get(task.name),
             )
-            stats = {**table.stats, "snapshot_checksum": snapshot.checksum}
+            stats = {**table.stats, **identity(snapshot)}
             tables[task.name] = replace(table, stats=stats)
         store.publish(self._run.tables, version, tables)
         prune(self._run, version)
