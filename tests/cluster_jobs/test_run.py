@@ -26,6 +26,7 @@ from trainer.run_folder import step_name
 
 REPORT = {
     "loss": "clmle",
+    "readout": "knc_margin",
     "balanced_accuracy": {"knc_margin": 0.75, "head": 0.5},
     "per_class_recall": {"knc_margin": [1.0, 0.75, 0.5], "head": [1.0, 0.5, None]},
     "images_seen": 1000,
@@ -98,7 +99,7 @@ def test_a_run_ends_with_a_comparison_and_a_report(
     assert run_job(run.main, command) == 0
     printed = capsys.readouterr().out
     rows = [line.split() for line in printed.splitlines()]
-    assert ["clmle", "0.7500", "-", "-", "0.5000", "1,000", "2.0"] in rows
+    assert ["clmle", "0.7500", "0.5000", "1,000", "2.0"] in rows
     assert ["c", "6", "0.5000", "0.5000"] in rows
     assert printed.endswith(
         f"report: {tiny.run.report}\ntensorboard --logdir {tiny.run.tensorboard}\n"
