@@ -39,7 +39,7 @@ def plan(scale: float) -> list[Figure]:
         load += float((rows * clusters).sum()) * config.iterations / _WORKERS
         what = f"classes of at most {largest:,} rows, {_WORKERS} workers"
         figures += [
-            Figure(f"{name}_seconds", seconds, "s", "< 10", made.describe()),
+            Figure(f"{name}_seconds", seconds, "s", "< 10", made.summary()),
             Figure(f"{name}_balance", float(load.max() / load.mean()), "x", "<= 1.05", what),
         ]
     return figures
