@@ -130,12 +130,12 @@ def disturb(
     # It may have finished its work, and be about to leave Ray.
     killed = None if _state(copy) == "done" else _kill(victim, nodes, service)
     if killed is None:
-        service.communicate()
+        service.communicate(timeout=LIMIT_SECONDS)
         return None
     struck = time.monotonic()
     what = f"{killed} killed {struck - begun:.1f} s after the start ({_state(copy)})"
     if victim == "service":
-        service.communicate()
+        service.communicate(timeout=LIMIT_SECONDS)
         service = copy.start_service(nodes.address)
     try:
         _, errors = service.communicate(timeout=LIMIT_SECONDS - (time.monotonic() - struck))
@@ -160,7 +160,10 @@ def _judge(site: Site, expected: Undisturbed, code: int, errors: str) -> str:
 
 def _kill(victim: str, nodes: TwoNodes, service: subprocess.Popen[str]) -> str | None:
     """Kill it as soon as it is there; what was killed, or None if the service ended before."""
+    end = time.monotonic() + LIMIT_SECONDS
     while service.poll() is None:
+        if time.monotonic() > end:
+            raise TimeoutError(f"no {victim} to kill within {LIMIT_SECONDS:g} s")
         if victim == "service":
             service.kill()
             return "the service"
@@ -176,7 +179,10 @@ def _kill(victim: str, nodes: TwoNodes, service: subprocess.Popen[str]) -> str |
 
 
 def _wait_for_life(site: Site, service: subprocess.Popen[str]) -> None:
+    end = time.monotonic() + LIMIT_SECONDS
     while _state(site) is None and service.poll() is None:
+        if time.monotonic() > end:
+            raise TimeoutError(f"the service gave no sign of life within {LIMIT_SECONDS:g} s")
         time.sleep(_POLL_SECONDS)
 
 

@@ -27,7 +27,8 @@ def prune(run: RunFolder, version: int) -> None:
         version: the version just published; nothing newer is touched.
     """
     for folder in run.embeddings.glob("step_*"):
-        if step_of(folder.name) != version:
+        step = step_of(folder.name)
+        if step is None or step < version:
             _remove_rest(folder)
     for bundles in (run.embeddings / step_name(version)).glob(f"*/{BUNDLES}"):
         _remove_rest(bundles)

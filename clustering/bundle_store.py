@@ -56,30 +56,19 @@ class BundleStore:
         """
         self._folder = folder
         self._embeddings = embeddings
-        self._file_of: dict[bytes, Path] = {}
+        self._found: dict[bytes, Clusters] = {}
         folder.mkdir(parents=True, exist_ok=True)
         clear_leftovers(folder)
         for path in sorted(folder.glob(f"*{_SUFFIX}")):
             arrays = _load(path)
             if arrays is not None:
-                self._file_of.update(dict.fromkeys(_keys_in(arrays), path))
+                classes = split_classes(_result_in(arrays), arrays["class_sizes"])
+                self._found.update(zip(_keys_in(arrays), classes, strict=True))
 
     def find(self, work: BundleWork) -> dict[int, Clusters]:
         """The classes of a bundle that are finished: number in the bundle -> its clusters."""
-        keys = self._keys(work)
-        wanted: dict[Path, list[int]] = {}
-        for number, key in enumerate(keys):
-            if key in self._file_of:
-                wanted.setdefault(self._file_of[key], []).append(number)
-        found: dict[int, Clusters] = {}
-        for path, numbers in wanted.items():
-            arrays = _load(path)
-            if arrays is None:
-                continue
-            place_of = {key: place for place, key in enumerate(_keys_in(arrays))}
-            classes = split_classes(_result_in(arrays), arrays["class_sizes"])
-            found |= {number: classes[place_of[keys[number]]] for number in numbers}
-        return found
+        keys = enumerate(self._keys(work))
+        return {number: self._found[key] for number, key in keys if key in self._found}
 
     def save(self, work: BundleWork, result: BundleResult) -> None:
         """Keep the clusters of a bundle.

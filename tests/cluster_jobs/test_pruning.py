@@ -63,6 +63,8 @@ def test_nothing_newer_than_the_published_version_goes(run: RunFolder) -> None:
     prune(run, 10)
     assert store.versions(run.tables) == [10, *STEPS[2:]]
     assert snapshot_steps(run) == [10, *STEPS[2:]]
+    kept = sorted(folder.name for folder in run.embeddings.iterdir())
+    assert kept == [step_name(step) for step in (10, *STEPS[2:])]
 
 
 def test_a_task_that_still_writes_there_is_no_obstacle(
