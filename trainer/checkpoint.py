@@ -11,6 +11,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import torch
+from safetensors.torch import load_file, save_file
+
 from data_shards.atomic import read_json, sha256_of, write_json
 from data_shards.errors import DataError
 from trainer.config import RunConfig
@@ -23,6 +26,7 @@ from trainer.table_feed import FeedState
 logger = logging.getLogger(__name__)
 
 _MANIFEST = "manifest.json"
+_MEANS = "running_means.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +44,14 @@ class LoopState:
     zero_stage: int
 
 
-def save(engine: Engine, run: RunFolder, state: LoopState, *, keep: int) -> None:
+def save(
+    engine: Engine,
+    run: RunFolder,
+    state: LoopState,
+    *,
+    keep: int,
+    means: Mapping[str, torch.Tensor] | None = None,
+) -> None:
     """Save everything under `RUN/checkpoints/step_.../`. Every rank must call it.
 
     Args:
@@ -48,6 +59,7 @@ def save(engine: Engine, run: RunFolder, state: LoopState, *, keep: int) -> None
         run: the run's folder.
         state: the loop's state, the same on every rank.
         keep: newest checkpoints to keep.
+        means: task -> (M, D) running means of the active tables, if any are kept.
     """
     folder = run.checkpoints / step_name(state.step)
     if engine.world.is_first:
@@ -57,6 +69,8 @@ def save(engine: Engine, run: RunFolder, state: LoopState, *, keep: int) -> None
     engine.save(run.checkpoints, step_name(state.step))
     engine.world.barrier()
     if engine.world.is_first:
+        if means:
+            save_file({t: rows.cpu().contiguous() for t, rows in means.items()}, folder / _MEANS)
         files = {f.name: sha256_of(f) for f in sorted(folder.iterdir()) if f.name != _MANIFEST}
         write_json(folder / _MANIFEST, {"state": asdict(state), "files": files})
         _remove_others(run, state.step, keep=keep)
@@ -139,6 +153,16 @@ def load(
     _check_ranks(state, path, config.train.zero_stage, engine.world.size)
     engine.load(path.parent, path.name)
     return state
+
+
+def load_means(path: Path) -> dict[str, torch.Tensor]:
+    """The running means that `save` was given, on the CPU; empty without any.
+
+    Args:
+        path: a checkpoint whose files `load` has checked.
+    """
+    file = path / _MEANS
+    return load_file(file) if file.exists() else {}
 
 
 def _read_manifest(path: Path) -> tuple[LoopState, dict[str, str]]:

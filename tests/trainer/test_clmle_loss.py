@@ -236,7 +236,7 @@ def test_gradients_flow_through_the_means_as_in_the_slow_twin(candidates: str) -
     weights = torch.arange(24.0, dtype=torch.float64).view(6, 4).sin()
     present = cluster.unique()
 
-    rows, centroids, _ = with_batch_means(fast, cluster, table, class_of, candidates=candidates)
+    rows, centroids, _ = with_batch_means(fast, cluster, table, candidates=candidates)
     (centroids[rows] * weights[cluster]).sum().backward()
     means = reference.batch_means(slow, cluster.tolist(), table)
     torch.stack([(means[int(j)] * weights[j]).sum() for j in cluster]).sum().backward()
