@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.numpy import load_file
+from safetensors.torch import save_file
 
 from data_shards.atomic import read_json, sha256_of, write_json
 from data_shards.errors import DataError
@@ -22,6 +23,7 @@ from trainer.errors import ConfigError, TrainingError
 from trainer.run_folder import RunFolder, step_name, step_of
 from trainer.snapshot import NetworkDescription
 from trainer.table_feed import FeedState
+from trainer.world import World
 
 logger = logging.getLogger(__name__)
 
@@ -155,14 +157,17 @@ def load(
     return state
 
 
-def load_means(path: Path) -> dict[str, torch.Tensor]:
-    """The running means that `save` was given, on the CPU; empty without any.
+def load_means(path: Path, world: World) -> dict[str, torch.Tensor]:
+    """The running means that `save` was given, on the CPU; empty without any. On every rank.
 
     Args:
         path: a checkpoint whose files `load` has checked.
+        world: the ranks; the first reads for all.
     """
-    file = path / _MEANS
-    return load_file(file) if file.exists() else {}
+    stored = None
+    if world.is_first:
+        stored = load_file(path / _MEANS) if (path / _MEANS).exists() else {}
+    return {task: torch.from_numpy(a) for task, a in world.broadcast_arrays(stored).items()}
 
 
 def _read_manifest(path: Path) -> tuple[LoopState, dict[str, str]]:

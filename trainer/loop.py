@@ -214,7 +214,7 @@ class Loop:
         if parts.world.is_first:  # who alone writes and warns
             values |= self._watch.measure(
                 record.embeddings,
-                parts.objective.candidate_classes(),
+                parts.objective.candidates,
                 values,
                 margin_factor=values["train/margin_factor"],
             )

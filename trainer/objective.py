@@ -94,9 +94,10 @@ class Objective:
             anneal_share=self._loss.margin_anneal,
         )
 
-    def candidate_classes(self) -> dict[str, np.ndarray]:
-        """Task -> (K,) class of each cluster that the last micro-batch was compared with."""
-        return {task: found.class_of.cpu().numpy() for task, found in self._candidates.items()}
+    @property
+    def candidates(self) -> Mapping[str, Candidates]:
+        """Task -> the clusters that CLMLE compared the last micro-batch with."""
+        return self._candidates
 
     def __call__(
         self, outputs: Mapping[str, TaskOutput], sample_ids: np.ndarray, step: int

@@ -76,7 +76,9 @@ class World:
         if self.size == 1:
             assert arrays is not None
             return dict(arrays)
-        header = {k: (v.shape, v.dtype.str) for k, v in arrays.items()} if arrays else None
+        header = (
+            {k: (v.shape, v.dtype.str) for k, v in arrays.items()} if arrays is not None else None
+        )
         box = [header]
         dist.broadcast_object_list(box, src=0, device=self.device)
         header = box[0]

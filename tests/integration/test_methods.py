@@ -51,7 +51,7 @@ def test_a_baseline_uses_no_table_but_for_its_evaluation(tmp_path, tiny_shards, 
     )
     assert served == [STEPS]
     assert report["table_switches"] == [[STEPS, STEPS]]
-    assert_reports(report, [*BY_TABLE, "head"])
+    assert_reports(report, [*BY_TABLE, "blend", "head"])
     assert report["sampling"] == settings.get("sampler__sampling", "instance")
     names = {row["name"] for row in read_metrics(RunFolder(config.run_path).metrics)}
     assert "train/shape/softmax" in names
@@ -84,7 +84,7 @@ def test_a_training_goes_through_warm_up_clmle_and_classifier_stage(staged):
     config, report, _, served = staged
     assert served == [4, 6, STEPS]
     assert report["table_switches"] == [[4, 4], [7, 6], [STEPS, STEPS]]
-    classifiers = ["head", "head_tau", "head_crt"]
+    classifiers = ["blend", "head", "head_tau", "head_crt"]
     assert_reports(report, [*BY_TABLE, "knn", *classifiers])
     halfway = read_json(RunFolder(config.run_path).evaluation / "step_000007.json")
     # Its table is older than its weights, and the embeddings are those of the table.
@@ -122,7 +122,7 @@ def test_two_tasks_share_a_backbone(tmp_path, tiny_shards):
         tmp_path, tiny_shards, num_ranks=2, tasks=tasks, evaluation__every=4
     )
     assert served == [0, 8, STEPS]
-    readouts = [*BY_TABLE, "head"]
+    readouts = [*BY_TABLE, "blend", "head"]
     names = [f"{task}/{readout}" for task in ("shape", "odd") for readout in readouts]
     assert set(report["balanced_accuracy"]) == set(names)
     assert len(report["per_class_recall"]["odd/ncm"]) == 2

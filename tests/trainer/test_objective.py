@@ -74,12 +74,18 @@ def clmle(output, table, sample_ids, grown, *, loss, between=None):
     """The CLMLE terms from the pure functions."""
     clusters = torch.tensor([cluster_of(table, i) for i in sample_ids.tolist()])
     centroids, class_of = torch.tensor(table.centroids), torch.tensor(table.class_of)
-    batch = with_batch_means(
-        output.embedding, clusters, centroids, class_of, candidates=loss.candidates
+    rows, means, which = with_batch_means(
+        output.embedding,
+        clusters,
+        centroids,
+        candidates=loss.candidates,
+        momentum=loss.mean_momentum,
     )
     return clmle_loss(
         output.embedding,
-        *batch,
+        rows,
+        means,
+        class_of[which],
         scale=loss.scale,
         margin_between_rad=grown * (loss.margin_between if between is None else between),
         margin_within_rad=grown * loss.margin_within,
@@ -150,7 +156,7 @@ def test_softmax_alone_needs_no_tables_and_has_weight_one(
     assert parts.keys() == {"loss", "shape/softmax"}
     expected = cross_entropy(outputs["shape"], train_index, "shape", sample_ids)
     torch.testing.assert_close(total, expected)
-    assert made.candidate_classes() == {}
+    assert made.candidates == {}
 
 
 @pytest.mark.parametrize("kind", ["inverse", "effective_number"])
@@ -182,7 +188,7 @@ def test_new_tables_replace_the_old(objective, outputs, train_index, sample_ids)
     made.use_tables({"shape": newer})
     after, _ = made(outputs, sample_ids, 50)
     assert not torch.isclose(before, after)
-    assert len(made.candidate_classes()["shape"]) == newer.num_clusters
+    assert len(made.candidates["shape"].class_of) == newer.num_clusters
 
 
 def test_candidates_are_the_clusters_that_were_compared_with(
@@ -192,7 +198,7 @@ def test_candidates_are_the_clusters_that_were_compared_with(
     made(outputs, sample_ids, 0)
     present = sorted({cluster_of(tables["shape"], i) for i in sample_ids.tolist()})
     expected = tables["shape"].class_of[present].tolist()
-    assert made.candidate_classes()["shape"].tolist() == expected
+    assert made.candidates["shape"].class_of.tolist() == expected
 
 
 def test_before_clmle_begins_there_is_only_the_softmax_term_and_no_table(
@@ -204,7 +210,7 @@ def test_before_clmle_begins_there_is_only_the_softmax_term_and_no_table(
     assert parts.keys() == {"loss", "shape/softmax"}
     expected = cross_entropy(outputs["shape"], train_index, "shape", sample_ids)
     torch.testing.assert_close(total, expected)
-    assert made.candidate_classes() == {}
+    assert made.candidates == {}
     made.use_tables({"shape": tables["shape"]})
     _, parts = made(outputs, sample_ids, 30)
     assert "shape/between" in parts
