@@ -2,9 +2,12 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file
 
+from clustering import store
 from data_shards.atomic import read_json
 from tests.helpers.local_service import LocalService
 from tests.helpers.tiny_data import write_tiny_data
@@ -112,6 +115,42 @@ def test_stages_are_the_same_for_two_ranks_and_after_a_stop(
         succeeded(train_ranks(config, 2))
     assert series(config) == pytest.approx(series(staged[0]), rel=1e-5)
     expected = weights(staged[0], STEPS)
+    for name, tensor in weights(config, STEPS).items():
+        torch.testing.assert_close(tensor, expected[name], rtol=1e-5, atol=1e-5, msg=name)
+
+
+BY_LABEL = {
+    "loss__candidates": "table",
+    "loss__mean_momentum": 0.9,
+    "loss__cluster_prior": 1.0,
+    "sampler__sampling": "instance",
+    "refresh__every": 4,
+    "refresh__lag": 1,
+}
+
+
+def test_running_means_are_the_same_for_two_ranks_and_after_a_stop(tmp_path, tiny_shards):
+    """Images drawn by their labels, two tasks; stopped between two switches, with moved means."""
+    tasks = [{"name": "shape", "label": "shape"}, {"name": "odd", "label": "parity", "weight": 0.5}]
+    settings = BY_LABEL | {"tasks": tasks}
+    unbroken, report, _, served = trained(tmp_path / "unbroken", tiny_shards, **settings)
+    assert served == [0, 4, 8, STEPS]
+    assert report["table_switches"] == [[0, 0], [5, 4], [9, 8], [STEPS, STEPS]]
+    config = tiny_config(tmp_path / "run", tiny_shards, train__steps=STEPS, **settings)
+    with LocalService(config):
+        results = train_ranks(config, 2, prepare=sigterm_at, arguments=(1, 5))
+        assert [code for code, _ in results] == [1, 1]
+        run = RunFolder(config.run_path)
+        assert checkpoint_steps(run) == [7]
+        saved = load_file(run.checkpoints / "step_000007" / "running_means.safetensors")
+        table = store.load(run.tables, 4)
+        for name in ("shape", "odd"):
+            moved = np.abs(saved[name] - table[name].centroids).max(axis=1)
+            assert (moved > 1e-3).any(), "no image in two steps"
+            np.testing.assert_allclose(np.linalg.norm(saved[name], axis=1), 1, rtol=1e-5)
+        succeeded(train_ranks(config, 1))
+    assert series(config) == pytest.approx(series(unbroken), rel=1e-5)
+    expected = weights(unbroken, STEPS)
     for name, tensor in weights(config, STEPS).items():
         torch.testing.assert_close(tensor, expected[name], rtol=1e-5, atol=1e-5, msg=name)
 
