@@ -9,8 +9,9 @@ scale:
                         exp(s [cos theta_ij - cos(theta_i,a(i) + margin_within)]))
     loss      = mean over i of (between_i + weight_within within_i)
 
-p is 0, or tau log n_j for a cluster of n_j images: the adjustment of Menon et al., ICLR 2021, with
-clusters in the place of classes: without p, at test time, all clusters then count alike.
+p is 0, or tau log n_j for a cluster of n_j images: the logit adjustment of Menon et al., ICLR 2021,
+with clusters in the place of classes. Cosines alone, at test time, are then those of clusters that
+are alike in size.
 
 Legend: N samples, D embedding, K candidate clusters, M clusters of the table, P clusters present in
 the batch. Everything is computed in float32 at least, and on one rank; nothing is gathered.
