@@ -12,7 +12,17 @@ from trainer.config import RunConfig
 from trainer.tasks import resolve_tasks
 
 # The names in reports (trainer.evaluation.readouts, which needs torch).
-READOUTS = ("knc_margin", "knc_soft", "knc_balanced", "ncm", "knn", "head", "head_tau", "head_crt")
+READOUTS = (
+    "knc_margin",
+    "knc_soft",
+    "knc_balanced",
+    "ncm",
+    "blend",
+    "knn",
+    "head",
+    "head_tau",
+    "head_crt",
+)
 _MOST_CLASSES_SHOWN = 20
 # Training images of a class.
 _MANY, _FEW = 100, 20

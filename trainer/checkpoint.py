@@ -11,6 +11,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import torch
+from safetensors.numpy import load_file
+from safetensors.torch import save_file
+
 from data_shards.atomic import read_json, sha256_of, write_json
 from data_shards.errors import DataError
 from trainer.config import RunConfig
@@ -19,10 +23,12 @@ from trainer.errors import ConfigError, TrainingError
 from trainer.run_folder import RunFolder, step_name, step_of
 from trainer.snapshot import NetworkDescription
 from trainer.table_feed import FeedState
+from trainer.world import World
 
 logger = logging.getLogger(__name__)
 
 _MANIFEST = "manifest.json"
+_MEANS = "running_means.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +46,14 @@ class LoopState:
     zero_stage: int
 
 
-def save(engine: Engine, run: RunFolder, state: LoopState, *, keep: int) -> None:
+def save(
+    engine: Engine,
+    run: RunFolder,
+    state: LoopState,
+    *,
+    keep: int,
+    means: Mapping[str, torch.Tensor] | None = None,
+) -> None:
     """Save everything under `RUN/checkpoints/step_.../`. Every rank must call it.
 
     Args:
@@ -48,6 +61,7 @@ def save(engine: Engine, run: RunFolder, state: LoopState, *, keep: int) -> None
         run: the run's folder.
         state: the loop's state, the same on every rank.
         keep: newest checkpoints to keep.
+        means: task -> (M, D) running means of the active tables, if any are kept.
     """
     folder = run.checkpoints / step_name(state.step)
     if engine.world.is_first:
@@ -57,6 +71,8 @@ def save(engine: Engine, run: RunFolder, state: LoopState, *, keep: int) -> None
     engine.save(run.checkpoints, step_name(state.step))
     engine.world.barrier()
     if engine.world.is_first:
+        if means:
+            save_file({t: rows.cpu().contiguous() for t, rows in means.items()}, folder / _MEANS)
         files = {f.name: sha256_of(f) for f in sorted(folder.iterdir()) if f.name != _MANIFEST}
         write_json(folder / _MANIFEST, {"state": asdict(state), "files": files})
         _remove_others(run, state.step, keep=keep)
@@ -139,6 +155,19 @@ def load(
     _check_ranks(state, path, config.train.zero_stage, engine.world.size)
     engine.load(path.parent, path.name)
     return state
+
+
+def load_means(path: Path, world: World) -> dict[str, torch.Tensor]:
+    """The running means that `save` was given, on the CPU; empty without any. On every rank.
+
+    Args:
+        path: a checkpoint whose files `load` has checked.
+        world: the ranks; the first reads for all.
+    """
+    stored = None
+    if world.is_first:
+        stored = load_file(path / _MEANS) if (path / _MEANS).exists() else {}
+    return {task: torch.from_numpy(a) for task, a in world.broadcast_arrays(stored).items()}
 
 
 def _read_manifest(path: Path) -> tuple[LoopState, dict[str, str]]:

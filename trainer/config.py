@@ -53,11 +53,7 @@ class RunConfig:
     comparison table: name -> settings that differ, as in `--set` (`loss.name: softmax`)."""
 
     def __post_init__(self) -> None:
-        if METHODS[self.loss.name].needs_table and self.sampling != "cluster":
-            raise ConfigError(
-                f"loss.name {self.loss.name} needs sampler.sampling cluster (or auto), got "
-                f"{self.sampling!r}: its loss is defined on neighbourhoods of clusters"
-            )
+        self._check_sampling()
         if self.loss.warmup_share and not self.loss.has_classifier:
             raise ConfigError(
                 f"loss.clmle_from is {self.loss.clmle_from}, so only the softmax term is minimised "
@@ -67,6 +63,20 @@ class RunConfig:
         names = [task.name for task in self.tasks]
         if len(set(names)) != len(names):
             raise ConfigError(f"tasks: names must differ, got {', '.join(names)}")
+
+    def _check_sampling(self) -> None:
+        """Refuse batches by label for losses whose rivals are in the batch."""
+        loss, name = self.loss, self.loss.name
+        if not METHODS[name].needs_table or self.sampling == "cluster":
+            return
+        if name == "clmle" and loss.candidates == "table":
+            return
+        remedy = " or set loss.candidates table" if name == "clmle" else ""
+        raise ConfigError(
+            f"loss.name {name} needs sampler.sampling cluster (or auto), got {self.sampling!r}: an "
+            "image is compared with the clusters of its batch, and images drawn by their labels "
+            f"are rarely of similar clusters; set sampler.sampling cluster{remedy}"
+        )
 
     def _check_stages(self) -> None:
         """Refuse stages without a step."""
@@ -91,13 +101,18 @@ class RunConfig:
         return METHODS[self.loss.name].sampling
 
     @property
+    def needs_tables(self) -> bool:
+        """Whether it trains on cluster tables; one for the last evaluation is made anyway."""
+        return METHODS[self.loss.name].needs_table or self.sampling == "cluster"
+
+    @property
     def classifier_start(self) -> int:
         """The first step of the classifier stage; the number of steps without one."""
         return self.train.steps - step_at(self.train.classifier_share, self.train.steps)
 
     @property
     def clmle_start(self) -> int:
-        """The first step of CLMLE itself, on batches of clusters; 0 without a warm-up."""
+        """The first step of CLMLE itself, with tables; 0 without a warm-up."""
         return step_at(self.loss.warmup_share, self.classifier_start)
 
     def sampling_at(self, step: int) -> Sampling:
@@ -126,11 +141,12 @@ class RunConfig:
         """Settings that differ from their default and have no effect on this run, in words."""
         default = RunConfig()
         ignored = self._ignored_by_loss(default)
-        if self.sampling != "cluster":
-            if self.refresh.every not in (0, default.refresh.every):
-                ignored.append(f"refresh.every is ignored: sampling {self.sampling} uses no table")
-            if self.sampler.max_clusters_per_class:
-                ignored.append("sampler.max_clusters_per_class is ignored: it needs a table")
+        if not self.needs_tables and self.refresh.every not in (0, default.refresh.every):
+            ignored.append(f"refresh.every is ignored: sampling {self.sampling} uses no table")
+        if self.sampling != "cluster" and self.sampler.max_clusters_per_class:
+            ignored.append(
+                "sampler.max_clusters_per_class is ignored: it needs sampler.sampling cluster"
+            )
         warmup_sampling = self.sampler.warmup_sampling
         if not self.clmle_start and warmup_sampling != default.sampler.warmup_sampling:
             ignored.append("sampler.warmup_sampling is ignored: loss.clmle_from is 0")
@@ -159,7 +175,7 @@ class RunConfig:
 
     def refresh_steps(self) -> range:
         """Steps at which a table is asked for during training; the last table comes on top."""
-        if self.sampling != "cluster":
+        if not self.needs_tables:
             return range(0)
         every = self.refresh.every or self.train.steps
         return range(self.clmle_start, self.classifier_start, every)

@@ -98,8 +98,6 @@ class Loop:
             NonFiniteLoss, TrainingError, DataError: as the parts raise them, on every rank.
         """
         parts, steps = self._parts, self._parts.config.train.steps
-        if parts.feed.tables:
-            parts.objective.use_tables(parts.feed.tables)
         if parts.feed.tables or parts.config.sampling_at(self.step) != "cluster":
             self._read_ahead()
         stream = sys.stderr if parts.world.is_first else io.StringIO()  # one rank speaks
@@ -124,7 +122,6 @@ class Loop:
             self._ask_for_tables()
             switched |= self._advance_tables()
         if switched:
-            self._parts.objective.use_tables(self._parts.feed.tables)
             self._write(self._table_metrics())
             if len(self._parts.feed.state.switches) == 1:
                 self._tell_of_small_clusters()
@@ -132,6 +129,8 @@ class Loop:
             self._read_ahead()  # now it is known for how long these tables hold
 
     def _tell_of_small_clusters(self) -> None:
+        if self._parts.config.sampling != "cluster":
+            return
         wanted = self._parts.config.sampler.samples_per_cluster
         for task, table in self._parts.feed.tables.items():
             small = int((table.cluster_sizes < wanted).sum())
@@ -147,10 +146,13 @@ class Loop:
 
     def _advance_tables(self) -> bool:
         try:
-            return self._parts.feed.advance(self.step)
+            switched = self._parts.feed.advance(self.step)
         except Stopped:
             self._save()
             raise
+        if switched:
+            self._parts.objective.use_tables(self._parts.feed.tables)
+        return switched
 
     def _ask_for_tables(self) -> None:
         """Write a snapshot: the request for tables of these weights."""
@@ -212,7 +214,7 @@ class Loop:
         if parts.world.is_first:  # who alone writes and warns
             values |= self._watch.measure(
                 record.embeddings,
-                parts.objective.candidate_classes(),
+                parts.objective.candidates,
                 values,
                 margin_factor=values["train/margin_factor"],
             )
@@ -241,7 +243,13 @@ class Loop:
             world_size=parts.world.size,
             zero_stage=parts.config.train.zero_stage,
         )
-        checkpoint.save(parts.engine, parts.run, state, keep=parts.config.checkpoint.keep)
+        checkpoint.save(
+            parts.engine,
+            parts.run,
+            state,
+            keep=parts.config.checkpoint.keep,
+            means=parts.objective.running_means(),
+        )
         self._saved = self.step
 
     def _evaluate(self) -> dict[str, Any]:

@@ -58,7 +58,16 @@ class LossConfig:
 
     candidates: Literal["batch", "table"] = "batch"
     """Clusters that a sample is compared with: those in its batch, or all of the table (centroids
-    of absent ones as old as the table)."""
+    of absent ones as old as the table, unless mean_momentum is above 0)."""
+
+    mean_momentum: float = 0.0
+    """beta in [0, 1): a cluster stands where beta of its running mean and 1 - beta of its images in
+    the micro-batch say; absent ones at their running mean, which each step moves likewise by its
+    images on all ranks. Starts anew with each table. 0 = no running means."""
+
+    cluster_prior: float = 0.0
+    """tau: a cluster of n_j images weighs (n_j / n_own)^tau in the between-class term, so that
+    large clusters are pushed away harder (Menon et al., ICLR 2021, for clusters)."""
 
     clmle_from: float = 0.0
     """Share of the training before which only the softmax term is minimised, on batches drawn by
@@ -89,7 +98,7 @@ class LossConfig:
             "0 <= margin_within <= margin_between < pi/2 radians",
             f"within {self.margin_within}, between {self.margin_between}",
         )
-        for name in ("margin_rare_exponent", "weight_within", "focal_gamma"):
+        for name in ("margin_rare_exponent", "weight_within", "cluster_prior", "focal_gamma"):
             require(getattr(self, name) >= 0, f"loss.{name}", ">= 0", getattr(self, name))
         for name in ("margin", "weight_softmax", "logit_adjustment"):
             value = getattr(self, name)
@@ -102,7 +111,8 @@ class LossConfig:
         )
         for name in ("margin_anneal", "reweight_from"):
             require(0 <= getattr(self, name) <= 1, f"loss.{name}", "in [0, 1]", getattr(self, name))
-        require(0 <= self.clmle_from < 1, "loss.clmle_from", "in [0, 1)", self.clmle_from)
+        for name in ("clmle_from", "mean_momentum"):
+            require(0 <= getattr(self, name) < 1, f"loss.{name}", "in [0, 1)", getattr(self, name))
         require(
             self.warmup_share + self.margin_anneal <= 1 or not self.warmup_share,
             "loss.clmle_from + loss.margin_anneal",
@@ -127,6 +137,11 @@ class LossConfig:
     def warmup_share(self) -> float:
         """Share of the training before the loss itself begins: `clmle_from` for clmle, else 0."""
         return self.clmle_from if self.name == "clmle" else 0.0
+
+    @property
+    def keeps_means(self) -> bool:
+        """Whether clusters have running means."""
+        return self.name == "clmle" and self.mean_momentum > 0
 
     @property
     def has_classifier(self) -> bool:

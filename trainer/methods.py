@@ -72,6 +72,8 @@ METHODS: dict[LossName, Method] = {
             "weight_within",
             "margin_anneal",
             "candidates",
+            "mean_momentum",
+            "cluster_prior",
             "clmle_from",
         },
         defaults={"weight_softmax": 1.0},

@@ -6,6 +6,7 @@ Legend: B images of a micro-batch, C classes, K candidate clusters.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -14,10 +15,12 @@ from clustering.table import ClusterTable
 from data_shards.index import SampleIndex
 from trainer.loss_section import LossConfig
 from trainer.losses.schedule import margin_factor, step_at
-from trainer.losses.task_batch import TaskBatch, TaskTable
+from trainer.losses.task_batch import Candidates, TaskBatch, TaskTable
 from trainer.losses.terms import RetrainedTerm, SoftmaxTerm, Term, make_terms
 from trainer.models.network import TaskOutput
+from trainer.running_means import StepEmbeddings, moved_means
 from trainer.sections import TaskConfig
+from trainer.world import World
 
 
 class Objective:
@@ -51,14 +54,37 @@ class Objective:
         self._ids = index.ids
         self._labels = {task.name: index.labels(task.label) for task in tasks}
         self._tables: dict[str, TaskTable] = {}
-        self._candidates: dict[str, torch.Tensor] = {}
+        self._candidates: dict[str, Candidates] = {}
+        self._step_embeddings = StepEmbeddings()
         self._terms = {
             task.name: make_terms(loss, class_counts[task.name], device) for task in tasks
         }
 
     def use_tables(self, tables: Mapping[str, ClusterTable]) -> None:
-        """Take these tables from now on."""
+        """Take these tables from now on; running means start at their centroids."""
         self._tables = {t: TaskTable.of(table, self._device) for t, table in tables.items()}
+
+    def running_means(self) -> dict[str, torch.Tensor]:
+        """Task -> (M, D) float32 running means, to be saved; empty where none are kept."""
+        if not self._loss.keeps_means:
+            return {}
+        return {task: table.centroids for task, table in self._tables.items()}
+
+    def restore_means(self, means: Mapping[str, torch.Tensor]) -> None:
+        """Go on with saved running means of the tables in use, where any are kept."""
+        if self._loss.keeps_means:
+            for task, rows in means.items():
+                rows = rows.to(self._device)
+                self._tables[task] = replace(self._tables[task], centroids=rows)
+
+    def move_means(self, world: World) -> None:
+        """After an update: move the running means by the step's images. Every rank must call it."""
+        for task, (embeddings, clusters) in self._step_embeddings.gather(world).items():
+            table = self._tables[task]
+            moved = moved_means(
+                table.centroids, embeddings, clusters, momentum=self._loss.mean_momentum
+            )
+            self._tables[task] = replace(table, centroids=moved)
 
     def margin_factor(self, step: int) -> float:
         """Share of the full margins at a step, in [0, 1]."""
@@ -68,9 +94,10 @@ class Objective:
             anneal_share=self._loss.margin_anneal,
         )
 
-    def candidate_classes(self) -> dict[str, np.ndarray]:
-        """Task -> (K,) class of each cluster that the last micro-batch was compared with."""
-        return {task: classes.cpu().numpy() for task, classes in self._candidates.items()}
+    @property
+    def candidates(self) -> Mapping[str, Candidates]:
+        """Task -> the clusters that CLMLE compared the last micro-batch with."""
+        return self._candidates
 
     def __call__(
         self, outputs: Mapping[str, TaskOutput], sample_ids: np.ndarray, step: int
@@ -93,8 +120,14 @@ class Objective:
                 parts |= {f"{task.name}/{n}": part.detach() for n, part in value.parts.items()}
                 if value.candidates is not None:
                     self._candidates[task.name] = value.candidates
+                    self._collect(batch, task.name)
         parts["loss"] = total.detach()
         return total, parts
+
+    def _collect(self, batch: TaskBatch, task: str) -> None:
+        if self._loss.keeps_means:
+            _, clusters = batch.clusters()
+            self._step_embeddings.add(task, batch.output.embedding, clusters)
 
     def _terms_of(self, task: str, step: int) -> list[Term]:
         """The terms in force at a step."""

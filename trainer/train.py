@@ -151,6 +151,8 @@ def _restore(parts: Parts, path: Path) -> LoopState:
     if parts.world.is_first and former.path.resolve() != parts.run.path.resolve():
         _adopt(former, parts.run, state.feed)
     parts.feed.restore(state.feed, parts.run.tables)
+    parts.objective.use_tables(parts.feed.tables)
+    parts.objective.restore_means(checkpoint.load_means(path, parts.world))
     logger.info("going on from %s", path)
     return state
 

@@ -1,6 +1,6 @@
 """Watches for collapsed embeddings while training, and says what to change.
 
-Legend: B images of a micro-batch, D embedding, K candidate clusters of the loss.
+Legend: B images of a micro-batch, D embedding.
 """
 
 from __future__ import annotations
@@ -8,11 +8,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 
-import numpy as np
 import torch
 
 from trainer.loss_section import LossConfig
-from trainer.losses.collapse import CollapseDetector, batch_spread, plateau_loss
+from trainer.losses.collapse import CollapseDetector, batch_spread, plateau_loss, rivals
+from trainer.losses.task_batch import Candidates
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ class CollapseWatch:
     def measure(
         self,
         embeddings: Mapping[str, torch.Tensor],
-        candidates: Mapping[str, np.ndarray],
+        candidates: Mapping[str, Candidates],
         metrics: Mapping[str, float],
         *,
         margin_factor: float,
@@ -39,7 +39,7 @@ class CollapseWatch:
 
         Args:
             embeddings: task -> (B, D) unit rows of this rank's last micro-batch.
-            candidates: task -> (K,) class of each cluster that the loss compared them with.
+            candidates: task -> the clusters that the loss compared them with.
             metrics: the row being written, with the loss parts.
             margin_factor: share of the full margins in force.
 
@@ -64,11 +64,10 @@ class CollapseWatch:
                 logger.warning("task %s: %s", task, message)
         return measured
 
-    def _plateau(self, classes: np.ndarray, margin_factor: float) -> float:
-        _, per_class = np.unique(classes, return_counts=True)
-        same = float((per_class * (per_class - 1)).sum() / len(classes))
+    def _plateau(self, candidates: Candidates, margin_factor: float) -> float:
+        other, same = rivals(*candidates)
         return plateau_loss(
-            num_other=len(classes) - 1 - same,
+            num_other=other,
             num_same=same,
             scale=self._loss.scale,
             margin_between_rad=self._loss.margin_between * margin_factor,

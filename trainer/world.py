@@ -46,6 +46,15 @@ class World:
         dist.all_reduce(total)
         return total.to(tensor.device)
 
+    def gather(self, tensor: torch.Tensor) -> torch.Tensor:
+        """(W, ...): the tensors of all W ranks in their order, on each; of one shape and dtype."""
+        if self.size == 1:
+            return tensor[None]
+        mine = tensor.to(self.device).contiguous()
+        gathered = [torch.empty_like(mine) for _ in range(self.size)]
+        dist.all_gather(gathered, mine)
+        return torch.stack(gathered).to(tensor.device)
+
     def mean(self, tensor: torch.Tensor) -> torch.Tensor:
         """The mean over ranks, on each rank; floating point."""
         return self.sum(tensor) / self.size
@@ -67,7 +76,9 @@ class World:
         if self.size == 1:
             assert arrays is not None
             return dict(arrays)
-        header = {k: (v.shape, v.dtype.str) for k, v in arrays.items()} if arrays else None
+        header = (
+            {k: (v.shape, v.dtype.str) for k, v in arrays.items()} if arrays is not None else None
+        )
         box = [header]
         dist.broadcast_object_list(box, src=0, device=self.device)
         header = box[0]

@@ -110,5 +110,17 @@ METHODS: Mapping[str, Method] = MappingProxyType(
         "clmle_adjusted": _clmle(loss__logit_adjustment=1.0),
         "clmle_rare_margins": _clmle(loss__margin_rare_exponent=0.1),
         "clmle_warm": _clmle(loss__clmle_from=0.4, sampler__max_clusters_per_class=3),
+        "clmle_running": replace(
+            _clmle(
+                loss__candidates="table",
+                loss__mean_momentum=0.9,
+                loss__cluster_prior=1.0,
+                loss__logit_adjustment=1.0,
+                loss__clmle_from=0.3,
+                loss__scale=24.0,
+                sampler__sampling="instance",
+            ),
+            readout="blend",
+        ),
     }
 )

@@ -45,12 +45,14 @@ def test_loss_and_gradient_equal_those_of_the_cpu():
 
     def loss_on(device):
         rows = embeddings.to(device).requires_grad_()
-        of_batch = with_batch_means(
-            rows, cluster.to(device), centroids.to(device), class_of.to(device), candidates="batch"
+        own, means, which = with_batch_means(
+            rows, cluster.to(device), centroids.to(device), candidates="batch"
         )
         terms = clmle_loss(
             rows,
-            *of_batch,
+            own,
+            means,
+            class_of.to(device)[which],
             scale=16.0,
             margin_between_rad=0.35,
             margin_within_rad=0.1,

@@ -23,6 +23,7 @@ def clmle_terms(
     scale: float,
     margins_between: Sequence[float],
     margins_within: Sequence[float],
+    log_prior: Sequence[float] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The two terms of the equation in `trainer.losses.clmle`, sample by sample."""
     between, within = torch.zeros(()), torch.zeros(())
@@ -35,25 +36,56 @@ def clmle_terms(
             term = "within" if class_of[j] == class_of[own] else "between"
             margin = (margins_within if term == "within" else margins_between)[i]
             target = angular_margin_cosine(own_cosine, margin)
-            sums[term] = sums[term] + torch.exp(scale * (embeddings[i] @ centroids[j] - target))
+            exponent = scale * (embeddings[i] @ centroids[j] - target)
+            if log_prior is not None and term == "between":
+                exponent = exponent + log_prior[j] - log_prior[own]
+            sums[term] = sums[term] + torch.exp(exponent)
         between = between + torch.log(sums["between"]) / len(cluster)
         within = within + torch.log(sums["within"]) / len(cluster)
     return between, within
 
 
 def batch_means(
-    embeddings: Tensor, cluster_ids: Sequence[int], centroids: Tensor
+    embeddings: Tensor, cluster_ids: Sequence[int], centroids: Tensor, momentum: float = 0.0
 ) -> dict[int, Tensor]:
     """Cluster of the batch -> its centroid in the loss."""
     result = {}
     for cluster in sorted(set(cluster_ids)):
-        total = torch.zeros_like(centroids[0])
+        total, count = torch.zeros_like(centroids[0]), 0
         for embedding, its_cluster in zip(embeddings, cluster_ids, strict=True):
             if its_cluster == cluster:
-                total = total + embedding
+                total, count = total + embedding, count + 1
+        total = momentum * centroids[cluster] + (1 - momentum) * total / count
         length = total.norm()
         result[cluster] = total / length if float(length.detach()) > 1e-6 else centroids[cluster]
     return result
+
+
+def running_means(
+    centroids: Tensor, steps: Sequence[tuple[Tensor, Sequence[int]]], momentum: float
+) -> Tensor:
+    """Where clusters stand after steps of (embeddings, clusters)."""
+    means = list(centroids)
+    for embeddings, clusters in steps:
+        for cluster in set(clusters):
+            own = [e for e, c in zip(embeddings, clusters, strict=True) if c == cluster]
+            moved = momentum * means[cluster] + (1 - momentum) * sum(own) / len(own)
+            means[cluster] = moved / moved.norm()
+    return torch.stack(means)
+
+
+def blended(logits: Tensor, votes: Tensor) -> list[list[float]]:
+    """Log of the product of two softmaxes."""
+    rows = []
+    for ours, theirs in zip(logits.tolist(), votes.tolist(), strict=True):
+        a, b = ([math.exp(v) for v in row] for row in (ours, theirs))
+        rows.append(
+            [
+                math.log(x / sum(a)) + (math.log(y / sum(b)) if y else -math.inf)
+                for x, y in zip(a, b, strict=True)
+            ]
+        )
+    return rows
 
 
 def effective_number_weights(counts: Sequence[int], beta: float) -> list[float]:

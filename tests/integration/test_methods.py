@@ -2,9 +2,12 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file
 
+from clustering import store
 from data_shards.atomic import read_json
 from tests.helpers.local_service import LocalService
 from tests.helpers.tiny_data import write_tiny_data
@@ -51,7 +54,7 @@ def test_a_baseline_uses_no_table_but_for_its_evaluation(tmp_path, tiny_shards, 
     )
     assert served == [STEPS]
     assert report["table_switches"] == [[STEPS, STEPS]]
-    assert_reports(report, [*BY_TABLE, "head"])
+    assert_reports(report, [*BY_TABLE, "blend", "head"])
     assert report["sampling"] == settings.get("sampler__sampling", "instance")
     names = {row["name"] for row in read_metrics(RunFolder(config.run_path).metrics)}
     assert "train/shape/softmax" in names
@@ -84,7 +87,7 @@ def test_a_training_goes_through_warm_up_clmle_and_classifier_stage(staged):
     config, report, _, served = staged
     assert served == [4, 6, STEPS]
     assert report["table_switches"] == [[4, 4], [7, 6], [STEPS, STEPS]]
-    classifiers = ["head", "head_tau", "head_crt"]
+    classifiers = ["blend", "head", "head_tau", "head_crt"]
     assert_reports(report, [*BY_TABLE, "knn", *classifiers])
     halfway = read_json(RunFolder(config.run_path).evaluation / "step_000007.json")
     # Its table is older than its weights, and the embeddings are those of the table.
@@ -116,13 +119,49 @@ def test_stages_are_the_same_for_two_ranks_and_after_a_stop(
         torch.testing.assert_close(tensor, expected[name], rtol=1e-5, atol=1e-5, msg=name)
 
 
+BY_LABEL = {
+    "loss__candidates": "table",
+    "loss__mean_momentum": 0.9,
+    "loss__cluster_prior": 1.0,
+    "sampler__sampling": "instance",
+    "refresh__every": 4,
+    "refresh__lag": 1,
+}
+
+
+def test_running_means_are_the_same_for_two_ranks_and_after_a_stop(tmp_path, tiny_shards):
+    """Images drawn by their labels, two tasks; stopped between two switches, with moved means."""
+    tasks = [{"name": "shape", "label": "shape"}, {"name": "odd", "label": "parity", "weight": 0.5}]
+    settings = BY_LABEL | {"tasks": tasks}
+    unbroken, report, _, served = trained(tmp_path / "unbroken", tiny_shards, **settings)
+    assert served == [0, 4, 8, STEPS]
+    assert report["table_switches"] == [[0, 0], [5, 4], [9, 8], [STEPS, STEPS]]
+    config = tiny_config(tmp_path / "run", tiny_shards, train__steps=STEPS, **settings)
+    with LocalService(config):
+        results = train_ranks(config, 2, prepare=sigterm_at, arguments=(1, 5))
+        assert [code for code, _ in results] == [1, 1]
+        run = RunFolder(config.run_path)
+        assert checkpoint_steps(run) == [7]
+        saved = load_file(run.checkpoints / "step_000007" / "running_means.safetensors")
+        table = store.load(run.tables, 4)
+        for name in ("shape", "odd"):
+            moved = np.abs(saved[name] - table[name].centroids).max(axis=1)
+            assert (moved > 1e-3).any(), "no image in two steps"
+            np.testing.assert_allclose(np.linalg.norm(saved[name], axis=1), 1, rtol=1e-5)
+        succeeded(train_ranks(config, 1))
+    assert series(config) == pytest.approx(series(unbroken), rel=1e-5)
+    expected = weights(unbroken, STEPS)
+    for name, tensor in weights(config, STEPS).items():
+        torch.testing.assert_close(tensor, expected[name], rtol=1e-5, atol=1e-5, msg=name)
+
+
 def test_two_tasks_share_a_backbone(tmp_path, tiny_shards):
     tasks = [{"name": "shape", "label": "shape"}, {"name": "odd", "label": "parity", "weight": 0.5}]
     config, report, _, served = trained(
         tmp_path, tiny_shards, num_ranks=2, tasks=tasks, evaluation__every=4
     )
     assert served == [0, 8, STEPS]
-    readouts = [*BY_TABLE, "head"]
+    readouts = [*BY_TABLE, "blend", "head"]
     names = [f"{task}/{readout}" for task in ("shape", "odd") for readout in readouts]
     assert set(report["balanced_accuracy"]) == set(names)
     assert len(report["per_class_recall"]["odd/ncm"]) == 2

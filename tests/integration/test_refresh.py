@@ -104,6 +104,7 @@ def test_training_ends_with_an_older_table_when_the_service_stays_dead(tmp_path,
         "knc_soft",
         "knc_balanced",
         "ncm",
+        "blend",
         "head",
     }
 

@@ -20,7 +20,7 @@ from trainer.metrics import read_metrics
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
 ROOT = Path(__file__).parents[2]
-READOUTS = {"knc_margin", "knc_soft", "knc_balanced", "ncm", "head"}
+READOUTS = {"knc_margin", "knc_soft", "knc_balanced", "ncm", "blend", "head"}
 REPORTED = {
     "balanced_accuracy",
     "per_class_recall",

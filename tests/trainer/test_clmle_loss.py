@@ -80,8 +80,14 @@ def test_angular_margin_passes_gradcheck() -> None:
 # -- the loss against its twin ---------------------------------------------------------
 
 
+PRIOR = [math.log(n) for n in (400, 30, 30, 5, 1, 60)]
+
+
+@pytest.mark.parametrize("prior", [None, PRIOR], ids=["alike", "by size"])
 @pytest.mark.parametrize("per_sample_margins", [False, True])
-def test_loss_and_gradients_equal_the_slow_twin(per_sample_margins: bool) -> None:
+def test_loss_and_gradients_equal_the_slow_twin(
+    per_sample_margins: bool, prior: list[float] | None
+) -> None:
     embeddings, cluster, centroids, class_of = small_batch()
     settings = dict(SETTINGS)
     if per_sample_margins:
@@ -91,7 +97,8 @@ def test_loss_and_gradients_equal_the_slow_twin(per_sample_margins: bool) -> Non
         [embeddings.clone().requires_grad_(), centroids.clone().requires_grad_()] for _ in range(2)
     )
 
-    terms = clmle_loss(fast[0], cluster, fast[1], class_of, **settings)
+    log_prior = None if prior is None else torch.tensor(prior)
+    terms = clmle_loss(fast[0], cluster, fast[1], class_of, **settings, log_prior=log_prior)
     between, within = reference.clmle_terms(
         slow[0],
         cluster.tolist(),
@@ -100,6 +107,7 @@ def test_loss_and_gradients_equal_the_slow_twin(per_sample_margins: bool) -> Non
         scale=settings["scale"],
         margins_between=torch.as_tensor(settings["margin_between_rad"]).expand(9).tolist(),
         margins_within=torch.as_tensor(settings["margin_within_rad"]).expand(9).tolist(),
+        log_prior=prior,
     )
     terms.loss.backward()
     (between + settings["weight_within"] * within).backward()
@@ -116,12 +124,32 @@ def test_loss_passes_gradcheck_through_the_batch_means() -> None:
 
     def loss(raw: Tensor) -> Tensor:
         embeddings = functional.normalize(raw, dim=1)
-        rows, centroids, classes = with_batch_means(
-            embeddings, cluster, table, class_of, candidates="table"
+        rows, centroids, which = with_batch_means(
+            embeddings, cluster, table, candidates="table", momentum=0.7
         )
-        return clmle_loss(embeddings, rows, centroids, classes, **SETTINGS).loss
+        prior = torch.tensor(PRIOR)[which]
+        return clmle_loss(
+            embeddings, rows, centroids, class_of[which], **SETTINGS, log_prior=prior
+        ).loss
 
     assert torch.autograd.gradcheck(loss, (raw.requires_grad_(),))
+
+
+def test_large_clusters_are_pushed_away_harder() -> None:
+    # One image between a large and a small cluster of other classes, as near to each.
+    embeddings = functional.normalize(torch.tensor([[1.0, 0.0, 0.0]]), dim=1)
+    centroids = torch.tensor([[1.0, 0, 0], [0, 1.0, 0], [0, 0, 1.0]], requires_grad=True)
+    clmle_loss(
+        embeddings,
+        torch.tensor([0]),
+        centroids,
+        torch.arange(3),
+        **SETTINGS,
+        log_prior=torch.tensor([10.0, 40.0, 10.0]).log(),
+    ).between.backward()
+    assert centroids.grad is not None
+    large, small = centroids.grad[1, 0], centroids.grad[2, 0]
+    torch.testing.assert_close(large / small, torch.tensor(4.0))
 
 
 def test_larger_margins_cost_more() -> None:
@@ -206,42 +234,45 @@ def test_bfloat16_embeddings_are_computed_in_float32() -> None:
 
 def test_batch_candidates_are_the_normalised_means_of_the_batch() -> None:
     embeddings, cluster, table, class_of = small_batch()
-    rows, centroids, classes = with_batch_means(
-        embeddings, cluster, table, class_of, candidates="batch"
-    )
+    rows, centroids, which = with_batch_means(embeddings, cluster, table, candidates="batch")
     expected = reference.batch_means(embeddings, cluster.tolist(), table)
     assert list(expected) == [0, 1, 2, 3, 5]
     torch.testing.assert_close(centroids, torch.stack(list(expected.values())))
-    assert classes.tolist() == [0, 0, 0, 1, 2]
+    assert which.tolist() == list(expected)
     assert rows.tolist() == [0, 0, 1, 1, 2, 3, 4, 4, 4]
 
 
 def test_table_candidates_keep_the_clusters_that_are_not_in_the_batch() -> None:
     embeddings, cluster, table, class_of = small_batch()
     before = table.clone()
-    rows, centroids, classes = with_batch_means(
-        embeddings, cluster, table, class_of, candidates="table"
-    )
+    rows, centroids, which = with_batch_means(embeddings, cluster, table, candidates="table")
     expected = reference.batch_means(embeddings, cluster.tolist(), table) | {4: table[4]}
     torch.testing.assert_close(centroids, torch.stack([expected[j] for j in range(6)]))
     assert torch.equal(rows, cluster)
-    assert torch.equal(classes, class_of)
+    assert torch.equal(which, torch.arange(6))
     assert torch.equal(table, before)
 
 
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
 @pytest.mark.parametrize("candidates", ["batch", "table"])
-def test_gradients_flow_through_the_means_as_in_the_slow_twin(candidates: str) -> None:
+def test_gradients_flow_through_the_means_as_in_the_slow_twin(
+    candidates: str, momentum: float
+) -> None:
     embeddings, cluster, table, class_of = small_batch()
     fast, slow = embeddings.clone().requires_grad_(), embeddings.clone().requires_grad_()
     weights = torch.arange(24.0, dtype=torch.float64).view(6, 4).sin()
     present = cluster.unique()
 
-    rows, centroids, _ = with_batch_means(fast, cluster, table, class_of, candidates=candidates)
+    rows, centroids, _ = with_batch_means(
+        fast, cluster, table, candidates=candidates, momentum=momentum
+    )
     (centroids[rows] * weights[cluster]).sum().backward()
-    means = reference.batch_means(slow, cluster.tolist(), table)
+    means = reference.batch_means(slow, cluster.tolist(), table, momentum)
     torch.stack([(means[int(j)] * weights[j]).sum() for j in cluster]).sum().backward()
 
     assert len(present) == 5
+    mixed = torch.stack([means[int(j)] for j in cluster])
+    torch.testing.assert_close(centroids[rows], mixed)
     torch.testing.assert_close(fast.grad, slow.grad)
 
 
@@ -251,7 +282,7 @@ def test_embeddings_that_cancel_out_leave_the_old_centroid(candidates: str) -> N
     embeddings = torch.cat([point, -point]).requires_grad_()
     table = unit_rows(2, 4, seed=1, dtype=torch.float32)
     rows, centroids, _ = with_batch_means(
-        embeddings, torch.tensor([1, 1]), table, torch.tensor([0, 1]), candidates=candidates
+        embeddings, torch.tensor([1, 1]), table, candidates=candidates
     )
     assert torch.equal(centroids[rows[0]], table[1])
     centroids.sum().backward()
@@ -263,7 +294,7 @@ def test_means_of_bfloat16_embeddings_are_float32() -> None:
     embeddings, cluster, table, class_of = small_batch(torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
         _, centroids, _ = with_batch_means(
-            embeddings.bfloat16(), cluster, table, class_of, candidates="batch"
+            embeddings.bfloat16(), cluster, table, candidates="batch"
         )
     assert centroids.dtype == torch.float32
     torch.testing.assert_close(centroids.norm(dim=1), torch.ones(5))

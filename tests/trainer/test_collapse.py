@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from tests.helpers import reference_trainer as reference
 from trainer.losses.clmle import clmle_loss
-from trainer.losses.collapse import CollapseDetector, batch_spread, plateau_loss
+from trainer.losses.collapse import CollapseDetector, batch_spread, plateau_loss, rivals
 
 
 def test_spread_is_the_mean_distance_of_all_pairs() -> None:
@@ -25,27 +25,34 @@ def test_spread_at_its_ends() -> None:
     assert float(batch_spread(point)) >= 0
 
 
-def test_plateau_is_the_loss_of_collapsed_embeddings() -> None:
-    # Three classes of two clusters: each sample has four others and one sibling.
+@pytest.mark.parametrize("sizes", [None, (900.0, 40.0, 3.0, 70.0, 70.0, 1.0)])
+def test_plateau_is_the_loss_of_collapsed_embeddings(sizes: tuple[float, ...] | None) -> None:
     point = functional.normalize(torch.ones(1, 5, dtype=torch.float64), dim=1)
+    prior = None if sizes is None else torch.tensor(sizes, dtype=torch.float64).log()
     settings = {
         "scale": 16.0,
         "margin_between_rad": 0.35,
         "margin_within_rad": 0.1,
         "weight_within": 0.2,
     }
-    class_of = torch.tensor([0, 0, 1, 1, 2, 2])
+    class_of = torch.tensor([0, 0, 0, 1, 1, 2])
+    rows = torch.tensor([0, 0, 0, 1, 3, 3, 5])
     terms = clmle_loss(
-        point.expand(6, 5), torch.arange(6), point.expand(6, 5), class_of, **settings
+        point.expand(7, 5), rows, point.expand(6, 5), class_of, **settings, log_prior=prior
     )
-    expected = plateau_loss(num_other=4, num_same=1, **settings)
+    other, same = rivals(rows, class_of, prior)
+    assert same.tolist() == [2, 2, 2, 2, 1, 1, 0]
+    if prior is None:
+        assert other.tolist() == [3, 3, 3, 3, 4, 4, 5]
+    expected = plateau_loss(num_other=other, num_same=same, **settings)
     assert float(terms.loss) == pytest.approx(expected, abs=1e-4)
 
 
 def test_plateau_without_candidates_and_with_large_scales() -> None:
     margins = {"margin_between_rad": 1.5, "margin_within_rad": 0.1, "weight_within": 1.0}
-    assert plateau_loss(num_other=0, num_same=0, scale=16.0, **margins) == 0
-    assert plateau_loss(num_other=4, num_same=0, scale=1e4, **margins) == pytest.approx(
+    none, four = torch.zeros(2).double(), torch.full((2,), 4.0).double()
+    assert plateau_loss(num_other=none, num_same=none, scale=16.0, **margins) == 0
+    assert plateau_loss(num_other=four, num_same=none, scale=1e4, **margins) == pytest.approx(
         9294, rel=1e-3
     )
 

@@ -66,7 +66,14 @@ def test_there_are_configurations():
         ("refresh: {every: 10, lag: 20}", r"refresh\.lag must be <= refresh\.every = 10"),
         ("sampler: {clusters: 1}", r"sampler\.clusters must be >= 2"),
         ("sampler: {clusters: 4, siblings: 4}", r"sampler\.siblings must be in \[0"),
-        ("sampler: {sampling: instance}", "needs sampler.sampling cluster"),
+        ("sampler: {sampling: instance}", "an image is compared with the clusters of its batch"),
+        ("sampler: {sampling: instance}", "sampling cluster or set loss.candidates table"),
+        (
+            "{sampler: {sampling: instance}, loss: {name: magnet, candidates: table}}",
+            "similar clusters; set sampler.sampling cluster$",
+        ),
+        ("loss: {mean_momentum: 1}", r"loss\.mean_momentum must be in \[0, 1\), got 1"),
+        ("loss: {cluster_prior: -1}", r"loss\.cluster_prior must be >= 0, got -1"),
         ("tasks: [{name: a}]", r"tasks\[0\]\.label is missing"),
         ("tasks: [{name: a, label: x}, {name: a, label: y}]", "names must differ"),
         ("tasks: {a: b}", "tasks must be a list"),
@@ -137,6 +144,15 @@ def test_settings_without_effect_are_reported():
             {"loss": {"name": "arcface"}, "model": {"classifier_input": "embedding"}},
             "model.classifier_input",
         ),
+        ({"loss": {"name": "magnet", "mean_momentum": 0.9}}, "loss.mean_momentum"),
+        (
+            {
+                "loss": {"candidates": "table"},
+                "sampler": {"sampling": "instance"},
+                "refresh": {"every": 7, "lag": 1},
+            },
+            "",
+        ),
         (
             {"loss": {"name": "focal"}, "sampler": {"max_clusters_per_class": 2}},
             "sampler.max_clusters_per_class",
@@ -153,6 +169,17 @@ def test_tables_are_asked_for_at_the_start_and_then_periodically():
     assert list(config.refresh_steps()) == [0, 100, 200]
     once = build_config({"train": {"steps": 250}, "refresh": {"every": 0}})
     assert list(once.refresh_steps()) == [0]
+
+
+def test_clmle_on_batches_by_label_asks_for_tables_as_ever():
+    sections = {"train": {"steps": 250}, "refresh": {"every": 100, "lag": 5}}
+    by_label = {"loss": {"candidates": "table"}, "sampler": {"sampling": "square_root"}}
+    config = build_config(sections | by_label)
+    assert config.needs_tables
+    assert config.sampling_at(0) == "square_root"
+    assert config.refresh_steps() == build_config(sections).refresh_steps()
+    softmax = build_config(sections | {"loss": {"name": "softmax"}})
+    assert not softmax.needs_tables
 
 
 def test_a_warm_up_puts_off_the_first_table_and_draws_by_label():

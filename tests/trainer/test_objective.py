@@ -5,6 +5,7 @@ from typing import get_args
 import pytest
 import torch
 
+from tests.helpers import reference_trainer as reference
 from tests.helpers.tiny_tables import table_of
 from trainer.loss_section import LossConfig
 from trainer.losses.class_margins import rare_class_margins
@@ -16,6 +17,7 @@ from trainer.methods import METHODS, LossName
 from trainer.models.network import TaskOutput
 from trainer.objective import Objective
 from trainer.sections import TaskConfig
+from trainer.world import World
 
 SHAPE = TaskConfig(name="shape", label="shape")
 PARITY = TaskConfig(name="parity", label="parity", weight=0.25)
@@ -70,20 +72,27 @@ def cluster_of(table, sample_id):
     return next(j for j in range(table.num_clusters) if sample_id in table.members(j))
 
 
-def clmle(output, table, sample_ids, grown, *, loss, between=None):
+def clmle(output, table, sample_ids, grown, *, loss, between=None, means=None):
     """The CLMLE terms from the pure functions."""
     clusters = torch.tensor([cluster_of(table, i) for i in sample_ids.tolist()])
     centroids, class_of = torch.tensor(table.centroids), torch.tensor(table.class_of)
-    batch = with_batch_means(
-        output.embedding, clusters, centroids, class_of, candidates=loss.candidates
+    rows, directions, which = with_batch_means(
+        output.embedding,
+        clusters,
+        centroids if means is None else means,
+        candidates=loss.candidates,
+        momentum=loss.mean_momentum,
     )
     return clmle_loss(
         output.embedding,
-        *batch,
+        rows,
+        directions,
+        class_of[which],
         scale=loss.scale,
         margin_between_rad=grown * (loss.margin_between if between is None else between),
         margin_within_rad=grown * loss.margin_within,
         weight_within=loss.weight_within,
+        log_prior=loss.cluster_prior * torch.tensor(table.cluster_sizes)[which].log(),
     )
 
 
@@ -150,7 +159,7 @@ def test_softmax_alone_needs_no_tables_and_has_weight_one(
     assert parts.keys() == {"loss", "shape/softmax"}
     expected = cross_entropy(outputs["shape"], train_index, "shape", sample_ids)
     torch.testing.assert_close(total, expected)
-    assert made.candidate_classes() == {}
+    assert made.candidates == {}
 
 
 @pytest.mark.parametrize("kind", ["inverse", "effective_number"])
@@ -182,7 +191,46 @@ def test_new_tables_replace_the_old(objective, outputs, train_index, sample_ids)
     made.use_tables({"shape": newer})
     after, _ = made(outputs, sample_ids, 50)
     assert not torch.isclose(before, after)
-    assert len(made.candidate_classes()["shape"]) == newer.num_clusters
+    assert len(made.candidates["shape"].class_of) == newer.num_clusters
+
+
+ALONE = World(rank=0, size=1, local_rank=0, device=CPU)
+
+
+@pytest.mark.parametrize("candidates", ["batch", "table"])
+def test_running_means_move_after_a_step_and_start_anew_with_a_table(
+    objective, outputs, tables, sample_ids, candidates
+):
+    settings = {"candidates": candidates, "mean_momentum": 0.6, "cluster_prior": 0.5}
+    made = objective(**settings)
+    table, output = tables["shape"], outputs["shape"]
+    means = torch.tensor(table.centroids)
+    clusters = [cluster_of(table, i) for i in sample_ids.tolist()]
+    for _ in range(2):  # steps of two micro-batches, which both see the means of before
+        for _ in range(2):
+            _, parts = made(outputs, sample_ids, 99)
+            terms = clmle(output, table, sample_ids, 1.0, loss=LossConfig(**settings), means=means)
+            torch.testing.assert_close(parts["shape/between"], terms.between.detach())
+            torch.testing.assert_close(parts["shape/within"], terms.within.detach())
+        made.move_means(ALONE)
+        step = (output.embedding.detach(), clusters)
+        means = reference.running_means(means, [step], 0.6)
+    torch.testing.assert_close(made.running_means()["shape"], means)
+
+    again = objective(**settings)
+    again.restore_means(made.running_means())
+    assert torch.equal(again(outputs, sample_ids, 99)[0], made(outputs, sample_ids, 99)[0])
+    made.use_tables(tables)
+    assert torch.equal(made.running_means()["shape"], torch.tensor(table.centroids))
+
+
+def test_without_momentum_nothing_is_kept(objective, outputs, tables, sample_ids):
+    made = objective(candidates="table")
+    before, _ = made(outputs, sample_ids, 50)
+    made.move_means(ALONE)
+    assert made.running_means() == {}
+    made.restore_means({"shape": torch.zeros(2, 2)})
+    assert torch.equal(made(outputs, sample_ids, 50)[0], before)
 
 
 def test_candidates_are_the_clusters_that_were_compared_with(
@@ -192,7 +240,7 @@ def test_candidates_are_the_clusters_that_were_compared_with(
     made(outputs, sample_ids, 0)
     present = sorted({cluster_of(tables["shape"], i) for i in sample_ids.tolist()})
     expected = tables["shape"].class_of[present].tolist()
-    assert made.candidate_classes()["shape"].tolist() == expected
+    assert made.candidates["shape"].class_of.tolist() == expected
 
 
 def test_before_clmle_begins_there_is_only_the_softmax_term_and_no_table(
@@ -204,7 +252,7 @@ def test_before_clmle_begins_there_is_only_the_softmax_term_and_no_table(
     assert parts.keys() == {"loss", "shape/softmax"}
     expected = cross_entropy(outputs["shape"], train_index, "shape", sample_ids)
     torch.testing.assert_close(total, expected)
-    assert made.candidate_classes() == {}
+    assert made.candidates == {}
     made.use_tables({"shape": tables["shape"]})
     _, parts = made(outputs, sample_ids, 30)
     assert "shape/between" in parts

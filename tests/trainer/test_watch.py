@@ -2,17 +2,20 @@
 
 import logging
 
-import numpy as np
 import pytest
 import torch
 
 from trainer.loss_section import LossConfig
 from trainer.losses.clmle import clmle_loss
+from trainer.losses.task_batch import Candidates
 from trainer.watch import CollapseWatch
 
 LOSS = LossConfig(scale=8.0, margin_between=0.4, margin_within=0.2, weight_within=0.5)
-CLASSES = np.array([0, 0, 1, 1, 1, 2])
+CLASSES = torch.tensor([0, 0, 1, 1, 1, 2])
 """Class of each of the clusters that the loss compares with."""
+OWN = torch.arange(6)
+"""Cluster of each image."""
+PRIORS = [None, torch.tensor([90.0, 5, 40, 3, 3, 20]).log()]
 
 
 def point(num_images=6):
@@ -26,17 +29,18 @@ def spread_out():
     return torch.cat([torch.eye(4), -torch.eye(4)])
 
 
-def terms_of_a_collapse(margin_factor):
+def terms_of_a_collapse(margin_factor, log_prior=None):
     """What the loss really is when all embeddings and centroids are one point."""
     return clmle_loss(
         point(),
-        torch.arange(6),
+        OWN,
         point(),
-        torch.tensor(CLASSES),
+        CLASSES,
         scale=LOSS.scale,
         margin_between_rad=LOSS.margin_between * margin_factor,
         margin_within_rad=LOSS.margin_within * margin_factor,
         weight_within=LOSS.weight_within,
+        log_prior=log_prior,
     )
 
 
@@ -48,18 +52,21 @@ def row(terms, task="identity"):
     }
 
 
-def measure(watch, embeddings, *, metrics=None, task="identity", margin_factor=1.0):
+def measure(watch, embeddings, *, metrics=None, task="identity", margin_factor=1.0, log_prior=None):
     if metrics is None:
-        metrics = row(terms_of_a_collapse(margin_factor), task)
-    return watch.measure({task: embeddings}, {task: CLASSES}, metrics, margin_factor=margin_factor)
+        metrics = row(terms_of_a_collapse(margin_factor, log_prior), task)
+    candidates = {task: Candidates(OWN, CLASSES, log_prior)}
+    return watch.measure({task: embeddings}, candidates, metrics, margin_factor=margin_factor)
 
 
+@pytest.mark.parametrize("log_prior", PRIORS, ids=["alike", "by size"])
 @pytest.mark.parametrize("margin_factor", [0.0, 0.5, 1.0])
-def test_the_plateau_is_the_loss_of_a_collapse(margin_factor):
-    measured = measure(CollapseWatch(LOSS), point(), margin_factor=margin_factor)
-    expected = float(terms_of_a_collapse(margin_factor).loss)
-    # Each class has its own number of other clusters; the plateau takes their mean.
-    assert measured["train/identity/plateau"] == pytest.approx(expected, rel=0.03)
+def test_the_plateau_is_the_loss_of_a_collapse(margin_factor, log_prior):
+    measured = measure(
+        CollapseWatch(LOSS), point(), margin_factor=margin_factor, log_prior=log_prior
+    )
+    expected = float(terms_of_a_collapse(margin_factor, log_prior).loss)
+    assert measured["train/identity/plateau"] == pytest.approx(expected, rel=1e-3)
 
 
 def test_spread_goes_from_0_to_1():
@@ -68,14 +75,15 @@ def test_spread_goes_from_0_to_1():
     assert measure(watch, spread_out())["embedding/identity/spread"] == pytest.approx(1.0)
 
 
-def test_a_collapse_is_told_once_with_the_task_and_the_remedy(caplog):
+@pytest.mark.parametrize("log_prior", PRIORS, ids=["alike", "by size"])
+def test_a_collapse_is_told_once_with_the_task_and_the_remedy(caplog, log_prior):
     watch = CollapseWatch(LOSS)
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
-            measure(watch, point())
+            measure(watch, point(), log_prior=log_prior)
         assert caplog.records == []
         for _ in range(3):
-            measure(watch, point())
+            measure(watch, point(), log_prior=log_prior)
     (record,) = caplog.records
     assert record.getMessage().startswith("task identity: the embeddings have collapsed")
     assert "loss.margin_anneal" in record.getMessage()

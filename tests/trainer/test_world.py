@@ -37,6 +37,7 @@ def test_alone_every_collective_gives_back_what_it_got():
     numbers = torch.tensor([1, 2])
     assert ALONE.sum(numbers) is numbers
     assert ALONE.mean(torch.tensor([3.0])).tolist() == [3.0]
+    assert ALONE.gather(numbers).tolist() == [[1, 2]]
     assert ALONE.broadcast_text("a table") == "a table"
     assert ALONE.broadcast_text(None) is None
     received = ALONE.broadcast_arrays(ARRAYS)
@@ -57,9 +58,11 @@ def collectives(rank, num_ranks):
         "mine": mine.tolist(),
         "scalar": world.sum(torch.tensor(0.5, dtype=torch.float64)).item(),
         "mean": world.mean(torch.tensor([rank], dtype=torch.float32)).tolist(),
+        "gathered": world.gather(mine[:, None]).tolist(),
         "text": world.broadcast_text(f"from rank {rank}"),
         "nothing": world.broadcast_text(None if rank == 0 else "lost"),
         "arrays": world.broadcast_arrays(read_only if rank == 0 else None),
+        "no arrays": world.broadcast_arrays({} if rank == 0 else None),
     }
     world.barrier()
     dist.destroy_process_group()
@@ -83,6 +86,11 @@ def test_a_sum_leaves_its_argument_alone(two_ranks):
     assert [result["mine"] for result in two_ranks] == [[1, 0], [2, 10]]
 
 
+def test_gathered_tensors_are_in_the_order_of_the_ranks(two_ranks):
+    for result in two_ranks:
+        assert result["gathered"] == [[[1], [0]], [[2], [10]]]
+
+
 def test_rank_0_speaks_for_all(two_ranks):
     for result in two_ranks:
         assert result["text"] == "from rank 0"
@@ -92,6 +100,7 @@ def test_rank_0_speaks_for_all(two_ranks):
 def test_arrays_arrive_with_their_shapes_and_types(two_ranks):
     for result in two_ranks:
         assert list(result["arrays"]) == list(ARRAYS)
+        assert result["no arrays"] == {}
         for name, expected in ARRAYS.items():
             received = result["arrays"][name]
             assert received.dtype == expected.dtype

@@ -6,11 +6,14 @@ Legend: N queries, C classes.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import torch
 from torch import Tensor
 
-from clustering.knc import Rule, knc_predict, nearest_class_mean_scores
+from clustering.knc import Rule, knc_predict, knc_scores, nearest_class_mean_scores
 from clustering.table import ClusterTable
 from data_shards.embeddings import EmbeddingShards
 from trainer.evaluation.neighbours import knn_predict
@@ -21,12 +24,13 @@ KNC_MARGIN = "knc_margin"
 KNC_SOFT = "knc_soft"
 KNC_BALANCED = "knc_balanced"
 NEAREST_CLASS_MEAN = "ncm"
+BLEND = "blend"
 NEAREST_IMAGES = "knn"
 HEAD = "head"
 HEAD_TAU = "head_tau"
 HEAD_RETRAINED = "head_crt"
 
-_RULES: Mapping[str, Rule] = {KNC_MARGIN: "margin", KNC_SOFT: "soft", KNC_BALANCED: "balanced"}
+_RULES: Mapping[str, Rule] = {KNC_MARGIN: "margin", KNC_SOFT: "soft"}
 
 
 def readouts(
@@ -44,7 +48,9 @@ def readouts(
         network: its classifiers count.
         has_training: whether the training images' embeddings are at hand.
     """
-    names = [*_RULES, NEAREST_CLASS_MEAN] if table is not None else []
+    names = [*_RULES, KNC_BALANCED, NEAREST_CLASS_MEAN] if table is not None else []
+    if network.has_linear_classifier and table is not None:
+        names.append(BLEND)
     if has_training:
         names.append(NEAREST_IMAGES)
     if network.has_classifier:
@@ -79,7 +85,8 @@ def predict(
     predictions: dict[str, np.ndarray] = {}
     queries = output.embedding.float().cpu().numpy()
     if table is not None:
-        predictions |= _by_table(queries, table, config)
+        linear = output.logits if output.class_vectors is None else None
+        predictions |= _by_table(queries, table, config, linear)
     if training is not None:
         predictions[NEAREST_IMAGES] = knn_predict(
             queries, training, num_neighbours=config.knn, scale=config.soft_scale
@@ -97,20 +104,41 @@ def predict(
 
 
 def _by_table(
-    queries: np.ndarray, table: ClusterTable, config: EvaluationConfig
+    queries: npt.NDArray[np.float32],
+    table: ClusterTable,
+    config: EvaluationConfig,
+    linear: Tensor | None,
 ) -> dict[str, np.ndarray]:
+    """Read-outs by a table; with (N, C) logits of a linear head, also the blend of both."""
+    settings: dict[str, Any] = {
+        "num_classes": table.num_classes,
+        "num_neighbours": config.num_neighbours,
+        "scale": config.soft_scale,
+    }
+    clusters = (table.centroids, table.class_of)
     predictions: dict[str, np.ndarray] = {
-        readout: knc_predict(
-            queries,
-            table.centroids,
-            table.class_of,
-            num_classes=table.num_classes,
-            rule=rule,
-            num_neighbours=config.num_neighbours,
-            scale=config.soft_scale,
-        )
+        readout: knc_predict(queries, *clusters, rule=rule, **settings)
         for readout, rule in _RULES.items()
     }
-    scores = nearest_class_mean_scores(queries, table.class_means())
-    predictions[NEAREST_CLASS_MEAN] = scores.argmax(axis=1)
+    votes = knc_scores(queries, *clusters, rule="balanced", **settings)
+    predictions[KNC_BALANCED] = votes.argmax(axis=1)
+    by_mean = nearest_class_mean_scores(queries, table.class_means())
+    predictions[NEAREST_CLASS_MEAN] = by_mean.argmax(axis=1)
+    if linear is not None:
+        blended = blended_scores(linear.float().cpu(), torch.from_numpy(votes))
+        predictions[BLEND] = blended.argmax(dim=1).numpy()
     return predictions
+
+
+def blended_scores(logits: Tensor, votes: Tensor) -> Tensor:
+    """Log of the product of two classifiers' probabilities: each has a veto, neither the last word.
+
+    Args:
+        logits: (N, C) floating point, of the linear head.
+        votes: (N, C) floating point log-densities of the classes (`clustering.knc`), -inf for a
+            class without clusters.
+
+    Returns:
+        (N, C): sum of the log-softmax of both; of each row, only differences count.
+    """
+    return logits.log_softmax(dim=1) + votes.log_softmax(dim=1)

@@ -4,10 +4,14 @@ With theta_ij the angle between embedding i and centroid j, a(i) its cluster, y_
 scale:
 
     between_i = log(1 + sum over j of another class
-                        exp(s [cos theta_ij - cos(theta_i,a(i) + margin_between)]))
+                        exp(s [cos theta_ij - cos(theta_i,a(i) + margin_between)] + p_j - p_a(i)))
     within_i  = log(1 + sum over j != a(i) of the same class
                         exp(s [cos theta_ij - cos(theta_i,a(i) + margin_within)]))
     loss      = mean over i of (between_i + weight_within within_i)
+
+p is 0, or tau log n_j for a cluster of n_j images: the logit adjustment of Menon et al., ICLR 2021,
+with clusters in the place of classes. Cosines alone, at test time, are then those of clusters that
+are alike in size.
 
 Legend: N samples, D embedding, K candidate clusters, M clusters of the table, P clusters present in
 the batch. Everything is computed in float32 at least, and on one rank; nothing is gathered.
@@ -67,6 +71,7 @@ def clmle_loss(  # noqa: PLR0913 -- the equation has this many symbols
     margin_between_rad: Tensor | float,
     margin_within_rad: Tensor | float,
     weight_within: float,
+    log_prior: Tensor | None = None,
 ) -> ClmleTerms:
     """Compute the CLMLE loss of a batch.
 
@@ -79,6 +84,8 @@ def clmle_loss(  # noqa: PLR0913 -- the equation has this many symbols
         margin_between_rad: radians, a number or (N,).
         margin_within_rad: radians, a number or (N,).
         weight_within: weight of the within-class part, >= 0.
+        log_prior: (K,) floating point p of each centroid, of which only differences count; None
+            for 0.
 
     Returns:
         Scalars, differentiable in embeddings and centroids. A sample with nothing to be compared
@@ -89,14 +96,18 @@ def clmle_loss(  # noqa: PLR0913 -- the equation has this many symbols
         own = cosine.gather(1, cluster[:, None]).squeeze(1)
         same_class = class_of[None, :] == class_of[cluster][:, None]
 
-        def mean_term(candidates: Tensor, margin_rad: Tensor | float) -> Tensor:
+        def mean_term(
+            candidates: Tensor, margin_rad: Tensor | float, prior: Tensor | None = None
+        ) -> Tensor:
             target = angular_margin_cosine(own, margin_rad)
             exponents = scale * (cosine - target[:, None])
+            if prior is not None:
+                exponents = exponents + (prior[None, :] - prior[cluster][:, None])
             exponents = exponents.masked_fill(~candidates, -torch.inf)
             # A sample's own cluster is never a competitor: its place holds the 1 of log(1 + ...).
             return exponents.scatter(1, cluster[:, None], 0.0).logsumexp(dim=1).mean()
 
-        between = mean_term(~same_class, margin_between_rad)
+        between = mean_term(~same_class, margin_between_rad, log_prior)
         within = mean_term(same_class, margin_within_rad)
         return ClmleTerms(between + weight_within * within, between, within)
 
@@ -105,11 +116,11 @@ def with_batch_means(
     embeddings: Tensor,
     cluster_ids: Tensor,
     centroids: Tensor,
-    class_of: Tensor,
     *,
     candidates: Literal["batch", "table"],
+    momentum: float = 0.0,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Put the batch's own means in the place of the table's centroids.
+    """Put the batch's own means in the place of older centroids, or mix the two.
 
     The table is as old as its last refresh; the mean of a cluster's embeddings in the batch is of
     this step, and the gradient flows through it.
@@ -117,14 +128,35 @@ def with_batch_means(
     Args:
         embeddings: (N, D) unit rows.
         cluster_ids: (N,) int64 cluster of each sample in the table.
-        centroids: (M, D) unit rows of the table.
-        class_of: (M,) int64 class of each cluster.
+        centroids: (M, D) unit rows: the table's, or running means (`running_means`).
         candidates: "batch" keeps only the clusters that are in the batch; "table" keeps all of
-            them, the others with the table's centroids.
+            them, the others with their old centroids.
+        momentum: beta in [0, 1): share of the old centroid; the batch's mean has the rest.
 
     Returns:
-        What `clmle_loss` takes: the row of each sample (N,), centroids (K, D) and their classes
-        (K,), with K = P or K = M. A cluster whose embeddings cancel out keeps its old centroid.
+        The row of each sample among the candidates (N,), their directions (K, D), and which
+        clusters they are (K,) int64, with K = P or K = M. A cluster whose embeddings cancel out
+        keeps its old centroid.
+    """
+    present, rows, means = cluster_means(embeddings, cluster_ids)
+    old = centroids.to(means.dtype)
+    fresh = mixed_directions(old[present], means, momentum=momentum)
+    if candidates == "batch":
+        return rows, fresh, present
+    every = torch.arange(len(centroids), device=cluster_ids.device)
+    return cluster_ids, old.index_copy(0, present, fresh), every
+
+
+def cluster_means(embeddings: Tensor, cluster_ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Average the embeddings of each cluster.
+
+    Args:
+        embeddings: (N, D) floating point.
+        cluster_ids: (N,) int64.
+
+    Returns:
+        The clusters that occur (P,) ascending, the place of each sample among them (N,), and the
+        means (P, D), float32 at least and not normalised.
     """
     present, position = torch.unique(cluster_ids, return_inverse=True)
     embeddings = _at_least_float32(embeddings)
@@ -132,12 +164,24 @@ def with_batch_means(
     belongs = functional.one_hot(position, len(present)).T.to(embeddings.dtype)
     with torch.autocast(embeddings.device.type, enabled=False):
         means = (belongs @ embeddings) / belongs.sum(dim=1, keepdim=True)
-    old = centroids.to(means.dtype)
+    return present, position, means
+
+
+def mixed_directions(old: Tensor, means: Tensor, *, momentum: float) -> Tensor:
+    """Directions of momentum * old + (1 - momentum) * means.
+
+    Args:
+        old: (P, D) unit rows; without a gradient.
+        means: (P, D) of the same dtype, rows of any length.
+        momentum: in [0, 1).
+
+    Returns:
+        (P, D) unit rows; the old one where the two cancel out.
+    """
+    if momentum:
+        means = momentum * old + (1 - momentum) * means
     usable = means.detach().norm(dim=1, keepdim=True) > _SHORTEST_MEAN
-    fresh = torch.where(usable, functional.normalize(means, dim=1), old[present])
-    if candidates == "batch":
-        return position, fresh, class_of[present]
-    return cluster_ids, old.index_copy(0, present, fresh), class_of
+    return torch.where(usable, functional.normalize(means, dim=1), old)
 
 
 def _at_least_float32(tensor: Tensor) -> Tensor:

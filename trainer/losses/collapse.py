@@ -1,6 +1,6 @@
 """Notices when all embeddings become one point, which margin losses can do silently.
 
-Legend: N samples, D embedding.
+Legend: N samples, D embedding, K candidate clusters.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections import deque
 
+import torch
 from torch import Tensor
 
 # A collapsed loss sits at its plateau up to the noise of a batch.
@@ -29,10 +30,31 @@ def batch_spread(embeddings: Tensor) -> Tensor:
     return (1 - embeddings.detach().float().mean(dim=0).square().sum()).clamp(min=0.0)
 
 
+def rivals(rows: Tensor, class_of: Tensor, log_prior: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Count the candidate clusters that each sample is told apart from.
+
+    Args:
+        rows: (N,) int64 which candidate is each sample's own.
+        class_of: (K,) int64 class of each candidate.
+        log_prior: (K,) of each, as `clmle_loss` takes it; None for 0.
+
+    Returns:
+        Those of other classes (N,), where a candidate counts as exp(its prior - the own one's), and
+        those of the same class (N,); float64 on the CPU.
+    """
+    rows, class_of = rows.cpu(), class_of.cpu()
+    prior = torch.zeros(len(class_of)) if log_prior is None else log_prior.detach().cpu()
+    weights = (prior.double() - prior.max()).exp()
+    of_class = torch.bincount(class_of, weights)
+    own = class_of[rows]
+    other = (of_class.sum() - of_class[own]) / weights[rows]
+    return other, torch.bincount(class_of)[own].double() - 1
+
+
 def plateau_loss(
     *,
-    num_other: float,
-    num_same: float,
+    num_other: Tensor,
+    num_same: Tensor,
     scale: float,
     margin_between_rad: float,
     margin_within_rad: float,
@@ -41,20 +63,19 @@ def plateau_loss(
     """The CLMLE loss when every embedding and centroid is the same point.
 
     Args:
-        num_other: candidate clusters of other classes that a sample has (may be a mean).
-        num_same: candidate clusters of its class beside its own.
+        num_other: (N,) float64 candidate clusters of other classes of each sample (`rivals`).
+        num_same: (N,) float64 candidate clusters of its class beside its own.
         scale: s of the loss.
         margin_between_rad: margin now in force, radians.
         margin_within_rad: margin now in force, radians.
         weight_within: weight of the within-class part.
     """
 
-    def term(num_candidates: float, margin_rad: float) -> float:
+    def term(num_candidates: Tensor, margin_rad: float) -> float:
         exponent = scale * (1 - math.cos(margin_rad))
-        if num_candidates == 0:
-            return 0.0
         # log(1 + n e^x) where e^x may overflow.
-        return exponent + math.log(num_candidates + math.exp(-exponent))
+        terms = exponent + (num_candidates + math.exp(-exponent)).log()
+        return float(terms.where(num_candidates > 0, 0.0).mean())
 
     between, within = term(num_other, margin_between_rad), term(num_same, margin_within_rad)
     return between + weight_within * within

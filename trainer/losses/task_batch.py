@@ -21,7 +21,7 @@ class TaskTable:
     """One task's clusters where the loss needs them."""
 
     centroids: Tensor
-    """(M, D) float32 unit rows."""
+    """(M, D) float32 unit rows: the table's, or the running means that began as these."""
     class_of: Tensor
     """(M,) int64."""
     sizes: Tensor
@@ -72,6 +72,17 @@ class TaskBatch:
         return self.table, self.table.clusters(self.sample_ids)
 
 
+class Candidates(NamedTuple):
+    """The clusters that CLMLE compared a micro-batch with."""
+
+    rows: Tensor
+    """(B,) int64 which of them is each image's own."""
+    class_of: Tensor
+    """(K,) int64."""
+    log_prior: Tensor | None
+    """(K,) of each; None for 0."""
+
+
 class TermValue(NamedTuple):
     """What a term comes to on a micro-batch."""
 
@@ -79,5 +90,5 @@ class TermValue(NamedTuple):
     """Scalar, to be minimised."""
     parts: dict[str, Tensor]
     """Scalars to show, by name."""
-    candidates: Tensor | None = None
-    """(K,) class of each cluster that the images were compared with; for CLMLE."""
+    candidates: Candidates | None = None
+    """Of CLMLE alone."""

@@ -26,7 +26,7 @@ from trainer.losses.softmax import (
     margin_softmax_loss,
     softmax_loss,
 )
-from trainer.losses.task_batch import TaskBatch, TermValue
+from trainer.losses.task_batch import Candidates, TaskBatch, TermValue
 from trainer.methods import METHODS, LossName
 
 
@@ -112,16 +112,18 @@ class ClmleTerm:
             ).to(device)
 
     def __call__(self, batch: TaskBatch) -> TermValue:
-        """CLMLE of the batch, with the batch's own means as the clusters' centroids."""
+        """CLMLE of the batch, with the batch's own means in the clusters' centroids."""
         table, clusters = batch.clusters()
         embedding = batch.output.embedding
-        rows, centroids, class_of = with_batch_means(
+        rows, centroids, which = with_batch_means(
             embedding,
             clusters,
             table.centroids,
-            table.class_of,
             candidates=self._loss.candidates,
+            momentum=self._loss.mean_momentum,
         )
+        class_of, tau = table.class_of[which], self._loss.cluster_prior
+        log_prior = tau * table.sizes[which].float().log() if tau else None
         margin: Tensor | float = self._loss.margin_between
         if self._margins_of_class is not None:
             margin = self._margins_of_class[batch.labels]
@@ -134,9 +136,10 @@ class ClmleTerm:
             margin_between_rad=margin * batch.margin_factor,
             margin_within_rad=self._loss.margin_within * batch.margin_factor,
             weight_within=self._loss.weight_within,
+            log_prior=log_prior,
         )
         parts = {"between": terms.between, "within": terms.within}
-        return TermValue(terms.loss, parts, class_of)
+        return TermValue(terms.loss, parts, Candidates(rows, class_of, log_prior))
 
 
 class MagnetTerm:

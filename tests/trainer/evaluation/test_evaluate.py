@@ -19,7 +19,7 @@ TABLES = {
     "shape": tiny_table(task="shape", clusters_per_class=(2, 1, 3, 1), dim=8),
     "parity": tiny_table(task="parity", clusters_per_class=(2, 2), dim=8),
 }
-READOUTS = ["knc_margin", "knc_soft", "knc_balanced", "ncm", "head"]
+READOUTS = ["knc_margin", "knc_soft", "knc_balanced", "ncm", "blend", "head"]
 CONFIG = EvaluationConfig(batch_size=4, num_neighbours=3)
 
 

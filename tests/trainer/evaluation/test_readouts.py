@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from clustering.knc import knc_predict
+from clustering.knc import knc_predict, knc_scores
+from tests.helpers import reference_trainer as reference
 from tests.helpers.cluster_tables import tiny_table
 from tests.helpers.reference_clustering import unit_rows
 from trainer.embed import embed_images
-from trainer.evaluation.readouts import predict, readouts
+from trainer.evaluation.readouts import blended_scores, predict, readouts
 from trainer.models import build_network
 from trainer.models.network import TaskOutput
 from trainer.sections import EvaluationConfig
@@ -56,7 +57,8 @@ def test_the_names_are_those_of_the_predictions(table, tau, classifier, retraine
 
 def test_a_table_gives_four_read_outs_and_classifiers_further_ones():
     by_table = ["knc_margin", "knc_soft", "knc_balanced", "ncm"]
-    assert readouts(TABLE, CONFIG, small_network("features")) == [*by_table, "head"]
+    assert readouts(TABLE, CONFIG, small_network("features")) == [*by_table, "blend", "head"]
+    assert readouts(TABLE, CONFIG, small_network("cosine")) == [*by_table, "head"]
     assert readouts(TABLE, CONFIG, small_network(None)) == by_table
     assert readouts(None, CONFIG, small_network("features")) == ["head"]
     assert readouts(None, CONFIG, small_network(None)) == []
@@ -99,6 +101,32 @@ def test_knc_uses_the_settings_of_the_evaluation(rule):
     assert predicted.tolist() == rule_with(num_neighbours=4, scale=8.0).tolist()
     other = {"num_neighbours": 4, "scale": 0.5} if rule == "balanced" else {"num_neighbours": 1}
     assert predicted.tolist() != rule_with(**{"scale": 8.0, **other}).tolist()
+
+
+def test_the_blend_is_the_product_of_the_heads_and_the_clusters_probabilities():
+    made = output()
+    votes = knc_scores(
+        made.embedding.numpy(),
+        TABLE.centroids,
+        TABLE.class_of,
+        num_classes=3,
+        rule="balanced",
+        num_neighbours=4,
+        scale=8.0,
+    )
+    expected = torch.tensor(reference.blended(made.logits, torch.from_numpy(votes)))
+    torch.testing.assert_close(blended_scores(made.logits, torch.from_numpy(votes)), expected)
+    predictions = predict(made, TABLE, CONFIG)
+    assert predictions["blend"].tolist() == expected.argmax(dim=1).tolist()
+    assert (predictions["blend"] != predictions["head"]).any()
+    assert (predictions["blend"] != predictions["knc_balanced"]).any()
+
+
+def test_the_blend_never_takes_a_class_without_clusters():
+    votes = torch.tensor([[0.0, -torch.inf, 1.0]])
+    scores = blended_scores(torch.tensor([[0.0, 50.0, 1.0]]), votes)
+    assert scores.argmax() == 2
+    assert torch.isfinite(scores[0, [0, 2]]).all()
 
 
 def test_ncm_takes_the_class_of_the_nearest_mean():
