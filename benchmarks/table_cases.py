@@ -12,6 +12,7 @@ from benchmarks.measure import Figure, interleaved, sized
 from clustering.config import ClusterConfig
 from clustering.neighbours import neighbour_lists
 from clustering.plan import make_plan
+from clustering.top_k import top_k
 
 _WORKERS = 256
 _NEIGHBOURS = 32
@@ -71,12 +72,6 @@ def neighbours(scale: float) -> list[Figure]:
 
     seconds = interleaved({"approximate": approximate, "exact": exact}, repeats=3)
     of_all = seconds["exact"] * num_clusters / len(sample)
-    shared = []
-    for number, found, nearest in zip(
-        sample.tolist(), lists["found"][sample], lists["nearest"], strict=True
-    ):
-        others = nearest[class_of[nearest] != class_of[number]][:_NEIGHBOURS]
-        shared.append(len(np.intersect1d(found, others)))
     detail = (
         f"{num_clusters:,} centroids: {seconds['approximate']:.1f} s, exact {of_all:.1f} s, that "
         f"is {seconds['exact']:.1f} s for {len(sample):,} of them; "
@@ -86,12 +81,70 @@ def neighbours(scale: float) -> list[Figure]:
         Figure("neighbours_time", seconds["approximate"] / of_all, "x", "<= 0.2", detail),
         Figure(
             "neighbours_recall",
-            float(np.mean(shared)) / _NEIGHBOURS,
+            _recall(lists["found"][sample], lists["nearest"], class_of, sample),
             "",
             ">= 0.98",
             f"recall@{_NEIGHBOURS} of other classes, of {len(sample):,} centroids",
         ),
+        *_of_two_classes(sized(20_000, scale, 2000)),
     ]
+
+
+def _of_two_classes(num_clusters: int) -> list[Figure]:
+    """A binary attribute: half of the centroids are of the own class, and nearer than others."""
+    centroids = _on_a_surface(num_clusters, dim=128, intrinsic_dim=24)
+    of_two = np.arange(num_clusters) * 2 // num_clusters
+    towards = np.random.default_rng(1).standard_normal((2, 128), dtype=np.float32)
+    towards /= np.linalg.norm(towards, axis=1, keepdims=True)
+    centroids += towards[of_two]
+    centroids /= np.linalg.norm(centroids, axis=1, keepdims=True)
+    of_many = np.arange(num_clusters) // _CLUSTERS_PER_CLASS
+    lists: dict[str, npt.NDArray[np.int64]] = {}
+
+    def approximate(name: str, class_of: npt.NDArray[np.int64]) -> None:
+        lists[name], _ = neighbour_lists(
+            centroids, class_of, neighbours=_NEIGHBOURS, siblings=0, exact_up_to=0
+        )
+
+    seconds = interleaved(
+        {"two": lambda: approximate("two", of_two), "many": lambda: approximate("many", of_many)},
+        repeats=3,
+    )
+    sample = np.linspace(0, num_clusters - 1, 1000).astype(np.int64)
+    similarities = centroids[sample] @ centroids.T
+    similarities[of_two[sample, np.newaxis] == of_two] = -np.inf
+    nearest, _ = top_k(similarities, _NEIGHBOURS)
+    return [
+        Figure(
+            "neighbours_of_two_classes_time",
+            seconds["two"] / seconds["many"],
+            "x",
+            "",
+            f"{num_clusters:,} centroids: {seconds['two']:.1f} s, in classes of "
+            f"{_CLUSTERS_PER_CLASS} {seconds['many']:.1f} s",
+        ),
+        Figure(
+            "neighbours_of_two_classes_recall",
+            _recall(lists["two"][sample], nearest, of_two, sample),
+            "",
+            ">= 0.98",
+            f"recall@{_NEIGHBOURS} of the other class, of {len(sample):,} centroids",
+        ),
+    ]
+
+
+def _recall(
+    found: npt.NDArray[np.int64],
+    nearest: npt.NDArray[np.int64],
+    class_of: npt.NDArray[np.int64],
+    sample: npt.NDArray[np.int64],
+) -> float:
+    """Share of the nearest of other classes, of those of any class, that were found."""
+    shared = []
+    for number, own, near in zip(sample.tolist(), found, nearest, strict=True):
+        others = near[class_of[near] != class_of[number]][:_NEIGHBOURS]
+        shared.append(len(np.intersect1d(own, others)))
+    return float(np.mean(shared)) / _NEIGHBOURS
 
 
 def _on_a_surface(num_rows: int, *, dim: int, intrinsic_dim: int) -> npt.NDArray[np.float32]:

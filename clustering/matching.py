@@ -5,13 +5,17 @@ Legend: M clusters, K clusters of a class, J earlier ones of it, D embedding.
 
 from __future__ import annotations
 
+import faiss
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
 from clustering.table import ClusterTable
+from clustering.top_k import row_blocks
 
 _LARGEST_EXACT = 2000  # clusters of a class; the best assignment takes seconds from there on
+_CANDIDATES = 16  # earlier clusters that a new one may be paired with, beyond
+_PAIRS_A_TIME = 1 << 16
 
 
 def matched_order(
@@ -20,8 +24,10 @@ def matched_order(
     """Sort the clusters of each class into the places of the most similar earlier ones.
 
     A class has the places 0 .. K - 1. Earlier and new clusters are paired so that the sum of their
-    cosines is largest; a new cluster takes the place of its partner, if there is such a place, and
-    the others take those that are left, in their order.
+    cosines is largest; in a class of more than 2,000 clusters, now or earlier, the most similar two
+    are paired first, and a new cluster only with one of the 16 earlier ones most similar to it. A
+    new cluster takes the place of its partner, if there is such a place, and the others take those
+    that are left, in their order.
 
     Args:
         centroids: (M, D) float32 unit rows.
@@ -45,11 +51,10 @@ def _places(
     centroids: npt.NDArray[np.float32], former: npt.NDArray[np.float32]
 ) -> npt.NDArray[np.int64]:
     """(K,) the place of each cluster of a class."""
-    similarities = centroids @ former.T
-    if max(similarities.shape) <= _LARGEST_EXACT:
-        new, old = linear_sum_assignment(similarities, maximize=True)
+    if max(len(centroids), len(former)) <= _LARGEST_EXACT:
+        new, old = linear_sum_assignment(centroids @ former.T, maximize=True)
     else:
-        new, old = _greedy(similarities)
+        new, old = _greedy(centroids, former)
     places = np.full(len(centroids), -1)
     there = old < len(centroids)
     places[new[there]] = old[there]
@@ -58,17 +63,34 @@ def _places(
 
 
 def _greedy(
-    similarities: npt.NDArray[np.float32],
+    centroids: npt.NDArray[np.float32], former: npt.NDArray[np.float32]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Pair the most similar two that are left, again and again."""
-    pairs = np.argsort(-similarities, axis=None, kind="stable")
-    free_new, free_old = (np.ones(n, dtype=np.bool_) for n in similarities.shape)
-    chosen = []
-    for new, old in zip(*np.divmod(pairs, similarities.shape[1]), strict=True):
-        if free_new[new] and free_old[old]:
-            free_new[new] = free_old[old] = False
-            chosen.append((new, old))
-            if len(chosen) == min(similarities.shape):
-                break
-    paired = np.array(chosen, dtype=np.int64)
-    return paired[:, 0], paired[:, 1]
+    """Pair the most similar two that are left, again and again; equal ones by number.
+
+    Memory is O(K), as only the nearest earlier ones of each come into question. Where more than
+    those are equally near, which of them do is up to FAISS, which chooses the same each time.
+
+    Args:
+        centroids: (K, D) float32 unit rows.
+        former: (J, D) float32 unit rows.
+
+    Returns:
+        New and earlier clusters of the pairs; no cluster is in two of them.
+    """
+    num_candidates = min(_CANDIDATES, len(former))
+    cosines, near = faiss.knn(
+        np.ascontiguousarray(centroids), former, num_candidates, metric=faiss.METRIC_INNER_PRODUCT
+    )
+    pairs = np.lexsort(
+        (near.ravel(), np.repeat(np.arange(len(near)), num_candidates), -cosines.ravel())
+    )
+    partner = np.full(len(centroids), -1)
+    free = [True] * len(former)
+    for part in row_blocks(len(pairs), 1, _PAIRS_A_TIME):
+        new_of_pair, old_of_pair = pairs[part] // num_candidates, near.ravel()[pairs[part]]
+        for new, old in zip(new_of_pair.tolist(), old_of_pair.tolist(), strict=True):
+            if free[old] and partner[new] < 0:
+                free[old] = False
+                partner[new] = old
+    paired = np.flatnonzero(partner >= 0)
+    return paired, partner[paired]

@@ -35,15 +35,20 @@ _WIDTHS = 8  # parts of a block, by number of candidates
 
 
 def near_candidates(
-    vectors: npt.NDArray[np.float32], num_wanted: int
+    vectors: npt.NDArray[np.float32],
+    num_wanted: int,
+    *,
+    side: npt.NDArray[np.bool_] | None = None,
 ) -> Iterator[tuple[slice, npt.NDArray[np.int64], npt.NDArray[np.float32]]]:
     """Find vectors that are near to each other.
 
-    Memory is about 3 kB a vector for 36 wanted, beside the vectors.
+    Memory is about 3 kB a vector for 36 wanted, beside the vectors; with sides theirs again.
 
     Args:
         vectors: (M, D) float32 unit rows, C-contiguous, M >= `FEWEST_VECTORS`.
         num_wanted: k, 1 <= k <= M; a vector itself counts as one that is near to it.
+        side: (M,) which of two sides a vector is on, both with one at least: for each, vectors of
+            the other side are found. None: of all.
 
     Yields:
         Rows, and for these (rows, k) int64 vectors by descending cosine, equal ones ascending, -1
@@ -51,13 +56,37 @@ def near_candidates(
         rows once, in order.
     """
     num_candidates = min(round(_CANDIDATES_WANTED * num_wanted), len(vectors))
-    mutual = _mutual(_search(vectors, num_candidates))
+    if side is None:
+        found = _search(vectors, vectors, num_candidates)
+    else:
+        found = np.empty((len(vectors), num_candidates), dtype=np.int32)
+        for own, other in ((side, ~side), (~side, side)):
+            numbers = np.flatnonzero(other).astype(np.int32)
+            columns = _search(vectors[other], vectors[own], num_candidates)
+            found[own] = np.where(columns < 0, -1, numbers[columns])
+    mutual = _mutual(found)
     for rows in row_blocks(len(vectors), 1, _BLOCK_ROWS):
         yield rows, *_nearest(vectors, mutual[rows], rows, num_wanted)
 
 
-def _search(vectors: npt.NDArray[np.float32], num_wanted: int) -> npt.NDArray[np.int32]:
-    """(M, num_wanted) vectors that are probably near, by their codes; -1 for none."""
+def _search(
+    vectors: npt.NDArray[np.float32], queries: npt.NDArray[np.float32], num_wanted: int
+) -> npt.NDArray[np.int32]:
+    """(queries, num_wanted) vectors that are probably near, by their codes; -1 for none."""
+    index = _exact_index(vectors) if len(vectors) < FEWEST_VECTORS else _coded_index(vectors)
+    found = np.empty((len(queries), num_wanted), dtype=np.int32)
+    for rows in row_blocks(len(queries), 1, _BLOCK_ROWS):
+        found[rows] = index.search(queries[rows], num_wanted)[1]
+    return found
+
+
+def _exact_index(vectors: npt.NDArray[np.float32]) -> faiss.Index:
+    index = faiss.IndexFlatIP(vectors.shape[1])
+    index.add(vectors)
+    return index
+
+
+def _coded_index(vectors: npt.NDArray[np.float32]) -> faiss.Index:
     num_rows, dim = vectors.shape
     num_cells = max(1, num_rows // _ROWS_PER_CELL)
     quantizer = faiss.IndexFlatIP(dim)
@@ -73,10 +102,7 @@ def _search(vectors: npt.NDArray[np.float32], num_wanted: int) -> npt.NDArray[np
         index.add(vectors)
     index.implem = 13  # else the number of threads has a say in which algorithm it is
     index.nprobe = min(num_cells, max(_FEWEST_CELLS, round(_SHARE_OF_CELLS * num_cells)))
-    found = np.empty((num_rows, num_wanted), dtype=np.int32)
-    for rows in row_blocks(num_rows, 1, _BLOCK_ROWS):
-        found[rows] = index.search(vectors[rows], num_wanted)[1]
-    return found
+    return index
 
 
 def _mutual(found: npt.NDArray[np.int32]) -> csr_matrix:

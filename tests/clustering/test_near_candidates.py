@@ -7,8 +7,10 @@ from clustering.near_candidates import near_candidates
 from tests.helpers.reference_clustering import unit_rows
 
 
-def _found(vectors: np.ndarray, num_wanted: int) -> tuple[np.ndarray, np.ndarray]:
-    rows, found, cosines = zip(*near_candidates(vectors, num_wanted), strict=True)
+def _found(
+    vectors: np.ndarray, num_wanted: int, side: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    rows, found, cosines = zip(*near_candidates(vectors, num_wanted, side=side), strict=True)
     assert [part.start for part in rows] == [0, *(part.stop for part in rows[:-1])]
     assert rows[-1].stop == len(vectors)
     return np.concatenate(found), np.concatenate(cosines)
@@ -26,6 +28,26 @@ def test_most_of_the_nearest_are_found_in_falling_order(num_vectors: int, dim: i
     nearest = np.argsort(-vectors @ vectors.T, axis=1)[:, :12]
     shared = [len(set(a) & set(b)) for a, b in zip(found.tolist(), nearest.tolist(), strict=True)]
     assert np.mean(shared) > 0.93 * 12
+
+
+@pytest.mark.parametrize("on_one_side", [1, 5, 200, 1000])
+def test_most_of_the_nearest_on_the_other_side_are_found(on_one_side: int) -> None:
+    vectors = unit_rows(np.random.default_rng(0), 2000, 24)
+    side = np.random.default_rng(1).permutation(2000) < on_one_side
+    found, cosines = _found(vectors, 12, side)
+    assert np.all((side[found] != side[:, np.newaxis]) | (found == -1))
+    there = np.count_nonzero(found >= 0, axis=1)
+    assert np.all(there[~side] == min(12, on_one_side))
+    assert np.all(there[side] == 12)
+    expected = np.einsum("nd,nkd->nk", vectors, vectors[found])
+    np.testing.assert_allclose(cosines[found >= 0], expected[found >= 0], atol=1e-6)
+    similarities = np.where(side != side[:, np.newaxis], vectors @ vectors.T, -np.inf)
+    nearest = np.argsort(-similarities, axis=1)[:, :12]
+    shared = [
+        len(set(a[:n]) & set(b[:n]))
+        for a, b, n in zip(found.tolist(), nearest.tolist(), there.tolist(), strict=True)
+    ]
+    assert np.sum(shared) > 0.97 * there.sum()
 
 
 def test_vectors_in_groups() -> None:

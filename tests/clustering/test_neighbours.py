@@ -4,7 +4,7 @@ import faiss
 import numpy as np
 import pytest
 
-from clustering import top_k
+from clustering import neighbours, top_k
 from clustering.neighbours import neighbour_lists
 from tests.helpers import reference_clustering as reference
 
@@ -68,9 +68,13 @@ def test_ties_go_to_the_lower_number(num_classes: int) -> None:
         assert _without_padding(lists) == twins
 
 
+@pytest.mark.parametrize("num_classes", [1000, 2])
 @pytest.mark.parametrize("exact_up_to", [0, 10**6])
-def test_threads_change_no_list(exact_up_to: int) -> None:
-    class_of = np.repeat(np.arange(1000), 3)
+def test_threads_change_no_list(
+    exact_up_to: int, num_classes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(neighbours, "_ROWS_A_SEARCH", 1)
+    class_of = np.repeat(np.arange(num_classes), 3000 // num_classes)
     centroids = reference.unit_rows(np.random.default_rng(0), 3000, 16)
     before = faiss.omp_get_max_threads()
     lists = []
@@ -93,21 +97,50 @@ def test_unsorted_classes_are_refused() -> None:
         neighbour_lists(np.eye(2, dtype=np.float32), np.array([1, 0]), neighbours=1, siblings=1)
 
 
-@pytest.mark.parametrize("counts", [(3, 1, 5, 2) * 60, (300, 2, 1, 40), (1,) * 300])
-def test_approximate_neighbours_are_nearly_the_nearest(counts: tuple[int, ...]) -> None:
-    """Of other classes all the same, in falling order; siblings are exact."""
+@pytest.mark.parametrize("rows_a_search", [1, 8192])
+@pytest.mark.parametrize(
+    "counts",
+    [
+        (3, 1, 5, 2) * 60,
+        (300, 2, 1, 40),
+        (1,) * 300,
+        (400, 400),
+        (5, 800),
+        (300, 200, 400),
+        (90,) * 11,
+        (300, 70, *(2,) * 60),
+    ],
+)
+@pytest.mark.parametrize("own_direction", [0.0, 2.0])
+def test_approximate_neighbours_are_nearly_the_nearest(
+    own_direction: float,
+    counts: tuple[int, ...],
+    rows_a_search: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of other classes all the same, in falling order, also where the own class is nearest;
+    siblings are exact."""
+    monkeypatch.setattr(neighbours, "_ROWS_A_SEARCH", rows_a_search)
     class_of = np.repeat(np.arange(len(counts)), counts)
-    centroids = reference.unit_rows(np.random.default_rng(3), len(class_of), 8)
+    rng = np.random.default_rng(3)
+    centroids = reference.unit_rows(rng, len(class_of), 8)
+    centroids += own_direction * reference.unit_rows(rng, len(counts), 8)[class_of]
+    centroids /= np.linalg.norm(centroids, axis=1, keepdims=True)
     lengths = {"neighbours": 12, "siblings": 3}
     exact = neighbour_lists(centroids, class_of, **lengths)
     got = neighbour_lists(centroids, class_of, **lengths, exact_up_to=10)
     np.testing.assert_array_equal(got[1], exact[1])
     assert got[0].shape == exact[0].shape
+    np.testing.assert_array_equal(got[0] == -1, exact[0] == -1)
     assert np.all((class_of[got[0]] != class_of[:, np.newaxis]) | (got[0] == -1))
     cosines = np.einsum("md,mrd->mr", centroids, centroids[got[0]])
     assert np.all((np.diff(cosines, axis=1) <= 1e-6) | (got[0][:, 1:] == -1))
-    found = [len(set(g) & set(e)) for g, e in zip(got[0].tolist(), exact[0].tolist(), strict=True)]
-    assert np.mean(found) > 0.97 * exact[0].shape[1]
+    for lists in got[0]:
+        assert len(set(lists[lists >= 0])) == np.count_nonzero(lists >= 0)
+    found = [
+        len(set(g) & set(e) - {-1}) for g, e in zip(got[0].tolist(), exact[0].tolist(), strict=True)
+    ]
+    assert np.sum(found) > 0.98 * np.count_nonzero(exact[0] >= 0)
     again = neighbour_lists(centroids, class_of, **lengths, exact_up_to=10)
     np.testing.assert_array_equal(again[0], got[0])
 

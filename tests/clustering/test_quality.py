@@ -136,9 +136,37 @@ def test_classes_of_one_cluster_have_nothing_to_say() -> None:
     assert "clusters/ami" not in table_quality(table, table)
 
 
-def test_too_large_classes_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("clustering.quality._MOST_PAIRS", 1010)
-    table = tiny_table(clusters_per_class=(4, 2))
-    members = [[i] for i in range(4)] + [[4, 5], [6, 7]]
-    old, new = _regrouped(table, members), _regrouped(table, [*members[:4], [4, 7], [5, 6]])
-    assert table_quality(new, old)["clusters/ami"] < 0.5  # of the second class alone
+def _large_classes(share_moved: float) -> tuple[ClusterTable, ClusterTable]:
+    """Two classes of 200 clusters; so many of the samples are in any of their class afterwards."""
+    rng = np.random.default_rng(0)
+    table = tiny_table(clusters_per_class=(200, 200))
+    before = np.arange(8000) // 20
+    moved = rng.random(len(before)) < share_moved
+    now = np.where(moved, before // 200 * 200 + rng.integers(0, 200, len(before)), before)
+    old, new = (
+        _regrouped(table, [np.flatnonzero(of == j).tolist() for j in range(400)])
+        for of in (before, now)
+    )
+    return old, new
+
+
+@pytest.mark.parametrize("share_moved", [0.0, 0.1, 0.3, 1.0])
+def test_large_classes_are_compared_by_some_of_their_clusters(
+    share_moved: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = _large_classes(share_moved)
+    of_all = table_quality(new, old)["clusters/ami"]
+    monkeypatch.setattr("clustering.quality._PAIRS_OF_A_CLASS", 10_000)
+    of_some = table_quality(new, old)["clusters/ami"]
+    assert of_some == table_quality(new, old)["clusters/ami"]
+    assert of_some == pytest.approx(of_all, abs=0.1)
+
+
+def test_a_class_of_very_many_clusters_has_mutual_information() -> None:
+    """Of more pairs than all classes together may have."""
+    table = tiny_table(clusters_per_class=(3000,))
+    ids = np.random.default_rng(0).permutation(12_000).reshape(2, 3000, 2)
+    old = _regrouped(table, [*np.concatenate(ids, axis=1).tolist()])
+    swapped = np.concatenate([ids[0], np.roll(ids[1], 1, axis=0)], axis=1)
+    assert table_quality(old, old)["clusters/ami"] == pytest.approx(1.0)
+    assert 0.2 < table_quality(_regrouped(table, swapped.tolist()), old)["clusters/ami"] < 1.0

@@ -74,6 +74,23 @@ def balanced_scores(
     return scores
 
 
+def greedy_places(centroids: np.ndarray, former: np.ndarray, num_candidates: int) -> list[int]:
+    """The most similar two that are left are paired, of each new one's nearest earlier ones; those
+    without a partner, or whose partner's place there is not, take the places left."""
+    pairs = [
+        (-float(centroid @ former[j]), i, j)
+        for i, centroid in enumerate(centroids)
+        for j in nearest(centroid, former, num_candidates)
+    ]
+    partner: dict[int, int] = {}
+    for _, i, j in sorted(pairs):
+        if i not in partner and j not in partner.values():
+            partner[i] = j
+    kept = {i: j for i, j in partner.items() if j < len(centroids)}
+    left = [place for place in range(len(centroids)) if place not in kept.values()]
+    return [kept[i] if i in kept else left.pop(0) for i in range(len(centroids))]
+
+
 def neighbour_lists(
     centroids: np.ndarray, class_of: np.ndarray, num_neighbours: int, num_siblings: int
 ) -> tuple[list[list[int]], list[list[int]]]:
