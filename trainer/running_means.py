@@ -11,8 +11,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from trainer.losses.clmle import cluster_means, mixed_directions
+from trainer.losses.clmle import mixed_directions
 from trainer.world import World
+
+# Bounds the matrix of which image is of which cluster: with 32,000 images a step, 128 MiB.
+_CLUSTERS_AT_A_TIME = 1024
 
 
 def moved_means(means: Tensor, embeddings: Tensor, clusters: Tensor, *, momentum: float) -> Tensor:
@@ -28,9 +31,16 @@ def moved_means(means: Tensor, embeddings: Tensor, clusters: Tensor, *, momentum
         (M, D): directions of beta * mean + (1 - beta) * mean of the step's embeddings; clusters
         without an image, or where the two cancel out, are as they were.
     """
-    present, _, of_step = cluster_means(embeddings, clusters)
-    moved = mixed_directions(means[present], of_step.to(means.dtype), momentum=momentum)
-    return means.index_copy(0, present, moved)
+    present, position = torch.unique(clusters, return_inverse=True)
+    embeddings = embeddings.to(means.dtype)
+    moved = means.clone()
+    for block in torch.arange(len(present), device=means.device).split(_CLUSTERS_AT_A_TIME):
+        # A matrix product, since adding up rows by index has no fixed order on GPUs.
+        belongs = (position == block[:, None]).to(means.dtype)
+        of_step = (belongs @ embeddings) / belongs.sum(dim=1, keepdim=True)
+        which = present[block]
+        moved[which] = mixed_directions(means[which], of_step, momentum=momentum)
+    return moved
 
 
 class StepEmbeddings:

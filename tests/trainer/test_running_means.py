@@ -7,6 +7,7 @@ from torch.nn import functional
 
 from tests.helpers import reference_trainer as reference
 from tests.helpers.ranks import run_ranks
+from trainer import running_means
 from trainer.running_means import StepEmbeddings, moved_means
 from trainer.world import World
 
@@ -20,7 +21,8 @@ def unit_rows(num, seed):
 
 
 @pytest.mark.parametrize("momentum", [0.1, 0.9])
-def test_means_move_as_in_the_slow_twin(momentum):
+def test_means_move_as_in_the_slow_twin(momentum, monkeypatch):
+    monkeypatch.setattr(running_means, "_CLUSTERS_AT_A_TIME", 2)
     centroids = unit_rows(5, 0)
     steps = [(unit_rows(6, seed), [0, 3, 3, seed % 5, 3, 0]) for seed in (1, 2, 4)]
     means = centroids

@@ -138,33 +138,18 @@ def with_batch_means(
         clusters they are (K,) int64, with K = P or K = M. A cluster whose embeddings cancel out
         keeps its old centroid.
     """
-    present, rows, means = cluster_means(embeddings, cluster_ids)
-    old = centroids.to(means.dtype)
-    fresh = mixed_directions(old[present], means, momentum=momentum)
-    if candidates == "batch":
-        return rows, fresh, present
-    every = torch.arange(len(centroids), device=cluster_ids.device)
-    return cluster_ids, old.index_copy(0, present, fresh), every
-
-
-def cluster_means(embeddings: Tensor, cluster_ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Average the embeddings of each cluster.
-
-    Args:
-        embeddings: (N, D) floating point.
-        cluster_ids: (N,) int64.
-
-    Returns:
-        The clusters that occur (P,) ascending, the place of each sample among them (N,), and the
-        means (P, D), float32 at least and not normalised.
-    """
     present, position = torch.unique(cluster_ids, return_inverse=True)
     embeddings = _at_least_float32(embeddings)
     # A matrix product, since adding up rows by index has no fixed order on GPUs.
     belongs = functional.one_hot(position, len(present)).T.to(embeddings.dtype)
     with torch.autocast(embeddings.device.type, enabled=False):
         means = (belongs @ embeddings) / belongs.sum(dim=1, keepdim=True)
-    return present, position, means
+    old = centroids.to(means.dtype)
+    fresh = mixed_directions(old[present], means, momentum=momentum)
+    if candidates == "batch":
+        return position, fresh, present
+    every = torch.arange(len(centroids), device=cluster_ids.device)
+    return cluster_ids, old.index_copy(0, present, fresh), every
 
 
 def mixed_directions(old: Tensor, means: Tensor, *, momentum: float) -> Tensor:
