@@ -86,7 +86,7 @@ def run_plan(config: RunConfig, manifest: Manifest, *, num_workers: int | None) 
         JobError: Ray does not answer.
         ClusterError: a class has no sample.
     """
-    ray_resources: dict[str, int] = {}
+    ray_resources: dict[str, int | None] = {"object_store_bytes": None}
     if num_workers is None:
         with ray_session(num_cpus=config.launch.ray_cpus):
             workers = RayWorkers(config.cluster)

@@ -150,7 +150,7 @@ def plan_report(
     num_workers: int,
     dim: int,
     num_nodes: int = 1,
-    object_store_bytes: int = 0,
+    object_store_bytes: int | None = 0,
 ) -> str:
     """What a clustering would do, for a person; nothing is read, and no Ray is needed.
 
@@ -160,7 +160,8 @@ def plan_report(
         num_workers: tasks that run at a time, >= 1.
         dim: D, length of an embedding.
         num_nodes: machines of the Ray cluster.
-        object_store_bytes: of all their object stores together.
+        object_store_bytes: of all their object stores together; 0 without Ray, None for not known:
+            whatever should be in them is taken to fit.
 
     Raises:
         ClusterError: when a class has no sample.
@@ -213,7 +214,7 @@ def make_plan(
     num_workers: int,
     dim: int,
     num_nodes: int = 1,
-    object_store_bytes: int = 0,
+    object_store_bytes: int | None = 0,
 ) -> Plan:
     """Divide the classes over workers. The clusters do not depend on how.
 
@@ -223,7 +224,7 @@ def make_plan(
         num_workers: tasks that run at a time, >= 1.
         dim: D, length of an embedding.
         num_nodes: machines of the Ray cluster.
-        object_store_bytes: of all their object stores together; 0 without Ray.
+        object_store_bytes: see `plan_report`.
 
     Raises:
         ClusterError: when a class has no sample.

@@ -120,6 +120,15 @@ def test_report_of_several_machines() -> None:
     assert "waves    3 of at most 18.3 MiB\n" in text
 
 
+@pytest.mark.parametrize("transport", ["auto", "object_store"])
+def test_report_without_ray_holds_what_the_workers_may(transport: str) -> None:
+    config = ClusterConfig(memory_mib_per_worker=1000, transport=transport)
+    sizes = np.array([300, 400_000])
+    text = plan_report(sizes, config, num_workers=4, dim=64, object_store_bytes=None)
+    assert "Ray was not asked" in text
+    assert "moved    97.7 MiB read, 97.7 MiB through the object store\n" in text
+
+
 def test_balance_counts_what_all_share() -> None:
     config = ClusterConfig(samples_per_cluster=10, max_clusters_per_class=1)
     alone = make_plan(np.array([90, 10]), config, num_workers=2, dim=4)

@@ -160,7 +160,7 @@ def test_what_another_attempt_brings_back_is_no_failure(
     assert list(run_tasks(negative, [-3], num_at_once=1, config=config)) == [(0, 3)]
     assert f"-3: its {what} lost" in caplog.text
     _lose(monkeypatch, error, times=2)
-    with pytest.raises(ClusterError, match=rf"-3: its {what} lost .* the last of 2 attempts"):
+    with pytest.raises(ClusterError, match=rf"(?s)-3: its {what} lost .* the last of 2 attempts"):
         list(run_tasks(negative, [-3], num_at_once=1, config=config))
 
 
