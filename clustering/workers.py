@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
@@ -19,7 +19,6 @@ from clustering.kmeans import LocalGroup
 from clustering.lanes import Job, run_in_lanes
 from clustering.sharded_kmeans import ShareWork, cluster_shares, divide, open_share
 from clustering.share_tasks import RayGroup
-from clustering.shares import CHUNK_ROWS
 from clustering.shuffle import Shuffle, cluster_pieces
 from clustering.tasks import Call, InputLostError, Kind, TaskRunner
 from clustering.transport import Transport
@@ -44,6 +43,8 @@ class WorkList:
     dim: int
     sharded: Sequence[BundleWork]
     """Of one class each, which several workers divide."""
+    lanes: Mapping[int, int]
+    """Over how many workers each of these classes is divided; the clusters do not depend on it."""
     bundles: Sequence[BundleWork]
     transport: Transport
 
@@ -186,8 +187,7 @@ class _Jobs:
         """Divided classes, then bundles; those that take others' rows come after them."""
         works = self._works
         for work in works.sharded:
-            num_chunks = -(-len(work.positions) // CHUNK_ROWS)
-            lanes = min(self._num_workers, num_chunks)
+            lanes = works.lanes[int(work.classes[0])]
             yield Job(partial(self._divided, work, lanes), lanes)
         waves = works.waves
         moved = {number for wave in waves for number in wave}
