@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import reduce
 
 import numpy as np
 import numpy.typing as npt
@@ -299,11 +298,6 @@ def share_ends(num_rows: int, num_shares: int) -> npt.NDArray[np.int64]:
     num_chunks = -(-num_rows // CHUNK_ROWS)
     chunks = num_chunks * np.arange(1, num_shares + 1) // num_shares
     return np.minimum(chunks * CHUNK_ROWS, num_rows)
-
-
-def add_totals(parts: list[Totals]) -> Totals:
-    """Those of the class from those of its shares."""
-    return reduce(lambda one, other: one + other, parts)
 
 
 def mean_angles(
