@@ -29,19 +29,14 @@ def plan(scale: float) -> list[Figure]:
         config = ClusterConfig(samples_per_cluster=10)
         class_sizes = np.minimum(sizes, largest)
         started = time.perf_counter()
-        made = make_plan(class_sizes, config, num_workers=_WORKERS, dim=256)
+        made = make_plan(
+            class_sizes, config, num_workers=_WORKERS, dim=256, object_store_bytes=None
+        )
         seconds = time.perf_counter() - started
-        # Bundles go, heaviest first, to whoever is free; a divided class keeps everyone busy.
-        load = np.zeros(_WORKERS)
-        for bundle in made.bundles:
-            load[np.argmin(load)] += bundle.cost
-        divided = list(made.sharded)
-        rows, clusters = class_sizes[divided], made.num_clusters[divided]
-        load += float((rows * clusters).sum()) * config.iterations / _WORKERS
         what = f"classes of at most {largest:,} rows, {_WORKERS} workers"
         figures += [
             Figure(f"{name}_seconds", seconds, "s", "< 10", made.summary()),
-            Figure(f"{name}_balance", float(load.max() / load.mean()), "x", "<= 1.05", what),
+            Figure(f"{name}_balance", made.balance, "x", "<= 1.05", what),
         ]
     return figures
 

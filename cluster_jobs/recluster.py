@@ -86,15 +86,12 @@ def run_plan(config: RunConfig, manifest: Manifest, *, num_workers: int | None) 
         JobError: Ray does not answer.
         ClusterError: a class has no sample.
     """
-    ray_resources: dict[str, int] = {}
+    num_nodes, object_store_bytes = 1, None
     if num_workers is None:
         with ray_session(num_cpus=config.launch.ray_cpus):
             workers = RayWorkers(config.cluster)
             num_workers = workers.num_workers
-            ray_resources = {
-                "num_nodes": workers.num_nodes,
-                "object_store_bytes": workers.object_store_bytes,
-            }
+            num_nodes, object_store_bytes = workers.num_nodes, workers.object_store_bytes
     reports = [
         f"task {task.name}: "
         + plan_report(
@@ -102,7 +99,8 @@ def run_plan(config: RunConfig, manifest: Manifest, *, num_workers: int | None) 
             config.cluster,
             num_workers=num_workers,
             dim=config.model.embedding_dim,
-            **ray_resources,
+            num_nodes=num_nodes,
+            object_store_bytes=object_store_bytes,
         )
         for task in resolve_tasks(config, manifest)
     ]

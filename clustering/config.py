@@ -56,7 +56,8 @@ class ClusterConfig:
 
     backend: Backend = "auto"
     """Who compares samples with centroids: FAISS on the CPU, FAISS or torch on a GPU. auto = the
-    first of faiss-gpu, torch-gpu, faiss-cpu that works."""
+    first of faiss-gpu, torch-gpu, faiss-cpu that works where Ray has GPUs. The Ray that clmle run
+    starts has them only with launch.embed_gpus > 0."""
 
     memory_mib_per_worker: int = 1024
     """Embeddings that a worker may hold, in MiB. A class that is larger is divided over workers,

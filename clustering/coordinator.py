@@ -238,6 +238,7 @@ def _works(plan: Plan, rows: _Rows, settings: _Settings) -> WorkList:
         shards=rows.shards,
         dim=rows.dim,
         sharded=[work(np.array([class_])) for class_ in plan.sharded],
+        lanes=plan.lanes,
         bundles=[work(bundle.classes) for bundle in plan.bundles],
         transport=plan.transport,
     )

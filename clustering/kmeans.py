@@ -10,10 +10,10 @@ Legend: n rows of the class, D embedding, K clusters of the class.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Protocol
+from functools import partial, reduce
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,9 @@ from clustering.backends import BackendName, one_thread
 from clustering.config import ClusterConfig
 from clustering.initial import initial_centroids
 from clustering.means import directions
-from clustering.shares import Moves, Share, Totals, add_totals, mean_angles
+from clustering.shares import Moves, Share, Totals, mean_angles
+
+Answer = TypeVar("Answer")
 
 _REPAIRS = 4  # rounds; with few duplicates one is enough
 _SAME_COSINE = 1.0 - 1e-6  # of a row and its own centroid, up to rounding
@@ -64,6 +66,14 @@ class Group(Protocol):
     def call(self, method: str, *arguments: Any) -> list[Any]:
         """Call a method of every `Share`; their answers, in the order of the rows."""
 
+    def fold(
+        self, join: Callable[[Answer, Answer], Answer], method: str, *arguments: Any
+    ) -> Answer:
+        """Call a method of every `Share`; their answers joined in any order, as they come.
+
+        So memory has a few answers at a time, not those of all shares.
+        """
+
 
 @dataclass
 class LocalGroup:
@@ -80,6 +90,15 @@ class LocalGroup:
         answers = [getattr(share, method)(*arguments) for share in self.shares]
         self.seconds += time.monotonic() - started
         return answers
+
+    def fold(
+        self, join: Callable[[Answer, Answer], Answer], method: str, *arguments: Any
+    ) -> Answer:
+        """See `Group`."""
+        started = time.monotonic()
+        joined: Answer = reduce(join, (getattr(share, method)(*arguments) for share in self.shares))
+        self.seconds += time.monotonic() - started
+        return joined
 
 
 def spherical_kmeans(
@@ -154,7 +173,7 @@ def kmeans_of_shares(
             f"got {num_clusters}"
         )
     if num_clusters == 1:
-        return _finish(group, add_totals(group.call("measure", 1, group.dim)), iterations=0)
+        return _finish(group, group.fold(Totals.__add__, "measure", 1, group.dim), iterations=0)
     centroids = initial_centroids(
         partial(_take, group), group.num_rows, num_clusters, config.init, seed=seed, warm=warm
     )
@@ -185,7 +204,7 @@ def _iterate(
     """Iterate to the end; the totals of the rows' last clusters, and the iterations made."""
     before = -np.inf
     for iteration in range(1, config.iterations + _REPAIRS + 1):
-        totals = add_totals(group.call("step", centroids))
+        totals = group.fold(Totals.__add__, "step", centroids)
         gain, before = totals.mean_cosine - before, totals.mean_cosine
         settled = iteration > 1 and (
             totals.changed == 0 or gain <= config.tolerance * abs(totals.mean_cosine)
@@ -237,7 +256,7 @@ def _directions(
         return centroids, lengths
     clusters = np.flatnonzero(cancelled & (totals.counts > 0))
     if len(clusters):
-        first = np.min(group.call("first_members", len(lengths)), axis=0)[clusters]
+        first = group.fold(np.minimum, "first_members", len(lengths))[clusters]
         order = np.argsort(first)
         centroids[clusters[order]] = _take(group, first[order])
     return centroids, lengths
@@ -285,12 +304,12 @@ def _move(
 ) -> Totals:
     moves = Moves.of_all(group.call("moves", centroids, limits, room), limits)
     group.call("move", moves.position, moves.target)
-    return add_totals(group.call("measure", len(centroids), group.dim))
+    return group.fold(Totals.__add__, "measure", len(centroids), group.dim)
 
 
 def _finish(group: Group, totals: Totals, iterations: int) -> KMeansResult:
     """Number the clusters that have members by the first of them, and describe them."""
-    first = np.min(group.call("first_members", len(totals.counts)), axis=0)
+    first = group.fold(np.minimum, "first_members", len(totals.counts))
     order = np.argsort(first, kind="stable")[: np.count_nonzero(totals.counts)]
     number_of = np.full(len(first), -1)
     number_of[order] = np.arange(len(order))

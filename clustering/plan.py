@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, get_args
 
 import numpy as np
@@ -16,12 +18,13 @@ import numpy.typing as npt
 
 from clustering.config import ClusterConfig
 from clustering.errors import ClusterError
-from clustering.shares import CHUNK_ROWS
+from clustering.lanes import seconds_in_lanes
+from clustering.shares import CHUNK_ROWS, share_ends
 from clustering.transport import Transport, choose_transport
 
 Regime = Literal["mean", "fits", "sharded"]
 """How a class is clustered: one cluster is a mean; k-means of what fits a worker; a class that
-exceeds a worker's memory, or would keep the others waiting, is divided over all workers."""
+exceeds a worker's memory, or would keep the others waiting, is divided over several workers."""
 
 # Several bundles a worker even out what the cost estimate gets wrong; a lost one costs little.
 _BUNDLES_PER_WORKER = 4
@@ -30,6 +33,8 @@ _LARGEST_COST = 2e9
 # Multiplications below which dividing a class over workers costs more than it saves: a call of its
 # shares takes some 8 ms, as long as a thousand million of them do.
 _SHARDED_MULTIPLICATIONS = 2e10
+# Divided classes that are tried to be clustered at the same time, by equal parts of the workers.
+_SIDE_BY_SIDE = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 _MIB = 2**20
 
 
@@ -55,6 +60,8 @@ class Plan:
     """(C,) how each class is clustered."""
     bundles: tuple[Bundle, ...]
     """Every class that a single worker clusters, once; heaviest first."""
+    lanes: Mapping[int, int]
+    """Of each class that is divided: over how many workers."""
     costs: npt.NDArray[np.int64]
     """(C,) row-centroid comparisons of each class."""
     iterations: int
@@ -71,8 +78,7 @@ class Plan:
     @property
     def sharded(self) -> tuple[int, ...]:
         """Classes that are divided over workers, the costliest first."""
-        classes = [c for c, regime in enumerate(self.regimes) if regime == "sharded"]
-        return tuple(sorted(classes, key=lambda c: (-self.costs[c], c)))
+        return tuple(sorted(self.lanes, key=lambda c: (-self.costs[c], c)))
 
     @property
     def bundle_bytes(self) -> list[int]:
@@ -86,12 +92,13 @@ class Plan:
 
     @property
     def balance(self) -> float:
-        """Work of the heaviest worker as a multiple of the mean; each takes bundles when free."""
-        shared = sum(int(self.costs[c]) for c in self.sharded)
-        loads = [shared / self.num_workers] * self.num_workers
-        for bundle in self.bundles:
-            heapq.heapreplace(loads, loads[0] + bundle.cost)
-        return max(loads) * self.num_workers / sum(loads)
+        """When the last worker is done, as a multiple of the mean work of one.
+
+        All begin with the divided classes, and take bundles when free. A class keeps its workers
+        as long as its largest share takes.
+        """
+        jobs = _jobs(self.lanes, self.class_sizes, self.costs, self.bundles)
+        return seconds_in_lanes(jobs, self.num_workers) * self.num_workers / float(self.costs.sum())
 
     def summary(self) -> str:
         """One line for a log."""
@@ -150,7 +157,7 @@ def plan_report(
     num_workers: int,
     dim: int,
     num_nodes: int = 1,
-    object_store_bytes: int = 0,
+    object_store_bytes: int | None = 0,
 ) -> str:
     """What a clustering would do, for a person; nothing is read, and no Ray is needed.
 
@@ -160,7 +167,8 @@ def plan_report(
         num_workers: tasks that run at a time, >= 1.
         dim: D, length of an embedding.
         num_nodes: machines of the Ray cluster.
-        object_store_bytes: of all their object stores together.
+        object_store_bytes: of all their object stores together; 0 without Ray, None for not known:
+            whatever should be in them is taken to fit.
 
     Raises:
         ClusterError: when a class has no sample.
@@ -213,7 +221,7 @@ def make_plan(
     num_workers: int,
     dim: int,
     num_nodes: int = 1,
-    object_store_bytes: int = 0,
+    object_store_bytes: int | None = 0,
 ) -> Plan:
     """Divide the classes over workers. The clusters do not depend on how.
 
@@ -223,7 +231,7 @@ def make_plan(
         num_workers: tasks that run at a time, >= 1.
         dim: D, length of an embedding.
         num_nodes: machines of the Ray cluster.
-        object_store_bytes: of all their object stores together; 0 without Ray.
+        object_store_bytes: see `plan_report`.
 
     Raises:
         ClusterError: when a class has no sample.
@@ -252,12 +260,21 @@ def make_plan(
         for classes in _spread(single, costs[single], min(num_bundles, len(single)))
     ]
     bundles.sort(key=lambda bundle: (-bundle.cost, bundle.classes[0]))
+    lanes = _divide(
+        np.flatnonzero(sharded).tolist(),
+        class_sizes,
+        costs,
+        bundles,
+        num_workers=num_workers,
+        held_rows=transport.held_bytes / num_workers / (4 * dim),
+    )
     names = np.where(sharded, "sharded", np.where(means, "mean", "fits"))
     return Plan(
         class_sizes=class_sizes,
         num_clusters=num_clusters,
         regimes=tuple(names.tolist()),
         bundles=tuple(bundles),
+        lanes=lanes,
         costs=costs,
         iterations=config.iterations,
         num_workers=num_workers,
@@ -286,6 +303,71 @@ def _too_large(
     if num_workers > 1:
         too_slow[heaviest_first] = np.logical_and.accumulate(waited_for)
     return (class_sizes > CHUNK_ROWS) & (too_large | too_slow)
+
+
+def _divide(
+    classes: Sequence[int],
+    class_sizes: npt.NDArray[np.int64],
+    costs: npt.NDArray[np.int64],
+    bundles: Sequence[Bundle],
+    *,
+    num_workers: int,
+    held_rows: float,
+) -> dict[int, int]:
+    """Over how many workers each of the classes is divided: what lets all be done first.
+
+    Shares are whole chunks, so a class alone rarely keeps all workers equally busy; several next to
+    each other may.
+
+    Args:
+        classes: to be divided.
+        class_sizes: (C,) samples of each.
+        costs: (C,) row-centroid comparisons of each.
+        bundles: all the other work.
+        num_workers: of all.
+        held_rows: that a worker can hold; a class is divided over so many that all of it is held,
+            or over as many as possible.
+    """
+    widths = sorted({num_workers // number for number in _SIDE_BY_SIDE} - {0}, reverse=True)
+    order = sorted(classes, key=lambda c: (-costs[c], c))
+    held_chunks = int(held_rows) // CHUNK_ROWS
+    choices = [
+        tuple(_num_shares(int(class_sizes[c]), width, num_workers, held_chunks) for c in order)
+        for width in widths[: len(order) + 1]
+    ]
+    return min(
+        (dict(zip(order, choice, strict=True)) for choice in dict.fromkeys(choices)),
+        key=lambda lanes: seconds_in_lanes(_jobs(lanes, class_sizes, costs, bundles), num_workers),
+    )
+
+
+def _num_shares(num_rows: int, wanted: int, most: int, held_chunks: int) -> int:
+    """Into how many a class is divided: about so many, without more idle workers than necessary."""
+    num_chunks = -(-num_rows // CHUNK_ROWS)
+    most = min(most, num_chunks)
+    to_be_held = -(-num_chunks // held_chunks) if held_chunks else most
+    number = min(most, max(wanted, to_be_held))
+    fewer = -(-num_chunks // -(-num_chunks // number))
+    return fewer if _largest_share(num_rows, fewer) <= _largest_share(num_rows, number) else number
+
+
+@lru_cache(maxsize=4096)
+def _largest_share(num_rows: int, num_shares: int) -> int:
+    return int(np.diff(share_ends(num_rows, num_shares), prepend=0).max())
+
+
+def _jobs(
+    lanes: Mapping[int, int],
+    class_sizes: npt.NDArray[np.int64],
+    costs: npt.NDArray[np.int64],
+    bundles: Sequence[Bundle],
+) -> list[tuple[float, int]]:
+    """(cost of the largest share, workers) of everything to be done, in its order."""
+    divided = [
+        (float(costs[c]) * _largest_share(int(class_sizes[c]), num) / float(class_sizes[c]), num)
+        for c, num in sorted(lanes.items(), key=lambda item: (-costs[item[0]], item[0]))
+    ]
+    return divided + [(bundle.cost, 1) for bundle in bundles]
 
 
 def _spread(

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from clustering.backends import BackendName
 from clustering.bundle import BundleResult, BundleWork, check_rows
 from clustering.kmeans import Group, kmeans_of_shares
-from clustering.shares import CHUNK_ROWS, ReadRows, Share
+from clustering.shares import CHUNK_ROWS, ReadRows, Share, share_ends
 from data_shards.embeddings import EmbeddingShards
 
 _MIB = 2**20
@@ -54,11 +54,7 @@ def divide(work: BundleWork, num_workers: int) -> list[ShareWork]:
         work: a bundle of one class.
         num_workers: number of shares, >= 1; some are empty if there are fewer chunks.
     """
-    num_chunks = -(-len(work.positions) // CHUNK_ROWS)
-    ends = [
-        min(num_chunks * (number + 1) // num_workers * CHUNK_ROWS, len(work.positions))
-        for number in range(num_workers)
-    ]
+    ends = share_ends(len(work.positions), num_workers).tolist()
     return [
         ShareWork(
             folder=work.folder,

@@ -9,13 +9,15 @@ Legend: n rows of a share, h of them held, D embedding.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import reduce
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from clustering.backends import one_thread
+from clustering.kmeans import Answer
 from clustering.sharded_kmeans import ShareWork, check_share_rows, share_reader
 from clustering.shares import CHANGING, CHUNK_ROWS, Share, ShareState
 from clustering.tasks import Call, Kind, TaskRunner
@@ -160,6 +162,23 @@ class RayGroup:
         Raises:
             ClusterError, DataError, InputLostError, StoppedError: see `TaskRunner.run`.
         """
+        answers = dict(self._answers(method, *arguments))
+        return [answers[number] for number in range(len(self._works))]
+
+    def fold(
+        self, join: Callable[[Answer, Answer], Answer], method: str, *arguments: Any
+    ) -> Answer:
+        """Call a method of every share at once; each answer is joined with those before it.
+
+        Raises:
+            ClusterError, DataError, InputLostError, StoppedError: see `TaskRunner.run`.
+        """
+        answers = (answer for _, answer in self._answers(method, *arguments))
+        joined: Answer = reduce(join, answers)
+        return joined
+
+    def _answers(self, method: str, *arguments: Any) -> Iterator[tuple[int, Any]]:
+        """(number of the share, its answer), in the order of completion."""
         import ray
 
         sent = [
@@ -172,11 +191,10 @@ class RayGroup:
                 self._names, self._works, self._rows, self._states, strict=True
             )
         ]
-        answers: list[Any] = [None] * len(calls)
         kind = _CHANGE if method in CHANGING else _ANSWER
         for number, answer in self._runner.run(kind, calls, num_at_once=len(calls)):
             if kind.kept:
                 self._states[number], answer = answer
-            seconds, answers[number] = answer
+            seconds, told = answer
             self.seconds += seconds
-        return answers
+            yield number, told

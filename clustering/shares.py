@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import reduce
 
 import numpy as np
 import numpy.typing as npt
@@ -291,9 +290,14 @@ class Share:
         return placed
 
 
-def add_totals(parts: list[Totals]) -> Totals:
-    """Those of the class from those of its shares."""
-    return reduce(lambda one, other: one + other, parts)
+def share_ends(num_rows: int, num_shares: int) -> npt.NDArray[np.int64]:
+    """(num_shares,) rows of a class after which each share ends, all but the last whole chunks.
+
+    Some are empty if there are fewer chunks.
+    """
+    num_chunks = -(-num_rows // CHUNK_ROWS)
+    chunks = num_chunks * np.arange(1, num_shares + 1) // num_shares
+    return np.minimum(chunks * CHUNK_ROWS, num_rows)
 
 
 def mean_angles(

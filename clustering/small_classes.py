@@ -29,7 +29,7 @@ from clustering.means import directions
 from clustering.shares import (
     UNITS,
     Share,
-    add_totals,
+    Totals,
     angle_sums,
     cluster_sums,
     in_units,
@@ -81,7 +81,7 @@ def cluster_small_classes(  # noqa: PLR0913 - what `spherical_kmeans` takes, of 
             )
         else:
             group = _group(rows[part], classes.assignment(number))
-            totals = add_totals(group.call("measure", count, group.dim))
+            totals = group.fold(Totals.__add__, "measure", count, group.dim)
             results[number] = finish_kmeans(group, totals, config, int(iterations[number]))
     return results
 

@@ -30,7 +30,7 @@ _STOP_SECONDS = 0.5  # after an error elsewhere, until nobody waits for a task a
 
 
 class InputLostError(Exception):
-    """Values that a task needs are gone, and Ray cannot make them again."""
+    """Values that a task's arguments refer to are gone, and Ray cannot make them again."""
 
 
 class StoppedError(Exception):
@@ -97,7 +97,7 @@ class TaskRunner:
         Raises:
             ClusterError: when a task fails by itself, or is lost or late too often.
             DataError: when a task says so.
-            InputLostError: when its arguments are gone.
+            InputLostError: when values are gone that its arguments refer to.
             StoppedError: after `stop`.
         """
         import ray
@@ -205,19 +205,28 @@ class _Tasks:
         attempt = self.running.pop(reference)
         try:
             answer = ray.get(reference, timeout=self._timeout_seconds)
-        except ray.exceptions.ObjectLostError as error:
-            raise InputLostError(str(error)) from error
         except ray.exceptions.RayTaskError as error:
-            if isinstance(error.cause, (ClusterError, DataError)):
-                raise error.cause from None
-            if isinstance(error.cause, ray.exceptions.ObjectLostError):
-                raise InputLostError(str(error.cause)) from error
-            name = self._calls[attempt.number].name
-            raise ClusterError(f"{name} failed: {error}") from error
+            self._judge(attempt, error)
+        except ray.exceptions.ObjectLostError as error:
+            self._try_again(attempt, f"its answer was lost with its node ({error})")
         except ray.exceptions.RayError as error:
             self._try_again(attempt, f"its worker was lost ({error})")
         else:
             yield attempt.number, [*attempt.kept, answer] if attempt.kept else answer
+
+    def _judge(self, attempt: _Attempt, error: Any) -> None:
+        """Raise what a task has failed with, unless it only lacked what another attempt brings."""
+        import ray
+
+        if isinstance(error.cause, (ClusterError, DataError)):
+            raise error.cause from None
+        call = self._calls[attempt.number]
+        if not isinstance(error.cause, ray.exceptions.ObjectLostError):
+            raise ClusterError(f"{call.name} failed: {error}") from error
+        if any(isinstance(argument, ray.ObjectRef) for argument in call.arguments):
+            raise InputLostError(str(error.cause)) from error
+        # Ray keeps a large plain argument in an object store too; it is sent anew.
+        self._try_again(attempt, f"its arguments were lost ({error.cause})")
 
     def give_up_late_ones(self) -> None:
         """Stop the tasks whose time is up; they must run again.

@@ -69,7 +69,7 @@ class Transport:
 
 
 def choose_transport(
-    config: ClusterConfig, *, num_workers: int, num_nodes: int, object_store_bytes: int
+    config: ClusterConfig, *, num_workers: int, num_nodes: int, object_store_bytes: int | None
 ) -> Transport:
     """Choose the way of the rows.
 
@@ -77,10 +77,12 @@ def choose_transport(
         config: what is wanted, and the memory of a worker.
         num_workers: W.
         num_nodes: machines that they are on.
-        object_store_bytes: of all of them together; 0 without Ray.
+        object_store_bytes: of all of them together; 0 without Ray, None for not known: whatever
+            should be in it is taken to fit.
     """
     route: Route = "shared_files"
-    if not object_store_bytes:
+    store_bytes = math.inf if object_store_bytes is None else object_store_bytes
+    if not store_bytes:
         reason = "there is no object store"
     elif config.transport != "auto":
         route, reason = config.transport, "as cluster.transport says"
@@ -88,13 +90,15 @@ def choose_transport(
         route, reason = "object_store", f"{num_nodes} machines: each file is read by one of them"
     else:
         reason = "one machine: its page cache serves all workers"
+    if object_store_bytes is None:
+        reason += "; Ray was not asked: its object store is taken to be large enough"
     return Transport(
         route=route,
         reason=reason,
-        wave_bytes=_WAVE_SHARE * object_store_bytes,
-        largest_bytes=_LARGEST_SHARE * object_store_bytes / num_nodes,
+        wave_bytes=_WAVE_SHARE * store_bytes,
+        largest_bytes=_LARGEST_SHARE * store_bytes / num_nodes,
         held_bytes=min(
-            _HELD_SHARE[route] * object_store_bytes,
+            _HELD_SHARE[route] * store_bytes,
             num_workers * config.memory_mib_per_worker * _MIB,
         ),
     )

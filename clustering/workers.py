@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
@@ -19,7 +20,6 @@ from clustering.kmeans import LocalGroup
 from clustering.lanes import Job, run_in_lanes
 from clustering.sharded_kmeans import ShareWork, cluster_shares, divide, open_share
 from clustering.share_tasks import RayGroup
-from clustering.shares import CHUNK_ROWS
 from clustering.shuffle import Shuffle, cluster_pieces
 from clustering.tasks import Call, InputLostError, Kind, TaskRunner
 from clustering.transport import Transport
@@ -30,6 +30,7 @@ from data_shards.embeddings import EmbeddingShardInfo, check_vectors
 logger = logging.getLogger(__name__)
 
 _MIB = 2**20
+_GPU_UNITS = 10_000
 _LEAST_CHECKED_BYTES = 16 * _MIB  # by a task: it takes longer than to send one
 
 
@@ -44,6 +45,8 @@ class WorkList:
     dim: int
     sharded: Sequence[BundleWork]
     """Of one class each, which several workers divide."""
+    lanes: Mapping[int, int]
+    """Over how many workers each of these classes is divided; the clusters do not depend on it."""
     bundles: Sequence[BundleWork]
     transport: Transport
 
@@ -129,32 +132,32 @@ class RayWorkers:
         """Look what there is.
 
         Raises:
-            ClusterError: when there is no CPU, or the backend of the settings does not work here.
+            ClusterError: when there is no CPU, or the backend of the settings does not work where
+                Ray has GPUs.
         """
         import ray
 
-        resources = ray.cluster_resources()
-        num_cpus = int(resources.get("CPU", 0))
-        if num_cpus < 1:
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        if not _total("CPU", nodes):
             raise ClusterError("the Ray cluster has no CPU: start a worker node with at least one")
+        self.backend = _backend_of_nodes(config, nodes)
+        self.num_nodes = len(nodes)
+        self.object_store_bytes = _total("object_store_memory", nodes)
+        if self.backend != "faiss-cpu":
+            nodes = [node for node in nodes if node.get("GPU")]
+        num_cpus = _total("CPU", nodes)
         if config.num_workers > num_cpus:
             logger.warning(
-                "cluster.num_workers is %d, but the Ray cluster has %d CPUs: using those",
+                "cluster.num_workers is %d, but the Ray cluster has %d CPUs%s: using those",
                 config.num_workers,
                 num_cpus,
+                "" if self.backend == "faiss-cpu" else " on machines with a GPU",
             )
         self.num_workers = min(config.num_workers or num_cpus, num_cpus)
-        self.num_nodes = sum(bool(node["Alive"]) for node in ray.nodes())
-        self.object_store_bytes = int(resources.get("object_store_memory", 0))
         self.seconds = 0.0
         self._config = config
-        num_gpus = resources.get("GPU", 0)
-        if config.backend == "auto" and not num_gpus:
-            self.backend: BackendName = "faiss-cpu"  # a worker without a GPU of Ray's sees none
-        else:
-            self.backend = choose_backend(config.backend)
         on_gpu = self.backend != "faiss-cpu"
-        self._num_gpus = min(1.0, num_gpus / self.num_workers) if on_gpu else 0.0
+        self._num_gpus = gpu_share(self.num_workers, _total("GPU", nodes)) if on_gpu else 0.0
 
     def run(self, works: WorkList) -> Iterator[Done]:
         """See `Workers`. All checks come first: damaged rows would fail in stranger ways."""
@@ -166,6 +169,45 @@ class RayWorkers:
                     self.seconds += end
                 else:
                     yield end
+
+
+def gpu_share(num_workers: int, num_gpus: int) -> float:
+    """Share of a GPU that a task asks for, so that all workers have one at a time.
+
+    Args:
+        num_workers: at a time, >= 1.
+        num_gpus: of the whole cluster, >= 1.
+
+    Returns:
+        In (0, 1]: one by the number of workers of a GPU, in Ray's units of 0.0001, rounded down so
+        that so many fit.
+    """
+    return _GPU_UNITS // math.ceil(num_workers / num_gpus) / _GPU_UNITS
+
+
+def _total(resource: str, nodes: Sequence[Mapping[str, float]]) -> int:
+    return int(sum(node.get(resource, 0) for node in nodes))
+
+
+def _backend_of_nodes(config: ClusterConfig, nodes: Sequence[Mapping[str, float]]) -> BackendName:
+    """What works where tasks get a GPU; the driver may be on a machine without one.
+
+    Raises:
+        ClusterError: the one that was asked for does not work there.
+    """
+    if config.backend == "faiss-cpu":
+        return "faiss-cpu"
+    if not _total("GPU", nodes):  # a worker without a GPU of Ray's sees none
+        if config.backend == "auto":
+            return "faiss-cpu"
+        raise ClusterError(
+            f"cluster.backend is {config.backend}, but the Ray cluster has no GPU: start Ray on a "
+            "machine with one (clmle run does with launch.embed_gpus > 0), or set it to auto"
+        )
+    chosen: BackendName = TaskRunner(config, num_gpus=1).run_one(
+        _CHOOSE, Call("looking for a backend that works on a GPU", (config.backend,))
+    )
+    return chosen
 
 
 class _Jobs:
@@ -186,8 +228,7 @@ class _Jobs:
         """Divided classes, then bundles; those that take others' rows come after them."""
         works = self._works
         for work in works.sharded:
-            num_chunks = -(-len(work.positions) // CHUNK_ROWS)
-            lanes = min(self._num_workers, num_chunks)
+            lanes = works.lanes[int(work.classes[0])]
             yield Job(partial(self._divided, work, lanes), lanes)
         waves = works.waves
         moved = {number for wave in waves for number in wave}
@@ -291,6 +332,7 @@ def _check_shards(folder: str, shards: Sequence[EmbeddingShardInfo]) -> float:
     return time.monotonic() - started
 
 
+_CHOOSE = Kind(function=choose_backend, on_gpu=True)
 _CHECK = Kind(function=_check_shards)
 _CLUSTER = Kind(function=cluster_bundle, on_gpu=True)
 _CLUSTER_PIECES = Kind(function=cluster_pieces, on_gpu=True)

@@ -169,6 +169,7 @@ def test_the_plan_needs_no_snapshot(
     said = capsys.readouterr().out
     assert said.startswith(f"task {COLUMN}")
     assert f"{NUM_TRAIN} samples of 3 classes" in said
+    assert ("Ray was not asked" in said) == bool(workers)
     assert not tiny.run.path.exists()
 
 

@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 
-from clustering.lanes import Job, run_in_lanes
+from clustering.lanes import Job, Line, run_in_lanes, seconds_in_lanes
 
 
 class Watched:
@@ -62,15 +62,49 @@ def test_jobs_that_fit_run_side_by_side() -> None:
 
 
 def test_jobs_are_asked_for_when_they_can_start() -> None:
-    """But for one, to see how many lanes it needs."""
     started: list[int] = []
 
     def jobs() -> Iterator[Job[None]]:
         for number in range(9):
-            assert len(started) >= number - 1
+            assert len(started) >= number
             yield Job(partial(started.append, number))
 
     assert len(list(run_in_lanes(jobs(), 1, stop=never))) == 9
+
+
+def test_lanes_that_are_too_few_for_the_first_are_not_idle() -> None:
+    line = Line([("a", 3), ("b", 4), ("c", 2), ("d", 1), ("e", 1), ("f", 9)], 4)
+    taken = [line.take(free) for free in (4, 1, 0, 3, 2, 4, 4, 4)]
+    assert taken == [
+        ("a", 3),
+        ("d", 1),  # one lane is left
+        None,
+        ("c", 2),
+        ("e", 1),
+        ("b", 4),
+        ("f", 4),  # as many as there are
+        None,
+    ]
+
+
+def test_a_wide_one_is_waited_for_in_the_end() -> None:
+    line = Line([("first", 1), ("wide", 2), *[("narrow", 1)] * 9], 2)
+    assert [line.take(1) for _ in range(5)] == [("first", 1), *[("narrow", 1)] * 2, None, None]
+    assert line.take(2) == ("wide", 2)
+    assert line.take(1) == ("narrow", 1)
+
+
+@pytest.mark.parametrize(
+    ("jobs", "num_lanes", "seconds"),
+    [
+        ([], 2, 0),
+        ([(3, 1), (1, 1), (1, 1)], 2, 3),
+        ([(3, 2), (1, 3), (1, 1), (2, 1)], 3, 4),  # both narrow ones next to the first
+        ([(2, 9), (2, 9)], 2, 4),
+    ],
+)
+def test_seconds_in_lanes(jobs: list[tuple[float, int]], num_lanes: int, seconds: float) -> None:
+    assert seconds_in_lanes(jobs, num_lanes) == seconds
 
 
 def _failing(stopped: threading.Event) -> list[Job[int]]:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import ray
 from ray.cluster_utils import Cluster
 
 from clustering.config import ClusterConfig
 from clustering.coordinator import cluster_embeddings, cluster_locally
-from clustering.tasks import Call, Kind, TaskRunner
+from clustering.tasks import Call, Kind, TaskRunner, run_tasks
 from tests.helpers.embedding_shards import labelled_rows, write_shards
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -21,11 +23,12 @@ _STORE_BYTES = 78643200
 
 
 @pytest.fixture
-def cluster() -> Iterator[Cluster]:
+def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    """The first machine, with one CPU or as many as the test says."""
     cluster = Cluster(
         initialize_head=True,
         head_node_args={
-            "num_cpus": 1,
+            "num_cpus": getattr(request, "param", 1),
             "object_store_memory": _STORE_BYTES,
             "include_dashboard": False,
             "_system_config": {"health_check_period_ms": 500, "health_check_failure_threshold": 4},
@@ -71,3 +74,31 @@ def test_a_lost_node_changes_no_bit(
     assert sum(node["Alive"] for node in ray.nodes()) == 1
     for name, array in expected.arrays().items():
         assert table.arrays()[name].tobytes() == array.tobytes(), name
+
+
+@pytest.mark.parametrize("cluster", [0], indirect=True)
+def test_an_answer_that_is_lost_before_it_was_fetched_is_made_again(
+    cluster: Cluster, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A large one stays in the store of the machine that made it until the driver asks."""
+    other = cluster.add_node(num_cpus=2, object_store_memory=_STORE_BYTES)
+    go, ended = tmp_path / "go", tmp_path / "ended"
+
+    def answers(number: int) -> np.ndarray:
+        while number and not go.exists():
+            time.sleep(0.05)
+        if number:
+            ended.touch()
+        return np.full(2**20, number)
+
+    results = run_tasks(answers, [0, 1], num_at_once=2, config=ClusterConfig())
+    assert next(results)[0] == 0
+    go.touch()
+    while not ended.exists():
+        time.sleep(0.05)
+    time.sleep(1)  # until Ray has heard of it
+    cluster.remove_node(other, allow_graceful=False)
+    cluster.add_node(num_cpus=2, object_store_memory=_STORE_BYTES)
+    ((number, answer),) = results
+    assert (number, answer.min(), answer.max()) == (1, 1, 1)
+    assert "1: its answer was lost with its node" in caplog.text

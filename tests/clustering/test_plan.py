@@ -103,7 +103,7 @@ def test_report() -> None:
         "mean                2            125            2   0.0%\n"
         "fits                1            300            3   0.0%\n"
         "sharded             1        400,000        4,000 100.0%\n"
-        "workers  2; the heaviest has 1.00 of the mean\n"
+        "workers  2; the heaviest has 1.02 of the mean\n"
         "bundles  3, the largest of 75.0 KiB of rows\n"
         "rows by  shared_files: one machine: its page cache serves all workers\n"
         "moved    926.2 MiB read, 60.0 MiB through the object store\n"
@@ -120,6 +120,15 @@ def test_report_of_several_machines() -> None:
     assert "waves    3 of at most 18.3 MiB\n" in text
 
 
+@pytest.mark.parametrize("transport", ["auto", "object_store"])
+def test_report_without_ray_holds_what_the_workers_may(transport: str) -> None:
+    config = ClusterConfig(memory_mib_per_worker=1000, transport=transport)
+    sizes = np.array([300, 400_000])
+    text = plan_report(sizes, config, num_workers=4, dim=64, object_store_bytes=None)
+    assert "Ray was not asked" in text
+    assert "moved    97.7 MiB read, 97.7 MiB through the object store\n" in text
+
+
 def test_balance_counts_what_all_share() -> None:
     config = ClusterConfig(samples_per_cluster=10, max_clusters_per_class=1)
     alone = make_plan(np.array([90, 10]), config, num_workers=2, dim=4)
@@ -130,3 +139,36 @@ def test_balance_counts_what_all_share() -> None:
 def test_divided_classes_come_costliest_first() -> None:
     plan = make_plan(np.array([300_000, 500_000]), CONFIG, num_workers=2, dim=512)
     assert plan.sharded == (1, 0)
+
+
+UNKNOWN_STORE = {"dim": 128, "object_store_bytes": None}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "num_workers", "balance"),
+    [
+        ([200_000], 24, 1.39),  # the last share: a whole chunk of 8,192 rows and one of 3,392
+        ([200_000] * 3, 24, 1.12),  # next to each other; one after the other it would be 1.39
+        ([200_000] * 24, 24, 1.0),
+    ],
+)
+def test_balance_counts_whole_chunks(sizes: list[int], num_workers: int, balance: float) -> None:
+    plan = make_plan(np.array(sizes), ClusterConfig(), num_workers=num_workers, **UNKNOWN_STORE)
+    assert len(plan.sharded) == len(sizes)
+    assert plan.balance == pytest.approx(balance, abs=0.005)
+
+
+def test_no_worker_is_kept_without_need() -> None:
+    """16 chunks over 15 workers take as long as over 8."""
+    plan = make_plan(np.array([16 * 8192]), ClusterConfig(), num_workers=15, **UNKNOWN_STORE)
+    assert plan.lanes == {0: 8}
+
+
+@pytest.mark.parametrize(("memory_mib", "least"), [(1000, 8), (13, 9), (3, 24)])
+def test_shares_are_held_where_they_can_be(memory_mib: int, least: int) -> None:
+    """Of 25 chunks of 4 MiB each; without a bound 8 workers a class are best."""
+    config = ClusterConfig(memory_mib_per_worker=memory_mib)
+    plan = make_plan(np.full(3, 200_000), config, num_workers=24, **UNKNOWN_STORE)
+    numbers = set(plan.lanes.values())
+    assert min(numbers) >= least
+    assert memory_mib == 13 or numbers == {least}

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from operator import add
 from pathlib import Path
 from typing import Any
 
@@ -109,3 +110,27 @@ def test_an_embedding_that_is_no_unit_vector_is_named(tmp_path: Path) -> None:
     write_shards(tmp_path, rows, IDS, LABELS)
     with pytest.raises(ClusterError, match=rf"1 of 16 .* row {position} of .* of class 0;"):
         _in_shares(work, 3, 0)
+
+
+def test_answers_are_joined_as_they_come() -> None:
+    """So that a few are there at a time, not all."""
+    there: set[int] = set()
+
+    class Told:
+        def __init__(self) -> None:
+            there.add(id(self))
+            assert len(there) <= 4  # `reduce` holds on to two while it makes the next
+
+        def __add__(self, other: Told) -> Told:
+            return Told()
+
+        def __del__(self) -> None:
+            there.discard(id(self))
+
+    class Tells:
+        def tell(self) -> Told:
+            return Told()
+
+    group = LocalGroup([Tells()] * 9, 9, 1)
+    assert isinstance(group.fold(add, "tell"), Told)
+    assert group.seconds > 0

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from functools import reduce
+from operator import add
+
 import numpy as np
 import pytest
 
 from clustering import shares
-from clustering.shares import UNITS, Moves, Share, add_totals, cluster_sums, in_units
+from clustering.shares import UNITS, Moves, Share, cluster_sums, in_units
 from tests.helpers.reference_clustering import unit_rows
 
 ROWS = unit_rows(np.random.default_rng(0), 50, 4)
@@ -58,7 +61,7 @@ def test_totals_of_shares_add_up_in_any_order(monkeypatch: pytest.MonkeyPatch) -
     whole = _share().step(CENTROIDS)
     parts = [_share(*ends).step(CENTROIDS) for ends in ((0, 8), (8, 8), (8, 32), (32, 50))]
     for some in (parts, parts[::-1]):
-        total = add_totals(some)
+        total = reduce(add, some)
         assert total.sums.tobytes() == whole.sums.tobytes()
         assert (total.objective, total.changed) == (whole.objective, whole.changed)
 

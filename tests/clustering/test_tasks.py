@@ -14,7 +14,7 @@ import ray
 
 from clustering.config import ClusterConfig
 from clustering.errors import ClusterError
-from clustering.tasks import Call, Kind, StoppedError, TaskRunner, run_tasks
+from clustering.tasks import Call, InputLostError, Kind, StoppedError, TaskRunner, run_tasks
 from data_shards.errors import DataError
 from tests.helpers.small_ray import small_ray
 
@@ -128,6 +128,49 @@ def test_what_is_kept_stays_in_the_object_store() -> None:
         assert isinstance(first, ray.ObjectRef)
         added = runner.run_one(Kind(function=adds), Call("sum", (first, second)))
         assert added == list(range(n))
+
+
+def _lose(monkeypatch: pytest.MonkeyPatch, error: Exception, times: int) -> None:
+    """Have Ray say so, when it is asked for an answer, so many times."""
+    get = ray.get
+    left = [error] * times
+
+    def loses(*arguments: object, **others: object) -> object:
+        if left:
+            raise left.pop()
+        return get(*arguments, **others)
+
+    monkeypatch.setattr(ray, "get", loses)
+
+
+def negative(number: int) -> int:
+    return -number
+
+
+GONE = ray.exceptions.ObjectLostError("1234", "", "")
+NO_INPUT = ray.exceptions.RayTaskError("work", "its trace", GONE)
+
+
+@pytest.mark.parametrize(("error", "what"), [(GONE, "answer was"), (NO_INPUT, "arguments were")])
+def test_what_another_attempt_brings_back_is_no_failure(
+    error: Exception, what: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = ClusterConfig(max_retries=1)
+    _lose(monkeypatch, error, times=1)
+    assert list(run_tasks(negative, [-3], num_at_once=1, config=config)) == [(0, 3)]
+    assert f"-3: its {what} lost" in caplog.text
+    _lose(monkeypatch, error, times=2)
+    with pytest.raises(ClusterError, match=rf"(?s)-3: its {what} lost .* the last of 2 attempts"):
+        list(run_tasks(negative, [-3], num_at_once=1, config=config))
+
+
+def test_only_the_caller_can_bring_back_what_an_argument_refers_to(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reference = ray.put(-3)
+    _lose(monkeypatch, NO_INPUT, times=1)
+    with pytest.raises(InputLostError):
+        TaskRunner(CONFIG).run_one(Kind(function=negative), Call("work", (reference,)))
 
 
 def test_nobody_waits_after_a_stop(tmp_path: Path) -> None:

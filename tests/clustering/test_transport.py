@@ -37,6 +37,15 @@ def test_rows_of_divided_classes_are_bounded_by_the_workers_and_by_the_store() -
         assert transport.held_bytes == held
 
 
+@pytest.mark.parametrize("wanted", ["auto", "object_store"])
+def test_an_unknown_store_is_taken_to_hold_what_the_workers_may(wanted: str) -> None:
+    config = ClusterConfig(memory_mib_per_worker=10, transport=wanted)
+    transport = choose_transport(config, num_workers=3, num_nodes=1, object_store_bytes=None)
+    assert transport.held_bytes == 30 * MIB
+    assert "Ray was not asked: its object store is taken to be large enough" in transport.reason
+    assert transport.waves([10**15, 3]) == ([] if wanted == "auto" else [[0, 1]])
+
+
 def test_waves_keep_the_order_and_the_bound() -> None:
     transport = choose_transport(
         ClusterConfig(), num_workers=2, num_nodes=2, object_store_bytes=500

@@ -283,3 +283,10 @@ def test_an_embedding_that_is_no_unit_vector_is_named(
 def test_more_workers_than_cpus_is_said(caplog: pytest.LogCaptureFixture) -> None:
     assert RayWorkers(ClusterConfig(num_workers=9)).num_workers == 4
     assert "cluster.num_workers is 9, but the Ray cluster has 4 CPUs" in caplog.text
+
+
+def test_a_gpu_backend_needs_a_gpu_of_ray() -> None:
+    with pytest.raises(
+        ClusterError, match=r"backend is torch-gpu, but the Ray cluster has no GPU.*embed_gpus > 0"
+    ):
+        RayWorkers(ClusterConfig(backend="torch-gpu"))

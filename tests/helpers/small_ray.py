@@ -9,11 +9,17 @@ import ray
 
 
 @contextmanager
-def small_ray(num_cpus: int = 2, object_store_memory: int = 78643200) -> Iterator[None]:
-    """Be connected to a cluster of this process, by default with the least object store."""
+def small_ray(
+    num_cpus: int = 2, object_store_memory: int = 78643200, num_gpus: int = 0
+) -> Iterator[None]:
+    """Be connected to a cluster of this process, by default with the least object store.
+
+    GPUs are only said to be there.
+    """
     ray.init(
         address="local",  # otherwise a cluster that another process left in a file would be joined
         num_cpus=num_cpus,
+        num_gpus=num_gpus,
         include_dashboard=False,
         object_store_memory=object_store_memory,
         log_to_driver=False,
