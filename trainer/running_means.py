@@ -35,7 +35,7 @@ def moved_means(means: Tensor, embeddings: Tensor, clusters: Tensor, *, momentum
     embeddings = embeddings.to(means.dtype)
     moved = means.clone()
     numbers = torch.arange(len(present), device=means.device)
-    for block in torch.split(numbers, _CLUSTERS_AT_A_TIME):  # type: ignore[no-untyped-call]
+    for block in torch.split(numbers, _CLUSTERS_AT_A_TIME):
         # A matrix product, since adding up rows by index has no fixed order on GPUs.
         belongs = (position == block[:, None]).to(means.dtype)
         of_step = (belongs @ embeddings) / belongs.sum(dim=1, keepdim=True)
