@@ -19,8 +19,10 @@ READOUTS = (
     "ncm",
     "blend",
     "knn",
+    "knn_balanced",
     "head",
     "head_tau",
+    "head_adjusted",
     "head_crt",
 )
 _MOST_CLASSES_SHOWN = 20

@@ -29,11 +29,15 @@ from trainer.config import RunConfig
 from trainer.config_file import config_parser, load_config, to_yaml
 from trainer.errors import TrainingError
 from trainer.evaluation.evaluate import Batch, evaluation_batches
-from trainer.evaluation.neighbours import MISSING_EMBEDDINGS, training_embeddings
+from trainer.evaluation.neighbours import (
+    missing_embeddings,
+    neighbour_readouts,
+    training_embeddings,
+)
 from trainer.evaluation.report import as_metrics, summarise, write_evaluation
 from trainer.metrics import MetricWriter
 from trainer.run_folder import RunFolder, step_name
-from trainer.sections import TaskConfig
+from trainer.sections import EvaluationConfig, TaskConfig
 from trainer.snapshot import Snapshot, snapshot_steps
 from trainer.tasks import resolve_tasks
 
@@ -83,7 +87,9 @@ def count_works(
     batches = evaluation_batches(
         manifest.split(config.evaluation.split), config.evaluation.batch_size
     )
-    embeddings = _embeddings(run, snapshot, tasks) if config.evaluation.knn else None
+    embeddings = None
+    if neighbour_readouts(config.evaluation):
+        embeddings = _embeddings(run, snapshot, tasks, config.evaluation)
     return [
         CountWork(
             snapshot=snapshot,
@@ -99,13 +105,14 @@ def count_works(
     ]
 
 
-def _embeddings(run: RunFolder, snapshot: Snapshot, tasks: Sequence[TaskConfig]) -> Path | None:
+def _embeddings(
+    run: RunFolder, snapshot: Snapshot, tasks: Sequence[TaskConfig], config: EvaluationConfig
+) -> Path | None:
     """Where the training images' embeddings by these weights are; None, with a warning, if gone."""
     folder = run.embeddings / step_name(snapshot.step)
     if training_embeddings(folder, tasks, store.load(run.tables, snapshot.step)) is not None:
         return folder
-    missing = MISSING_EMBEDDINGS.format(step=snapshot.step)
-    sys.stderr.write(f"warning: no read-out knn: {missing}\n")
+    sys.stderr.write(f"warning: {missing_embeddings(config, snapshot.step)}\n")
     return None
 
 

@@ -130,7 +130,8 @@ class CountWork:
     tables: Path
     """The store; the version is the snapshot's step."""
     embeddings: Path | None
-    """Of the training images, by these weights, for the read-out knn; None = without it."""
+    """Of the training images, by these weights, for the read-outs by the nearest of them; None =
+    without these."""
     config: EvaluationConfig
 
     @property
@@ -151,6 +152,7 @@ def count_right_answers(work: CountWork) -> Counts:
         training = training_embeddings(work.embeddings, work.tasks, tables)
         if training is None:
             raise DataError(f"{work.embeddings} was removed or replaced while in use; try again")
+    manifest = _manifest(work.shards, work.snapshot.data_checksum)
     return count_batches(
         _network(work.snapshot.path, work.snapshot.checksum, _device()),
         _index(work.shards, work.snapshot.data_checksum, work.split),
@@ -158,6 +160,7 @@ def count_right_answers(work: CountWork) -> Counts:
         tasks=work.tasks,
         tables=tables,
         config=work.config,
+        class_counts={t.name: manifest.class_counts("train", t.label) for t in work.tasks},
         training=training,
     )
 

@@ -298,15 +298,25 @@ class EvaluationConfig:
     each class."""
 
     soft_scale: float = 16.0
-    """Scale of kNC's soft vote, a log-mean-exp of scaled cosines."""
+    """Scale of the soft votes: kNC's, a log-mean-exp of scaled cosines, and those of the nearest
+    training images, exp of a scaled cosine each."""
 
     knn: int = 0
     """Above 0, the read-out knn is the vote of that many nearest training images. Needs the run's
     embeddings of the evaluated step, which are there for the newest table."""
 
+    knn_balanced: int = 0
+    """Above 0, the read-out knn_balanced is the vote of that many nearest training images, divided
+    by the number of training images of the class; 200 is a good value. Needs what knn needs."""
+
     tau: float = 0.0
     """Above 0, the read-out head_tau is the linear head with each class's weights divided by their
     norm to this power (Kang et al., ICLR 2020). To be chosen on held-out images."""
+
+    head_adjustment: float = 0.0
+    """Above 0, the read-out head_adjusted is the linear head's logits less this times the log of
+    the class's share of the training images (post-hoc logit adjustment, Menon et al., ICLR 2021;
+    theirs: 1)."""
 
     def __post_init__(self) -> None:
         _require(self.every >= 0, "evaluation.every", ">= 0 steps", self.every)
@@ -314,7 +324,11 @@ class EvaluationConfig:
         _require(self.num_neighbours >= 1, "evaluation.num_neighbours", ">= 1", self.num_neighbours)
         _require(self.soft_scale > 0, "evaluation.soft_scale", "> 0", self.soft_scale)
         _require(self.knn >= 0, "evaluation.knn", ">= 0", self.knn)
+        _require(self.knn_balanced >= 0, "evaluation.knn_balanced", ">= 0", self.knn_balanced)
         _require(self.tau >= 0, "evaluation.tau", ">= 0", self.tau)
+        _require(
+            self.head_adjustment >= 0, "evaluation.head_adjustment", ">= 0", self.head_adjustment
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

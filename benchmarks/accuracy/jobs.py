@@ -23,6 +23,7 @@ Split = Literal["test", "validation"]
 _FRAME = {
     "sampler.neighbourhoods": 1,
     "evaluation.knn": 20,
+    "evaluation.knn_balanced": 200,
     "checkpoint.every": 0,
     "checkpoint.keep": 1,
     "data.reader_threads": 1,

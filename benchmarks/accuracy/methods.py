@@ -93,6 +93,9 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             readout="head_tau",
             grid={**_LEARNING_RATES, "evaluation.tau": (0.5, 0.7, 1.0)},
         ),
+        "posthoc_adjusted": replace(
+            _classic(evaluation__head_adjustment=1.0), readout="head_adjusted"
+        ),
         # Other geometry
         "arcface": _classic("arcface"),
         "arcface_balanced": _classic("arcface", sampler__sampling="class_balanced"),

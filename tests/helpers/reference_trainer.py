@@ -123,6 +123,17 @@ def balanced_softmax(logits: Tensor, labels: Sequence[int], counts: Sequence[int
     return total
 
 
+def logit_adjusted(logits: Tensor, counts: Sequence[int], tau: float) -> list[list[float]]:
+    """Menon et al., ICLR 2021, their post-hoc form; a class without images is never predicted."""
+    return [
+        [
+            value - tau * math.log(n / sum(counts)) if n else -math.inf
+            for value, n in zip(row, counts, strict=True)
+        ]
+        for row in logits.tolist()
+    ]
+
+
 def ldam(
     cosines: Tensor, labels: Sequence[int], counts: Sequence[int], *, largest: float, scale: float
 ) -> float:
@@ -137,14 +148,22 @@ def ldam(
 
 
 def nearest_images_vote(
-    query: Tensor, rows: Tensor, labels: Sequence[int], k: int, scale: float
+    query: Tensor,
+    rows: Tensor,
+    labels: Sequence[int],
+    k: int,
+    scale: float,
+    *,
+    balanced: bool = False,
 ) -> int:
-    """Wu et al., CVPR 2018, section 3.4."""
+    """Wu et al., CVPR 2018, section 3.4; balanced: each sum over the images of its class."""
     cosines = [float(query @ row) for row in rows]
     nearest = sorted(range(len(rows)), key=lambda i: (-cosines[i], i))[:k]
     votes = {label: 0.0 for label in sorted(labels)}
     for i in nearest:
         votes[labels[i]] += math.exp(scale * cosines[i])
+    if balanced:
+        votes = {label: vote / list(labels).count(label) for label, vote in votes.items()}
     return max(votes, key=lambda label: votes[label])
 
 

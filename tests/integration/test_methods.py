@@ -70,7 +70,9 @@ STAGES = {
     "sampler__max_clusters_per_class": 2,
     "train__classifier_share": 0.2,
     "evaluation__tau": 0.7,
+    "evaluation__head_adjustment": 1.0,
     "evaluation__knn": 5,
+    "evaluation__knn_balanced": 20,
     "evaluation__every": 7,
     "refresh__every": 2,
     "refresh__lag": 1,
@@ -87,8 +89,8 @@ def test_a_training_goes_through_warm_up_clmle_and_classifier_stage(staged):
     config, report, _, served = staged
     assert served == [4, 6, STEPS]
     assert report["table_switches"] == [[4, 4], [7, 6], [STEPS, STEPS]]
-    classifiers = ["blend", "head", "head_tau", "head_crt"]
-    assert_reports(report, [*BY_TABLE, "knn", *classifiers])
+    classifiers = ["blend", "head", "head_tau", "head_adjusted", "head_crt"]
+    assert_reports(report, [*BY_TABLE, "knn", "knn_balanced", *classifiers])
     halfway = read_json(RunFolder(config.run_path).evaluation / "step_000007.json")
     # Its table is older than its weights, and the embeddings are those of the table.
     assert set(halfway["balanced_accuracy"]) == {*BY_TABLE, *classifiers}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from clustering.table import ClusterTable
 from data_shards.embeddings import EmbeddingShards
@@ -39,6 +40,7 @@ def count_batches(  # noqa: PLR0913 - all that a read-out may look at
     tasks: Sequence[TaskConfig],
     tables: Mapping[str, ClusterTable],
     config: EvaluationConfig,
+    class_counts: Mapping[str, npt.NDArray[np.int64]],
     training: Mapping[str, EmbeddingShards] | None = None,
 ) -> dict[tuple[str, str], ClassCounts]:
     """Classify some batches of a split and count.
@@ -50,7 +52,9 @@ def count_batches(  # noqa: PLR0913 - all that a read-out may look at
         tasks: what is evaluated.
         tables: task -> its clusters; a task without one is read out by its head alone.
         config: settings of the read-outs.
-        training: task -> embeddings of the training images, for the read-out knn; or None.
+        class_counts: task -> (C,) training images of each class.
+        training: task -> embeddings of the training images, for the read-outs by the nearest of
+            them; or None.
 
     Returns:
         (task, read-out) -> counts. The keys are the same for any share, also an empty one.
@@ -76,6 +80,7 @@ def count_batches(  # noqa: PLR0913 - all that a read-out may look at
                 output,
                 table,
                 config,
+                class_counts=class_counts[task.name],
                 training=training[task.name] if training is not None else None,
                 tau_logits=tau_logits,
             )

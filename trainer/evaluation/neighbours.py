@@ -1,4 +1,4 @@
-"""The k nearest training images of a test image, and the class that they vote for.
+"""The k nearest training images of a test image, and the classes that they vote for.
 
 Legend: N queries, D embedding, n training rows of a block, C classes, k neighbours.
 """
@@ -15,15 +15,28 @@ from clustering.table import ClusterTable
 from clustering.top_k import row_blocks, top_k
 from data_shards.embeddings import EmbeddingShards
 from data_shards.errors import DataError
-from trainer.sections import TaskConfig
+from trainer.sections import EvaluationConfig, TaskConfig
 
-MISSING_EMBEDDINGS = (
-    "the embeddings of the training images by the weights of step {step} are not in the run's "
-    "folder (they are kept for the newest table alone); `clmle recluster --once` makes them"
-)
+NEAREST_IMAGES = "knn"
+NEAREST_IMAGES_BALANCED = "knn_balanced"
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
+
+
+def neighbour_readouts(config: EvaluationConfig) -> list[str]:
+    """Names of the read-outs by the nearest training images that a configuration asks for."""
+    wanted = {NEAREST_IMAGES: config.knn, NEAREST_IMAGES_BALANCED: config.knn_balanced}
+    return [readout for readout, num_neighbours in wanted.items() if num_neighbours]
+
+
+def missing_embeddings(config: EvaluationConfig, step: int) -> str:
+    """What to say when there are no `training_embeddings` by the weights of a step."""
+    return (
+        f"no read-out {', '.join(neighbour_readouts(config))}: the embeddings of the training "
+        f"images by the weights of step {step} are not in the run's folder (they are kept for the "
+        "newest table alone); `clmle recluster --once` makes them"
+    )
 
 
 def training_embeddings(
@@ -48,24 +61,36 @@ def training_embeddings(
     return opened if all(of_table) else None
 
 
-def knn_predict(
-    queries: FloatArray, training: EmbeddingShards, *, num_neighbours: int, scale: float
-) -> IntArray:
-    """Predict the class for which the nearest training images vote.
-
-    Each of the k votes with weight exp(scale * cosine), as in Wu et al., CVPR 2018.
+def predict_by_images(
+    queries: FloatArray,
+    training: EmbeddingShards,
+    *,
+    class_counts: IntArray,
+    config: EvaluationConfig,
+) -> dict[str, IntArray]:
+    """Predict the class for which the nearest training images vote, after a single search.
 
     Args:
         queries: (N, D) float32 unit rows.
         training: embeddings on the disk; read block by block.
-        num_neighbours: k >= 1; more than there are counts as all.
-        scale: sharpness of the votes, > 0.
+        class_counts: (C,) training images of each class.
+        config: the two numbers of neighbours, of which more than there are count as all, and the
+            scale of the votes.
 
     Returns:
-        (N,) int64; of classes with equal votes, the lowest.
+        Read-out (`neighbour_readouts`) -> (N,) int64 classes.
     """
-    cosines, labels = nearest_images(queries, _blocks(training, len(queries)), num_neighbours)
-    return vote(cosines, labels, scale=scale)
+    num_searched = max(config.knn, config.knn_balanced)
+    cosines, labels = nearest_images(queries, _blocks(training, len(queries)), num_searched)
+    predictions = {}
+    # The nearest come first, so a smaller number's are the first columns.
+    if k := config.knn:
+        predictions[NEAREST_IMAGES] = vote(cosines[:, :k], labels[:, :k], scale=config.soft_scale)
+    if k := config.knn_balanced:
+        predictions[NEAREST_IMAGES_BALANCED] = balanced_vote(
+            cosines[:, :k], labels[:, :k], class_counts, scale=config.soft_scale
+        )
+    return predictions
 
 
 def nearest_images(
@@ -94,7 +119,7 @@ def nearest_images(
 
 
 def vote(cosines: FloatArray, labels: IntArray, *, scale: float) -> IntArray:
-    """The class with the largest sum of exp(scale * cosine) in each row.
+    """The class with the largest sum of exp(scale * cosine) in each row (Wu et al., CVPR 2018).
 
     Args:
         cosines: (N, k) float32, descending, k >= 1.
@@ -104,11 +129,44 @@ def vote(cosines: FloatArray, labels: IntArray, *, scale: float) -> IntArray:
     Returns:
         (N,) int64; of classes with equal sums, the lowest.
     """
-    # Relative to the nearest, so that no vote is too large for a float.
-    votes = np.exp(scale * (cosines - cosines[:, :1]).astype(np.float64))
     same = labels[:, :, None] == labels[:, None, :]
-    sums = (same * votes[:, None, :]).sum(axis=2)
-    is_best = sums == sums.max(axis=1, keepdims=True)
+    sums = (same * _weights(cosines, scale)[:, None, :]).sum(axis=2)
+    return _best_class(sums, labels)
+
+
+def balanced_vote(
+    cosines: FloatArray, labels: IntArray, class_counts: IntArray, *, scale: float
+) -> IntArray:
+    """As `vote`, each sum divided by the number of training images of its class.
+
+    So a class gains nothing by having many images: sum over number is, up to a factor, the estimate
+    of the class's own density by those of its images that are near enough to matter.
+
+    Args:
+        cosines: (N, k) float32, descending, k >= 1.
+        labels: (N, k) int64 classes in [0, C).
+        class_counts: (C,) training images of each class, near or not.
+        scale: > 0.
+
+    Returns:
+        (N,) int64, always a class that is among the k; of classes with equal results, the lowest.
+    """
+    # Sums by (row, class) take k entries a row, where `vote`'s comparison of all takes k * k.
+    keys = labels + len(class_counts) * np.arange(len(labels))[:, None]
+    _, pair_of = np.unique(keys.ravel(), return_inverse=True)
+    sums = np.bincount(pair_of, weights=_weights(cosines, scale).ravel())
+    return _best_class(sums[pair_of].reshape(labels.shape) / class_counts[labels], labels)
+
+
+def _weights(cosines: FloatArray, scale: float) -> npt.NDArray[np.float64]:
+    """(N, k) exp(scale * cosine), relative to the nearest: none is too large for a float."""
+    weights: npt.NDArray[np.float64] = np.exp(scale * (cosines - cosines[:, :1]).astype(np.float64))
+    return weights
+
+
+def _best_class(scores: npt.NDArray[np.float64], labels: IntArray) -> IntArray:
+    """(N,) the lowest class among those with the largest of the (N, k) scores of their row."""
+    is_best = scores == scores.max(axis=1, keepdims=True)
     predicted: IntArray = np.where(is_best, labels, np.iinfo(np.int64).max).min(axis=1)
     return predicted
 

@@ -15,7 +15,11 @@ from data_shards.index import SampleIndex
 from data_shards.manifest import Manifest
 from trainer.evaluation.counts import ClassCounts
 from trainer.evaluation.evaluate import count_batches, evaluation_batches
-from trainer.evaluation.neighbours import MISSING_EMBEDDINGS, training_embeddings
+from trainer.evaluation.neighbours import (
+    missing_embeddings,
+    neighbour_readouts,
+    training_embeddings,
+)
 from trainer.evaluation.report import as_metrics, summarise, write_evaluation
 from trainer.models.network import Network
 from trainer.run_folder import RunFolder, step_name
@@ -46,6 +50,7 @@ class RankEvaluator:
         self._tasks = tasks
         self._config = config
         self._index = SampleIndex(manifest, config.split)
+        self._class_counts = {t.name: manifest.class_counts("train", t.label) for t in tasks}
         batches = evaluation_batches(manifest.split(config.split), config.batch_size)
         self._mine = batches[world.rank :: world.size]
 
@@ -74,6 +79,7 @@ class RankEvaluator:
             tasks=self._tasks,
             tables=tables,
             config=self._config,
+            class_counts=self._class_counts,
             training=self._training(step, tables, version),
         )
         counts = {key: self._summed(counted) for key, counted in mine.items()}
@@ -86,14 +92,14 @@ class RankEvaluator:
         self, step: int, tables: Mapping[str, ClusterTable], version: int | None
     ) -> dict[str, EmbeddingShards] | None:
         """The training images' embeddings by these very weights; None on every rank or on none."""
-        if not self._config.knn or version != step:
+        if not neighbour_readouts(self._config) or version != step:
             return None
         found = training_embeddings(self._run.embeddings / step_name(step), self._tasks, tables)
         everywhere = self._world.sum(torch.tensor(found is not None, dtype=torch.int64))
         if int(everywhere) == self._world.size:
             return found
         if self._world.is_first:
-            logger.warning("no read-out knn: %s", MISSING_EMBEDDINGS.format(step=step))
+            logger.warning("%s", missing_embeddings(self._config, step))
         return None
 
     def _summed(self, counts: ClassCounts) -> ClassCounts:

@@ -16,7 +16,8 @@ from torch import Tensor
 from clustering.knc import Rule, knc_predict, knc_scores, nearest_class_mean_scores
 from clustering.table import ClusterTable
 from data_shards.embeddings import EmbeddingShards
-from trainer.evaluation.neighbours import knn_predict
+from trainer.evaluation.neighbours import neighbour_readouts, predict_by_images
+from trainer.losses.softmax import log_priors
 from trainer.models.network import Network, TaskOutput
 from trainer.sections import EvaluationConfig
 
@@ -25,9 +26,9 @@ KNC_SOFT = "knc_soft"
 KNC_BALANCED = "knc_balanced"
 NEAREST_CLASS_MEAN = "ncm"
 BLEND = "blend"
-NEAREST_IMAGES = "knn"
 HEAD = "head"
 HEAD_TAU = "head_tau"
+HEAD_ADJUSTED = "head_adjusted"
 HEAD_RETRAINED = "head_crt"
 
 _RULES: Mapping[str, Rule] = {KNC_MARGIN: "margin", KNC_SOFT: "soft"}
@@ -52,11 +53,13 @@ def readouts(
     if network.has_linear_classifier and table is not None:
         names.append(BLEND)
     if has_training:
-        names.append(NEAREST_IMAGES)
+        names += neighbour_readouts(config)
     if network.has_classifier:
         names.append(HEAD)
     if network.has_linear_classifier and config.tau > 0:
         names.append(HEAD_TAU)
+    if network.has_linear_classifier and config.head_adjustment > 0:
+        names.append(HEAD_ADJUSTED)
     if network.has_retrained:
         names.append(HEAD_RETRAINED)
     return names
@@ -67,6 +70,7 @@ def predict(
     table: ClusterTable | None,
     config: EvaluationConfig,
     *,
+    class_counts: npt.NDArray[np.int64],
     training: EmbeddingShards | None = None,
     tau_logits: Tensor | None = None,
 ) -> Mapping[str, np.ndarray]:
@@ -76,7 +80,8 @@ def predict(
         output: one task's forward pass.
         table: the task's clusters; None leaves only the classifiers.
         config: settings of the read-outs.
-        training: embeddings of the training images, if the read-out knn is wanted.
+        class_counts: (C,) training images of each class.
+        training: embeddings of the training images, if a read-out by the nearest is wanted.
         tau_logits: (N, C) of the linear head with evened norms (`TaskHead.tau_logits`), if wanted.
 
     Returns:
@@ -84,16 +89,20 @@ def predict(
     """
     predictions: dict[str, np.ndarray] = {}
     queries = output.embedding.float().cpu().numpy()
+    linear = output.logits if output.class_vectors is None else None
     if table is not None:
-        linear = output.logits if output.class_vectors is None else None
         predictions |= _by_table(queries, table, config, linear)
     if training is not None:
-        predictions[NEAREST_IMAGES] = knn_predict(
-            queries, training, num_neighbours=config.knn, scale=config.soft_scale
+        predictions |= predict_by_images(
+            queries, training, class_counts=class_counts, config=config
         )
+    adjusted = None
+    if linear is not None and config.head_adjustment > 0:
+        adjusted = adjusted_logits(linear, class_counts, config.head_adjustment)
     logits = {
         HEAD: output.logits,
         HEAD_TAU: tau_logits,
+        HEAD_ADJUSTED: adjusted,
         HEAD_RETRAINED: output.retrained_logits,
     }
     return predictions | {
@@ -142,3 +151,22 @@ def blended_scores(logits: Tensor, votes: Tensor) -> Tensor:
         (N, C): sum of the log-softmax of both; of each row, only differences count.
     """
     return logits.log_softmax(dim=1) + votes.log_softmax(dim=1)
+
+
+def adjusted_logits(logits: Tensor, class_counts: npt.NDArray[np.int64], strength: float) -> Tensor:
+    """Take the imbalance of the training images out of a classifier's logits.
+
+    Post-hoc logit adjustment (Menon et al., ICLR 2021).
+
+    Args:
+        logits: (N, C) floating point, trained without an adjustment.
+        class_counts: (C,) training images of each class, at least one above 0.
+        strength: tau, >= 0; 1 makes up for the imbalance where the logits are calibrated.
+
+    Returns:
+        (N, C) float32: logits less tau times the log of the class's share of the training images;
+        -inf for a class without any, whose logit nothing has taught to be high.
+    """
+    log_shares = log_priors(class_counts).to(logits.device)
+    adjusted = logits.float() - strength * log_shares
+    return adjusted.masked_fill(log_shares.isneginf(), -torch.inf)

@@ -19,8 +19,10 @@ TABLES = {
     "shape": tiny_table(task="shape", clusters_per_class=(2, 1, 3, 1), dim=8),
     "parity": tiny_table(task="parity", clusters_per_class=(2, 2), dim=8),
 }
-READOUTS = ["knc_margin", "knc_soft", "knc_balanced", "ncm", "blend", "head"]
-CONFIG = EvaluationConfig(batch_size=4, num_neighbours=3)
+COUNTS = {"shape": np.array([9, 5, 3, 1]), "parity": np.array([12, 6])}
+BY_HEAD = ["head", "head_adjusted"]
+READOUTS = ["knc_margin", "knc_soft", "knc_balanced", "ncm", "blend", *BY_HEAD]
+CONFIG = EvaluationConfig(batch_size=4, num_neighbours=3, head_adjustment=1.0)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +38,15 @@ def batches(tiny_data):
 @pytest.fixture
 def count(tiny_network, test_index):
     def count(share, *, tables=TABLES, network=tiny_network):
-        return count_batches(network, test_index, share, tasks=TASKS, tables=tables, config=CONFIG)
+        return count_batches(
+            network,
+            test_index,
+            share,
+            tasks=TASKS,
+            tables=tables,
+            config=CONFIG,
+            class_counts=COUNTS,
+        )
 
     return count
 
@@ -96,7 +106,10 @@ def test_counts_are_those_of_the_images_one_at_a_time(count, batches, tiny_netwo
         outputs = embed_images(tiny_network, image)
         for task in TASKS:
             label = test_index.labels(task.label)[position]
-            for name, found in predict(outputs[task.name], TABLES[task.name], CONFIG).items():
+            predictions = predict(
+                outputs[task.name], TABLES[task.name], CONFIG, class_counts=COUNTS[task.name]
+            )
+            for name, found in predictions.items():
                 correct[task.name, name] += int(found[0] == label)
     assert {key: c.correct.sum() for key, c in count(batches).items()} == correct
 
@@ -104,7 +117,7 @@ def test_counts_are_those_of_the_images_one_at_a_time(count, batches, tiny_netwo
 def test_a_task_without_a_table_is_read_out_by_its_head(count, batches):
     counts = count(batches, tables={"shape": TABLES["shape"]})
     assert [readout for task, readout in counts if task == "shape"] == READOUTS
-    assert [readout for task, readout in counts if task == "parity"] == ["head"]
+    assert [readout for task, readout in counts if task == "parity"] == BY_HEAD
 
 
 def test_an_image_that_cannot_be_read_is_found_by_its_neighbours(tmp_path, tiny_network):
@@ -118,6 +131,7 @@ def test_an_image_that_cannot_be_read_is_found_by_its_neighbours(tmp_path, tiny_
             tasks=TASKS,
             tables={},
             config=CONFIG,
+            class_counts=COUNTS,
         )
 
 
@@ -130,6 +144,7 @@ def test_one_image_is_a_split(tmp_path, tiny_network):
         tasks=TASKS,
         tables=TABLES,
         config=CONFIG,
+        class_counts=COUNTS,
     )
     assert counts["shape", "head"].total.tolist() == [0, 1, 0, 0]
     assert np.isnan(counts["shape", "head"].per_class_recall).tolist() == [True, False, True, True]

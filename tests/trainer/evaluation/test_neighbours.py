@@ -13,12 +13,21 @@ from data_shards.embeddings import EmbeddingShards, finish_embeddings, write_emb
 from tests.helpers.cluster_tables import tiny_table
 from tests.helpers.reference_clustering import unit_rows
 from tests.helpers.reference_trainer import nearest_images_vote
-from trainer.evaluation.neighbours import knn_predict, nearest_images, training_embeddings, vote
-from trainer.sections import TaskConfig
+from trainer.evaluation.neighbours import (
+    balanced_vote,
+    missing_embeddings,
+    nearest_images,
+    predict_by_images,
+    training_embeddings,
+    vote,
+)
+from trainer.sections import EvaluationConfig, TaskConfig
 
 TASK = TaskConfig(name="shape", label="shape")
 RNG = np.random.default_rng(0)
-ROWS, LABELS = unit_rows(RNG, 40, 3), RNG.integers(0, 5, 40)
+# A long tail: the last class but one has a single image, the last has none.
+COUNTS = np.array([20, 10, 6, 3, 1, 0])
+ROWS, LABELS = unit_rows(RNG, 40, 3), RNG.permutation(np.repeat(np.arange(6), COUNTS))
 QUERIES = unit_rows(RNG, 25, 3)
 
 
@@ -40,13 +49,44 @@ def write(folder: Path, *, origin: str = "weights:data") -> EmbeddingShards:
 
 @pytest.mark.parametrize("k", [1, 3, 10, 40, 100])
 def test_the_vote_equals_the_loops(tmp_path: Path, k: int) -> None:
-    got = knn_predict(QUERIES, write(tmp_path), num_neighbours=k, scale=5.0)
-    expected = [
-        nearest_images_vote(torch.tensor(q), torch.tensor(ROWS), LABELS.tolist(), k, 5.0)
-        for q in QUERIES
-    ]
-    assert got.tolist() == expected
-    assert got.dtype == np.int64
+    config = EvaluationConfig(knn=k, knn_balanced=k, soft_scale=5.0)
+    got = predict_by_images(QUERIES, write(tmp_path), class_counts=COUNTS, config=config)
+    for readout, balanced in (("knn", False), ("knn_balanced", True)):
+        expected = [slow_vote(query, k, balanced=balanced) for query in QUERIES]
+        assert got[readout].tolist() == expected
+        assert got[readout].dtype == np.int64
+
+
+def slow_vote(query: np.ndarray, k: int, *, balanced: bool) -> int:
+    rows = torch.tensor(ROWS)
+    return nearest_images_vote(
+        torch.tensor(query), rows, LABELS.tolist(), k, 5.0, balanced=balanced
+    )
+
+
+@pytest.mark.parametrize(("k", "balanced_k"), [(3, 30), (30, 3), (7, 100), (7, 0), (0, 7), (0, 0)])
+def test_one_search_gives_what_two_would(tmp_path: Path, k: int, balanced_k: int) -> None:
+    config = EvaluationConfig(knn=k, knn_balanced=balanced_k)
+    got = predict_by_images(QUERIES, write(tmp_path), class_counts=COUNTS, config=config)
+    expected = {}
+    if k:
+        found = nearest_images(QUERIES, [(ROWS, LABELS)], k)
+        expected["knn"] = vote(*found, scale=16.0).tolist()
+    if balanced_k:
+        found = nearest_images(QUERIES, [(ROWS, LABELS)], balanced_k)
+        expected["knn_balanced"] = balanced_vote(*found, COUNTS, scale=16.0).tolist()
+    assert {readout: predicted.tolist() for readout, predicted in got.items()} == expected
+
+
+@pytest.mark.parametrize("size", [1, 7, 40])
+def test_a_longer_search_begins_with_a_shorter_one(size: int) -> None:
+    """To the last bit, also where several images are equally near."""
+    rows = ROWS[RNG.integers(0, 9, 40)]
+    parts = [(rows[n : n + size], LABELS[n : n + size]) for n in range(0, 40, size)]
+    longest = nearest_images(QUERIES, parts, 40)
+    for k in (1, 6, 17):
+        for got, expected in zip(nearest_images(QUERIES, parts, k), longest, strict=True):
+            np.testing.assert_array_equal(got, expected[:, :k])
 
 
 @pytest.mark.parametrize("size", [1, 7, 39, 40])
@@ -62,6 +102,32 @@ def test_of_equal_votes_the_lowest_class_wins() -> None:
     labels = np.array([[4, 2, 4, 2], [3, 1, 1, 1]])
     assert vote(cosines, labels, scale=16.0).tolist() == [2, 3]
     assert vote(cosines[:0], labels[:0], scale=16.0).shape == (0,)
+
+
+def test_classes_vote_by_their_mean_not_by_their_number() -> None:
+    counts = np.array([4, 2, 1, 1])
+    labels = np.array([[0, 0, 0, 0, 1, 1], [0, 0, 0, 3, 2, 1], [1, 0, 0, 1, 0, 0]])
+    cosines = np.full((3, 6), 0.5, np.float32)
+    # All of 0 and of 1, so equal means; one image of one; all of both again, mixed.
+    assert balanced_vote(cosines, labels, counts, scale=16.0).tolist() == [0, 2, 0]
+    assert vote(cosines, labels, scale=16.0).tolist() == [0, 0, 0]
+    # Of 0 only two images of four are near enough to vote; 2 and 3 are not among them at all.
+    assert balanced_vote(cosines[:1, 2:], labels[:1, 2:], counts, scale=16.0).tolist() == [1]
+    assert balanced_vote(cosines[:0], labels[:0], counts, scale=16.0).shape == (0,)
+
+
+def test_a_large_scale_overflows_no_vote() -> None:
+    cosines, labels = np.array([[0.9, 0.8, -1.0]], np.float32), np.array([[1, 0, 2]])
+    counts = np.array([1, 1000, 1])
+    assert balanced_vote(cosines, labels, counts, scale=1e4).tolist() == [1]
+    assert balanced_vote(cosines, labels, counts, scale=1.0).tolist() == [0]
+
+
+def test_what_is_missing_is_named() -> None:
+    both = EvaluationConfig(knn=1, knn_balanced=2)
+    assert missing_embeddings(both, 5).startswith("no read-out knn, knn_balanced: the embeddings")
+    balanced = EvaluationConfig(knn_balanced=2)
+    assert missing_embeddings(balanced, 5).startswith("no read-out knn_balanced: the embeddings")
 
 
 def test_embeddings_of_other_weights_are_none(tmp_path: Path) -> None:

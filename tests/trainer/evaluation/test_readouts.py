@@ -11,13 +11,14 @@ from tests.helpers import reference_trainer as reference
 from tests.helpers.cluster_tables import tiny_table
 from tests.helpers.reference_clustering import unit_rows
 from trainer.embed import embed_images
-from trainer.evaluation.readouts import blended_scores, predict, readouts
+from trainer.evaluation.readouts import adjusted_logits, blended_scores, predict, readouts
 from trainer.models import build_network
 from trainer.models.network import TaskOutput
 from trainer.sections import EvaluationConfig
 
 TABLE = tiny_table(clusters_per_class=(3, 1, 2), dim=4)
 CONFIG = EvaluationConfig(num_neighbours=4, soft_scale=8.0)
+COUNTS = np.array([30, 6, 1])
 
 
 def output(num_queries=50, *, with_logits=True):
@@ -41,14 +42,15 @@ def small_network(classifier, retrained=None):
 
 @pytest.mark.parametrize("table", [TABLE, None])
 @pytest.mark.parametrize("tau", [0.0, 0.5])
+@pytest.mark.parametrize("adjustment", [0.0, 1.0])
 @pytest.mark.parametrize("retrained", [None, "features", "embedding"])
 @pytest.mark.parametrize("classifier", [None, "features", "cosine"])
-def test_the_names_are_those_of_the_predictions(table, tau, classifier, retrained):
+def test_the_names_are_those_of_the_predictions(table, adjustment, tau, classifier, retrained):
     network = small_network(classifier, retrained)
     made = embed_images(network, np.zeros((50, 8, 8, 1), np.uint8))["shape"]
-    config = replace(CONFIG, tau=tau)
+    config = replace(CONFIG, tau=tau, head_adjustment=adjustment)
     tau_logits = network.head("shape").tau_logits(made, tau) if tau else None
-    predictions = predict(made, table, config, tau_logits=tau_logits)
+    predictions = predict(made, table, config, class_counts=COUNTS, tau_logits=tau_logits)
     assert list(predictions) == readouts(table, config, network)
     for predicted in predictions.values():
         assert predicted.shape == (50,)
@@ -62,10 +64,12 @@ def test_a_table_gives_four_read_outs_and_classifiers_further_ones():
     assert readouts(TABLE, CONFIG, small_network(None)) == by_table
     assert readouts(None, CONFIG, small_network("features")) == ["head"]
     assert readouts(None, CONFIG, small_network(None)) == []
-    assert readouts(None, replace(CONFIG, tau=1.0), small_network("features", "features")) == [
-        "head",
-        "head_tau",
-        "head_crt",
+    every = replace(CONFIG, tau=1.0, head_adjustment=1.0, knn=1, knn_balanced=1)
+    heads = ["head", "head_tau", "head_adjusted", "head_crt"]
+    assert readouts(None, every, small_network("features", "features")) == heads
+    cosine = small_network("cosine", "features")
+    assert readouts(None, every, cosine, has_training=True) == [
+        *("knn", "knn_balanced", "head", "head_crt")
     ]
 
 
@@ -97,7 +101,7 @@ def test_knc_uses_the_settings_of_the_evaluation(rule):
             queries, TABLE.centroids, TABLE.class_of, num_classes=3, rule=rule, **settings
         )
 
-    predicted = predict(output(), TABLE, CONFIG)[f"knc_{rule}"]
+    predicted = predict(output(), TABLE, CONFIG, class_counts=COUNTS)[f"knc_{rule}"]
     assert predicted.tolist() == rule_with(num_neighbours=4, scale=8.0).tolist()
     other = {"num_neighbours": 4, "scale": 0.5} if rule == "balanced" else {"num_neighbours": 1}
     assert predicted.tolist() != rule_with(**{"scale": 8.0, **other}).tolist()
@@ -116,7 +120,7 @@ def test_the_blend_is_the_product_of_the_heads_and_the_clusters_probabilities():
     )
     expected = torch.tensor(reference.blended(made.logits, torch.from_numpy(votes)))
     torch.testing.assert_close(blended_scores(made.logits, torch.from_numpy(votes)), expected)
-    predictions = predict(made, TABLE, CONFIG)
+    predictions = predict(made, TABLE, CONFIG, class_counts=COUNTS)
     assert predictions["blend"].tolist() == expected.argmax(dim=1).tolist()
     assert (predictions["blend"] != predictions["head"]).any()
     assert (predictions["blend"] != predictions["knc_balanced"]).any()
@@ -130,20 +134,34 @@ def test_the_blend_never_takes_a_class_without_clusters():
 
 
 def test_ncm_takes_the_class_of_the_nearest_mean():
-    predicted = predict(output(), TABLE, CONFIG)["ncm"]
+    predicted = predict(output(), TABLE, CONFIG, class_counts=COUNTS)["ncm"]
     for query, class_ in zip(output().embedding.numpy(), predicted, strict=True):
         cosines = [float(query @ mean) for mean in TABLE.class_means()]
         assert class_ == int(np.argmax(cosines))
 
 
 def test_the_head_takes_the_largest_logit():
-    predicted = predict(output(), None, CONFIG)["head"]
+    predicted = predict(output(), None, CONFIG, class_counts=COUNTS)["head"]
     assert predicted.tolist() == [int(np.argmax(row)) for row in output().logits.numpy()]
+
+
+@pytest.mark.parametrize("strength", [0.5, 1.0])
+@pytest.mark.parametrize("counts", [[30, 6, 1], [7, 7, 7], [5, 0, 1]])
+def test_the_adjusted_head_takes_the_classes_shares_out_of_the_logits(strength, counts):
+    made, config = output(), replace(CONFIG, head_adjustment=strength)
+    expected = torch.tensor(reference.logit_adjusted(made.logits, counts, strength))
+    torch.testing.assert_close(adjusted_logits(made.logits, np.array(counts), strength), expected)
+    predictions = predict(made, None, config, class_counts=np.array(counts))
+    assert predictions["head_adjusted"].tolist() == expected.argmax(dim=1).tolist()
+    # Classes of one size need no adjustment, and one without images is never the answer.
+    same = (predictions["head_adjusted"] == predictions["head"]).all()
+    assert same == (counts == [7, 7, 7])
+    assert set(predictions["head_adjusted"]) == set(np.flatnonzero(counts))
 
 
 def test_half_precision_is_read_out_too():
     plain = output()
     half = TaskOutput(*(tensor.bfloat16() for tensor in plain if tensor is not None))
-    predicted = predict(half, TABLE, CONFIG)
-    for name, expected in predict(plain, TABLE, CONFIG).items():
+    predicted = predict(half, TABLE, CONFIG, class_counts=COUNTS)
+    for name, expected in predict(plain, TABLE, CONFIG, class_counts=COUNTS).items():
         assert (predicted[name] == expected).mean() > 0.9, name
