@@ -17,9 +17,11 @@ from data_shards.index import SampleIndex
 from data_shards.manifest import Manifest
 from tests.cluster_jobs.conftest import NUM_TEST, TinyRun
 from tests.helpers.image_shards import COLUMN
+from trainer.config_file import with_settings
 from trainer.embed import embed_shard
 from trainer.errors import TrainingError
 from trainer.evaluation.evaluate import count_batches, evaluation_batches
+from trainer.evaluation.neighbours import training_embeddings
 from trainer.evaluation.report import summarise
 from trainer.metrics import read_metrics
 from trainer.run_folder import step_name
@@ -51,18 +53,24 @@ def test_the_sum_over_workers_is_the_count_of_one_process(
     served: TinyRun, ray_cpus: int, most: int
 ) -> None:
     snapshot = embed.find_snapshot("5", served.run)
-    works = evaluate.count_works(served.config, served.manifest, snapshot, most=most)
+    by_images = {"evaluation.knn": 3, "evaluation.knn_balanced": 100}
+    config = with_settings(served.config, by_images | {"evaluation.head_adjustment": 1.0})
+    works = evaluate.count_works(config, served.manifest, snapshot, most=most)
     assert len(works) == most
     distributed = evaluate.count_split(works, served.config.cluster, cpus=ray_cpus)
+    tasks, tables = resolve_tasks(config, served.manifest), store.load(served.run.tables, 5)
     alone = count_batches(
         load_network(snapshot),
         SampleIndex(served.manifest, "test"),
         evaluation_batches(served.manifest.split("test"), served.config.evaluation.batch_size),
-        tasks=resolve_tasks(served.config, served.manifest),
-        tables=store.load(served.run.tables, 5),
-        config=served.config.evaluation,
+        tasks=tasks,
+        tables=tables,
+        config=config.evaluation,
+        class_counts={COLUMN: served.manifest.class_counts("train", COLUMN)},
+        training=training_embeddings(served.run.embeddings / step_name(5), tasks, tables),
     )
     assert distributed.keys() == alone.keys()
+    assert {"knn", "knn_balanced", "head_adjusted"} <= {readout for _, readout in alone}
     for key, counts in alone.items():
         assert distributed[key].correct.tolist() == counts.correct.tolist()
         assert distributed[key].total.tolist() == [6, 5, 6]
@@ -89,15 +97,16 @@ def test_the_newest_snapshot_that_has_tables_is_evaluated(
 def test_the_nearest_training_images_vote_as_long_as_their_embeddings_are_there(
     served: TinyRun, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["--config", str(served.config_file), "--set", "evaluation.knn=3"]
+    command = ["--config", str(served.config_file), "--set", "evaluation.knn_balanced=3"]
     assert evaluate.main(command) == 0
     written = read_json(served.run.evaluation / "step_000005.json")
-    assert "knn" in written["balanced_accuracy"]
+    assert "knn_balanced" in written["balanced_accuracy"]
+    assert "knn_balanced" in capsys.readouterr().out
     shutil.rmtree(served.run.embeddings)
     assert evaluate.main(command) == 0
-    assert "warning: no read-out knn: the embeddings" in capsys.readouterr().err
+    assert "warning: no read-out knn_balanced: the embeddings" in capsys.readouterr().err
     written = read_json(served.run.evaluation / "step_000005.json")
-    assert "knn" not in written["balanced_accuracy"]
+    assert "knn_balanced" not in written["balanced_accuracy"]
 
 
 def test_a_checkpoint_is_a_step_or_a_folder(served: TinyRun) -> None:

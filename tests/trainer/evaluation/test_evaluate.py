@@ -5,9 +5,11 @@ import dataclasses
 import numpy as np
 import pytest
 
+from data_shards.embeddings import EmbeddingShards
 from data_shards.errors import DataError
 from data_shards.index import SampleIndex
 from tests.helpers.cluster_tables import tiny_table
+from tests.helpers.embedding_shards import labelled_rows, write_shards
 from tests.helpers.tiny_data import spoil_image, write_tiny_data
 from trainer.embed import decode_batch, embed_images
 from trainer.evaluation.evaluate import count_batches, evaluation_batches
@@ -20,9 +22,12 @@ TABLES = {
     "parity": tiny_table(task="parity", clusters_per_class=(2, 2), dim=8),
 }
 COUNTS = {"shape": np.array([9, 5, 3, 1]), "parity": np.array([12, 6])}
-BY_HEAD = ["head", "head_adjusted"]
-READOUTS = ["knc_margin", "knc_soft", "knc_balanced", "ncm", "blend", *BY_HEAD]
-CONFIG = EvaluationConfig(batch_size=4, num_neighbours=3, head_adjustment=1.0)
+BY_TABLE = ["knc_margin", "knc_soft", "knc_balanced", "ncm", "blend"]
+WITHOUT_TABLE = ["knn", "knn_balanced", "head", "head_adjusted"]
+READOUTS = [*BY_TABLE, *WITHOUT_TABLE]
+CONFIG = EvaluationConfig(
+    batch_size=4, num_neighbours=3, knn=3, knn_balanced=7, head_adjustment=1.0
+)
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +40,17 @@ def batches(tiny_data):
     return evaluation_batches(tiny_data.split("test"), CONFIG.batch_size)
 
 
+@pytest.fixture(scope="module")
+def training(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("training")
+    return {
+        task: EmbeddingShards.open(write_shards(folder / task, *labelled_rows(sizes, dim=8)))
+        for task, sizes in COUNTS.items()
+    }
+
+
 @pytest.fixture
-def count(tiny_network, test_index):
+def count(tiny_network, test_index, training):
     def count(share, *, tables=TABLES, network=tiny_network):
         return count_batches(
             network,
@@ -46,6 +60,7 @@ def count(tiny_network, test_index):
             tables=tables,
             config=CONFIG,
             class_counts=COUNTS,
+            training=training,
         )
 
     return count
@@ -99,7 +114,9 @@ def test_an_empty_share_has_all_keys_and_no_counts(count):
     assert sum(c.total.sum() + c.correct.sum() for c in counts.values()) == 0
 
 
-def test_counts_are_those_of_the_images_one_at_a_time(count, batches, tiny_network, test_index):
+def test_counts_are_those_of_the_images_one_at_a_time(
+    count, batches, tiny_network, test_index, training
+):
     correct = {(task.name, readout): 0 for task in TASKS for readout in READOUTS}
     for position, sample_id in enumerate(test_index.ids):
         image = decode_batch([test_index.read(int(sample_id))], tiny_network)
@@ -107,7 +124,11 @@ def test_counts_are_those_of_the_images_one_at_a_time(count, batches, tiny_netwo
         for task in TASKS:
             label = test_index.labels(task.label)[position]
             predictions = predict(
-                outputs[task.name], TABLES[task.name], CONFIG, class_counts=COUNTS[task.name]
+                outputs[task.name],
+                TABLES[task.name],
+                CONFIG,
+                class_counts=COUNTS[task.name],
+                training=training[task.name],
             )
             for name, found in predictions.items():
                 correct[task.name, name] += int(found[0] == label)
@@ -117,7 +138,7 @@ def test_counts_are_those_of_the_images_one_at_a_time(count, batches, tiny_netwo
 def test_a_task_without_a_table_is_read_out_by_its_head(count, batches):
     counts = count(batches, tables={"shape": TABLES["shape"]})
     assert [readout for task, readout in counts if task == "shape"] == READOUTS
-    assert [readout for task, readout in counts if task == "parity"] == BY_HEAD
+    assert [readout for task, readout in counts if task == "parity"] == WITHOUT_TABLE
 
 
 def test_an_image_that_cannot_be_read_is_found_by_its_neighbours(tmp_path, tiny_network):

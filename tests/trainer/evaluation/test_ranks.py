@@ -1,11 +1,19 @@
-"""Evaluation reads the split that it is told to, and no other."""
+"""Evaluation reads the split that it is told to, and says the same on any number of ranks."""
 
 import dataclasses
 
+import pytest
 import torch
+import torch.distributed as dist
 
 from data_shards.atomic import read_json
+from data_shards.manifest import Manifest
+from tests.helpers.cluster_tables import tiny_table
+from tests.helpers.embedding_shards import labelled_rows, write_shards
+from tests.helpers.ranks import run_ranks
+from tests.helpers.tiny_data import TRAIN_COUNTS
 from trainer.evaluation.ranks import RankEvaluator
+from trainer.models import build_network
 from trainer.run_folder import RunFolder
 from trainer.sections import EvaluationConfig, TaskConfig
 from trainer.world import World
@@ -22,3 +30,34 @@ def test_the_validation_split_is_read_where_that_is_asked_for(tmp_path, tiny_dat
     summary, _ = evaluator.run(tiny_network, 5, {}, None)
     assert (summary["split"], summary["test_images"]) == ("validation", 21)
     assert read_json(run.evaluation / "step_000005.json") == summary
+
+
+def summary_on(world, folder, shards):
+    """The evaluation of step 5 with every read-out that looks at the training images."""
+    torch.manual_seed(0)
+    shape = {"channels": 1, "input_size": 8, "embedding_dim": 8, "num_classes": {"shape": 4}}
+    network = build_network("tiny", **shape).eval()
+    table = tiny_table(task="shape", clusters_per_class=(2, 1, 3, 1), dim=8)
+    stats = {"snapshot_checksum": "weights and data"}  # the origin that `write_shards` states
+    tables = {"shape": dataclasses.replace(table, stats=stats)}
+    config = EvaluationConfig(batch_size=4, knn=2, knn_balanced=30, head_adjustment=1.0)
+    evaluator = RankEvaluator(RunFolder(folder), world, Manifest.load(shards), TASKS, config)
+    return evaluator.run(network, 5, tables, 5)[0]
+
+
+def on_ranks(rank, num_ranks, folder, shards):
+    dist.init_process_group("gloo")
+    summary = summary_on(World.from_environment(), folder, shards)
+    dist.destroy_process_group()
+    return summary
+
+
+@pytest.mark.parametrize("num_ranks", [2, 3])
+def test_any_number_of_ranks_says_what_one_says(tmp_path, tiny_data, num_ranks):
+    rows = labelled_rows(TRAIN_COUNTS, dim=8)
+    write_shards(RunFolder(tmp_path).embeddings / "step_000005" / "shape", *rows)
+    expected = summary_on(ALONE, tmp_path, tiny_data.folder)
+    assert {"knn", "knn_balanced", "head_adjusted"} <= set(expected["balanced_accuracy"])
+    assert run_ranks(on_ranks, num_ranks, tmp_path, tiny_data.folder, timeout=60) == (
+        [expected] * num_ranks
+    )
