@@ -21,7 +21,7 @@ from benchmarks.accuracy.methods import METHODS
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT = 120
-READOUTS = {"head", "ncm", "knc_margin", "knc_soft"}
+READOUTS = {"head", "ncm", "knc_margin", "knc_soft", "knn", "knn_balanced"}
 
 
 def arguments(out: Path, *more: str) -> list[str]:

@@ -74,6 +74,8 @@ def test_there_are_configurations():
         ),
         ("loss: {mean_momentum: 1}", r"loss\.mean_momentum must be in \[0, 1\), got 1"),
         ("loss: {cluster_prior: -1}", r"loss\.cluster_prior must be >= 0, got -1"),
+        ("evaluation: {knn_balanced: -1}", r"evaluation\.knn_balanced must be >= 0, got -1"),
+        ("evaluation: {head_adjustment: -1}", r"evaluation\.head_adjustment must be >= 0, got -1"),
         ("tasks: [{name: a}]", r"tasks\[0\]\.label is missing"),
         ("tasks: [{name: a, label: x}, {name: a, label: y}]", "names must differ"),
         ("tasks: {a: b}", "tasks must be a list"),
