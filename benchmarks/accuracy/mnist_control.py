@@ -82,8 +82,8 @@ def counts_left(counts: npt.NDArray[np.int64], removed: float) -> npt.NDArray[np
     return left
 
 
-def tiles_of(photo: npt.NDArray[np.generic]) -> tuple[list[Pixels], list[Pixels]]:
-    """Cut a photograph (H, W) into squares; returns those for training and those for testing.
+def tiles_of(photo: Pixels) -> tuple[list[Pixels], list[Pixels]]:
+    """Cut a photograph, (H, W) uint8, into squares: those for training and those for testing.
 
     No two squares share a pixel. Every third is for testing, and rows of ten make the thirds
     diagonal, so that sky, buildings and flower are behind digits of both splits.
@@ -98,10 +98,10 @@ def tiles_of(photo: npt.NDArray[np.generic]) -> tuple[list[Pixels], list[Pixels]
 
 
 def draw_patch(tiles: Sequence[Pixels], rng: np.random.Generator) -> Pixels:
-    """Draw a patch with texture, (SIDE, SIDE), uniformly from all that lie within one tile."""
+    """Draw one of the patches with texture, (SIDE, SIDE), that lie within a tile, all as likely."""
     while True:
-        tile = tiles[rng.integers(len(tiles))]
-        top, left = rng.integers(TILE_SIDE - SIDE + 1, size=2)
+        tile = tiles[int(rng.integers(len(tiles)))]
+        top, left = rng.integers(TILE_SIDE - SIDE + 1, size=2).tolist()
         patch = tile[top : top + SIDE, left : left + SIDE]
         if patch.std() >= MIN_PATCH_DEVIATION:
             return patch
@@ -116,7 +116,8 @@ def on_patch(digit: Image.Image, angle_deg: float, patch: Pixels) -> Pixels:
         patch: (H, W) uint8.
     """
     turned = digit.rotate(angle_deg, resample=Image.Resampling.BILINEAR)
-    return np.maximum(np.asarray(turned), patch)
+    joined: Pixels = np.maximum(np.asarray(turned), patch)
+    return joined
 
 
 def _on_photographs(
