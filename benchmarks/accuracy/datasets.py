@@ -8,17 +8,20 @@ final trainings have them back.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from benchmarks.accuracy.mnist_control import control_images
 from data_shards.errors import DataError
 from data_shards.import_plan import ImportOptions
 from data_shards.importer import import_source
 from data_shards.manifest import Manifest
 from data_shards.sources import read_source
+from data_shards.sources.base import Source
 
 VALIDATION_FRACTION = 0.2
 
@@ -33,6 +36,8 @@ class DataSet:
     """Below the folder that `--data` names; None where the source needs no files."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Of `ImportOptions`."""
+    prepare: Callable[[Source], Source] | None = None
+    """What becomes of the source's images before they are imported; None: nothing."""
     settings: Mapping[str, Any]
     """Of the run, dotted; a method's own settings come on top."""
     table_settings: Mapping[str, Any] = field(default_factory=dict)
@@ -76,6 +81,17 @@ def _idx(folder: str, ratio: int) -> DataSet:
     )
 
 
+def _mnist_control(removed: float) -> DataSet:
+    return DataSet(
+        source="idx",
+        path="mnist",
+        prepare=partial(control_images, removed=removed),
+        settings=_GREY_28,
+        steps=1200,
+        seconds_per_1000_images=0.7,
+    )
+
+
 def _utkface(label: str, ratio: int = 1) -> DataSet:
     return DataSet(
         source="utkface",
@@ -95,6 +111,9 @@ DATASETS: Mapping[str, DataSet] = MappingProxyType(
         "fashion_lt_100": _idx("fashion_mnist", 100),
         "fashion_lt_200": _idx("fashion_mnist", 200),
         "mnist_lt_100": _idx("mnist", 100),
+        "mnist_control_0": _mnist_control(0.0),
+        "mnist_control_20": _mnist_control(0.2),
+        "mnist_control_40": _mnist_control(0.4),
         "lfw10": DataSet(
             source="lfw",
             path="lfw.tar.xz",
@@ -156,4 +175,5 @@ def import_data(name: str, data: Path | None, out: Path, *, validation: bool) ->
         validation_fraction=VALIDATION_FRACTION if validation else 0.0,
         **dataset.options,
     )
-    return import_source(read_source(dataset.source, path), options)
+    source = read_source(dataset.source, path)
+    return import_source(dataset.prepare(source) if dataset.prepare else source, options)

@@ -19,6 +19,8 @@ class Suite:
     num_seeds: int
 
 
+_CONTROL = ("mnist_control_0", "mnist_control_20", "mnist_control_40")
+
 SUITES: Mapping[str, Suite] = MappingProxyType(
     {
         # Shows in a minute that the benchmark works here; needs no files.
@@ -29,6 +31,16 @@ SUITES: Mapping[str, Suite] = MappingProxyType(
             ("softmax", "class_balanced", "balanced_softmax", "clmle"),
             2,
         ),
-        "full": Suite(tuple(name for name in DATASETS if name != "digits"), tuple(METHODS), 3),
+        "full": Suite(
+            tuple(name for name in DATASETS if name not in ("digits", *_CONTROL)),
+            tuple(METHODS),
+            3,
+        ),
+        # The experiment of LMLE with growing imbalance.
+        "control": Suite(
+            _CONTROL,
+            ("softmax", "class_balanced", "class_costs", "triplet", "lmle", "clmle"),
+            3,
+        ),
     }
 )
