@@ -6,12 +6,11 @@ method with one recipe a family, stands against whatever happened to do best.
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from benchmarks.accuracy.methods import METHODS, OURS, Group
-from benchmarks.accuracy.results import Row, mean_and_deviation
+from benchmarks.accuracy.results import Row, mean_and_deviation, mean_of
 from cluster_jobs.comparison import aligned
 
 SAMPLING_AND_COSTS = (
@@ -56,8 +55,8 @@ def summarise_claims(rows: Sequence[Row], datasets: Sequence[str]) -> dict[str, 
     return {
         "datasets": lines,
         "averages": {
-            **{name: _mean(_value(line[name]) for line in lines) for name in ("ours", "classic")},
-            **{name: _mean(line[name] for line in lines) for name in _AVERAGED},
+            **{name: mean_of(_value(line[name]) for line in lines) for name in ("ours", "classic")},
+            **{name: mean_of(line[name] for line in lines) for name in _AVERAGED},
         },
         "missing": {data: methods for data, methods in missing.items() if methods},
     }
@@ -114,11 +113,6 @@ def _points(ours: dict[str, Any] | None, other: dict[str, Any] | None) -> float 
 
 def _value(entry: Mapping[str, Any] | None) -> float | None:
     return None if entry is None else entry["mean"]
-
-
-def _mean(values: Iterable[float | None]) -> float | None:
-    there = [value for value in values if value is not None]
-    return statistics.fmean(there) if there else None
 
 
 def claims_cells(found: Mapping[str, Any]) -> list[list[str]]:

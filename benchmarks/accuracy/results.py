@@ -107,6 +107,12 @@ def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
     return statistics.fmean(values), deviation
 
 
+def mean_of(values: Iterable[float | None]) -> float | None:
+    """Mean of those that are there; None of none."""
+    there = [value for value in values if value is not None]
+    return statistics.fmean(there) if there else None
+
+
 def accuracy_text(rows: Sequence[Row], ranks: Mapping[str, float]) -> str:
     """Mean +- deviation over the seeds, a line a method, a column a data set.
 
