@@ -23,7 +23,7 @@ def summarise_ablations(rows: Sequence[Row]) -> list[dict[str, Any]] | None:
     """
     values = {(row.data, row.method, row.seed): row.balanced_accuracy for row in rows}
     methods = list(dict.fromkeys(row.method for row in rows))
-    variants = [name for name in methods if name in METHODS and METHODS[name].ablation is not None]
+    variants = [name for name in methods if METHODS[name].ablation is not None]
     if not variants or OURS not in methods:
         return None
     datasets = dict.fromkeys(row.data for row in rows)

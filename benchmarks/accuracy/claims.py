@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from benchmarks.accuracy.methods import METHODS, OURS, Group
+from benchmarks.accuracy.methods import METHODS, OURS
 from benchmarks.accuracy.results import Row, mean_and_deviation, mean_of
 from cluster_jobs.comparison import aligned
 
@@ -40,30 +40,30 @@ def summarise_claims(rows: Sequence[Row], datasets: Sequence[str]) -> dict[str, 
         "datasets": a line each: "ours", "classic", "cluster" (the best of the group) and "few" (the
         best few-shot recall of `SAMPLING_AND_COSTS`), each with "method", "mean", "sd"; "ours_few";
         differences of ours to them in points, "over_*"; "rank" of ours among "of" methods,
-        ablations aside. None wherever there is no number. "averages": means over the data sets that
-        have a number. "missing": data set -> methods without a training. None without CLMLE, or
+        ablations aside; "diverged": trainings of ours whose loss became infinite. None wherever
+        there is no number. "averages": means over the data sets that have a number, "ours" and
+        "classic" over those that have both. "missing": data set -> methods without a training. None without CLMLE, or
         with nothing to compare it with.
     """
     trained = {(row.data, row.method) for row in rows}
-    expected = [name for name in METHODS if name == OURS or _group(name) in ("classic", "cluster")]
+    expected = [
+        name for name in METHODS if name == OURS or METHODS[name].group in ("classic", "cluster")
+    ]
     others = {name for name in expected if name != OURS}
     names = {method for _, method in trained}
     if OURS not in names or not others & names:
         return None
     lines = [_line(data, [row for row in rows if row.data == data]) for data in datasets]
     missing = {data: [m for m in expected if (data, m) not in trained] for data in datasets}
+    both = [line for line in lines if line["over_classic"] is not None]
     return {
         "datasets": lines,
         "averages": {
-            **{name: mean_of(_value(line[name]) for line in lines) for name in ("ours", "classic")},
+            **{name: mean_of(line[name]["mean"] for line in both) for name in ("ours", "classic")},
             **{name: mean_of(line[name] for line in lines) for name in _AVERAGED},
         },
         "missing": {data: methods for data, methods in missing.items() if methods},
     }
-
-
-def _group(method: str) -> Group | None:
-    return METHODS[method].group if method in METHODS else None
 
 
 def _line(data: str, rows: Sequence[Row]) -> dict[str, Any]:
@@ -71,11 +71,11 @@ def _line(data: str, rows: Sequence[Row]) -> dict[str, Any]:
     few = _means((row.method, row.few) for row in rows)
     ours = accuracy.get(OURS)
     best = {
-        group: _best({m: v for m, v in accuracy.items() if _group(m) == group})
+        group: _best({m: v for m, v in accuracy.items() if METHODS[m].group == group})
         for group in ("classic", "cluster")
     }
     best["few"] = _best({m: v for m, v in few.items() if m in SAMPLING_AND_COSTS})
-    compared = [v["mean"] for m, v in accuracy.items() if _group(m) not in (None, "ablation")]
+    compared = [v["mean"] for m, v in accuracy.items() if METHODS[m].group != "ablation"]
     return {
         "data": data,
         "ours": ours,
@@ -86,6 +86,7 @@ def _line(data: str, rows: Sequence[Row]) -> dict[str, Any]:
         "over_few": _points(few.get(OURS), best["few"]),
         "rank": None if ours is None else 1 + sum(mean > ours["mean"] for mean in compared),
         "of": len(compared),
+        "diverged": sum(row.method == OURS and row.balanced_accuracy is None for row in rows),
     }
 
 
@@ -109,10 +110,6 @@ def _best(means: Mapping[str, dict[str, Any]]) -> dict[str, Any] | None:
 def _points(ours: dict[str, Any] | None, other: dict[str, Any] | None) -> float | None:
     """Difference of the means in percentage points."""
     return None if ours is None or other is None else 100 * (ours["mean"] - other["mean"])
-
-
-def _value(entry: Mapping[str, Any] | None) -> float | None:
-    return None if entry is None else entry["mean"]
 
 
 def claims_cells(found: Mapping[str, Any]) -> list[list[str]]:
@@ -170,14 +167,20 @@ def claims_cells(found: Mapping[str, Any]) -> list[list[str]]:
 
 
 def missing_text(found: Mapping[str, Any]) -> str:
-    """Which methods were not trained on which data sets, in words; empty if none is missing."""
+    """What the numbers lack, in words; empty if nothing."""
     datasets = [line["data"] for line in found["datasets"]]
     where: dict[tuple[str, ...], list[str]] = {}
     for method in METHODS:
         lacking = tuple(d for d in datasets if method in found["missing"].get(d, ()))
         if lacking:
             where.setdefault(lacking, []).append(method)
-    return "".join(
+    diverged = "".join(
+        f"{OURS} on {line['data']}: the loss of {line['diverged']} trainings became infinite, "
+        "they count in no number here\n"
+        for line in found["datasets"]
+        if line["diverged"]
+    )
+    return diverged + "".join(
         f"not trained on {'any of these' if list(lacking) == datasets else ', '.join(lacking)}: "
         f"{', '.join(methods)}\n"
         for lacking, methods in where.items()

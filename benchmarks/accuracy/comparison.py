@@ -134,6 +134,7 @@ class Comparison:
         ]
 
     def _recipe_of_record(self, record: Record) -> Recipe:
+        """The recipe by which it is read: an ablation may have taken away CLMLE's read-out."""
         recipe, method = self.recipe(record.data, record.method), METHODS[record.method]
         values = record.balanced_accuracy
         if method.ablation is not None and values and recipe.readout not in values:
