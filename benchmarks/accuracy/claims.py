@@ -42,8 +42,8 @@ def summarise_claims(rows: Sequence[Row], datasets: Sequence[str]) -> dict[str, 
         differences of ours to them in points, "over_*"; "rank" of ours among "of" methods,
         ablations aside; "diverged": trainings of ours whose loss became infinite. None wherever
         there is no number. "averages": means over the data sets that have a number, "ours" and
-        "classic" over those that have both. "missing": data set -> methods without a training. None without CLMLE, or
-        with nothing to compare it with.
+        "classic" over those that have both. "missing": data set -> methods without a training.
+        None without CLMLE, or with nothing to compare it with.
     """
     trained = {(row.data, row.method) for row in rows}
     expected = [

@@ -169,7 +169,7 @@ def significance_text(found: Mapping[str, Any] | None, num_blocks: int) -> str:
         + f"mean ranks that differ by more than {found['critical_difference']:.2f} differ at 0.05 "
         "(Nemenyi)",
     ]
-    table = [["pairs with the best rank", "seeds", "difference", "Wilcoxon p", "Holm p"]]
+    table = [["pairs with the best rank", "blocks", "difference", "Wilcoxon p", "Holm p"]]
     for pair in found["pairs"]:
         if best in (pair["better"], pair["worse"]):
             numbers = [f"{pair['difference']:.4f}", f"{pair['p']:.3g}", f"{pair['p_holm']:.3g}"]
