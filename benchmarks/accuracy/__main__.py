@@ -6,8 +6,9 @@
     python -m benchmarks.accuracy --suite full --data DIR --out runs/accuracy/full.json
 
 DIR holds fashion_mnist/, mnist/ (idx files), lfw.tar.xz and utkface.tar.xz. --search tries a few
-settings of each method on validation images and writes the best, with the best read-out, to
-benchmarks/recipes.json; a comparison uses these and reads the test images once a training.
+settings of each method on validation images, on one data set of each family, and writes the best,
+with the best read-out, to benchmarks/recipes.json; a comparison uses these for the whole family and
+reads the test images once a training.
 
 Every training is the trainer that users run (one rank), with the same number of images for all
 methods of a data set. Finished trainings are kept beside FILE: the same command goes on where it
@@ -34,10 +35,12 @@ for _name, _value in {
     os.environ.setdefault(_name, _value)
 
 from benchmarks.accuracy import recipes  # noqa: E402 - the environment comes first
-from benchmarks.accuracy.comparison import Plan, compare, search  # noqa: E402
+from benchmarks.accuracy.comparison import compare  # noqa: E402
 from benchmarks.accuracy.datasets import DATASETS  # noqa: E402
 from benchmarks.accuracy.methods import METHODS  # noqa: E402
+from benchmarks.accuracy.search import search  # noqa: E402
 from benchmarks.accuracy.suites import SUITES  # noqa: E402
+from benchmarks.accuracy.trainings import Plan  # noqa: E402
 from data_shards.errors import DataError  # noqa: E402
 from trainer.errors import ConfigError  # noqa: E402
 
@@ -50,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         datasets=tuple(options.datasets or suite.datasets),
         methods=tuple(options.methods or suite.methods),
         num_seeds=options.seeds or suite.num_seeds,
+        top_seeds=options.seeds or max(suite.num_seeds, suite.top_seeds),
         data=options.data,
         out=options.out,
         recipes=options.recipes,
@@ -95,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--out", type=Path, required=True, metavar="FILE", help="JSON file to write")
     add("--datasets", nargs="+", choices=sorted(DATASETS), metavar="NAME", help=", ".join(DATASETS))
     add("--methods", nargs="+", choices=sorted(METHODS), metavar="NAME", help=", ".join(METHODS))
-    add("--seeds", type=_positive, metavar="N", help="(default: the suite's)")
+    add("--seeds", type=_positive, metavar="N", help="of every method (default: the suite's)")
     add(
         "--jobs",
         type=_positive,

@@ -1,25 +1,23 @@
-"""The two things that the benchmark does: search recipes, compare methods."""
+"""The comparison: every method with every seed on the test images, then what they came to."""
 
 from __future__ import annotations
 
 import os
 import platform
-import shutil
 import sys
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
 from benchmarks.accuracy import recipes, significance
-from benchmarks.accuracy.costs import CostEstimate, in_words
+from benchmarks.accuracy.ablation_table import ablation_text, summarise_ablations
+from benchmarks.accuracy.claims import claims_text, summarise_claims
 from benchmarks.accuracy.datasets import import_data
-from benchmarks.accuracy.jobs import Job, Record, all_records, find_record, make_job
-from benchmarks.accuracy.methods import METHODS
+from benchmarks.accuracy.jobs import Job, Record, make_job
+from benchmarks.accuracy.methods import METHODS, OURS
 from benchmarks.accuracy.plots import can_plot, plot_all
-from benchmarks.accuracy.pool import run_jobs
-from benchmarks.accuracy.recipes import SEARCH_SEED, Recipe, Recipes
+from benchmarks.accuracy.recipes import Recipe, Recipes, find_recipe
 from benchmarks.accuracy.results import (
     Row,
     accuracy_text,
@@ -29,79 +27,12 @@ from benchmarks.accuracy.results import (
     shot_text,
     significance_text,
 )
+from benchmarks.accuracy.seeds import best_methods, costliest_methods
+from benchmarks.accuracy.trainings import Plan, do_jobs, records_of, say_costs
 from data_shards.atomic import atomic_file, write_json
 from data_shards.manifest import Manifest
 from trainer.config_file import build_config
 from trainer.tasks import resolve_tasks
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What was asked for on the command line."""
-
-    datasets: tuple[str, ...]
-    methods: tuple[str, ...]
-    num_seeds: int
-    data: Path | None
-    out: Path
-    recipes: Path
-    at_once: int
-    dry_run: bool
-    command: str
-
-    @property
-    def folder(self) -> Path:
-        """Shards, records and what is under way lie beside the results."""
-        return self.out.absolute().parent
-
-    @property
-    def records(self) -> Path:
-        """Of finished trainings."""
-        return self.folder / "trainings"
-
-
-def search(plan: Plan) -> int:
-    """Try every method's grid on the validation images; write the recipes.
-
-    Returns:
-        0, or 1 when a training failed.
-    """
-    jobs = []
-    for data in plan.datasets:
-        manifest = import_data(data, plan.data, plan.folder / "data", validation=True)
-        jobs += [
-            make_job(
-                data,
-                method,
-                seed=SEARCH_SEED,
-                chosen=trial,
-                manifest=manifest,
-                split="validation",
-            )
-            for method in plan.methods
-            for trial in METHODS[method].trials
-        ]
-    failures = _do(plan, jobs)
-    if plan.dry_run:
-        return 0
-    found = recipes.load(plan.recipes)
-    done = _records(plan, jobs)
-    for data in plan.datasets:
-        for method in plan.methods:
-            trials = [record for record in done if (record.data, record.method) == (data, method)]
-            complete = len(trials) == len(METHODS[method].trials)
-            recipe = recipes.choose(trials) if complete else None
-            if recipe is None:
-                print(f"{data}, {method}: no recipe, a trial failed, or every loss became infinite")
-            else:
-                found.setdefault(data, {})[method] = recipe
-                print(
-                    f"{data}, {method}: {recipe.settings}, {recipe.readout}, "
-                    f"validation {recipe.balanced_accuracy:.4f}"
-                )
-    recipes.save(plan.recipes, found)
-    print(plan.recipes)
-    return int(bool(failures))
 
 
 def compare(plan: Plan) -> int:
@@ -110,50 +41,124 @@ def compare(plan: Plan) -> int:
     Returns:
         0, or 1 when a training failed.
     """
-    found = recipes.load(plan.recipes)
-    manifests = {
-        data: import_data(data, plan.data, plan.folder / "data", validation=False)
-        for data in plan.datasets
-    }
-    _tell_of_defaults(plan, found)
-    jobs = [
-        make_job(
-            data,
-            method,
-            seed=seed,
-            chosen=_recipe(found, data, method).settings,
-            manifest=manifests[data],
-            split="test",
-        )
-        for seed in range(plan.num_seeds)
-        for data in plan.datasets
-        for method in plan.methods
-    ]
-    failures = _do(plan, jobs)
+    comparison = Comparison(
+        plan=plan,
+        found=recipes.load(plan.recipes),
+        manifests={
+            data: import_data(data, plan.data, plan.folder / "data", validation=False)
+            for data in plan.datasets
+        },
+    )
+    comparison.tell_of_defaults()
+    first = comparison.first_jobs()
+    comparison.tell_of_ablations(first)
+    say_costs(plan, first)
+    if plan.top_seeds > plan.num_seeds:
+        guess = comparison.further_jobs(first, guess=True)
+        say_costs(plan, guess, what="further seeds of the best methods: ")
     if plan.dry_run:
         return 0
-    rows = [
-        make_row(record, _recipe(found, record.data, record.method), sizes)
-        for record in _records(plan, jobs)
-        for sizes in [_class_sizes(manifests[record.data])]
-    ]
+    failures = do_jobs(plan, first)
+    further = comparison.further_jobs(first)
+    if further:
+        say_costs(plan, further, what="further seeds of the best methods: ")
+    failures += do_jobs(plan, further)
+    rows = comparison.rows([*first, *further])
     rows.sort(key=lambda row: (plan.datasets.index(row.data), plan.methods.index(row.method)))
     _write(plan, rows)
     return int(bool(failures))
 
 
-def _recipe(found: Recipes, data: str, method: str) -> Recipe:
-    return found.get(data, {}).get(method) or recipes.default_recipe(method)
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """A plan with its images and recipes."""
 
+    plan: Plan
+    found: Recipes
+    manifests: Mapping[str, Manifest]
 
-def _tell_of_defaults(plan: Plan, found: Recipes) -> None:
-    without = [(d, m) for d in plan.datasets for m in plan.methods if m not in found.get(d, {})]
-    if without:
-        print(
-            f"{len(without)} of {len(plan.datasets) * len(plan.methods)} (data set, method) pairs "
-            f"have no recipe in {plan.recipes} and use the method's default learning rate and "
-            "read-out; --search chooses them"
+    def recipe(self, data: str, method: str) -> Recipe:
+        """Settings and read-out of a method on a data set."""
+        return find_recipe(self.found, data, method) or recipes.default_recipe(method)
+
+    def job(self, data: str, method: str, seed: int) -> Job:
+        """One training."""
+        return make_job(
+            data,
+            method,
+            seed=seed,
+            chosen=self.recipe(data, method).settings,
+            manifest=self.manifests[data],
+            split="test",
         )
+
+    def first_jobs(self) -> list[Job]:
+        """Of every method, the seeds that all have; without ablations that change nothing."""
+        return [
+            job
+            for seed in range(self.plan.num_seeds)
+            for data in self.plan.datasets
+            for method in self.plan.methods
+            for job in [self.job(data, method, seed)]
+            if METHODS[method].ablation is None or job.config != self.job(data, OURS, seed).config
+        ]
+
+    def further_jobs(self, first: Sequence[Job], *, guess: bool = False) -> list[Job]:
+        """More seeds of the best methods of each data set whose first seeds are all done.
+
+        Args:
+            first: all of the first seeds.
+            guess: take the costliest methods where the best are not known yet.
+        """
+        seeds = range(self.plan.num_seeds, self.plan.top_seeds)
+        jobs = []
+        for data in self.plan.datasets if seeds else ():
+            wanted = [job for job in first if job.data == data]
+            rows = self.rows(wanted)
+            if len(rows) == len(wanted):
+                methods = best_methods(rows, self.plan.methods)
+            elif guess:
+                methods = costliest_methods(self.plan.methods)
+            else:
+                print(f"{data}: no further seeds of the best methods before all trainings succeed")
+                continue
+            jobs += [self.job(data, method, seed) for method in methods for seed in seeds]
+        return jobs
+
+    def rows(self, jobs: Iterable[Job]) -> list[Row]:
+        """What the trainings that are done came to."""
+        sizes = {data: _class_sizes(manifest) for data, manifest in self.manifests.items()}
+        return [
+            make_row(record, self._recipe_of_record(record), sizes[record.data])
+            for record in records_of(self.plan, jobs)
+        ]
+
+    def _recipe_of_record(self, record: Record) -> Recipe:
+        """The recipe by which it is read: an ablation may have taken away CLMLE's read-out."""
+        recipe, method = self.recipe(record.data, record.method), METHODS[record.method]
+        values = record.balanced_accuracy
+        if method.ablation is not None and values and recipe.readout not in values:
+            return replace(recipe, readout=method.readout)
+        return recipe
+
+    def tell_of_defaults(self) -> None:
+        """Say how many methods use defaults, as nothing was searched for them."""
+        pairs = [(data, method) for data in self.plan.datasets for method in self.plan.methods]
+        without = [pair for pair in pairs if find_recipe(self.found, *pair) is None]
+        if without:
+            print(
+                f"{len(without)} of {len(pairs)} (data set, method) pairs have no recipe in "
+                f"{self.plan.recipes} and use the method's default learning rate and read-out; "
+                "--search chooses them"
+            )
+
+    def tell_of_ablations(self, first: Sequence[Job]) -> None:
+        """Say which ablations are left out, as CLMLE is so anyway."""
+        made = {(job.data, job.method) for job in first}
+        for method in self.plan.methods:
+            same = [data for data in self.plan.datasets if (data, method) not in made]
+            if same:
+                print(f"{method} is {OURS} itself on {', '.join(same)}, and is left out there")
 
 
 def _class_sizes(manifest: Manifest) -> np.ndarray:
@@ -162,64 +167,15 @@ def _class_sizes(manifest: Manifest) -> np.ndarray:
     return manifest.class_counts("train", task.label)
 
 
-def _do(plan: Plan, jobs: Sequence[Job]) -> list[str]:
-    """Do the jobs that have no record; returns what went wrong."""
-    todo = [job for job in jobs if find_record(plan.records, job) is None]
-    known = all_records(plan.records)
-    costs = CostEstimate(known)
-    wall = costs.wall_seconds(todo, plan.at_once)
-    print(
-        f"{len(jobs)} trainings, {len(jobs) - len(todo)} of them done before; the rest will take "
-        f"about {in_words(wall)}, {plan.at_once} at a time",
-        flush=True,
-    )
-    if plan.dry_run or not todo:
-        return []
-    work = plan.folder / "work"
-    shutil.rmtree(work, ignore_errors=True)  # of a benchmark that was killed
-    work.mkdir(parents=True)
-    plan.records.mkdir(parents=True, exist_ok=True)
-    failures = []
-    left = {job.name: job for job in todo}
-    for job, problem in run_jobs(todo, records=plan.records, work=work, at_once=plan.at_once):
-        del left[job.name]
-        record = find_record(plan.records, job)
-        if record is None:
-            failures.append(f"{job}: {problem}")
-        else:
-            known.append(record)
-        wall = CostEstimate(known).wall_seconds(list(left.values()), plan.at_once)
-        place = f"[{len(todo) - len(left)}/{len(todo)}]"
-        outcome = f"failed, {problem}" if record is None else _outcome(record)
-        print(f"{place} {job}: {outcome}; about {in_words(wall)} left", flush=True)
-    for failure in failures:
-        sys.stderr.write(f"failed: {failure}\n")
-    if not failures:
-        shutil.rmtree(work)
-    return failures
-
-
-def _outcome(record: Record) -> str:
-    values = record.balanced_accuracy
-    if not values:
-        return f"the loss became infinite, {record.seconds:.0f} s"
-    best = max(values, key=lambda readout: values[readout])
-    if record.split == "test":  # the read-out was chosen before, and nothing is chosen here
-        return f"{record.seconds:.0f} s"
-    return f"{best} {values[best]:.4f}, {record.seconds:.0f} s"
-
-
-def _records(plan: Plan, jobs: Iterable[Job]) -> list[Record]:
-    found = (find_record(plan.records, job) for job in jobs)
-    return [record for record in found if record is not None]
-
-
 def _write(plan: Plan, rows: Sequence[Row]) -> None:
     scores, methods = score_table(rows, plan.methods)
     tested = significance.summarise(scores, methods)
+    claims = summarise_claims(rows, plan.datasets)
+    ablations = summarise_ablations(rows)
     ranks = tested["mean_ranks"] if tested else {}
     sys.stdout.write("\n" + accuracy_text(rows, ranks) + "\n" + shot_text(rows) + "\n")
     sys.stdout.write(significance_text(tested, len({(row.data, row.seed) for row in rows})))
+    sys.stdout.write(ablation_text(ablations) + claims_text(claims))
     machine = f"{platform.machine()}, {os.cpu_count()} CPUs, {platform.platform()}"
     write_json(
         plan.out,
@@ -228,6 +184,8 @@ def _write(plan: Plan, rows: Sequence[Row]) -> None:
             "machine": machine,
             "results": [asdict(row) for row in rows],
             "significance": tested,
+            "ablations": ablations,
+            "claims": claims,
         },
     )
     table = plan.out.with_suffix(".csv")

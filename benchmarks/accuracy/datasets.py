@@ -46,6 +46,8 @@ class DataSet:
     seconds_per_1000_images: float
     """Of a softmax training on one core of a 2026 server, with start and evaluation: for
     estimates before anything was measured."""
+    family: str = ""
+    """The data set on which its recipes are searched: one with a like frame. "" = itself."""
 
 
 _GREY_28 = {
@@ -78,6 +80,7 @@ def _idx(folder: str, ratio: int) -> DataSet:
         settings=_GREY_28,
         steps=600,
         seconds_per_1000_images=0.7,
+        family="fashion_lt_100",
     )
 
 
@@ -85,6 +88,7 @@ def _mnist_control(removed: float) -> DataSet:
     return DataSet(
         source="idx",
         path="mnist",
+        family="mnist_control_20",
         prepare=partial(control_images, removed=removed),
         settings=_GREY_28,
         steps=1200,
@@ -92,7 +96,7 @@ def _mnist_control(removed: float) -> DataSet:
     )
 
 
-def _utkface(label: str, ratio: int = 1) -> DataSet:
+def _utkface(label: str, *, family: str, ratio: int = 1) -> DataSet:
     return DataSet(
         source="utkface",
         path="utkface.tar.xz",
@@ -101,6 +105,7 @@ def _utkface(label: str, ratio: int = 1) -> DataSet:
         settings=_UTK,
         steps=600,
         seconds_per_1000_images=1.0,
+        family=family,
     )
 
 
@@ -127,10 +132,10 @@ DATASETS: Mapping[str, DataSet] = MappingProxyType(
             steps=800,
             seconds_per_1000_images=1.1,
         ),
-        "utk_race": _utkface("race"),
-        "utk_age": _utkface("age_decade"),
-        "utk_gender10": _utkface("gender", ratio=10),
-        "utk_age60": _utkface("age60"),
+        "utk_race": _utkface("race", family="utk_race"),
+        "utk_age": _utkface("age_decade", family="utk_race"),
+        "utk_gender10": _utkface("gender", family="utk_gender10", ratio=10),
+        "utk_age60": _utkface("age60", family="utk_gender10"),
         "digits": DataSet(
             source="digits",
             options={"long_tail_ratio": 20},

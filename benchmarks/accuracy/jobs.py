@@ -104,6 +104,8 @@ def make_job(
 ) -> Job:
     """Put a training together: the frame, the data set's settings, the method's, the chosen ones.
 
+    What an ablation changes comes last.
+
     Raises:
         ConfigError: the settings do not go together.
     """
@@ -119,12 +121,15 @@ def make_job(
         "train.steps": dataset.steps,
         "evaluation.split": split,
     }
+    config = with_settings(build_config({}), settings)
+    if entry.ablation is not None:
+        config = with_settings(config, entry.ablation.changes(config))
     return Job(
         data=data,
         method=method,
         seed=seed,
         chosen=chosen,
-        config=with_settings(build_config({}), settings),
+        config=config,
         data_checksum=manifest.checksum,
     )
 

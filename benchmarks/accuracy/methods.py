@@ -11,10 +11,13 @@ from itertools import product
 from types import MappingProxyType
 from typing import Any, Literal
 
+from benchmarks.accuracy.ablations import ABLATIONS, Ablation
 from trainer.methods import METHODS as LOSSES
 from trainer.methods import LossName
 
-Group = Literal["classic", "cluster", "ours"]
+Group = Literal["classic", "cluster", "ours", "ablation"]
+OURS = "clmle"
+"""The method that the others are compared with, and that ablations change."""
 _TABLES = 1.4  # what embedding and clustering add
 _LEARNING_RATES: Mapping[str, tuple[Any, ...]] = {"optim.learning_rate": (0.03, 0.1, 0.3)}
 
@@ -25,15 +28,17 @@ class Method:
 
     group: Group
     """classic = one embedding or score a class; cluster = others' losses on several clusters a
-    class; ours = CLMLE and its variants."""
+    class; ours = CLMLE and its variants; ablation = CLMLE with one choice changed."""
     settings: Mapping[str, Any]
     """Dotted settings, as in `--set`."""
     readout: str
-    """Used where no recipe has chosen one."""
+    """Used where no recipe has chosen one; of an ablation, where CLMLE's is not there."""
     grid: Mapping[str, tuple[Any, ...]] = field(default_factory=lambda: dict(_LEARNING_RATES))
     """Dotted setting -> values, in ascending order, all combinations of which `--search` tries."""
     cost: float = 1.0
     """Seconds an image against a softmax training, for estimates before anything was measured."""
+    ablation: Ablation | None = None
+    """What is changed of CLMLE, after its recipe."""
 
     @property
     def uses_tables(self) -> bool:
@@ -71,6 +76,13 @@ def _clmle(**settings: Any) -> Method:
     return _method("ours", "clmle", cost=_TABLES, **settings)
 
 
+def _ablated(base: Method, ablation: Ablation) -> Method:
+    readout = ablation.readout or base.readout
+    return replace(base, group="ablation", readout=readout, ablation=ablation)
+
+
+_CLMLE = _clmle()
+
 METHODS: Mapping[str, Method] = MappingProxyType(
     {
         # Other images
@@ -107,9 +119,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
         # Several clusters a class
         "magnet": _method("cluster", "magnet", cost=_TABLES),
         "lmle": _method("cluster", "lmle", cost=_TABLES),
-        "clmle_one_cluster": _clmle(cluster__max_clusters_per_class=1),
-        "clmle_no_within": _clmle(loss__weight_within=0.0),
-        "clmle": _clmle(),
+        OURS: _CLMLE,
         "clmle_adjusted": _clmle(loss__logit_adjustment=1.0),
         "clmle_rare_margins": _clmle(loss__margin_rare_exponent=0.1),
         "clmle_warm": _clmle(loss__clmle_from=0.4, sampler__max_clusters_per_class=3),
@@ -125,5 +135,6 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             ),
             readout="blend",
         ),
+        **{name: _ablated(_CLMLE, ablation) for name, ablation in ABLATIONS.items()},
     }
 )

@@ -13,7 +13,7 @@ from benchmarks.accuracy.results import Row, mean_and_deviation
 from data_shards.atomic import atomic_file
 
 SUFFIXES = ("png", "svg")
-_COLOURS = {"classic": "0.65", "cluster": "tab:blue", "ours": "tab:red"}
+_COLOURS = {"classic": "0.65", "cluster": "tab:blue", "ours": "tab:red", "ablation": "tab:orange"}
 _GROUPS = {"many": "many: > 100 images", "medium": "20 to 100", "few": "few: < 20"}
 
 

@@ -1,9 +1,12 @@
-"""Settings and read-out of each method on each data set, chosen on validation images.
+"""Settings and read-out of each method on each family of data sets, chosen on validation images.
+
+A family shares the recipes that were chosen on one of its data sets, for every method alike: no
+method is tuned to a single data set of the comparison.
 
 `benchmarks/recipes.json` holds the choices and everything that was tried:
 
-    {data set: {method: {"settings", "readout", "balanced_accuracy",
-                         "tried": [{"settings", "balanced_accuracy": {read-out: ...}}]}}}
+    {family: {method: {"settings", "readout", "balanced_accuracy",
+                       "tried": [{"settings", "balanced_accuracy": {read-out: ...}}]}}}
 """
 
 from __future__ import annotations
@@ -13,8 +16,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.accuracy.datasets import DATASETS
 from benchmarks.accuracy.jobs import Record
-from benchmarks.accuracy.methods import METHODS
+from benchmarks.accuracy.methods import METHODS, OURS
 from data_shards.atomic import read_json, write_json
 from data_shards.errors import DataError
 
@@ -25,7 +29,7 @@ SEARCH_SEED = 1000
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What was chosen for one method on one data set."""
+    """What was chosen for one method on one family of data sets."""
 
     settings: dict[str, Any]
     """Dotted: learning rate, and whatever else the method's grid holds."""
@@ -38,7 +42,22 @@ class Recipe:
 
 
 Recipes = dict[str, dict[str, Recipe]]
-"""Data set -> method -> recipe."""
+"""Family -> method -> recipe."""
+
+
+def family_of(data: str) -> str:
+    """Name of the data set on which the recipes of a data set are searched."""
+    return DATASETS[data].family or data
+
+
+def owner_of(method: str) -> str:
+    """Name of the method whose recipes a method takes: an ablation takes CLMLE's."""
+    return method if METHODS[method].ablation is None else OURS
+
+
+def find_recipe(found: Recipes, data: str, method: str) -> Recipe | None:
+    """The recipe of a method on a data set; None where nothing was chosen."""
+    return found.get(family_of(data), {}).get(owner_of(method))
 
 
 def choose(records: Iterable[Record]) -> Recipe | None:
@@ -72,7 +91,7 @@ def choose(records: Iterable[Record]) -> Recipe | None:
 
 def default_recipe(method: str) -> Recipe:
     """What a method gets where nothing was searched."""
-    entry = METHODS[method]
+    entry = METHODS[owner_of(method)]
     return Recipe(settings=entry.default_trial, readout=entry.readout, tried=[])
 
 

@@ -80,20 +80,16 @@ def score_table(rows: Iterable[Row], methods: Sequence[str]) -> tuple[Floats, li
         methods: columns that are wanted.
 
     Returns:
-        (N, K) balanced accuracies and the names of the K methods that have any; blocks (data set,
-        seed) in which one of them lacks a number are left out.
+        (N, K) balanced accuracies and the names of the K methods that have any; a block is a data
+        set with a seed, NaN a method without a number there.
     """
     blocks: dict[tuple[str, int], dict[str, float]] = {}
     for row in rows:
         if row.balanced_accuracy is not None:
             blocks.setdefault((row.data, row.seed), {})[row.method] = row.balanced_accuracy
     present = [name for name in methods if any(name in block for block in blocks.values())]
-    whole = [
-        [block[name] for name in present]
-        for _, block in sorted(blocks.items())
-        if block.keys() >= set(present)
-    ]
-    return np.array(whole, dtype=np.float64).reshape(len(whole), len(present)), present
+    table = [[block.get(name, np.nan) for name in present] for _, block in sorted(blocks.items())]
+    return np.array(table, dtype=np.float64).reshape(len(table), len(present)), present
 
 
 def as_csv(rows: Sequence[Row]) -> str:
@@ -109,6 +105,12 @@ def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
     """Mean, and standard deviation of the sample; None for one value."""
     deviation = statistics.stdev(values) if len(values) > 1 else None
     return statistics.fmean(values), deviation
+
+
+def mean_of(values: Iterable[float | None]) -> float | None:
+    """Mean of those that are there; None of none."""
+    there = [value for value in values if value is not None]
+    return statistics.fmean(there) if there else None
 
 
 def accuracy_text(rows: Sequence[Row], ranks: Mapping[str, float]) -> str:
@@ -167,9 +169,10 @@ def significance_text(found: Mapping[str, Any] | None, num_blocks: int) -> str:
         + f"mean ranks that differ by more than {found['critical_difference']:.2f} differ at 0.05 "
         "(Nemenyi)",
     ]
-    table = [["pairs with the best rank", "difference", "Wilcoxon p", "Holm p"]]
+    table = [["pairs with the best rank", "blocks", "difference", "Wilcoxon p", "Holm p"]]
     for pair in found["pairs"]:
         if best in (pair["better"], pair["worse"]):
-            cells = [f"{pair['difference']:.4f}", f"{pair['p']:.3g}", f"{pair['p_holm']:.3g}"]
-            table.append([f"{pair['better']} > {pair['worse']}", *cells])
+            numbers = [f"{pair['difference']:.4f}", f"{pair['p']:.3g}", f"{pair['p_holm']:.3g}"]
+            name = f"{pair['better']} > {pair['worse']}"
+            table.append([name, str(pair["blocks"]), *numbers])
     return "\n".join(lines) + "\n" + aligned(table)

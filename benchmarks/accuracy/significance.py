@@ -20,11 +20,13 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """Two methods, over all blocks."""
+    """Two methods, over the blocks that both have."""
 
     better: str
     """The one with the higher mean."""
     worse: str
+    blocks: int
+    """In which both have a score; all else here is over these."""
     difference: float
     """Of the means, >= 0."""
     p: float
@@ -102,18 +104,21 @@ def signed_rank_p(differences: Floats) -> float:
 
 
 def compare_pairs(scores: Floats, methods: list[str]) -> list[Pair]:
-    """Test every pair of methods, the surest difference first.
+    """Test every pair of methods that has a common block, the surest difference first.
 
     Args:
-        scores: (N, K).
+        scores: (N, K), NaN where a method has none.
         methods: names of the K columns.
     """
-    pairs = list(combinations(range(len(methods)), 2))
-    differences = [scores[:, a] - scores[:, b] for a, b in pairs]
-    p_values = np.array([signed_rank_p(difference) for difference in differences])
+    differences = {}
+    for a, b in combinations(range(len(methods)), 2):
+        both = ~np.isnan(scores[:, [a, b]]).any(axis=1)
+        if both.any():
+            differences[a, b] = scores[both, a] - scores[both, b]
+    p_values = np.array([signed_rank_p(difference) for difference in differences.values()])
     found = []
-    for (a, b), difference, p, p_holm in zip(
-        pairs, differences, p_values, holm(p_values), strict=True
+    for ((a, b), difference), p, p_holm in zip(
+        differences.items(), p_values, holm(p_values), strict=True
     ):
         mean = float(difference.mean())
         better, worse = (a, b) if mean >= 0 else (b, a)
@@ -121,6 +126,7 @@ def compare_pairs(scores: Floats, methods: list[str]) -> list[Pair]:
             Pair(
                 better=methods[better],
                 worse=methods[worse],
+                blocks=len(difference),
                 difference=abs(mean),
                 p=float(p),
                 p_holm=float(p_holm),
@@ -130,20 +136,24 @@ def compare_pairs(scores: Floats, methods: list[str]) -> list[Pair]:
 
 
 def summarise(scores: Floats, methods: list[str]) -> dict[str, Any] | None:
-    """All of the above as JSON; None with fewer than two methods or blocks.
+    """All of the above as JSON; None with fewer than two methods or whole blocks.
+
+    Ranks are over whole blocks, in which every method has a score; each pair is tested over all
+    blocks that both have.
 
     Args:
-        scores: (N, K), no NaN.
+        scores: (N, K), NaN where a method has none.
         methods: names of the K columns.
     """
-    num_blocks, num_methods = scores.shape
+    whole = scores[~np.isnan(scores).any(axis=1)]
+    num_blocks, num_methods = whole.shape
     if num_blocks < 2 or num_methods < 2:
         return None
-    ranks = mean_ranks(scores).tolist()
+    ranks = mean_ranks(whole).tolist()
     return {
         "blocks": num_blocks,
         "mean_ranks": dict(zip(methods, ranks, strict=True)),
-        "friedman_p": friedman_p(scores),
+        "friedman_p": friedman_p(whole),
         "critical_difference": critical_difference(num_methods, num_blocks),
         "pairs": [vars(pair) for pair in compare_pairs(scores, methods)],
     }

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from benchmarks.accuracy.ablations import ABLATIONS
 from benchmarks.accuracy.datasets import DATASETS
-from benchmarks.accuracy.methods import METHODS
+from benchmarks.accuracy.methods import METHODS, OURS
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,9 @@ class Suite:
     datasets: tuple[str, ...]
     methods: tuple[str, ...]
     num_seeds: int
+    """Of every method."""
+    top_seeds: int = 0
+    """Of the best methods of each data set and of CLMLE; at most `num_seeds` = no further ones."""
 
 
 _CONTROL = ("mnist_control_0", "mnist_control_20", "mnist_control_40")
@@ -33,13 +37,16 @@ SUITES: Mapping[str, Suite] = MappingProxyType(
         ),
         "full": Suite(
             tuple(name for name in DATASETS if name not in ("digits", *_CONTROL)),
-            tuple(METHODS),
+            tuple(name for name, method in METHODS.items() if method.group != "ablation"),
             3,
+            top_seeds=5,
         ),
+        # What each choice of CLMLE is worth.
+        "ablation": Suite(("fashion_lt_100", "lfw10", "utk_race"), (OURS, *ABLATIONS), 5),
         # The experiment of LMLE with growing imbalance.
         "control": Suite(
             _CONTROL,
-            ("softmax", "class_balanced", "class_costs", "triplet", "lmle", "clmle"),
+            ("softmax", "class_balanced", "class_costs", "triplet", "lmle", OURS),
             3,
         ),
     }

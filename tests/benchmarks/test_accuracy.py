@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.accuracy import comparison
+from benchmarks.accuracy import search
 from benchmarks.accuracy.__main__ import main
 from benchmarks.accuracy.methods import METHODS
 
@@ -92,7 +92,7 @@ def test_a_search_reads_validation_images_and_its_choice_is_used(
     softmax = ("--methods", "softmax")
     # One rate that learns, one that cannot.
     tried = replace(METHODS["softmax"], grid={"optim.learning_rate": (0.1, 1e6)})
-    monkeypatch.setattr(comparison, "METHODS", {"softmax": tried})
+    monkeypatch.setattr(search, "METHODS", {"softmax": tried})
     assert main(arguments(out, *softmax, "--search")) == 0
     recipe = json.loads((tmp_path / "recipes.json").read_text())["digits"]["softmax"]
     assert recipe["settings"] == {"optim.learning_rate": 0.1}

@@ -6,9 +6,18 @@ import numpy as np
 import pytest
 
 from benchmarks.accuracy.costs import CostEstimate, in_words
+from benchmarks.accuracy.datasets import DATASETS
 from benchmarks.accuracy.jobs import Record
 from benchmarks.accuracy.plots import SUFFIXES, plot_all
-from benchmarks.accuracy.recipes import Recipe, choose, default_recipe, load, save
+from benchmarks.accuracy.recipes import (
+    Recipe,
+    choose,
+    default_recipe,
+    family_of,
+    find_recipe,
+    load,
+    save,
+)
 from benchmarks.accuracy.results import (
     accuracy_text,
     as_csv,
@@ -59,12 +68,12 @@ def test_a_read_out_that_is_not_there_is_named() -> None:
         make_row(RECORD, replace(SOFT, readout="knn"), SIZES)
 
 
-def test_only_whole_blocks_are_compared() -> None:
+def test_a_block_that_lacks_a_method_has_a_gap() -> None:
     rows = [row("a", 0.5), row("b", 0.6), row("a", 0.7, seed=1), row("b", None, seed=1)]
     rows += [row("a", 0.1, data="more"), row("b", 0.2, data="more")]
     table, methods = score_table(rows, ["b", "a", "c"])
     assert methods == ["b", "a"]
-    assert table.tolist() == [[0.6, 0.5], [0.2, 0.1]]
+    assert np.array_equal(table, [[0.6, 0.5], [np.nan, 0.7], [0.2, 0.1]], equal_nan=True)
     assert score_table([], ["a"])[0].shape == (0, 0)
 
 
@@ -136,6 +145,18 @@ def test_recipes_are_read_as_they_were_written(tmp_path) -> None:
     path.write_text('{"digits": {"clmle": {"rate": 1}}}')
     with pytest.raises(DataError, match="holds no recipes"):
         load(path)
+
+
+def test_a_family_shares_its_recipes_and_an_ablation_takes_clmles() -> None:
+    for data in DATASETS:
+        assert family_of(family_of(data)) == family_of(data)
+    assert family_of("mnist_lt_100") == family_of("fashion_lt_10") == "fashion_lt_100"
+    assert family_of("digits") == "digits"
+    found = {"utk_race": {"clmle": SOFT}, "utk_age": {"softmax": SOFT}}
+    assert find_recipe(found, "utk_age", "clmle") is SOFT
+    assert find_recipe(found, "utk_age", "clmle_no_margins") is SOFT
+    assert find_recipe(found, "utk_age", "softmax") is None
+    assert find_recipe(found, "utk_gender10", "clmle") is None
 
 
 def test_without_a_recipe_a_method_has_the_middle_of_its_grid() -> None:

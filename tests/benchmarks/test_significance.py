@@ -86,6 +86,26 @@ def test_pairs_say_who_is_better() -> None:
     assert (third.difference, third.p) == (0, 1)
 
 
+def test_a_gap_is_left_out_of_the_pairs_that_it_concerns() -> None:
+    made = scores(6, 3)
+    made[4:, 2] = np.nan
+    found = summarise(made, ["a", "b", "c"])
+    assert found is not None
+    assert found["blocks"] == 4
+    assert list(found["mean_ranks"].values()) == mean_ranks(made[:4]).tolist()
+    pairs = {frozenset((pair["better"], pair["worse"])): pair for pair in found["pairs"]}
+    assert {"".join(sorted(names)): pair["blocks"] for names, pair in pairs.items()} == {
+        "ab": 6,
+        "ac": 4,
+        "bc": 4,
+    }
+    assert pairs[frozenset("ab")]["p"] == signed_rank_p(made[:, 0] - made[:, 1])
+    assert pairs[frozenset("ac")]["p"] == signed_rank_p(made[:4, 0] - made[:4, 2])
+    never_together = np.array([[0.5, np.nan], [np.nan, 0.4]])
+    assert compare_pairs(never_together, ["a", "b"]) == []
+    assert summarise(never_together, ["a", "b"]) is None
+
+
 def test_a_summary_needs_something_to_compare() -> None:
     assert summarise(scores(1, 3), ["a", "b", "c"]) is None
     assert summarise(scores(3, 1), ["a"]) is None

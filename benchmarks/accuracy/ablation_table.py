@@ -1,0 +1,90 @@
+"""What each choice of CLMLE is worth: differences of its variants to it, seed by seed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from benchmarks.accuracy.methods import METHODS, OURS
+from benchmarks.accuracy.results import Row, mean_and_deviation
+from cluster_jobs.comparison import aligned
+
+
+def summarise_ablations(rows: Sequence[Row]) -> list[dict[str, Any]] | None:
+    """Differences of balanced accuracy in points, variant less CLMLE, as JSON.
+
+    Args:
+        rows: of all trainings.
+
+    Returns:
+        An entry a variant: "method", "choice", "differences": data set -> "mean", "sd" and "seeds",
+        over the seeds that both have; "all": the same over all (data set, seed) pairs. "mean" is
+        None where no seed has both numbers, "sd" below two. None without a variant or CLMLE.
+    """
+    values = {(row.data, row.method, row.seed): row.balanced_accuracy for row in rows}
+    methods = list(dict.fromkeys(row.method for row in rows))
+    variants = [name for name in methods if METHODS[name].ablation is not None]
+    if not variants or OURS not in methods:
+        return None
+    datasets = dict.fromkeys(row.data for row in rows)
+    entries = []
+    for method in variants:
+        of_data = {data: _paired(values, data, method) for data in datasets}
+        ablation = METHODS[method].ablation
+        assert ablation is not None
+        entries.append(
+            {
+                "method": method,
+                "choice": ablation.choice,
+                "differences": {data: _described(found) for data, found in of_data.items()},
+                "all": _described([value for found in of_data.values() for value in found]),
+            }
+        )
+    return entries
+
+
+def _paired(
+    values: Mapping[tuple[str, str, int], float | None], data: str, method: str
+) -> list[float]:
+    """Differences in points, of the seeds that both have."""
+    found = []
+    for (of_data, of_method, seed), value in values.items():
+        ours = values.get((data, OURS, seed))
+        if (of_data, of_method) == (data, method) and value is not None and ours is not None:
+            found.append(100 * (value - ours))
+    return found
+
+
+def _described(differences: Sequence[float]) -> dict[str, Any]:
+    mean, deviation = mean_and_deviation(differences) if differences else (None, None)
+    return {"mean": mean, "sd": deviation, "seeds": len(differences)}
+
+
+def ablation_cells(found: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """A header and a line a choice.
+
+    Args:
+        found: what `summarise_ablations` says.
+    """
+    datasets = list(found[0]["differences"])
+    cells = [[f"points against {OURS}, seed by seed", *datasets, "all"]]
+    for entry in found:
+        described = [*(entry["differences"][data] for data in datasets), entry["all"]]
+        cells.append([entry["choice"], *map(_cell, described)])
+    return cells
+
+
+def _cell(described: Mapping[str, Any]) -> str:
+    if described["mean"] is None:
+        return "-"
+    sd = "" if described["sd"] is None else f" +- {described['sd']:.2f}"
+    return f"{described['mean']:+.2f}{sd}"
+
+
+def ablation_text(found: Sequence[Mapping[str, Any]] | None) -> str:
+    """The table; empty without a variant.
+
+    Args:
+        found: what `summarise_ablations` says.
+    """
+    return "" if found is None else "\n" + aligned(ablation_cells(found))

@@ -1,0 +1,76 @@
+"""CLMLE with one choice changed, all else kept: what each choice is worth.
+
+A variant has no search of its own: learning rate and read-out are those of CLMLE, so that a
+difference is the choice's alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from trainer.config import RunConfig
+
+_NO_WARMUP = {"loss.clmle_from": 0.0, "sampler.warmup_sampling": "instance"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ablation:
+    """One choice of CLMLE, changed."""
+
+    choice: str
+    """What is changed, in words."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Dotted setting -> its value instead."""
+    factors: Mapping[str, float] = field(default_factory=dict)
+    """Dotted setting -> what CLMLE's value is multiplied by."""
+    readout: str | None = None
+    """Used where CLMLE's read-out needs what the change takes away; None = it never does."""
+
+    def changes(self, config: RunConfig) -> dict[str, Any]:
+        """Dotted settings that turn CLMLE into the variant.
+
+        Args:
+            config: of CLMLE, complete: a factor is applied to the value that holds in the end.
+        """
+        changed = dict(self.settings)
+        for name, factor in self.factors.items():
+            section, setting = name.split(".")
+            changed[name] = factor * getattr(getattr(config, section), setting)
+        return changed
+
+
+ABLATIONS: Mapping[str, Ablation] = MappingProxyType(
+    {
+        "clmle_one_cluster": Ablation(
+            choice="one cluster a class", settings={"cluster.max_clusters_per_class": 1}
+        ),
+        "clmle_no_within": Ablation(
+            choice="no within-class term", settings={"loss.weight_within": 0.0}
+        ),
+        "clmle_no_warmup": Ablation(choice="no warm-up", settings=_NO_WARMUP),
+        "clmle_no_margins": Ablation(
+            choice="no margins",
+            settings={"loss.margin_between": 0.0, "loss.margin_within": 0.0},
+        ),
+        "clmle_no_means": Ablation(choice="no running means", settings={"loss.mean_momentum": 0.0}),
+        # A warm-up minimises the softmax term, so that it goes too: to be read beside no warm-up.
+        "clmle_no_softmax": Ablation(
+            choice="no softmax term (nor warm-up)",
+            settings={
+                "loss.weight_softmax": 0.0,
+                "loss.logit_adjustment": None,
+                "loss.class_weight": "none",
+                **_NO_WARMUP,
+            },
+            readout="knc_soft",
+        ),
+        "clmle_half_scale": Ablation(choice="scale halved", factors={"loss.scale": 0.5}),
+        "clmle_double_scale": Ablation(choice="scale doubled", factors={"loss.scale": 2.0}),
+        "clmle_neighbourhoods": Ablation(
+            choice="batches from neighbourhoods", settings={"sampler.sampling": "cluster"}
+        ),
+    }
+)

@@ -1,0 +1,215 @@
+"""CLMLE beside the best of the others on each data set.
+
+The others are chosen on the test images, afresh for each data set and column, so that CLMLE, one
+method with one recipe a family, stands against whatever happened to do best.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from benchmarks.accuracy.methods import METHODS, OURS
+from benchmarks.accuracy.results import Row, mean_and_deviation, mean_of
+from cluster_jobs.comparison import aligned
+
+SAMPLING_AND_COSTS = (
+    "class_balanced",
+    "square_root",
+    "under",
+    "progressive",
+    "class_costs",
+    "effective_number",
+    "focal",
+    "balanced_softmax",
+    "ldam_drw",
+    "crt",
+)
+"""Methods that mend a long tail by other images or other costs."""
+_AVERAGED = ("over_classic", "over_cluster", "over_few", "rank")
+
+
+def summarise_claims(rows: Sequence[Row], datasets: Sequence[str]) -> dict[str, Any] | None:
+    """What may be claimed, as JSON.
+
+    Args:
+        rows: of all trainings.
+        datasets: those of the comparison; what has no row is said to be missing.
+
+    Returns:
+        "datasets": a line each: "ours", "classic", "cluster" (the best of the group) and "few" (the
+        best few-shot recall of `SAMPLING_AND_COSTS`), each with "method", "mean", "sd"; "ours_few";
+        differences of ours to them in points, "over_*"; "rank" of ours among "of" methods,
+        ablations aside; "diverged": trainings of ours whose loss became infinite. None wherever
+        there is no number. "averages": means over the data sets that have a number, "ours" and
+        "classic" over those that have both. "missing": data set -> methods without a training.
+        None without CLMLE, or with nothing to compare it with.
+    """
+    trained = {(row.data, row.method) for row in rows}
+    expected = [
+        name for name in METHODS if name == OURS or METHODS[name].group in ("classic", "cluster")
+    ]
+    others = {name for name in expected if name != OURS}
+    names = {method for _, method in trained}
+    if OURS not in names or not others & names:
+        return None
+    lines = [_line(data, [row for row in rows if row.data == data]) for data in datasets]
+    missing = {data: [m for m in expected if (data, m) not in trained] for data in datasets}
+    both = [line for line in lines if line["over_classic"] is not None]
+    return {
+        "datasets": lines,
+        "averages": {
+            **{name: mean_of(line[name]["mean"] for line in both) for name in ("ours", "classic")},
+            **{name: mean_of(line[name] for line in lines) for name in _AVERAGED},
+        },
+        "missing": {data: methods for data, methods in missing.items() if methods},
+    }
+
+
+def _line(data: str, rows: Sequence[Row]) -> dict[str, Any]:
+    accuracy = _means((row.method, row.balanced_accuracy) for row in rows)
+    few = _means((row.method, row.few) for row in rows)
+    ours = accuracy.get(OURS)
+    best = {
+        group: _best({m: v for m, v in accuracy.items() if METHODS[m].group == group})
+        for group in ("classic", "cluster")
+    }
+    best["few"] = _best({m: v for m, v in few.items() if m in SAMPLING_AND_COSTS})
+    compared = [v["mean"] for m, v in accuracy.items() if METHODS[m].group != "ablation"]
+    return {
+        "data": data,
+        "ours": ours,
+        "ours_few": few.get(OURS),
+        **best,
+        "over_classic": _points(ours, best["classic"]),
+        "over_cluster": _points(ours, best["cluster"]),
+        "over_few": _points(few.get(OURS), best["few"]),
+        "rank": None if ours is None else 1 + sum(mean > ours["mean"] for mean in compared),
+        "of": len(compared),
+        "diverged": sum(row.method == OURS and row.balanced_accuracy is None for row in rows),
+    }
+
+
+def _means(values: Iterable[tuple[str, float | None]]) -> dict[str, dict[str, Any]]:
+    """Method -> its name, mean and deviation over the seeds that have a number."""
+    found: dict[str, list[float]] = {}
+    for method, value in values:
+        if value is not None:
+            found.setdefault(method, []).append(value)
+    made = {}
+    for method, of_method in found.items():
+        mean, deviation = mean_and_deviation(of_method)
+        made[method] = {"method": method, "mean": mean, "sd": deviation}
+    return made
+
+
+def _best(means: Mapping[str, dict[str, Any]]) -> dict[str, Any] | None:
+    return max(means.values(), key=lambda of_method: of_method["mean"], default=None)
+
+
+def _points(ours: dict[str, Any] | None, other: dict[str, Any] | None) -> float | None:
+    """Difference of the means in percentage points."""
+    return None if ours is None or other is None else 100 * (ours["mean"] - other["mean"])
+
+
+def claims_cells(found: Mapping[str, Any]) -> list[list[str]]:
+    """A header, a line a data set, and the averages.
+
+    Args:
+        found: what `summarise_claims` says.
+    """
+    cells = [
+        [
+            OURS,
+            "balanced accuracy",
+            "best classic",
+            "points",
+            "best of clusters",
+            "points",
+            "few-shot recall",
+            "best of sampling and costs",
+            "points",
+            "rank",
+        ]
+    ]
+    for line in found["datasets"]:
+        rank = "-" if line["rank"] is None else f"{line['rank']} of {line['of']}"
+        cells.append(
+            [
+                line["data"],
+                _score(line["ours"]),
+                _named(line["classic"]),
+                signed(line["over_classic"]),
+                _named(line["cluster"]),
+                signed(line["over_cluster"]),
+                _score(line["ours_few"]),
+                _named(line["few"]),
+                signed(line["over_few"]),
+                rank,
+            ]
+        )
+    mean = found["averages"]
+    cells.append(
+        [
+            "average",
+            _number(mean["ours"], "{:.4f}"),
+            _number(mean["classic"], "{:.4f}"),
+            signed(mean["over_classic"]),
+            "",
+            signed(mean["over_cluster"]),
+            "",
+            "",
+            signed(mean["over_few"]),
+            _number(mean["rank"], "{:.1f}"),
+        ]
+    )
+    return cells
+
+
+def missing_text(found: Mapping[str, Any]) -> str:
+    """What the numbers lack, in words; empty if nothing."""
+    datasets = [line["data"] for line in found["datasets"]]
+    where: dict[tuple[str, ...], list[str]] = {}
+    for method in METHODS:
+        lacking = tuple(d for d in datasets if method in found["missing"].get(d, ()))
+        if lacking:
+            where.setdefault(lacking, []).append(method)
+    diverged = "".join(
+        f"{OURS} on {line['data']}: the loss of {line['diverged']} trainings became infinite, "
+        "they count in no number here\n"
+        for line in found["datasets"]
+        if line["diverged"]
+    )
+    return diverged + "".join(
+        f"not trained on {'any of these' if list(lacking) == datasets else ', '.join(lacking)}: "
+        f"{', '.join(methods)}\n"
+        for lacking, methods in where.items()
+    )
+
+
+def claims_text(found: Mapping[str, Any] | None) -> str:
+    """The table and what is missing; empty without a claim.
+
+    Args:
+        found: what `summarise_claims` says.
+    """
+    return "" if found is None else "\n" + aligned(claims_cells(found)) + missing_text(found)
+
+
+def signed(points: float | None) -> str:
+    """A difference in points, with its sign."""
+    return _number(points, "{:+.2f}")
+
+
+def _score(entry: Mapping[str, Any] | None) -> str:
+    if entry is None:
+        return "-"
+    return f"{entry['mean']:.4f}" + ("" if entry["sd"] is None else f" +- {entry['sd']:.4f}")
+
+
+def _named(entry: Mapping[str, Any] | None) -> str:
+    return "-" if entry is None else f"{entry['method']} {_score(entry)}"
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else form.format(value)

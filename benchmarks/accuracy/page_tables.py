@@ -1,0 +1,133 @@
+"""Results as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from benchmarks.accuracy.ablation_table import ablation_cells
+from benchmarks.accuracy.claims import claims_cells, missing_text
+from benchmarks.accuracy.results import Row, mean_and_deviation, mean_of
+
+_SHOTS = ("many", "medium", "few")
+
+
+def markdown_tables(results: Mapping[str, Any]) -> str:
+    """All tables of one comparison, each under its heading.
+
+    Args:
+        results: as a comparison writes them.
+
+    Raises:
+        KeyError, TypeError: they are not.
+    """
+    rows = [Row(**row) for row in results["results"]]
+    tested = results["significance"]
+    ranks: dict[str, float] = tested["mean_ranks"] if tested else {}
+    methods = sorted(dict.fromkeys(r.method for r in rows), key=lambda m: ranks.get(m, len(ranks)))
+    parts = [
+        _part(
+            f"Balanced accuracy on the test images, mean ± standard deviation over {_seeds(rows)}; "
+            "the best of a data set is bold",
+            _accuracy(rows, methods),
+        ),
+        _part(
+            "Recall of classes with many (> 100), medium and few (< 20) training images",
+            _pivot(rows, methods, _shots),
+        ),
+    ]
+    if tested:
+        parts.append(
+            _part(
+                f"Mean ranks over {tested['blocks']} pairs of data set and seed; those further "
+                f"apart than {tested['critical_difference']:.2f} differ at 0.05 (Nemenyi)",
+                [["method", "mean rank"], *([m, f"{r:.2f}"] for m, r in _ascending(ranks))],
+            )
+        )
+    if results["claims"]:
+        claims = results["claims"]
+        missing = missing_text(claims).replace("\n", "  \n")
+        parts.append(
+            _part("CLMLE beside the best of the others", claims_cells(claims))
+            + (f"\n{missing.rstrip()}\n" if missing else "")
+        )
+    if results["ablations"]:
+        parts.append(_part("What each choice is worth", ablation_cells(results["ablations"])))
+    parts.append(
+        _part(
+            f"Seconds a training, one core ({results['machine']}), start and evaluation included",
+            _pivot(rows, methods, _seconds),
+        )
+    )
+    return "\n".join(parts)
+
+
+def _part(heading: str, cells: Sequence[Sequence[str]]) -> str:
+    return f"### {heading}\n\n{_markdown(cells)}"
+
+
+def _markdown(cells: Sequence[Sequence[str]]) -> str:
+    """A table: the first column to the left, the others to the right."""
+    header, *body = [[cell.replace(" +- ", " ± ") for cell in line] for line in cells]
+    rule = ["---", *["---:"] * (len(header) - 1)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in (header, rule, *body))
+
+
+def _ascending(ranks: Mapping[str, float]) -> list[tuple[str, float]]:
+    return sorted(ranks.items(), key=lambda item: item[1])
+
+
+def _seeds(rows: Sequence[Row]) -> str:
+    """How many seeds a method has on a data set, in words."""
+    cells: dict[tuple[str, str], int] = {}
+    for row in rows:
+        cells[row.data, row.method] = cells.get((row.data, row.method), 0) + 1
+    numbers = sorted(set(cells.values()))
+    if not numbers:
+        return "no seeds"
+    few, most = numbers[0], numbers[-1]
+    return f"{few} seeds" if few == most else f"{few} to {most} seeds"
+
+
+def _pivot(
+    rows: Sequence[Row], methods: Sequence[str], cell: Callable[[Sequence[Row]], str]
+) -> list[list[str]]:
+    """A line a method, a column a data set, what `cell` says of their trainings."""
+    datasets = list(dict.fromkeys(row.data for row in rows))
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row.method, row.data), []).append(row)
+    return [
+        ["method", *datasets],
+        *([method, *(cell(groups.get((method, d), ())) for d in datasets)] for method in methods),
+    ]
+
+
+def _accuracy(rows: Sequence[Row], methods: Sequence[str]) -> list[list[str]]:
+    best: dict[str, float] = {}
+    for data, method in dict.fromkeys((row.data, row.method) for row in rows):
+        mean = mean_of(r.balanced_accuracy for r in rows if (r.data, r.method) == (data, method))
+        if mean is not None:
+            best[data] = max(mean, best.get(data, mean))
+
+    def cell(mine: Sequence[Row]) -> str:
+        values = [row.balanced_accuracy for row in mine if row.balanced_accuracy is not None]
+        if not values:
+            return "diverged" if mine else "-"
+        mean, deviation = mean_and_deviation(values)
+        text = f"{mean:.4f}" + ("" if deviation is None else f" ± {deviation:.4f}")
+        return f"**{text}**" if mean == best[mine[0].data] else text
+
+    return _pivot(rows, methods, cell)
+
+
+def _shots(mine: Sequence[Row]) -> str:
+    means = [mean_of(getattr(row, group) for row in mine) for group in _SHOTS]
+    if not any(mean is not None for mean in means):
+        return "-"
+    return " / ".join("-" if mean is None else f"{mean:.3f}" for mean in means)
+
+
+def _seconds(mine: Sequence[Row]) -> str:
+    mean = mean_of(row.seconds for row in mine if row.balanced_accuracy is not None)
+    return "-" if mean is None else f"{mean:.0f}"

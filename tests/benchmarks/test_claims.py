@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from benchmarks.accuracy.claims import (
+    SAMPLING_AND_COSTS,
+    claims_text,
+    summarise_claims,
+)
+from benchmarks.accuracy.methods import METHODS
+from benchmarks.accuracy.results import Row
+
+
+def row(
+    data: str, method: str, value: float | None, few: float | None = None, seed: int = 0
+) -> Row:
+    return Row(
+        data=data,
+        method=method,
+        seed=seed,
+        readout="head",
+        balanced_accuracy=value,
+        many=None,
+        medium=None,
+        few=few,
+        images_seen=1,
+        seconds=1.0,
+    )
+
+
+ROWS = [
+    row("lfw10", "clmle", 0.80, 0.6),
+    row("lfw10", "clmle", 0.90, 0.8, seed=1),
+    row("lfw10", "softmax", 0.70, 0.99),
+    row("lfw10", "softmax", 0.72, 0.99, seed=1),
+    row("lfw10", "crt", 0.60, 0.5),
+    row("lfw10", "focal", 0.65, 0.4),
+    row("lfw10", "lmle", 0.86),
+    row("lfw10", "clmle_warm", 0.95),
+    row("lfw10", "clmle_no_means", 0.99),
+    row("utk_age", "clmle", 0.50),
+    row("utk_age", "softmax", 0.56),
+    row("utk_age", "arcface", None),
+]
+
+
+def test_the_method_stands_beside_the_best_of_each_group() -> None:
+    found = summarise_claims(ROWS, ["lfw10", "utk_age"])
+    assert found is not None
+    faces, ages = found["datasets"]
+    assert faces["ours"] == {
+        "method": "clmle",
+        "mean": pytest.approx(0.85),
+        "sd": pytest.approx(0.1 / 2**0.5),
+    }
+    assert faces["classic"]["method"] == "softmax"
+    assert faces["over_classic"] == pytest.approx(14)
+    assert faces["cluster"] == {"method": "lmle", "mean": 0.86, "sd": None}
+    assert faces["over_cluster"] == pytest.approx(-1)
+    # Of sampling and costs, by few-shot recall: focal is better over all classes.
+    assert faces["few"]["method"] == "crt"
+    assert faces["over_few"] == pytest.approx(20)
+    # Behind lmle and its own variant; an ablation does not count.
+    assert (faces["rank"], faces["of"]) == (3, 6)
+
+    assert (ages["cluster"], ages["over_cluster"]) == (None, None)
+    assert (ages["few"], ages["ours_few"], ages["over_few"]) == (None, None, None)
+    assert (ages["rank"], ages["of"]) == (2, 2)
+    assert found["averages"] == {
+        "ours": pytest.approx(0.675),
+        "classic": pytest.approx(0.635),
+        "over_classic": pytest.approx(4),
+        "over_cluster": pytest.approx(-1),
+        "over_few": pytest.approx(20),
+        "rank": 2.5,
+    }
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_what_was_not_trained_is_said() -> None:
+    found = summarise_claims(ROWS, ["lfw10", "utk_age", "utk_race"])
+    assert found is not None
+    missing = found["missing"]
+    assert "lmle" in missing["utk_age"]
+    assert "lmle" not in missing["lfw10"]
+    assert "arcface" not in missing["utk_age"]  # was trained, to no end
+    assert {"clmle", "softmax"} <= set(missing["utk_race"])
+    assert not any(name.startswith("clmle_") for names in missing.values() for name in names)
+    text = claims_text(found)
+    assert "\nnot trained on utk_race: softmax, clmle\n" in text
+    assert "not trained on utk_age, utk_race: " in text
+    assert "not trained on any of these: " in text
+
+
+def test_claims_in_words() -> None:
+    lines = claims_text(summarise_claims(ROWS, ["lfw10", "utk_age"])).splitlines()
+    assert [" ".join(line.split()) for line in lines[2:5]] == [
+        "lfw10 0.8500 +- 0.0707 softmax 0.7100 +- 0.0141 +14.00 lmle 0.8600 -1.00 "
+        "0.7000 +- 0.1414 crt 0.5000 +20.00 3 of 6",
+        "utk_age 0.5000 softmax 0.5600 -6.00 - - - - - 2 of 2",
+        "average 0.6750 0.6350 +4.00 -1.00 +20.00 2.5",
+    ]
+
+
+def test_an_infinite_loss_of_ours_is_said_and_averages_are_of_the_same_data_sets() -> None:
+    diverged = [row("utk_race", "clmle", None), row("utk_race", "softmax", 0.1)]
+    found = summarise_claims([*ROWS, *diverged], ["lfw10", "utk_age", "utk_race"])
+    assert found is not None
+    assert [line["diverged"] for line in found["datasets"]] == [0, 0, 1]
+    assert found["averages"]["ours"] == pytest.approx(0.675)
+    assert found["averages"]["classic"] == pytest.approx(0.635)
+    assert "clmle on utk_race: the loss of 1 trainings became infinite" in claims_text(found)
+
+
+def test_nothing_is_claimed_without_the_method_or_anything_else() -> None:
+    without = [row for row in ROWS if row.method != "clmle"]
+    alone = [row for row in ROWS if row.method.startswith("clmle")]
+    for rows in (without, alone, []):
+        assert summarise_claims(rows, ["lfw10"]) is None
+    assert claims_text(None) == ""
+
+
+def test_sampling_and_costs_name_classic_methods() -> None:
+    assert {METHODS[name].group for name in SAMPLING_AND_COSTS} == {"classic"}

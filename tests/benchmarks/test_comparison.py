@@ -1,0 +1,142 @@
+"""Which trainings a comparison wants, and what it makes of them; all records are made up."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from benchmarks.accuracy.ablations import ABLATIONS
+from benchmarks.accuracy.comparison import Comparison, compare
+from benchmarks.accuracy.datasets import import_data
+from benchmarks.accuracy.jobs import Job, Record, record_path
+from benchmarks.accuracy.recipes import Recipe, save
+from benchmarks.accuracy.search import search
+from benchmarks.accuracy.seeds import best_methods, costliest_methods
+from benchmarks.accuracy.trainings import Plan
+from data_shards.errors import DataError
+from tests.benchmarks.test_claims import row
+
+METHODS = ("softmax", "class_balanced", "focal", "arcface", "clmle")
+ACCURACY = dict(zip(METHODS, (0.5, 0.8, 0.7, 0.6, 0.4), strict=True))
+
+
+def test_the_best_three_and_clmle_get_further_seeds() -> None:
+    rows = [row("digits", method, value) for method, value in ACCURACY.items()]
+    assert best_methods(rows, METHODS) == ["class_balanced", "focal", "arcface", "clmle"]
+    assert best_methods(rows, METHODS[:4]) == ["class_balanced", "focal", "arcface"]
+    rows.append(row("digits", "clmle", 1.0, seed=1))
+    assert best_methods(rows, METHODS) == ["class_balanced", "focal", "clmle"]
+    rows.append(row("digits", "class_balanced", None, seed=1))
+    assert best_methods(rows, METHODS) == ["focal", "clmle", "arcface"]
+    assert costliest_methods(["softmax", "lmle", "clmle"]) == ["lmle", "softmax", "clmle"]
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Plan:
+    return Plan(
+        datasets=("digits",),
+        methods=METHODS,
+        num_seeds=2,
+        top_seeds=4,
+        data=None,
+        out=tmp_path / "results.json",
+        recipes=tmp_path / "recipes.json",
+        at_once=1,
+        dry_run=False,
+        command="",
+    )
+
+
+def comparison_of(plan: Plan) -> Comparison:
+    data = import_data("digits", None, plan.folder / "data", validation=False)
+    return Comparison(plan=plan, found={}, manifests={"digits": data})
+
+
+def finish(plan: Plan, jobs: Sequence[Job], **values: float) -> None:
+    """Write records by read-out; the one that the method is meant for has its `ACCURACY`."""
+    plan.records.mkdir(exist_ok=True)
+    for job in jobs:
+        all_ = {"head": ACCURACY.get(job.method, 0.3), "knc_margin": 0.4, "knc_soft": 0.2, **values}
+        Record(
+            data=job.data,
+            method=job.method,
+            seed=job.seed,
+            split="test",
+            chosen=dict(job.chosen),
+            balanced_accuracy=all_,
+            per_class_recall={name: [value] * 10 for name, value in all_.items()},
+            images_seen=6000,
+            seconds=6.0,
+        ).write(record_path(plan.records, job))
+
+
+def test_a_search_is_of_families_and_of_clmle_for_its_ablations(
+    plan: Plan, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert search(replace(plan, methods=("clmle", *ABLATIONS), dry_run=True)) == 0
+    assert "3 trainings, 0 of them done before" in capsys.readouterr().out
+    with pytest.raises(DataError, match="fashion_lt_100 needs --data DIR"):
+        search(replace(plan, datasets=("mnist_lt_100", "fashion_lt_10")))
+
+
+def test_further_seeds_wait_for_the_first_and_do_not_change_the_choice(
+    plan: Plan, capsys: pytest.CaptureFixture[str]
+) -> None:
+    comparison = comparison_of(plan)
+    first = comparison.first_jobs()
+    finish(plan, first[:-1])
+    assert comparison.further_jobs(first) == []
+    assert "no further seeds of the best methods before all" in capsys.readouterr().out
+    assert len(comparison.further_jobs(first, guess=True)) == 8
+    assert compare(replace(plan, dry_run=True)) == 0
+    said = capsys.readouterr().out
+    assert "10 trainings, 9 of them done before" in said
+    assert "further seeds of the best methods: 8 trainings, 0 of them done before" in said
+
+    finish(plan, first[-1:])
+    further = comparison.further_jobs(first)
+    assert {job.method for job in further} == {"class_balanced", "focal", "arcface", "clmle"}
+    assert {job.seed for job in further} == {2, 3}
+    finish(plan, further, head=0.0)
+    assert comparison.further_jobs(first) == further
+
+    assert compare(plan) == 0  # nothing is left to train
+    written = json.loads(plan.out.read_text())
+    assert len(written["results"]) == 18
+    assert written["significance"]["blocks"] == 2
+    pairs = {(pair["better"], pair["worse"]): pair for pair in written["significance"]["pairs"]}
+    assert pairs["class_balanced", "softmax"]["blocks"] == 2
+    assert pairs["class_balanced", "focal"]["blocks"] == 4
+    assert written["claims"]["datasets"][0]["ours"]["mean"] == pytest.approx(0.4)
+    assert written["ablations"] is None
+
+
+def test_ablations_are_read_as_clmle_is_and_left_out_where_they_change_nothing(
+    plan: Plan, capsys: pytest.CaptureFixture[str]
+) -> None:
+    methods = ("clmle", "clmle_no_margins", "clmle_no_softmax", "clmle_one_cluster")
+    plan = replace(plan, methods=methods, num_seeds=1, top_seeds=1)
+    chosen = {"optim.learning_rate": 0.03, "cluster.max_clusters_per_class": 1}
+    recipe = Recipe(settings=chosen, readout="head", tried=[])
+    save(plan.recipes, {"digits": {"clmle": recipe}})
+    comparison = replace(comparison_of(plan), found={"digits": {"clmle": recipe}})
+    ours, no_margins, no_softmax = comparison.first_jobs()
+    assert no_margins.config.loss.margin_between == 0 < ours.config.loss.margin_between
+    assert no_margins.config.optim == ours.config.optim
+    finish(plan, [ours, no_margins])
+    finish(plan, [no_softmax])
+    record = record_path(plan.records, no_softmax)
+    without_head = json.loads(record.read_text())
+    del without_head["balanced_accuracy"]["head"], without_head["per_class_recall"]["head"]
+    record.write_text(json.dumps(without_head))
+
+    assert compare(plan) == 0
+    said = capsys.readouterr().out
+    assert "clmle_one_cluster is clmle itself on digits, and is left out there" in said
+    assert "points against clmle, seed by seed" in said
+    rows = json.loads(plan.out.read_text())["results"]
+    assert [row["readout"] for row in rows] == ["head", "head", "knc_soft"]
