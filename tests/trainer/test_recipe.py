@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests.helpers.tiny_data import PARITY, SHAPE, TRAIN_COUNTS
+from trainer import train
 from trainer.config_file import (
     build_config,
     fill_open,
@@ -18,7 +19,6 @@ from trainer.errors import ConfigError
 from trainer.recipe import DERIVED_SETTINGS, derive, derived_settings
 from trainer.run_folder import RunFolder
 from trainer.tasks import resolve_tasks
-from trainer.train import main
 
 LONG_TAIL = Path(__file__).parents[2] / "configs" / "long_tail.yaml"
 
@@ -274,10 +274,20 @@ def test_a_mistake_is_named_as_without_a_recipe(overrides, override, message):
 
 def test_a_dry_run_says_why_in_comments(overrides, capsys, tmp_path):
     options = [word for override in overrides for word in ("--set", override)]
-    assert main(["--config", str(LONG_TAIL), *options, "--dry-run"]) == 0
+    assert train.main(["--config", str(LONG_TAIL), *options, "--dry-run"]) == 0
     printed = tmp_path / "printed.yaml"
     printed.write_text(capsys.readouterr().out)
     comments = [line for line in printed.read_text().splitlines() if line.startswith("#")]
     assert "# recipe long_tail: loss.scale = 4.0: 4 classes" in comments
     assert len(comments) == len(DERIVED_SETTINGS)
     assert load_config(printed) == load_config(LONG_TAIL, overrides)
+
+
+@pytest.mark.parametrize(("rank", "times"), [("0", 1), ("1", 0)])
+def test_the_first_rank_alone_says_what_was_derived(overrides, capsys, monkeypatch, rank, times):
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setattr(train, "train", lambda *arguments, **keywords: {})
+    options = [word for override in overrides for word in ("--set", override)]
+    assert train.main(["--config", str(LONG_TAIL), *options]) == 0
+    told = capsys.readouterr().err
+    assert told.count("recipe long_tail: loss.scale = 4.0: 4 classes") == times
