@@ -37,8 +37,8 @@ start here:
   tensorboard --logdir runs/digits/tensorboard
 
 your own images, a folder a class:
-  clmle import image-folder PHOTOS --out data/faces
-  clmle run --config configs/image_folder.yaml
+  clmle import image-folder PHOTOS --out data/mine
+  clmle run --config configs/long_tail.yaml
 
 clmle VERB --help tells a verb's options.
 """

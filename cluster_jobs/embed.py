@@ -24,7 +24,7 @@ from data_shards.embeddings import EmbeddingShardInfo, finish_embeddings
 from data_shards.manifest import Manifest
 from data_shards.progress import Progress
 from trainer.config import RunConfig
-from trainer.config_file import config_parser, load_config, to_yaml
+from trainer.config_file import config_parser, load_with_recipe, to_yaml
 from trainer.run_folder import RunFolder, step_name, step_of
 from trainer.snapshot import Snapshot, read_snapshot, snapshot_steps
 from trainer.tasks import resolve_tasks
@@ -198,9 +198,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--snapshot", metavar="STEP|FOLDER", help="default: the run's newest")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR")
     options = parser.parse_args(argv)
-    config = load_config(options.config, options.overrides)
+    config, derived = load_with_recipe(options.config, options.overrides)
     if options.dry_run:
-        sys.stdout.write(to_yaml(config))
+        sys.stdout.write(to_yaml(config, derived))
         return 0
     manifest = Manifest.load(config.data.shards)
     images = manifest.split(options.split).num_samples

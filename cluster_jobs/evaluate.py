@@ -26,7 +26,7 @@ from clustering.tasks import run_tasks
 from data_shards.manifest import Manifest
 from data_shards.progress import Progress
 from trainer.config import RunConfig
-from trainer.config_file import config_parser, load_config, to_yaml
+from trainer.config_file import config_parser, load_with_recipe, to_yaml
 from trainer.errors import TrainingError
 from trainer.evaluation.evaluate import Batch, evaluation_batches
 from trainer.evaluation.neighbours import (
@@ -132,9 +132,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "with its table",
     )
     options = parser.parse_args(argv)
-    config = load_config(options.config, options.overrides)
+    config, derived = load_with_recipe(options.config, options.overrides)
     if options.dry_run:
-        sys.stdout.write(to_yaml(config))
+        sys.stdout.write(to_yaml(config, derived))
         return 0
     manifest = Manifest.load(config.data.shards)
     run = RunFolder(config.run_path)

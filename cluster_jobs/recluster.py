@@ -27,7 +27,7 @@ from clustering.plan import plan_report
 from clustering.workers import RayWorkers
 from data_shards.manifest import Manifest
 from trainer.config import RunConfig
-from trainer.config_file import config_parser, load_config, to_yaml
+from trainer.config_file import config_parser, load_with_recipe, to_yaml
 from trainer.run_folder import RunFolder
 from trainer.tasks import resolve_tasks
 
@@ -37,9 +37,9 @@ _LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 def main(argv: Sequence[str] | None = None) -> int:
     """The job."""
     options = _parse(argv)
-    config = load_config(options.config, options.overrides)
+    config, derived = load_with_recipe(options.config, options.overrides)
     if options.dry_run:
-        sys.stdout.write(to_yaml(config))
+        sys.stdout.write(to_yaml(config, derived))
         return 0
     logging.basicConfig(level=logging.INFO, format=_LOG_FORMAT, datefmt="%H:%M:%S")
     manifest = Manifest.load(config.data.shards)

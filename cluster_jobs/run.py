@@ -31,7 +31,8 @@ from trainer.config_file import (
     add_resume_option,
     baseline_config,
     config_parser,
-    load_config,
+    load_with_recipe,
+    recipe_lines,
     to_yaml,
 )
 from trainer.run_folder import RunFolder, step_of
@@ -45,11 +46,13 @@ _GO_ON = "the same command goes on from the newest checkpoint, if there is one"
 def main(argv: Sequence[str] | None = None) -> int:
     """Train a run and its baselines, then compare them."""
     options = _parse(argv)
-    config = load_config(options.config, options.overrides)
+    config, derived = load_with_recipe(options.config, options.overrides)
     if options.dry_run:
-        sys.stdout.write(to_yaml(config))
+        sys.stdout.write(to_yaml(config, derived))
         return 0
     manifest = _checked(config, options.resume)
+    for line in recipe_lines(config, derived):
+        sys.stdout.write(f"{line}\n")
     methods = _methods(config)
     run = RunFolder(config.run_path)
     with _sigterm_unwinds():

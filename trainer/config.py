@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from clustering.config import ClusterConfig
 from trainer.errors import ConfigError
@@ -36,6 +36,9 @@ class RunConfig:
 
     run: RunSection = field(default_factory=RunSection)
     data: DataConfig = field(default_factory=DataConfig)
+    recipe: Literal["none", "long_tail"] = "none"
+    """none, or long_tail = settings that the file and `--set` leave open follow from the class
+    histogram of data.shards (docs/methods.md)."""
     tasks: tuple[TaskConfig, ...] = ()
     """The tasks. Empty = one task, the first label column of the shards."""
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -50,7 +53,9 @@ class RunConfig:
     launch: LaunchConfig = field(default_factory=LaunchConfig)
     baselines: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Other methods that `clmle run` trains after the run itself, on as many images, for its
-    comparison table: name -> settings that differ, as in `--set` (`loss.name: softmax`)."""
+    comparison table: name -> settings that differ, as in `--set` (`loss.name: softmax`). One with
+    another loss.name than the run has none of the run's loss section, sampler.sampling and
+    sampler.warmup_sampling, but their defaults and its own."""
 
     def __post_init__(self) -> None:
         self._check_sampling()

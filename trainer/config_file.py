@@ -20,15 +20,34 @@ import yaml
 
 from trainer.config import RunConfig, as_dict
 from trainer.errors import ConfigError
+from trainer.recipe import Derived, derive_for
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """Read a YAML file, apply `--set` overrides ("a.b=value"), check everything.
+    """Read a YAML file, apply `--set` overrides ("a.b=value") and the recipe, check everything.
 
     Raises:
         ConfigError: no such file, not YAML, an unknown key (the nearest one is named), a wrong
-            type, a value out of range.
+            type, a value out of range, no shards for a recipe.
     """
+    return load_with_recipe(path, overrides)[0]
+
+
+def load_with_recipe(
+    path: str | Path, overrides: Sequence[str] = ()
+) -> tuple[RunConfig, list[Derived]]:
+    """`load_config`, and what the recipe derived of it; nothing without a recipe."""
+    raw = _read(path)
+    for override in overrides:
+        apply_override(raw, override)
+    derived = fill_open(raw)
+    config = build_config(raw)
+    for name, settings in config.baselines.items():
+        _checked_baseline(config, name, settings)
+    return config, derived
+
+
+def _read(path: str | Path) -> dict[str, Any]:
     try:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
@@ -39,12 +58,31 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         raise ConfigError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"{path} must hold sections (name: ...), got a {type(raw).__name__}")
-    for override in overrides:
-        apply_override(raw, override)
-    config = build_config(raw)
-    for name, settings in config.baselines.items():
-        _checked_baseline(config, name, settings)
-    return config
+    return raw
+
+
+def fill_open(raw: dict[str, Any]) -> list[Derived]:
+    """Put what the recipe of nested dictionaries derives into them, in place; return it."""
+    named: dict[str, Any] = {k: raw[k] for k in ("recipe", "data", "tasks") if k in raw}
+    derived = derive_for(build_config(named), _given(raw))
+    for item in derived:
+        _place(raw, item.setting, item.value)
+    return derived
+
+
+def _given(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of sections by their dotted names; unknown ones are left to `build_config`."""
+    given: dict[str, Any] = {}
+    for section, kind in typing.get_type_hints(RunConfig).items():
+        values = raw.get(section)
+        if dataclasses.is_dataclass(kind) and isinstance(values, Mapping):
+            hints = typing.get_type_hints(kind)
+            given |= {
+                f"{section}.{key}": _convert(hints[key], value, f"{section}.{key}")
+                for key, value in values.items()
+                if key in hints
+            }
+    return given
 
 
 def build_config(raw: Mapping[str, Any]) -> RunConfig:
@@ -56,20 +94,31 @@ def build_config(raw: Mapping[str, Any]) -> RunConfig:
 
 def with_settings(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
     """A copy in which dotted keys ("loss.name") have other values."""
-    raw = as_dict(config)
+    return _build_with(as_dict(config), settings)
+
+
+def _build_with(raw: dict[str, Any], settings: Mapping[str, Any]) -> RunConfig:
     for key, value in settings.items():
         _place(raw, key, value)
     return build_config(raw)
 
 
 def baseline_config(config: RunConfig, name: str) -> RunConfig:
-    """The configuration of one of `config.baselines`: as many images, its own run folder."""
+    """The configuration of one of `config.baselines`: as many images, its own run folder.
+
+    The run's loss section and its samplings are fitted to its own loss, so a baseline of another
+    one starts from the defaults there; it shares the data, the model, the batches' shape, the
+    optimiser and the number of steps.
+    """
     settings = dict(config.baselines[name])
     folder = Path(config.run.folder) / "baselines" / name.replace(" ", "_")
-    return with_settings(
-        config,
-        {"refresh.every": 0, "baselines": {}, **settings, "run.folder": str(folder)},
-    )
+    raw = as_dict(config)
+    if settings.get("loss.name", config.loss.name) != config.loss.name:
+        raw["loss"] = {}
+        for key in ("sampling", "warmup_sampling"):
+            del raw["sampler"][key]
+    settings = {"refresh.every": 0, "baselines": {}, **settings, "run.folder": str(folder)}
+    return _build_with(raw, settings)
 
 
 def _checked_baseline(config: RunConfig, name: str, settings: Any) -> None:
@@ -184,9 +233,20 @@ def _convert_scalar(kind: type, value: Any, where: str) -> Any:
     return value
 
 
-def to_yaml(config: RunConfig) -> str:
-    """The resolved configuration as YAML; `load_config` of it gives an equal one."""
-    return yaml.safe_dump(as_dict(config), sort_keys=False, allow_unicode=True)
+def to_yaml(config: RunConfig, derived: Sequence[Derived] = ()) -> str:
+    """The resolved configuration as YAML; `load_config` of it gives an equal one.
+
+    Args:
+        config: the run.
+        derived: what its recipe derived, which is told in comments on top.
+    """
+    told = "".join(f"# {line}\n" for line in recipe_lines(config, derived))
+    return told + yaml.safe_dump(as_dict(config), sort_keys=False, allow_unicode=True)
+
+
+def recipe_lines(config: RunConfig, derived: Sequence[Derived]) -> list[str]:
+    """What a recipe derived and why, a line a setting."""
+    return [f"recipe {config.recipe}: {item}" for item in derived]
 
 
 def config_parser(prog: str, description: str | None) -> argparse.ArgumentParser:

@@ -138,7 +138,8 @@ _BEFORE_CLAIM = (
 )
 
 # What may change between a run and its continuation.
-_FREE_SECTIONS = ("launch", "checkpoint", "baselines")
+# A recipe is in the values that it derived.
+_FREE_SECTIONS = ("launch", "checkpoint", "baselines", "recipe")
 _FREE_SETTINGS = (
     "run.folder",
     "train.log_every",

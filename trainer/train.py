@@ -31,7 +31,13 @@ from trainer import checkpoint
 from trainer.batches import BatchLoader
 from trainer.checkpoint import LoopState
 from trainer.config import RunConfig
-from trainer.config_file import add_resume_option, config_parser, load_config, to_yaml
+from trainer.config_file import (
+    add_resume_option,
+    config_parser,
+    load_with_recipe,
+    recipe_lines,
+    to_yaml,
+)
 from trainer.engine import Engine, start_distributed
 from trainer.errors import ConfigError, Stopped, TrainingError
 from trainer.evaluation.ranks import RankEvaluator
@@ -65,10 +71,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         force=True,
     )
     try:
-        config = load_config(options.config, options.overrides)
+        config, derived = load_with_recipe(options.config, options.overrides)
         if options.dry_run:
-            sys.stdout.write(to_yaml(config))
+            sys.stdout.write(to_yaml(config, derived))
             return 0
+        for line in recipe_lines(config, derived):
+            logger.info("%s", line)  # which rank 0 alone shows
         train(config, resume=options.resume)
     except Stopped as stopped:
         logger.warning("%s", stopped)

@@ -60,7 +60,8 @@ class Job:
     def name(self) -> str:
         """File name of its record: other settings or data, another name."""
         settings = as_dict(self.config)
-        del settings["run"]["folder"], settings["data"]["shards"]
+        # A recipe is in the values that it derived.
+        del settings["run"]["folder"], settings["data"]["shards"], settings["recipe"]
         content = json.dumps([settings, self.data_checksum], sort_keys=True)
         checksum = hashlib.sha256(content.encode()).hexdigest()[:12]
         return f"{self.data}-{self.method}-{self.split}-{self.seed}-{checksum}"

@@ -26,8 +26,9 @@ def write(tmp_path, text):
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
-def test_every_shipped_configuration_loads_and_survives_a_round_trip(path, tmp_path):
-    config = load_config(path)
+def test_every_shipped_configuration_loads_and_survives_a_round_trip(path, tmp_path, tiny_data):
+    # A recipe reads the shards.
+    config = load_config(path, [f"data.shards={tiny_data.folder}"])
     assert load_config(write(tmp_path, to_yaml(config))) == config
     assert not config.ignored_settings()
 
@@ -117,6 +118,33 @@ def test_baselines_differ_only_where_they_say_and_have_a_folder_of_their_own():
     assert baseline.sampling == "instance"
     assert baseline.train == config.train
     assert list(baseline.refresh_steps()) == []
+
+
+def test_a_baseline_of_another_loss_starts_from_the_defaults_of_what_is_fitted_to_the_loss():
+    fitted = {
+        "loss": {"scale": 24, "candidates": "table", "logit_adjustment": 1, "clmle_from": 0.2},
+        "sampler": {"sampling": "square_root", "warmup_sampling": "under", "clusters": 30},
+        "optim": {"learning_rate": 0.03},
+    }
+    own = {"loss.name": "softmax", "loss.class_weight": "inverse"}
+    baselines = {
+        "costs": own,
+        "balanced": {**own, "sampler.sampling": "class_balanced"},
+        "one cluster": {"loss.name": "clmle", "cluster.max_clusters_per_class": 1},
+        "sharper": {"loss.scale": 48},
+    }
+    run = build_config({**fitted, "baselines": baselines})
+    costs, balanced, one, sharper = (baseline_config(run, name) for name in baselines)
+    assert costs.loss == build_config({"loss": {"name": "softmax", "class_weight": "inverse"}}).loss
+    assert (costs.sampling, costs.sampler.warmup_sampling) == ("instance", "instance")
+    assert balanced.sampling == "class_balanced"
+    for other in (costs, balanced):
+        assert (other.model, other.optim, other.train) == (run.model, run.optim, run.train)
+        assert other.images_per_step == run.images_per_step
+        assert other.ignored_settings() == []
+    assert (one.loss, one.sampler) == (run.loss, run.sampler)
+    assert sharper.loss == build_config({"loss": {**fitted["loss"], "scale": 48}}).loss
+    assert sharper.sampler == run.sampler
 
 
 def test_settings_without_effect_are_reported():

@@ -1,0 +1,334 @@
+"""Settings that follow from the class histogram of the training images: `recipe: long_tail`.
+
+No torch, and no file but the manifest. What a user sets stays as it is, and counts in the rules of
+what is left open: fewer images a step, say, make more steps.
+
+Legend: N training images, C classes that have some, n their median number of images.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from data_shards.errors import DataError
+from data_shards.manifest import Manifest
+from trainer.config import RunConfig
+from trainer.errors import ConfigError
+from trainer.losses.schedule import step_at
+from trainer.methods import METHODS, LabelSampling
+from trainer.sections import TaskConfig
+from trainer.tasks import resolve_tasks
+
+CountArray = npt.NDArray[np.int64]
+
+DERIVED_SETTINGS = (
+    "cluster.samples_per_cluster",
+    "cluster.max_clusters_per_class",
+    "sampler.clusters",
+    "sampler.samples_per_cluster",
+    "loss.candidates",
+    "sampler.sampling",
+    "loss.cluster_prior",
+    "loss.logit_adjustment",
+    "loss.clmle_from",
+    "sampler.warmup_sampling",
+    "loss.scale",
+    "loss.margin_between",
+    "loss.margin_within",
+    "loss.mean_momentum",
+    "train.steps",
+    "refresh.every",
+    "checkpoint.every",
+    "evaluation.every",
+    "model.embedding_dim",
+)
+"""All that a recipe may decide, in the order in which it does."""
+
+# Up to so many classes are few: each has many clusters, and every batch has images of each class.
+_FEW_CLASSES = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Profile:
+    """What goes with few, or with many classes."""
+
+    sampling: LabelSampling
+    """Of the warm-up too."""
+    scale: float
+    """The more rivals, the sharper the loss must be for the nearest to count most."""
+    margin_between: float
+    margin_within: float
+    mean_momentum: float
+    """Few clusters get many images a step, so their means may follow them quickly."""
+    clusters: int
+    """Times `samples_per_cluster`: the images of a micro-batch."""
+    samples_per_cluster: int
+    max_clusters_per_class: int
+    """0 = no limit. Few classes overlap, and many clusters of each would model the overlap."""
+
+
+_FEW = _Profile(
+    sampling="class_balanced",
+    scale=4.0,
+    margin_between=0.1,
+    margin_within=0.05,
+    mean_momentum=0.5,
+    clusters=20,
+    samples_per_cluster=5,
+    max_clusters_per_class=3,
+)
+_MANY = _Profile(
+    sampling="square_root",
+    scale=24.0,
+    margin_between=0.35,
+    margin_within=0.1,
+    mean_momentum=0.9,
+    clusters=40,
+    samples_per_cluster=3,
+    max_clusters_per_class=0,
+)
+
+# A median class of so many images bears clusters of the size that the loss is meant for; a smaller
+# one gets small clusters, or it would have a single one.
+_LARGE_CLASS = 100
+_LARGE_CLUSTERS = 200
+_SMALL_CLUSTERS = 20
+
+# Samplings that show large classes more often; priors in the loss make up for it.
+_UNBALANCED = ("instance", "square_root")
+
+# Share of the training with the softmax term alone, so that the first table is of features.
+_WARM_UP = 0.3
+
+# Length of the training, in passes over the images, and its bounds in steps.
+_EPOCHS = 20
+_LEAST_STEPS = 600
+_MOST_STEPS = 100_000
+
+# Share of the steps that have tables after which the next table is asked for; and share of all
+# steps between two checkpoints, and two evaluations. Each is at least so many steps apart.
+_REFRESH_SHARE = 0.1
+_CHECKPOINT_SHARE = 0.1
+_EVALUATION_SHARE = 0.2
+_LEAST_APART = 50
+
+# (classes at most, embedding dimensions): more classes need more room on the sphere.
+_EMBEDDING_DIMS = ((20, 32), (1_000, 64), (10_000, 128), (100_000, 256))
+_LARGEST_EMBEDDING_DIM = 512
+
+
+@dataclass(frozen=True)
+class Derived:
+    """One setting, and why it has its value."""
+
+    setting: str
+    """Dotted, as in `--set`."""
+    value: int | float | str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.setting} = {self.value}: {self.reason}"
+
+
+def derive(
+    class_counts: Sequence[CountArray], given: Mapping[str, Any] = MappingProxyType({})
+) -> list[Derived]:
+    """Derive the settings that are left open.
+
+    Args:
+        class_counts: of each task, (C,) training images of each class; classes without an image
+            do not count. The task with the most classes decides.
+        given: dotted settings that are decided, of their own types; they are not derived.
+
+    Returns:
+        Some of `DERIVED_SETTINGS`, in that order. Those of the loss section, `sampler.sampling` and
+        `sampler.warmup_sampling` only for the loss clmle.
+
+    Raises:
+        ConfigError: a task has no training images.
+    """
+    data = _Data.of(class_counts)
+    choices = _Choices(given)
+    _derive_clusters(choices, data)
+    _derive_batch(choices, data)
+    if choices.value("loss.name") == "clmle":
+        _derive_sampling(choices, data)
+        _derive_loss(choices, data)
+    _derive_length(choices, data)
+    _derive_model(choices, data)
+    return choices.derived
+
+
+def derived_settings(
+    manifest: Manifest,
+    tasks: Sequence[TaskConfig],
+    given: Mapping[str, Any] = MappingProxyType({}),
+) -> dict[str, Any]:
+    """The recipe for shards, as dotted settings for `config_file.with_settings`.
+
+    Args:
+        manifest: of the shards.
+        tasks: the run's.
+        given: dotted settings that are decided; they are not among the result.
+
+    Raises:
+        ConfigError: a task has no training images.
+        DataError: no train split, or no label column of a task.
+    """
+    counts = [manifest.class_counts("train", task.label) for task in tasks]
+    return {item.setting: item.value for item in derive(counts, given)}
+
+
+def derive_for(config: RunConfig, given: Mapping[str, Any]) -> list[Derived]:
+    """Derive what a run's recipe decides; its shards are read only if something is left open.
+
+    Args:
+        config: of which `recipe`, `data` and `tasks` count.
+        given: dotted settings that are decided.
+
+    Raises:
+        ConfigError: no shards that can be read, or no label column of a task.
+    """
+    if config.recipe == "none" or all(setting in given for setting in DERIVED_SETTINGS):
+        return []
+    needs = f"recipe {config.recipe} needs data.shards"
+    if not config.data.shards:
+        raise ConfigError(f"{needs}: set it to the folder that `clmle import ... --out` wrote")
+    try:
+        manifest = Manifest.load(config.data.shards)
+        tasks = resolve_tasks(config, manifest)
+        return derive([manifest.class_counts("train", task.label) for task in tasks], given)
+    except DataError as error:
+        raise ConfigError(f"{needs}: {error}") from error
+
+
+@dataclass(frozen=True)
+class _Data:
+    """What the rules look at."""
+
+    num_images: int
+    num_classes: int
+    median_class: float
+
+    @classmethod
+    def of(cls, class_counts: Sequence[CountArray]) -> _Data:
+        present = [counts[counts > 0] for counts in class_counts]
+        if not present or not all(map(len, present)):
+            raise ConfigError("a recipe needs training images of each task, got a task without any")
+        decisive = max(present, key=len)
+        return cls(int(decisive.sum()), len(decisive), float(np.median(decisive)))
+
+    @property
+    def profile(self) -> _Profile:
+        return _FEW if self.num_classes <= _FEW_CLASSES else _MANY
+
+    @property
+    def classes(self) -> str:
+        return f"{self.num_classes:,} classes"
+
+
+class _Choices:
+    """Settings that are decided: given ones first, then one by one the derived."""
+
+    def __init__(self, given: Mapping[str, Any]) -> None:
+        self._given = given
+        self._default = RunConfig()
+        self.derived: list[Derived] = []
+
+    def value(self, setting: str) -> Any:
+        """What holds now: given, derived or the default."""
+        known = {item.setting: item.value for item in self.derived} | dict(self._given)
+        section, name = setting.split(".")
+        return known.get(setting, getattr(getattr(self._default, section), name))
+
+    def is_given(self, setting: str) -> bool:
+        return setting in self._given
+
+    def put(self, setting: str, value: int | float | str, reason: str) -> None:
+        """Decide a setting unless it is given."""
+        if not self.is_given(setting):
+            self.derived.append(Derived(setting, value, reason))
+
+
+def _derive_clusters(choices: _Choices, data: _Data) -> None:
+    size = _LARGE_CLUSTERS if data.median_class >= _LARGE_CLASS else _SMALL_CLUSTERS
+    choices.put(
+        "cluster.samples_per_cluster", size, f"the median class has {data.median_class:g} images"
+    )
+    choices.put("cluster.max_clusters_per_class", data.profile.max_clusters_per_class, data.classes)
+
+
+def _derive_batch(choices: _Choices, data: _Data) -> None:
+    choices.put("sampler.clusters", data.profile.clusters, data.classes)
+    choices.put("sampler.samples_per_cluster", data.profile.samples_per_cluster, data.classes)
+
+
+def _derive_sampling(choices: _Choices, data: _Data) -> None:
+    choices.put("loss.candidates", "table", "a batch drawn by labels holds few rivals")
+    if choices.value("loss.candidates") == "table":  # else auto, batches of clusters
+        choices.put("sampler.sampling", data.profile.sampling, data.classes)
+    sampling = choices.value("sampler.sampling")
+    prior, reason = 0.0, f"sampling {sampling} needs none"
+    if sampling in _UNBALANCED:
+        prior, reason = 1.0, f"sampling {sampling} shows large classes more often"
+    choices.put("loss.cluster_prior", prior, reason)
+    if choices.value("loss.weight_softmax") == 0:
+        return  # nothing to adjust or to warm up with
+    choices.put("loss.logit_adjustment", prior, reason)
+    choices.put(
+        "loss.clmle_from",
+        min(_WARM_UP, 1 - choices.value("loss.margin_anneal")),
+        "the first table is of features that mean something",
+    )
+    if choices.value("loss.clmle_from"):
+        choices.put("sampler.warmup_sampling", data.profile.sampling, data.classes)
+
+
+def _derive_loss(choices: _Choices, data: _Data) -> None:
+    profile = data.profile
+    choices.put("loss.scale", profile.scale, data.classes)
+    between, within = profile.margin_between, profile.margin_within
+    if choices.is_given("loss.margin_within"):  # the margin between classes is never smaller
+        between = max(between, choices.value("loss.margin_within"))
+    choices.put("loss.margin_between", between, data.classes)
+    within = min(within, choices.value("loss.margin_between"))
+    choices.put("loss.margin_within", within, data.classes)
+    choices.put("loss.mean_momentum", profile.mean_momentum, data.classes)
+
+
+def _derive_length(choices: _Choices, data: _Data) -> None:
+    shape = ("neighbourhoods", "clusters", "samples_per_cluster")
+    images_per_step = max(1, math.prod(choices.value(f"sampler.{name}") for name in shape))
+    steps = math.ceil(_EPOCHS * data.num_images / images_per_step)
+    choices.put(
+        "train.steps",
+        min(max(steps, _LEAST_STEPS), _MOST_STEPS),
+        f"{_EPOCHS} epochs of {data.num_images:,} images are {steps:,} steps; "
+        f"at least {_LEAST_STEPS:,}, at most {_MOST_STEPS:,}",
+    )
+    steps = choices.value("train.steps")
+    loss = choices.value("loss.name")
+    if METHODS[loss].needs_table or choices.value("sampler.sampling") == "cluster":
+        end = steps - step_at(choices.value("train.classifier_share"), steps)
+        warm_up = choices.value("loss.clmle_from") if loss == "clmle" else 0.0
+        with_tables = end - step_at(warm_up, end)
+        every = max(_apart(_REFRESH_SHARE, with_tables), choices.value("refresh.lag"))
+        choices.put("refresh.every", every, f"{with_tables:,} steps use tables")
+    for section, share in (("checkpoint", _CHECKPOINT_SHARE), ("evaluation", _EVALUATION_SHARE)):
+        choices.put(f"{section}.every", _apart(share, steps), f"{steps:,} steps")
+
+
+def _apart(share: float, steps: int) -> int:
+    return max(_LEAST_APART, round(share * steps))
+
+
+def _derive_model(choices: _Choices, data: _Data) -> None:
+    fitting = (dim for most, dim in _EMBEDDING_DIMS if data.num_classes <= most)
+    choices.put("model.embedding_dim", next(fitting, _LARGEST_EMBEDDING_DIM), data.classes)
