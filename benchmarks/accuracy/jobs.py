@@ -16,6 +16,8 @@ from data_shards.errors import DataError
 from data_shards.manifest import Manifest
 from trainer.config import RunConfig, as_dict
 from trainer.config_file import build_config, with_settings
+from trainer.recipe import derived_settings
+from trainer.tasks import resolve_tasks
 
 Split = Literal["test", "validation"]
 
@@ -24,7 +26,11 @@ _FRAME = {
     "sampler.neighbourhoods": 1,
     "evaluation.knn": 20,
     "evaluation.knn_balanced": 200,
+    # Post-hoc classics: read-outs of any training with a linear head.
+    "evaluation.tau": 0.7,
+    "evaluation.head_adjustment": 1.0,
     "checkpoint.every": 0,
+    "evaluation.every": 0,
     "checkpoint.keep": 1,
     "data.reader_threads": 1,
     "train.log_every": 50,
@@ -122,6 +128,9 @@ def make_job(
         "train.steps": dataset.steps,
         "evaluation.split": split,
     }
+    if "recipe" in settings:
+        tasks = resolve_tasks(build_config({}), manifest)
+        settings |= derived_settings(manifest, tasks, given=settings)
     config = with_settings(build_config({}), settings)
     if entry.ablation is not None:
         config = with_settings(config, entry.ablation.changes(config))

@@ -72,16 +72,15 @@ def _classic(loss: LossName = "softmax", **settings: Any) -> Method:
     return _method("classic", loss, **settings)
 
 
-def _clmle(**settings: Any) -> Method:
-    return _method("ours", "clmle", cost=_TABLES, **settings)
-
-
 def _ablated(base: Method, ablation: Ablation) -> Method:
     readout = ablation.readout or base.readout
     return replace(base, group="ablation", readout=readout, ablation=ablation)
 
 
-_CLMLE = _clmle()
+_CLMLE = replace(
+    _method("ours", "clmle", cost=_TABLES, recipe="long_tail"),
+    readout="blend",
+)
 
 METHODS: Mapping[str, Method] = MappingProxyType(
     {
@@ -100,14 +99,6 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             "ldam", loss__class_weight="effective_number", loss__reweight_from=0.8
         ),
         "crt": replace(_classic(train__classifier_share=0.2), readout="head_crt"),
-        "tau_norm": replace(
-            _classic(evaluation__tau=1.0),
-            readout="head_tau",
-            grid={**_LEARNING_RATES, "evaluation.tau": (0.5, 0.7, 1.0)},
-        ),
-        "posthoc_adjusted": replace(
-            _classic(evaluation__head_adjustment=1.0), readout="head_adjusted"
-        ),
         # Other geometry
         "arcface": _classic("arcface"),
         "arcface_balanced": _classic("arcface", sampler__sampling="class_balanced"),
@@ -119,22 +110,9 @@ METHODS: Mapping[str, Method] = MappingProxyType(
         # Several clusters a class
         "magnet": _method("cluster", "magnet", cost=_TABLES),
         "lmle": _method("cluster", "lmle", cost=_TABLES),
+        # The equation alone: neighbourhoods, means of the batch, margins.
+        "clmle_plain": _method("ours", "clmle", cost=_TABLES),
         OURS: _CLMLE,
-        "clmle_adjusted": _clmle(loss__logit_adjustment=1.0),
-        "clmle_rare_margins": _clmle(loss__margin_rare_exponent=0.1),
-        "clmle_warm": _clmle(loss__clmle_from=0.4, sampler__max_clusters_per_class=3),
-        "clmle_running": replace(
-            _clmle(
-                loss__candidates="table",
-                loss__mean_momentum=0.9,
-                loss__cluster_prior=1.0,
-                loss__logit_adjustment=1.0,
-                loss__clmle_from=0.3,
-                loss__scale=24.0,
-                sampler__sampling="instance",
-            ),
-            readout="blend",
-        ),
         **{name: _ablated(_CLMLE, ablation) for name, ablation in ABLATIONS.items()},
     }
 )

@@ -38,7 +38,7 @@ ROWS = [
     row("lfw10", "crt", 0.60, 0.5),
     row("lfw10", "focal", 0.65, 0.4),
     row("lfw10", "lmle", 0.86),
-    row("lfw10", "clmle_warm", 0.95),
+    row("lfw10", "clmle_plain", 0.95),
     row("lfw10", "clmle_no_means", 0.99),
     row("utk_age", "clmle", 0.50),
     row("utk_age", "softmax", 0.56),
