@@ -3,7 +3,7 @@
 No torch, and no file but the manifest. What a user sets stays as it is, and counts in the rules of
 what is left open: fewer images a step, say, make more steps.
 
-Legend: N training images, C classes that have some, n their median number of images.
+Legend: N training images, C classes that have some, N / C their mean size.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ DERIVED_SETTINGS = (
     "cluster.max_clusters_per_class",
     "sampler.clusters",
     "sampler.samples_per_cluster",
+    "train.steps",
     "loss.candidates",
     "sampler.sampling",
     "loss.cluster_prior",
@@ -43,7 +44,6 @@ DERIVED_SETTINGS = (
     "loss.margin_between",
     "loss.margin_within",
     "loss.mean_momentum",
-    "train.steps",
     "refresh.every",
     "checkpoint.every",
     "evaluation.every",
@@ -61,6 +61,8 @@ class _Profile:
 
     sampling: LabelSampling
     """Of the warm-up too."""
+    sampling_of_tiny: LabelSampling
+    """The same where `sampling` would repeat the images of the rarest class too often."""
     scale: float
     """The more rivals, the sharper the loss must be for the nearest to count most."""
     margin_between: float
@@ -76,6 +78,7 @@ class _Profile:
 
 _FEW = _Profile(
     sampling="class_balanced",
+    sampling_of_tiny="instance",
     scale=4.0,
     margin_between=0.1,
     margin_within=0.05,
@@ -86,6 +89,7 @@ _FEW = _Profile(
 )
 _MANY = _Profile(
     sampling="square_root",
+    sampling_of_tiny="square_root",
     scale=24.0,
     margin_between=0.35,
     margin_within=0.1,
@@ -95,11 +99,14 @@ _MANY = _Profile(
     max_clusters_per_class=0,
 )
 
-# A median class of so many images bears clusters of the size that the loss is meant for; a smaller
-# one gets small clusters, or it would have a single one.
+# Classes of so many images on average bear clusters of the size that the loss is meant for; smaller
+# ones get small clusters, or most would have a single one.
 _LARGE_CLASS = 100
 _LARGE_CLUSTERS = 200
 _SMALL_CLUSTERS = 20
+
+# Shown more often than this in a training, the same few images are learnt by heart.
+_MOST_REPEATS = 250
 
 # Samplings that show large classes more often; priors in the loss make up for it.
 _UNBALANCED = ("instance", "square_root")
@@ -158,10 +165,11 @@ def derive(
     choices = _Choices(given)
     _derive_clusters(choices, data)
     _derive_batch(choices, data)
+    _derive_steps(choices, data)
     if choices.value("loss.name") == "clmle":
         _derive_sampling(choices, data)
         _derive_loss(choices, data)
-    _derive_length(choices, data)
+    _derive_periods(choices)
     _derive_model(choices, data)
     return choices.derived
 
@@ -215,7 +223,7 @@ class _Data:
 
     num_images: int
     num_classes: int
-    median_class: float
+    smallest_class: int
 
     @classmethod
     def of(cls, class_counts: Sequence[CountArray]) -> _Data:
@@ -223,7 +231,11 @@ class _Data:
         if not present or not all(map(len, present)):
             raise ConfigError("a recipe needs training images of each task, got a task without any")
         decisive = max(present, key=len)
-        return cls(int(decisive.sum()), len(decisive), float(np.median(decisive)))
+        return cls(int(decisive.sum()), len(decisive), int(decisive.min()))
+
+    @property
+    def mean_class(self) -> float:
+        return self.num_images / self.num_classes
 
     @property
     def profile(self) -> _Profile:
@@ -258,9 +270,9 @@ class _Choices:
 
 
 def _derive_clusters(choices: _Choices, data: _Data) -> None:
-    size = _LARGE_CLUSTERS if data.median_class >= _LARGE_CLASS else _SMALL_CLUSTERS
+    size = _LARGE_CLUSTERS if data.mean_class >= _LARGE_CLASS else _SMALL_CLUSTERS
     choices.put(
-        "cluster.samples_per_cluster", size, f"the median class has {data.median_class:g} images"
+        "cluster.samples_per_cluster", size, f"a class has {data.mean_class:,.0f} images on average"
     )
     choices.put("cluster.max_clusters_per_class", data.profile.max_clusters_per_class, data.classes)
 
@@ -272,8 +284,9 @@ def _derive_batch(choices: _Choices, data: _Data) -> None:
 
 def _derive_sampling(choices: _Choices, data: _Data) -> None:
     choices.put("loss.candidates", "table", "a batch drawn by labels holds few rivals")
+    by_label, why = _label_sampling(choices, data)
     if choices.value("loss.candidates") == "table":  # else auto, batches of clusters
-        choices.put("sampler.sampling", data.profile.sampling, data.classes)
+        choices.put("sampler.sampling", by_label, why)
     sampling = choices.value("sampler.sampling")
     prior, reason = 0.0, f"sampling {sampling} needs none"
     if sampling in _UNBALANCED:
@@ -288,7 +301,18 @@ def _derive_sampling(choices: _Choices, data: _Data) -> None:
         "the first table is of features that mean something",
     )
     if choices.value("loss.clmle_from"):
-        choices.put("sampler.warmup_sampling", data.profile.sampling, data.classes)
+        choices.put("sampler.warmup_sampling", by_label, why)
+
+
+def _label_sampling(choices: _Choices, data: _Data) -> tuple[LabelSampling, str]:
+    shown = _images_per_step(choices) * choices.value("train.steps") / data.num_classes
+    repeats = shown / data.smallest_class
+    profile = data.profile
+    sampling = profile.sampling if repeats <= _MOST_REPEATS else profile.sampling_of_tiny
+    return sampling, (
+        f"{data.classes}; shown as often as the others, the smallest would have each image "
+        f"{repeats:,.0f} times, {_MOST_REPEATS} at most"
+    )
 
 
 def _derive_loss(choices: _Choices, data: _Data) -> None:
@@ -303,16 +327,22 @@ def _derive_loss(choices: _Choices, data: _Data) -> None:
     choices.put("loss.mean_momentum", profile.mean_momentum, data.classes)
 
 
-def _derive_length(choices: _Choices, data: _Data) -> None:
+def _images_per_step(choices: _Choices) -> int:
     shape = ("neighbourhoods", "clusters", "samples_per_cluster")
-    images_per_step = max(1, math.prod(choices.value(f"sampler.{name}") for name in shape))
-    steps = math.ceil(_EPOCHS * data.num_images / images_per_step)
+    return max(1, math.prod(choices.value(f"sampler.{name}") for name in shape))
+
+
+def _derive_steps(choices: _Choices, data: _Data) -> None:
+    steps = math.ceil(_EPOCHS * data.num_images / _images_per_step(choices))
     choices.put(
         "train.steps",
         min(max(steps, _LEAST_STEPS), _MOST_STEPS),
         f"{_EPOCHS} epochs of {data.num_images:,} images are {steps:,} steps; "
         f"at least {_LEAST_STEPS:,}, at most {_MOST_STEPS:,}",
     )
+
+
+def _derive_periods(choices: _Choices) -> None:
     steps = choices.value("train.steps")
     loss = choices.value("loss.name")
     if METHODS[loss].needs_table or choices.value("sampler.sampling") == "cluster":

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from trainer.config import RunConfig
+from trainer.methods import LabelSampling
 
 _NO_WARMUP = {"loss.clmle_from": 0.0, "sampler.warmup_sampling": "instance"}
 
@@ -42,6 +43,18 @@ class Ablation:
         return changed
 
 
+def _sampled(sampling: LabelSampling, *, prior: float) -> Ablation:
+    return Ablation(
+        choice=f"batches drawn by {sampling}",
+        settings={
+            "sampler.sampling": sampling,
+            "sampler.warmup_sampling": sampling,
+            "loss.cluster_prior": prior,
+            "loss.logit_adjustment": prior,
+        },
+    )
+
+
 ABLATIONS: Mapping[str, Ablation] = MappingProxyType(
     {
         "clmle_one_cluster": Ablation(
@@ -69,6 +82,21 @@ ABLATIONS: Mapping[str, Ablation] = MappingProxyType(
         ),
         "clmle_half_scale": Ablation(choice="scale halved", factors={"loss.scale": 0.5}),
         "clmle_double_scale": Ablation(choice="scale doubled", factors={"loss.scale": 2.0}),
+        "clmle_wide_margins": Ablation(
+            choice="margins doubled",
+            factors={"loss.margin_between": 2.0, "loss.margin_within": 2.0},
+        ),
+        "clmle_rare_margins": Ablation(
+            choice="wider margins for rare classes", settings={"loss.margin_rare_exponent": 0.1}
+        ),
+        "clmle_one_table": Ablation(choice="the first table only", settings={"refresh.every": 0}),
+        "clmle_instance": _sampled("instance", prior=1.0),
+        "clmle_square_root": _sampled("square_root", prior=1.0),
+        "clmle_class_balanced": _sampled("class_balanced", prior=0.0),
+        "clmle_no_prior": Ablation(
+            choice="no priors",
+            settings={"loss.cluster_prior": 0.0, "loss.logit_adjustment": 0.0},
+        ),
         "clmle_neighbourhoods": Ablation(
             choice="batches from neighbourhoods", settings={"sampler.sampling": "cluster"}
         ),

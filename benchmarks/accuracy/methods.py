@@ -79,7 +79,7 @@ def _ablated(base: Method, ablation: Ablation) -> Method:
 
 _CLMLE = replace(
     _method("ours", "clmle", cost=_TABLES, recipe="long_tail"),
-    readout="blend",
+    readout="knn_balanced",
 )
 
 METHODS: Mapping[str, Method] = MappingProxyType(

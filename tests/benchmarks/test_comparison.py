@@ -61,6 +61,7 @@ def finish(plan: Plan, jobs: Sequence[Job], **values: float) -> None:
     plan.records.mkdir(exist_ok=True)
     for job in jobs:
         all_ = {"head": ACCURACY.get(job.method, 0.3), "knc_margin": 0.4, "knc_soft": 0.2, **values}
+        all_ |= {"knn_balanced": all_["knc_margin"]}
         Record(
             data=job.data,
             method=job.method,

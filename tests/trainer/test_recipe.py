@@ -61,7 +61,7 @@ def test_many_small_classes():
 
 
 def test_two_large_classes():
-    derived = values([30_000, 1_000])
+    derived = values([29_000, 2_000])
     assert derived["train.steps"] == 20 * 31_000 / (2 * 20 * 5)
     assert (
         derived
@@ -88,21 +88,24 @@ def test_two_large_classes():
 @pytest.mark.parametrize(
     ("counts", "settings"),
     [
-        # The median class is what decides, whatever the head.
-        ([5000, 99, 1], {"cluster.samples_per_cluster": 20}),
-        ([5000, 100, 1], {"cluster.samples_per_cluster": 200}),
+        # The mean class decides over the clusters.
+        ([200, 98, 1], {"cluster.samples_per_cluster": 20}),
+        ([200, 99, 1], {"cluster.samples_per_cluster": 200}),
+        # 120,000 images at least are shown, so 60,000 a class: how often is each of the smaller?
+        ([5000, 240], {"sampler.sampling": "class_balanced", "loss.cluster_prior": 0.0}),
+        ([5000, 239], {"sampler.sampling": "instance", "loss.cluster_prior": 1.0}),
         # One image a class.
         ([1] * 30, {"cluster.samples_per_cluster": 20, "train.steps": 600}),
-        ([1] * 2, {"sampler.sampling": "class_balanced", "model.embedding_dim": 32}),
+        ([1] * 2, {"sampler.sampling": "instance", "model.embedding_dim": 32}),
         # Where few classes end, and the embedding grows.
-        ([9] * 20, {"sampler.sampling": "class_balanced", "model.embedding_dim": 32}),
+        ([9] * 20, {"sampler.sampling": "instance", "model.embedding_dim": 32}),
         ([9] * 21, {"sampler.sampling": "square_root", "model.embedding_dim": 64}),
         ([9] * 1000, {"model.embedding_dim": 64}),
         ([9] * 1001, {"model.embedding_dim": 128}),
         ([50] * 100_000, {"model.embedding_dim": 256, "train.steps": 100_000}),
         ([1] * 100_001, {"model.embedding_dim": 512}),
         # Classes that only the test split has.
-        ([9] * 20 + [0] * 9, {"sampler.sampling": "class_balanced"}),
+        ([99] * 20 + [0] * 9, {"sampler.sampling": "class_balanced"}),
     ],
 )
 def test_what_the_counts_decide(counts, settings):
