@@ -329,7 +329,7 @@ def _derive_loss(choices: _Choices, data: _Data) -> None:
 
 def _images_per_step(choices: _Choices) -> int:
     shape = ("neighbourhoods", "clusters", "samples_per_cluster")
-    return max(1, math.prod(choices.value(f"sampler.{name}") for name in shape))
+    return max(1, math.prod(int(choices.value(f"sampler.{name}")) for name in shape))
 
 
 def _derive_steps(choices: _Choices, data: _Data) -> None:
