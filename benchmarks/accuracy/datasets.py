@@ -58,15 +58,13 @@ _GREY_28 = {
     "data.shift": 2,
 }
 _FACES = {
-    "model.input_size": 40,
+    "model.input_size": 32,
     "model.embedding_dim": 64,
     "data.shift": 3,
     "data.flip": True,
 }
 _UTK = {
     **_FACES,
-    # Eight epochs; smaller images than LFW's keep them affordable.
-    "model.input_size": 32,
     "model.channels": 3,
     "sampler.clusters": 20,
     "sampler.samples_per_cluster": 5,
@@ -105,7 +103,7 @@ def _utkface(label: str, *, family: str, ratio: int = 1) -> DataSet:
         # A few images of the published set have no race in their name.
         options={"label": label, "long_tail_ratio": ratio, "on_error": "skip"},
         settings=_UTK,
-        steps=1500,
+        steps=1200,
         seconds_per_1000_images=0.7,
         family=family,
     )
@@ -131,8 +129,8 @@ DATASETS: Mapping[str, DataSet] = MappingProxyType(
                 "sampler.samples_per_cluster": 3,
                 "cluster.samples_per_cluster": 20,
             },
-            steps=800,
-            seconds_per_1000_images=1.1,
+            steps=2000,
+            seconds_per_1000_images=0.8,
         ),
         "utk_race": _utkface("race", family="utk_race"),
         "utk_age": _utkface("age_decade", family="utk_race"),
