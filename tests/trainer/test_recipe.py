@@ -281,7 +281,7 @@ def test_a_dry_run_says_why_in_comments(overrides, capsys, tmp_path):
     printed = tmp_path / "printed.yaml"
     printed.write_text(capsys.readouterr().out)
     comments = [line for line in printed.read_text().splitlines() if line.startswith("#")]
-    assert "# recipe long_tail: loss.scale = 4.0: 4 classes" in comments
+    assert "# recipe long_tail: loss.scale = 8.0: 4 classes" in comments
     assert len(comments) == len(DERIVED_SETTINGS)
     assert load_config(printed) == load_config(LONG_TAIL, overrides)
 
@@ -293,4 +293,4 @@ def test_the_first_rank_alone_says_what_was_derived(overrides, capsys, monkeypat
     options = [word for override in overrides for word in ("--set", override)]
     assert train.main(["--config", str(LONG_TAIL), *options]) == 0
     told = capsys.readouterr().err
-    assert told.count("recipe long_tail: loss.scale = 4.0: 4 classes") == times
+    assert told.count("recipe long_tail: loss.scale = 8.0: 4 classes") == times
