@@ -308,6 +308,8 @@ def _label_sampling(choices: _Choices, data: _Data) -> tuple[LabelSampling, str]
     shown = _images_per_step(choices) * choices.value("train.steps") / data.num_classes
     repeats = shown / data.smallest_class
     profile = data.profile
+    if profile.sampling == profile.sampling_of_tiny:
+        return profile.sampling, data.classes
     sampling = profile.sampling if repeats <= _MOST_REPEATS else profile.sampling_of_tiny
     return sampling, (
         f"{data.classes}; shown as often as the others, the smallest would have each image "
