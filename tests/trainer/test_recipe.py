@@ -134,6 +134,13 @@ def test_the_task_with_the_most_classes_decides():
     assert values(gender, identity) == values(identity) == values(identity, gender)
 
 
+def test_of_tasks_with_as_many_classes_the_one_with_the_smallest_class_decides():
+    even, rare = [2500, 2500], [4990, 10]
+    assert values(even)["sampler.sampling"] == "class_balanced"
+    assert values(even, rare) == values(rare, even) == values(rare)
+    assert values(rare)["sampler.sampling"] == "instance"
+
+
 @pytest.mark.parametrize("counts", [[], [[0, 0]], [[3, 4], []]])
 def test_a_task_without_images_is_refused(counts):
     with pytest.raises(ConfigError, match="needs training images of each task"):
