@@ -1,7 +1,7 @@
 """Settings and read-out of each method on each family of data sets, chosen on validation images.
 
-A family shares the recipes that were chosen on one of its data sets, for every method alike; its other
-data sets are searched for no method.
+A family shares the recipes that were chosen on one of its data sets, for every method alike; its
+other data sets are searched for no method.
 
 `benchmarks/recipes.json` holds the choices and everything that was tried:
 
