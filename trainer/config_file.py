@@ -110,7 +110,7 @@ def baseline_config(config: RunConfig, name: str) -> RunConfig:
     one starts from the defaults there; it shares the data, the model, the batches' shape, the
     optimiser and the number of steps.
     """
-    settings = dict(config.baselines[name])
+    settings = _dotted(config.baselines[name])
     folder = Path(config.run.folder) / "baselines" / name.replace(" ", "_")
     raw = as_dict(config)
     if settings.get("loss.name", config.loss.name) != config.loss.name:
@@ -119,6 +119,21 @@ def baseline_config(config: RunConfig, name: str) -> RunConfig:
             del raw["sampler"][key]
     settings = {"refresh.every": 0, "baselines": {}, **settings, "run.folder": str(folder)}
     return _build_with(raw, settings)
+
+
+def _dotted(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with sections inside ("loss: {name: ...}", `--set baselines.X.loss.name`) as dotted.
+
+    So a section that is named changes what stands in it, and keeps the rest of the run's.
+    """
+    kinds = typing.get_type_hints(RunConfig)
+    dotted: dict[str, Any] = {}
+    for key, value in settings.items():
+        if dataclasses.is_dataclass(kinds.get(key)) and isinstance(value, Mapping):
+            dotted |= {f"{key}.{inner}": setting for inner, setting in value.items()}
+        else:
+            dotted[key] = value
+    return dotted
 
 
 def _checked_baseline(config: RunConfig, name: str, settings: Any) -> None:

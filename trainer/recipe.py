@@ -151,7 +151,8 @@ def derive(
 
     Args:
         class_counts: of each task, (C,) training images of each class; classes without an image
-            do not count. The task with the most classes decides.
+            do not count. The task with the most classes decides, of equal ones that with the
+            smallest class.
         given: dotted settings that are decided, of their own types; they are not derived.
 
     Returns:
@@ -230,7 +231,7 @@ class _Data:
         present = [counts[counts > 0] for counts in class_counts]
         if not present or not all(map(len, present)):
             raise ConfigError("a recipe needs training images of each task, got a task without any")
-        decisive = max(present, key=len)
+        decisive = max(present, key=lambda counts: (len(counts), -counts.min()))
         return cls(int(decisive.sum()), len(decisive), int(decisive.min()))
 
     @property
@@ -308,6 +309,8 @@ def _label_sampling(choices: _Choices, data: _Data) -> tuple[LabelSampling, str]
     shown = _images_per_step(choices) * choices.value("train.steps") / data.num_classes
     repeats = shown / data.smallest_class
     profile = data.profile
+    if profile.sampling == profile.sampling_of_tiny:
+        return profile.sampling, data.classes
     sampling = profile.sampling if repeats <= _MOST_REPEATS else profile.sampling_of_tiny
     return sampling, (
         f"{data.classes}; shown as often as the others, the smallest would have each image "

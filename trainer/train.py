@@ -1,6 +1,6 @@
 """Train. Every rank of a DeepSpeed launch runs this.
 
-    deepspeed --num_gpus 8 --module trainer.train --config configs/lfw.yaml
+    deepspeed --num_gpus 8 --module trainer.train --config configs/lfw10.yaml
     deepspeed --hostfile hosts --master_addr 10.0.0.1 --module trainer.train --config ...
     python -m trainer.train --config configs/digits.yaml --set train.steps=100     (one rank)
 

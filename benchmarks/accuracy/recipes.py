@@ -1,7 +1,7 @@
 """Settings and read-out of each method on each family of data sets, chosen on validation images.
 
-A family shares the recipes that were chosen on one of its data sets, for every method alike: no
-method is tuned to a single data set of the comparison.
+A family shares the recipes that were chosen on one of its data sets, for every method alike; its
+other data sets are searched for no method.
 
 `benchmarks/recipes.json` holds the choices and everything that was tried:
 

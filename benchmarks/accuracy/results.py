@@ -160,7 +160,10 @@ def significance_text(found: Mapping[str, Any] | None, num_blocks: int) -> str:
         num_blocks: (data set, seed) pairs in all, also those that lack a method.
     """
     if found is None:
-        return "significance: not tested, it needs two methods and two (data set, seed) pairs\n"
+        return (
+            "significance: not tested, it needs two methods and two (data set, seed) pairs that "
+            "all methods have\n"
+        )
     ranks, p = found["mean_ranks"], found["friedman_p"]
     best = min(ranks, key=lambda name: ranks[name])
     lines = [

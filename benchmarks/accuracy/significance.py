@@ -2,7 +2,8 @@
 
 Legend: N blocks (a data set with a seed), K methods. Demsar: Statistical Comparisons of Classifiers
 over Multiple Data Sets, JMLR 7, 2006. The seeds of a data set are not independent data sets, so a
-small p says "not by the luck of the seeds" rather than "on any data".
+small p says "not by the luck of the seeds" rather than "on any data". Where methods have different
+numbers of seeds, a data set counts in a pair as often as both have a seed there.
 """
 
 from __future__ import annotations

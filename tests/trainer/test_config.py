@@ -147,6 +147,25 @@ def test_a_baseline_of_another_loss_starts_from_the_defaults_of_what_is_fitted_t
     assert sharper.sampler == run.sampler
 
 
+def test_a_baseline_in_sections_is_the_same_as_a_dotted_one(tmp_path):
+    run = """
+loss: {candidates: table, scale: 24}
+sampler: {sampling: square_root, clusters: 30}
+baselines:
+  dotted: {loss.name: focal, loss.focal_gamma: 1, sampler.siblings: 2}
+  nested: {loss: {name: focal, focal_gamma: 1}, sampler: {siblings: 2}}
+  own loss: {loss: {mean_momentum: 0.5}}
+"""
+    config = load_config(write(tmp_path, run), ["baselines.dotted.loss.class_weight=inverse"])
+    dotted, nested, own = (baseline_config(config, name) for name in config.baselines)
+    assert (dotted.loss.name, dotted.loss.focal_gamma) == ("focal", 1)
+    assert dotted.loss.class_weight == "inverse"
+    assert nested.loss == build_config({"loss": {"name": "focal", "focal_gamma": 1}}).loss
+    assert nested.sampler == dotted.sampler
+    assert (nested.sampling, nested.sampler.clusters) == ("instance", 30)
+    assert (own.loss.scale, own.loss.mean_momentum, own.sampling) == (24, 0.5, "square_root")
+
+
 def test_settings_without_effect_are_reported():
     config = build_config(
         {"loss": {"name": "softmax", "scale": 3}, "optim": {"name": "adamw", "momentum": 0.5}}

@@ -118,9 +118,27 @@ def test_all_that_may_be_derived_is():
     assert tuple(values([5, 3])) == DERIVED_SETTINGS
 
 
+def test_a_reason_names_what_decided():
+    def why(counts):
+        derived = derive([np.array(counts)])
+        return {item.setting: item.reason for item in derived}["sampler.sampling"]
+
+    # 60,000 of 120,000 images are of the class of 239.
+    assert "2 classes; " in why([5000, 239])
+    assert "each image 251 times, 250 at most" in why([5000, 239])
+    assert why([9] * 21) == "21 classes"
+
+
 def test_the_task_with_the_most_classes_decides():
     identity, gender = [3] * 200, [500, 100]
     assert values(gender, identity) == values(identity) == values(identity, gender)
+
+
+def test_of_tasks_with_as_many_classes_the_one_with_the_smallest_class_decides():
+    even, rare = [2500, 2500], [4990, 10]
+    assert values(even)["sampler.sampling"] == "class_balanced"
+    assert values(even, rare) == values(rare, even) == values(rare)
+    assert values(rare)["sampler.sampling"] == "instance"
 
 
 @pytest.mark.parametrize("counts", [[], [[0, 0]], [[3, 4], []]])
@@ -198,7 +216,7 @@ def test_what_the_file_and_the_command_line_set_stays(overrides, tmp_path):
     config, derived = load_with_recipe(file, [*overrides, "loss.margin_between=2e-1"])
     assert (config.loss.scale, config.loss.margin_between) == (9, 0.2)
     assert config.loss.margin_within == 0.05
-    assert config.train.steps == 600
+    assert config.checkpoint.every == 60  # of the 600 steps
     names = [item.setting for item in derived]
     assert names == [
         name for name in DERIVED_SETTINGS if name not in ("loss.scale", "loss.margin_between")
@@ -238,12 +256,15 @@ def test_a_run_folder_knows_its_run_by_the_values(overrides):
         run.claim(load_config(LONG_TAIL, [*overrides, "loss.scale=5"]), fresh=False)
 
 
+def whys(path, overrides):
+    return {item.setting: item.reason for item in load_with_recipe(path, overrides)[1]}
+
+
 def test_each_task_has_its_counts(tiny_data, overrides):
     tasks = f"tasks=[{{name: p, label: {PARITY}}}]"
-    config = load_config(LONG_TAIL, [*overrides, tasks])
-    assert config.cluster.samples_per_cluster == 20
+    assert whys(LONG_TAIL, [*overrides, tasks])["loss.scale"] == "2 classes"
     both = f"tasks=[{{name: p, label: {PARITY}}}, {{name: s, label: {SHAPE}}}]"
-    assert load_config(LONG_TAIL, [*overrides, both]).train.steps == 600
+    assert whys(LONG_TAIL, [*overrides, both])["loss.scale"] == "4 classes"
     with pytest.raises(ConfigError, match="have no label 'age'"):
         load_config(LONG_TAIL, [*overrides, "tasks=[{name: a, label: age}]"])
 
