@@ -98,7 +98,12 @@ ABLATIONS: Mapping[str, Ablation] = MappingProxyType(
             settings={"loss.cluster_prior": 0.0, "loss.logit_adjustment": 0.0},
         ),
         "clmle_neighbourhoods": Ablation(
-            choice="batches from neighbourhoods", settings={"sampler.sampling": "cluster"}
+            choice="batches from neighbourhoods",
+            settings={
+                "sampler.sampling": "cluster",
+                "loss.cluster_prior": 0.0,
+                "loss.logit_adjustment": 0.0,
+            },
         ),
     }
 )
