@@ -176,7 +176,7 @@ def _write(plan: Plan, rows: Sequence[Row]) -> None:
     sys.stdout.write("\n" + accuracy_text(rows, ranks) + "\n" + shot_text(rows) + "\n")
     sys.stdout.write(significance_text(tested, len({(row.data, row.seed) for row in rows})))
     sys.stdout.write(ablation_text(ablations) + claims_text(claims))
-    machine = f"{platform.machine()}, {os.cpu_count()} CPUs, {platform.platform()}"
+    machine = f"{platform.machine()}, {os.cpu_count()} CPUs, {platform.system()}"
     write_json(
         plan.out,
         {
