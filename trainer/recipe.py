@@ -191,8 +191,7 @@ def derived_settings(
         ConfigError: a task has no training images.
         DataError: no train split, or no label column of a task.
     """
-    counts = [manifest.class_counts("train", task.label) for task in tasks]
-    return {item.setting: item.value for item in derive(counts, given)}
+    return {item.setting: item.value for item in _derive_from(manifest, tasks, given)}
 
 
 def derive_for(config: RunConfig, given: Mapping[str, Any]) -> list[Derived]:
@@ -213,9 +212,15 @@ def derive_for(config: RunConfig, given: Mapping[str, Any]) -> list[Derived]:
     try:
         manifest = Manifest.load(config.data.shards)
         tasks = resolve_tasks(config, manifest)
-        return derive([manifest.class_counts("train", task.label) for task in tasks], given)
+        return _derive_from(manifest, tasks, given)
     except DataError as error:
         raise ConfigError(f"{needs}: {error}") from error
+
+
+def _derive_from(
+    manifest: Manifest, tasks: Sequence[TaskConfig], given: Mapping[str, Any]
+) -> list[Derived]:
+    return derive([manifest.class_counts("train", task.label) for task in tasks], given)
 
 
 @dataclass(frozen=True)
@@ -306,11 +311,11 @@ def _derive_sampling(choices: _Choices, data: _Data) -> None:
 
 
 def _label_sampling(choices: _Choices, data: _Data) -> tuple[LabelSampling, str]:
-    shown = _images_per_step(choices) * choices.value("train.steps") / data.num_classes
-    repeats = shown / data.smallest_class
     profile = data.profile
     if profile.sampling == profile.sampling_of_tiny:
         return profile.sampling, data.classes
+    shown = _images_per_step(choices) * choices.value("train.steps") / data.num_classes
+    repeats = shown / data.smallest_class
     sampling = profile.sampling if repeats <= _MOST_REPEATS else profile.sampling_of_tiny
     return sampling, (
         f"{data.classes}; shown as often as the others, the smallest would have each image "

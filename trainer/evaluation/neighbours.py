@@ -129,9 +129,7 @@ def vote(cosines: FloatArray, labels: IntArray, *, scale: float) -> IntArray:
     Returns:
         (N,) int64; of classes with equal sums, the lowest.
     """
-    same = labels[:, :, None] == labels[:, None, :]
-    sums = (same * _weights(cosines, scale)[:, None, :]).sum(axis=2)
-    return _best_class(sums, labels)
+    return _best_class(_class_sums(cosines, labels, scale), labels)
 
 
 def balanced_vote(
@@ -151,17 +149,20 @@ def balanced_vote(
     Returns:
         (N,) int64, always a class that is among the k; of classes with equal results, the lowest.
     """
-    # Sums by (row, class) take k entries a row, where `vote`'s comparison of all takes k * k.
-    keys = labels + len(class_counts) * np.arange(len(labels))[:, None]
+    sums = _class_sums(cosines, labels, scale)
+    return _best_class(sums / class_counts[labels], labels)
+
+
+def _class_sums(cosines: FloatArray, labels: IntArray, scale: float) -> npt.NDArray[np.float64]:
+    """(N, k) sum of exp(scale * cosine) over those of a row that are of the neighbour's class."""
+    # Relative to the nearest, so that none is too large for a float.
+    weights = np.exp(scale * (cosines - cosines[:, :1]).astype(np.float64))
+    # Summed by (row, class): comparing all neighbours with each other would take k * k entries.
+    keys = labels + (labels.max(initial=0) + 1) * np.arange(len(labels))[:, None]
     _, pair_of = np.unique(keys.ravel(), return_inverse=True)
-    sums = np.bincount(pair_of, weights=_weights(cosines, scale).ravel())
-    return _best_class(sums[pair_of].reshape(labels.shape) / class_counts[labels], labels)
-
-
-def _weights(cosines: FloatArray, scale: float) -> npt.NDArray[np.float64]:
-    """(N, k) exp(scale * cosine), relative to the nearest: none is too large for a float."""
-    weights: npt.NDArray[np.float64] = np.exp(scale * (cosines - cosines[:, :1]).astype(np.float64))
-    return weights
+    # With weights it is of floats, which its types do not know.
+    sums = np.bincount(pair_of, weights=weights.ravel()).astype(np.float64, copy=False)
+    return sums[pair_of].reshape(labels.shape)
 
 
 def _best_class(scores: npt.NDArray[np.float64], labels: IntArray) -> IntArray:
