@@ -34,6 +34,7 @@ _FRAME = {
     "checkpoint.keep": 1,
     "data.reader_threads": 1,
     "train.log_every": 50,
+    "train.precision": "bf16",  # a third faster on a CPU that has it
     "launch.num_ranks": 1,
     "launch.threads_per_rank": 1,
 }
