@@ -8,7 +8,8 @@
 DIR holds fashion_mnist/, mnist/ (idx files), lfw.tar.xz and utkface.tar.xz. --search tries a few
 settings of each method on validation images, on one data set of each family, and writes the best,
 with the best read-out, to benchmarks/recipes.json; a comparison uses these for the whole family and
-reads the test images once a training.
+reads the test images once a training. With --split validation it reads the validation images
+instead, and trains without them: for choices that no test image should decide.
 
 Every training is the trainer that users run (one rank), with the same number of images for all
 methods of a data set. Finished trainings are kept beside FILE: the same command goes on where it
@@ -25,6 +26,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import get_args
 
 for _name, _value in {
     "OMP_NUM_THREADS": "1",
@@ -37,6 +39,7 @@ for _name, _value in {
 from benchmarks.accuracy import recipes  # noqa: E402 - the environment comes first
 from benchmarks.accuracy.comparison import compare  # noqa: E402
 from benchmarks.accuracy.datasets import DATASETS  # noqa: E402
+from benchmarks.accuracy.jobs import Split  # noqa: E402
 from benchmarks.accuracy.methods import METHODS  # noqa: E402
 from benchmarks.accuracy.search import search  # noqa: E402
 from benchmarks.accuracy.suites import SUITES  # noqa: E402
@@ -57,6 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         data=options.data,
         out=options.out,
         recipes=options.recipes,
+        split=options.split or "test",
         at_once=options.jobs,
         dry_run=options.dry_run,
         command=" ".join(["python -m benchmarks.accuracy", *arguments]),
@@ -109,7 +113,13 @@ def _parser() -> argparse.ArgumentParser:
         else os.cpu_count(),
         help="trainings at a time, a thread each (default: the machine's cores)",
     )
-    add("--search", action="store_true", help="choose settings and read-outs; no test images")
+    images = parser.add_mutually_exclusive_group()
+    images.add_argument(
+        "--search", action="store_true", help="choose settings and read-outs; no test images"
+    )
+    images.add_argument(
+        "--split", choices=get_args(Split), help="images of the comparison (default test)"
+    )
     add(
         "--recipes", type=Path, default=recipes.DEFAULT_PATH, metavar="FILE", help="what was chosen"
     )

@@ -1,4 +1,4 @@
-"""The comparison: every method with every seed on the test images, then what they came to."""
+"""The comparison: every method with every seed on the same images, then what they came to."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from trainer.tasks import resolve_tasks
 
 
 def compare(plan: Plan) -> int:
-    """Train every method with every seed, measure on the test images; print and write results.
+    """Train every method with every seed, measure on the plan's split; print and write results.
 
     Returns:
         0, or 1 when a training failed.
@@ -45,7 +45,9 @@ def compare(plan: Plan) -> int:
         plan=plan,
         found=recipes.load(plan.recipes),
         manifests={
-            data: import_data(data, plan.data, plan.folder / "data", validation=False)
+            data: import_data(
+                data, plan.data, plan.folder / "data", validation=plan.split == "validation"
+            )
             for data in plan.datasets
         },
     )
@@ -89,7 +91,7 @@ class Comparison:
             seed=seed,
             chosen=self.recipe(data, method).settings,
             manifest=self.manifests[data],
-            split="test",
+            split=self.plan.split,
         )
 
     def first_jobs(self) -> list[Job]:
@@ -173,7 +175,7 @@ def _write(plan: Plan, rows: Sequence[Row]) -> None:
     claims = summarise_claims(rows, plan.datasets)
     ablations = summarise_ablations(rows)
     ranks = tested["mean_ranks"] if tested else {}
-    sys.stdout.write("\n" + accuracy_text(rows, ranks) + "\n" + shot_text(rows) + "\n")
+    sys.stdout.write("\n" + accuracy_text(rows, ranks, plan.split) + "\n" + shot_text(rows) + "\n")
     sys.stdout.write(significance_text(tested, len({(row.data, row.seed) for row in rows})))
     sys.stdout.write(ablation_text(ablations) + claims_text(claims))
     machine = f"{platform.machine()}, {os.cpu_count()} CPUs, {platform.system()}"
@@ -182,6 +184,7 @@ def _write(plan: Plan, rows: Sequence[Row]) -> None:
         {
             "command": plan.command,
             "machine": machine,
+            "split": plan.split,
             "results": [asdict(row) for row in rows],
             "significance": tested,
             "ablations": ablations,
@@ -195,5 +198,5 @@ def _write(plan: Plan, rows: Sequence[Row]) -> None:
     if not can_plot():
         print("no pictures: matplotlib is not installed (pip install 'clmle[bench]')")
     elif rows:
-        written += plot_all(rows, plan.out.with_suffix(""))
+        written += plot_all(rows, plan.out.with_suffix(""), plan.split)
     print("\n".join(map(str, written)))

@@ -2,8 +2,8 @@
 
 Training images, their number in a step, steps and augmentation are a data set's, so that all
 methods see the same number of images. Test images are the source's own or a fixed quarter of each
-class. Validation images (a fifth of each class of the rest) are for choosing settings alone: the
-final trainings have them back.
+class. Validation images (a fifth of each class of the rest) are for choices alone: trainings that
+are measured on test images have them back.
 """
 
 from __future__ import annotations

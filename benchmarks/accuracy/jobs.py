@@ -20,6 +20,8 @@ from trainer.recipe import derived_settings
 from trainer.tasks import resolve_tasks
 
 Split = Literal["test", "validation"]
+SEARCH_SEED = 1000
+"""No seed of a suite, so that no training of a comparison starts from weights that were chosen."""
 
 # The same for every method: one rank, one micro-batch a step, nothing kept but the last weights.
 _FRAME = {
@@ -75,7 +77,7 @@ class Job:
 
     def __str__(self) -> str:
         tried = [f", {name}={value}" for name, value in self.chosen.items()]
-        about = "".join(tried) if self.split == "validation" else f", seed {self.seed}"
+        about = "".join(tried) if self.seed == SEARCH_SEED else f", seed {self.seed}"
         return f"{self.data}, {self.method}{about}"
 
 

@@ -22,12 +22,13 @@ def markdown_tables(results: Mapping[str, Any]) -> str:
         KeyError, TypeError: they are not.
     """
     rows = [Row(**row) for row in results["results"]]
+    images = f"{results.get('split', 'test')} images"  # older results do not say: of the test split
     tested = results["significance"]
     ranks: dict[str, float] = tested["mean_ranks"] if tested else {}
     methods = sorted(dict.fromkeys(r.method for r in rows), key=lambda m: ranks.get(m, len(ranks)))
     parts = [
         _part(
-            f"Balanced accuracy on the test images, mean ± standard deviation over {_seeds(rows)}; "
+            f"Balanced accuracy on the {images}, mean ± standard deviation over {_seeds(rows)}; "
             "the best of a data set is bold",
             _accuracy(rows, methods),
         ),
@@ -48,11 +49,15 @@ def markdown_tables(results: Mapping[str, Any]) -> str:
         claims = results["claims"]
         missing = missing_text(claims).replace("\n", "  \n")
         parts.append(
-            _part("CLMLE beside the best of the others", claims_cells(claims))
+            _part(f"CLMLE beside the best of the others on the {images}", claims_cells(claims))
             + (f"\n{missing.rstrip()}\n" if missing else "")
         )
     if results["ablations"]:
-        parts.append(_part("What each choice is worth", ablation_cells(results["ablations"])))
+        parts.append(
+            _part(
+                f"What each choice is worth on the {images}", ablation_cells(results["ablations"])
+            )
+        )
     parts.append(
         _part(
             f"Seconds a training, one core ({results['machine']}), start and evaluation included",

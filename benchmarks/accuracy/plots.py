@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from benchmarks.accuracy.jobs import Split
 from benchmarks.accuracy.methods import METHODS
 from benchmarks.accuracy.results import Row, mean_and_deviation
 from data_shards.atomic import atomic_file
@@ -22,17 +23,18 @@ def can_plot() -> bool:
     return find_spec("matplotlib") is not None
 
 
-def plot_all(rows: Sequence[Row], stem: Path) -> list[Path]:
+def plot_all(rows: Sequence[Row], stem: Path, split: Split) -> list[Path]:
     """Draw both pictures, each as PNG and SVG.
 
     Args:
         rows: of all trainings.
         stem: path without suffix; the pictures get "-accuracy.png" and so on.
+        split: whose images were measured.
 
     Returns:
         The files written.
     """
-    drawn = {"accuracy": _accuracy(rows), "recall": _recall(rows)}
+    drawn = {"accuracy": _accuracy(rows, split), "recall": _recall(rows)}
     written = []
     for name, figure in drawn.items():
         for suffix in SUFFIXES:
@@ -53,7 +55,7 @@ def _panels(rows: Sequence[Row], height: float) -> tuple[Any, list[tuple[str, An
     return figure, list(zip(datasets, axes, strict=True))
 
 
-def _accuracy(rows: Sequence[Row]) -> Any:
+def _accuracy(rows: Sequence[Row], split: Split) -> Any:
     """Bars: balanced accuracy of each method, mean and deviation over the seeds."""
     methods = list(dict.fromkeys(row.method for row in rows))
     figure, panels = _panels(rows, 1 + 0.25 * len(methods))
@@ -73,7 +75,7 @@ def _accuracy(rows: Sequence[Row]) -> Any:
         axis.set_yticks(range(len(methods)), methods)
         axis.invert_yaxis()
         axis.set_title(data)
-    panels[-1][1].set_xlabel("balanced accuracy on the test images (mean, sd over seeds)")
+    panels[-1][1].set_xlabel(f"balanced accuracy on the {split} images (mean, sd over seeds)")
     return figure
 
 

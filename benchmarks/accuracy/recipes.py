@@ -23,8 +23,6 @@ from data_shards.atomic import read_json, write_json
 from data_shards.errors import DataError
 
 DEFAULT_PATH = Path(__file__).parents[1] / "recipes.json"
-SEARCH_SEED = 1000
-"""No seed of a suite, so that no final training starts from weights that were chosen."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.accuracy.jobs import Record
+from benchmarks.accuracy.jobs import Record, Split
 from benchmarks.accuracy.recipes import Recipe
 from benchmarks.accuracy.significance import Floats
 from cluster_jobs.comparison import aligned, mean_recall, shot_groups
@@ -27,7 +27,7 @@ class Row:
     seed: int
     readout: str
     balanced_accuracy: float | None
-    """On the test images; None when the loss became infinite."""
+    """On the images of the comparison's split; None when the loss became infinite."""
     many: float | None
     """Mean recall of the classes with more than 100 training images; None when there are none."""
     medium: float | None
@@ -42,7 +42,7 @@ def make_row(record: Record, recipe: Recipe, class_sizes: np.ndarray) -> Row:
     """Read a record by its recipe.
 
     Args:
-        record: of the test split.
+        record: of the split that is compared.
         recipe: whose read-out counts.
         class_sizes: (C,) training images of each class.
 
@@ -113,16 +113,17 @@ def mean_of(values: Iterable[float | None]) -> float | None:
     return statistics.fmean(there) if there else None
 
 
-def accuracy_text(rows: Sequence[Row], ranks: Mapping[str, float]) -> str:
+def accuracy_text(rows: Sequence[Row], ranks: Mapping[str, float], split: Split) -> str:
     """Mean +- deviation over the seeds, a line a method, a column a data set.
 
     Args:
         rows: of all trainings.
         ranks: method -> mean rank, for the order of the lines; may lack methods.
+        split: whose images were measured.
     """
     datasets = list(dict.fromkeys(row.data for row in rows))
     methods = sorted(dict.fromkeys(row.method for row in rows), key=lambda m: ranks.get(m, np.inf))
-    lines = [["balanced accuracy", "mean rank", *datasets]]
+    lines = [[f"balanced accuracy, {split} images", "mean rank", *datasets]]
     for method in methods:
         cells = [_cell(rows, data, method) for data in datasets]
         rank = f"{ranks[method]:.2f}" if method in ranks else "-"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from benchmarks.accuracy import recipes
 from benchmarks.accuracy.datasets import import_data
-from benchmarks.accuracy.jobs import make_job
+from benchmarks.accuracy.jobs import SEARCH_SEED, make_job
 from benchmarks.accuracy.methods import METHODS
-from benchmarks.accuracy.recipes import SEARCH_SEED, family_of, owner_of
+from benchmarks.accuracy.recipes import family_of, owner_of
 from benchmarks.accuracy.trainings import Plan, do_jobs, records_of, say_costs
 
 

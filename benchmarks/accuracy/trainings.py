@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.accuracy.costs import CostEstimate, in_words
-from benchmarks.accuracy.jobs import Job, Record, all_records, find_record
+from benchmarks.accuracy.jobs import SEARCH_SEED, Job, Record, Split, all_records, find_record
 from benchmarks.accuracy.pool import run_jobs
 
 
@@ -26,6 +26,8 @@ class Plan:
     data: Path | None
     out: Path
     recipes: Path
+    split: Split
+    """On whose images a comparison measures; a search always takes validation."""
     at_once: int
     dry_run: bool
     command: str
@@ -96,7 +98,7 @@ def _outcome(record: Record) -> str:
     values = record.balanced_accuracy
     if not values:
         return f"the loss became infinite, {record.seconds:.0f} s"
-    best = max(values, key=lambda readout: values[readout])
-    if record.split == "test":  # the read-out was chosen before, and nothing is chosen here
+    if record.seed != SEARCH_SEED:  # the read-out was chosen before, and nothing is chosen here
         return f"{record.seconds:.0f} s"
+    best = max(values, key=lambda readout: values[readout])
     return f"{best} {values[best]:.4f}, {record.seconds:.0f} s"

@@ -118,6 +118,10 @@ def test_mistakes_are_told_before_anything_is_trained(
     with pytest.raises(SystemExit):
         main(arguments(tmp_path / "a.json", "--seeds", "0"))
     assert "must be >= 1, got 0" in capsys.readouterr().err
+    for split in ("test", "validation"):
+        with pytest.raises(SystemExit):
+            main(arguments(tmp_path / "a.json", "--search", "--split", split))
+        assert "not allowed with argument --search" in capsys.readouterr().err
 
 
 def test_one_benchmark_at_a_time_in_a_folder(

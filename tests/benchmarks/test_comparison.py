@@ -45,6 +45,7 @@ def plan(tmp_path: Path) -> Plan:
         data=None,
         out=tmp_path / "results.json",
         recipes=tmp_path / "recipes.json",
+        split="test",
         at_once=1,
         dry_run=False,
         command="",
@@ -66,7 +67,7 @@ def finish(plan: Plan, jobs: Sequence[Job], **values: float) -> None:
             data=job.data,
             method=job.method,
             seed=job.seed,
-            split="test",
+            split=job.split,
             chosen=dict(job.chosen),
             balanced_accuracy=all_,
             per_class_recall={name: [value] * 10 for name, value in all_.items()},
@@ -107,6 +108,7 @@ def test_further_seeds_wait_for_the_first_and_do_not_change_the_choice(
 
     assert compare(plan) == 0  # nothing is left to train
     written = json.loads(plan.out.read_text())
+    assert written["split"] == "test"
     assert len(written["results"]) == 18
     assert written["significance"]["blocks"] == 2
     pairs = {(pair["better"], pair["worse"]): pair for pair in written["significance"]["pairs"]}
@@ -114,6 +116,21 @@ def test_further_seeds_wait_for_the_first_and_do_not_change_the_choice(
     assert pairs["class_balanced", "focal"]["blocks"] == 4
     assert written["claims"]["datasets"][0]["ours"]["mean"] == pytest.approx(0.4)
     assert written["ablations"] is None
+
+
+def test_a_comparison_on_validation_images_trains_without_them(
+    plan: Plan, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = replace(plan, split="validation", methods=("softmax", "clmle"), top_seeds=2)
+    held_back = import_data("digits", None, plan.folder / "data", validation=True)
+    first = Comparison(plan=plan, found={}, manifests={"digits": held_back}).first_jobs()
+    assert {job.split for job in first} == {"validation"}
+    assert [job.seed for job in first] == [0, 0, 1, 1]
+    finish(plan, first)
+    assert compare(plan) == 0  # it wants these trainings, and no others
+    assert "balanced accuracy, validation images" in capsys.readouterr().out
+    assert json.loads(plan.out.read_text())["split"] == "validation"
+    assert not (plan.folder / "data" / "digits").exists()
 
 
 def test_ablations_are_read_as_clmle_is_and_left_out_where_they_change_nothing(

@@ -6,7 +6,14 @@ from pathlib import Path
 import pytest
 
 from benchmarks.accuracy.datasets import DATASETS, import_data
-from benchmarks.accuracy.jobs import Job, all_records, find_record, make_job, record_path
+from benchmarks.accuracy.jobs import (
+    SEARCH_SEED,
+    Job,
+    all_records,
+    find_record,
+    make_job,
+    record_path,
+)
 from benchmarks.accuracy.methods import METHODS
 from benchmarks.accuracy.suites import SUITES
 from data_shards.errors import DataError
@@ -57,10 +64,13 @@ def test_a_grid_is_tried_in_all_combinations_and_the_middle_is_the_default() -> 
     assert method.default_trial == {rate: 0.2, decay: 1e-4}
 
 
-def test_what_was_chosen_is_set(digits: Manifest) -> None:
+def test_what_was_chosen_is_set_and_a_trial_is_known_by_it(digits: Manifest) -> None:
     made = job(digits)
     assert made.config.optim.learning_rate == 0.05
-    assert str(made) == "digits, clmle, optim.learning_rate=0.05"
+    assert str(made) == "digits, clmle, seed 3"
+    assert str(dataclasses.replace(made, seed=SEARCH_SEED)) == (
+        "digits, clmle, optim.learning_rate=0.05"
+    )
 
 
 def test_suites_name_what_there_is() -> None:

@@ -8,12 +8,13 @@ import pytest
 
 from benchmarks.accuracy.ablation_table import summarise_ablations
 from benchmarks.accuracy.claims import summarise_claims
-from benchmarks.accuracy.page import main
+from benchmarks.accuracy.page import main, read_tables
 from benchmarks.accuracy.page_tables import markdown_tables
 from benchmarks.accuracy.results import Row, score_table
 from benchmarks.accuracy.significance import summarise
 from tests.benchmarks.test_claims import row
 
+ROOT = Path(__file__).parents[2]
 ROWS = [
     replace(row("lfw10", "softmax", 0.7, 0.3), many=0.9, seconds=10.0),
     replace(row("lfw10", "softmax", 0.8, 0.4, seed=1), many=0.9, seconds=14.0),
@@ -61,9 +62,27 @@ def test_tables_in_markdown() -> None:
     assert any(line.startswith("| average | 0.8667 | 0.7500 | +11.67 |") for line in lines)
     assert any(line.startswith("not trained on any of these: class_balanced") for line in lines)
     assert "| softmax | 12 | 1 |" in lines
+    assert "### What each choice is worth on the test images" in lines
     few = markdown_tables(results(ROWS[:2]))
     assert "rank" not in few
     assert "What each choice is worth" not in few
+
+
+def test_headings_name_the_images() -> None:
+    made = results(ROWS)
+    tables = markdown_tables(made)
+    assert tables.count("on the test images") == 3
+    assert markdown_tables({**made, "split": "validation"}) == tables.replace(
+        "on the test images", "on the validation images"
+    )
+
+
+def test_the_results_in_the_repository_can_be_read() -> None:
+    stored = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
+    tables = read_tables(stored)
+    for path in stored:
+        split = json.loads(path.read_text()).get("split", "test")
+        assert tables[path.stem].startswith(f"### Balanced accuracy on the {split} images")
 
 
 def test_only_what_stands_between_the_markers_changes(tmp_path: Path, files: list[str]) -> None:

@@ -82,7 +82,8 @@ def test_tables_in_words() -> None:
     rows += [row("c", None), row("c", None, seed=1)]
     found = summarise(*score_table(rows, ["a", "b"]))
     assert found is not None
-    lines = accuracy_text(rows, found["mean_ranks"]).splitlines()
+    lines = accuracy_text(rows, found["mean_ranks"], "validation").splitlines()
+    assert lines[0].startswith("balanced accuracy, validation images ")
     assert lines[1].split() == ["b", "1.00", "0.8500", "+-", "0.0707"]
     assert lines[2].split() == ["a", "2.00", "0.6000", "+-", "0.1414"]
     assert lines[3].split() == ["c", "-", "diverged"]
@@ -110,11 +111,13 @@ def test_pictures_are_drawn(tmp_path) -> None:
     pytest.importorskip("matplotlib")
     rows = [row("softmax", 0.5), row("clmle", 0.7), row("clmle", 0.8, seed=1)]
     rows += [row("softmax", None, data="lfw10"), replace(rows[1], data="lfw10", many=None)]
-    written = plot_all(rows, tmp_path / "results")
+    written = plot_all(rows, tmp_path / "results", "validation")
     names = [f"results-{name}.{suffix}" for name in ("accuracy", "recall") for suffix in SUFFIXES]
     assert [path.name for path in written] == names
     assert written[0].read_bytes().startswith(b"\x89PNG")
-    assert "<svg" in written[1].read_text()
+    picture = written[1].read_text()
+    assert "<svg" in picture
+    assert "on the validation images" in picture  # matplotlib notes each text beside its outlines
 
 
 def trial(learning_rate: float, **values: float) -> Record:
