@@ -51,7 +51,8 @@ def test_every_method_fits_every_data_set_and_sees_as_many_images(digits: Manife
 def test_the_middle_of_a_grid_is_the_default_and_a_family_has_one_grid() -> None:
     for name, data in DATASETS.items():
         rates = data.learning_rates
-        assert list(rates) == sorted(set(rates)) and len(rates) % 2
+        assert list(rates) == sorted(set(rates))
+        assert len(rates) % 2
         assert data.trials == [{"optim.learning_rate": rate} for rate in rates]
         assert data.trials.index(data.default_trial) == len(rates) // 2
         assert DATASETS[data.family or name].learning_rates == rates
