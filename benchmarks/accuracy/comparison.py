@@ -81,7 +81,7 @@ class Comparison:
 
     def recipe(self, data: str, method: str) -> Recipe:
         """Settings and read-out of a method on a data set."""
-        return find_recipe(self.found, data, method) or recipes.default_recipe(method)
+        return find_recipe(self.found, data, method) or recipes.default_recipe(data, method)
 
     def job(self, data: str, method: str, seed: int) -> Job:
         """One training."""

@@ -6,8 +6,7 @@ A method is a line of `--set` settings of the trainer, so what is compared here 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from itertools import product
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -19,7 +18,6 @@ Group = Literal["classic", "cluster", "ours", "ablation"]
 OURS = "clmle"
 """The method that the others are compared with, and that ablations change."""
 _TABLES = 1.4  # what embedding and clustering add
-_LEARNING_RATES: Mapping[str, tuple[Any, ...]] = {"optim.learning_rate": (0.03, 0.1, 0.3)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +31,6 @@ class Method:
     """Dotted settings, as in `--set`."""
     readout: str
     """Used where no recipe has chosen one; of an ablation, where CLMLE's is not there."""
-    grid: Mapping[str, tuple[Any, ...]] = field(default_factory=lambda: dict(_LEARNING_RATES))
-    """Dotted setting -> values, in ascending order, all combinations of which `--search` tries."""
     cost: float = 1.0
     """Seconds an image against a softmax training, for estimates before anything was measured."""
     ablation: Ablation | None = None
@@ -44,17 +40,6 @@ class Method:
     def uses_tables(self) -> bool:
         """Whether it trains on cluster tables."""
         return self.group != "classic"
-
-    @property
-    def trials(self) -> list[dict[str, Any]]:
-        """All combinations of the grid."""
-        values = product(*self.grid.values())
-        return [dict(zip(self.grid, chosen, strict=True)) for chosen in values]
-
-    @property
-    def default_trial(self) -> dict[str, Any]:
-        """The middle of the grid, for where no recipe has chosen."""
-        return {name: values[len(values) // 2] for name, values in self.grid.items()}
 
 
 def _method(group: Group, loss: LossName, *, cost: float = 1.0, **settings: Any) -> Method:

@@ -30,7 +30,7 @@ class Recipe:
     """What was chosen for one method on one family of data sets."""
 
     settings: dict[str, Any]
-    """Dotted: learning rate, and whatever else the method's grid holds."""
+    """Dotted: the learning rate."""
     readout: str
     balanced_accuracy: float | None = None
     """On the validation images; None for defaults that nothing has chosen."""
@@ -87,10 +87,10 @@ def choose(records: Iterable[Record]) -> Recipe | None:
     )
 
 
-def default_recipe(method: str) -> Recipe:
-    """What a method gets where nothing was searched."""
-    entry = METHODS[owner_of(method)]
-    return Recipe(settings=entry.default_trial, readout=entry.readout, tried=[])
+def default_recipe(data: str, method: str) -> Recipe:
+    """What a method gets on a data set where nothing was searched."""
+    settings = DATASETS[family_of(data)].default_trial
+    return Recipe(settings=settings, readout=METHODS[owner_of(method)].readout, tried=[])
 
 
 def load(path: Path) -> Recipes:

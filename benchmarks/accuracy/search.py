@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from benchmarks.accuracy import recipes
-from benchmarks.accuracy.datasets import import_data
+from benchmarks.accuracy.datasets import DATASETS, import_data
 from benchmarks.accuracy.jobs import SEARCH_SEED, make_job
-from benchmarks.accuracy.methods import METHODS
 from benchmarks.accuracy.recipes import family_of, owner_of
 from benchmarks.accuracy.trainings import Plan, do_jobs, records_of, say_costs
 
@@ -31,7 +30,7 @@ def search(plan: Plan) -> int:
                 split="validation",
             )
             for method in methods
-            for trial in METHODS[method].trials
+            for trial in DATASETS[family].trials
         ]
     say_costs(plan, jobs)
     if plan.dry_run:
@@ -42,7 +41,7 @@ def search(plan: Plan) -> int:
     for family in families:
         for method in methods:
             trials = [record for record in done if (record.data, record.method) == (family, method)]
-            complete = len(trials) == len(METHODS[method].trials)
+            complete = len(trials) == len(DATASETS[family].trials)
             recipe = recipes.choose(trials) if complete else None
             if recipe is None:
                 print(

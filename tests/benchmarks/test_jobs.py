@@ -55,13 +55,14 @@ def test_every_method_fits_every_data_set_and_sees_as_many_images(digits: Manife
             assert made.config.ignored_settings() == [], made
 
 
-def test_a_grid_is_tried_in_all_combinations_and_the_middle_is_the_default() -> None:
-    rate, decay = "optim.learning_rate", "optim.weight_decay"
-    grid = {rate: (0.1, 0.2, 0.3), decay: (0.0, 1e-4)}
-    method = dataclasses.replace(METHODS["softmax"], grid=grid)
-    assert len(method.trials) == 6
-    assert {rate: 0.3, decay: 0.0} in method.trials
-    assert method.default_trial == {rate: 0.2, decay: 1e-4}
+def test_the_middle_of_a_grid_is_the_default_and_a_family_has_one_grid() -> None:
+    for name, data in DATASETS.items():
+        rates = data.learning_rates
+        assert list(rates) == sorted(set(rates))
+        assert len(rates) % 2
+        assert data.trials == [{"optim.learning_rate": rate} for rate in rates]
+        assert data.trials.index(data.default_trial) == len(rates) // 2
+        assert DATASETS[data.family or name].learning_rates == rates
 
 
 def test_what_was_chosen_is_set_and_a_trial_is_known_by_it(digits: Manifest) -> None:

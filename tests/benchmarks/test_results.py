@@ -162,9 +162,9 @@ def test_a_family_shares_its_recipes_and_an_ablation_takes_clmles() -> None:
     assert find_recipe(found, "utk_gender10", "clmle") is None
 
 
-def test_without_a_recipe_a_method_has_the_middle_of_its_grid() -> None:
+def test_without_a_recipe_a_method_has_the_middle_rate() -> None:
     chosen = {"optim.learning_rate": 0.1}
-    assert default_recipe("softmax") == Recipe(settings=chosen, readout="head", tried=[])
+    assert default_recipe("digits", "softmax") == Recipe(settings=chosen, readout="head", tried=[])
 
 
 class TestCosts:

@@ -40,8 +40,8 @@ class Tiny(Backbone):
 
     def forward(self, images: Tensor) -> Tensor:
         """Features of images: (B, C, H, W) -> (B, num_features)."""
-        # CPUs convolve and pool few channels nearly twice as fast in this memory layout. Grey images
-        # fit both layouts and come out of the convolution in the other one: said twice.
+        # CPUs convolve and pool few channels nearly twice as fast in this memory layout. Grey
+        # images fit both layouts and come out of the convolution in the other one: said twice.
         channels_last = torch.channels_last
         maps = self.layers[0](images.contiguous(memory_format=channels_last))
         features: Tensor = self.layers[1:](maps.contiguous(memory_format=channels_last))
