@@ -17,6 +17,7 @@ import pytest
 
 from benchmarks.accuracy import search
 from benchmarks.accuracy.__main__ import main
+from benchmarks.accuracy.datasets import DATASETS
 from benchmarks.accuracy.methods import METHODS
 
 ROOT = Path(__file__).parents[2]
@@ -91,8 +92,8 @@ def test_a_search_reads_validation_images_and_its_choice_is_used(
     out = tmp_path / "results.json"
     softmax = ("--methods", "softmax")
     # One rate that learns, one that cannot.
-    tried = replace(METHODS["softmax"], grid={"optim.learning_rate": (0.1, 1e6)})
-    monkeypatch.setattr(search, "METHODS", {"softmax": tried})
+    tried = replace(DATASETS["digits"], learning_rates=(0.1, 1e6))
+    monkeypatch.setattr(search, "DATASETS", {"digits": tried})
     assert main(arguments(out, *softmax, "--search")) == 0
     recipe = json.loads((tmp_path / "recipes.json").read_text())["digits"]["softmax"]
     assert recipe["settings"] == {"optim.learning_rate": 0.1}
