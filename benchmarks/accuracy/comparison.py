@@ -51,7 +51,7 @@ def compare(plan: Plan) -> int:
             for data in plan.datasets
         },
     )
-    comparison.tell_of_defaults()
+    comparison.tell_of_recipes()
     first = comparison.first_jobs()
     comparison.tell_of_ablations(first)
     say_costs(plan, first)
@@ -143,8 +143,8 @@ class Comparison:
             return replace(recipe, readout=method.readout)
         return recipe
 
-    def tell_of_defaults(self) -> None:
-        """Say how many methods use defaults, as nothing was searched for them."""
+    def tell_of_recipes(self) -> None:
+        """Say how many are missing, so that defaults are used, and which may be outdated."""
         pairs = [(data, method) for data in self.plan.datasets for method in self.plan.methods]
         without = [pair for pair in pairs if find_recipe(self.found, *pair) is None]
         if without:
@@ -153,6 +153,14 @@ class Comparison:
                 f"{self.plan.recipes} and use the method's default learning rate and read-out; "
                 "--search chooses them"
             )
+        old = recipes.outdated(self.found, pairs)
+        if old:
+            print(
+                f"recipes in {self.plan.recipes} that were searched with other settings than the "
+                "code's, or with unknown ones; they are used, --search makes them anew:"
+            )
+        for family, methods in old.items():
+            print(f"  {family}: {', '.join(methods)}")
 
     def tell_of_ablations(self, first: Sequence[Job]) -> None:
         """Say which ablations are left out, as CLMLE is so anyway."""

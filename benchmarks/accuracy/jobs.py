@@ -103,6 +103,18 @@ class Record:
         write_json(path, asdict(self))
 
 
+def stated_settings(data: str, method: str) -> dict[str, Any]:
+    """Dotted settings that the code states: the frame, the data set's, the method's."""
+    dataset, entry = DATASETS[data], METHODS[method]
+    return {
+        **_FRAME,
+        **dataset.settings,
+        **(dataset.table_settings if entry.uses_tables else {}),
+        "train.steps": dataset.steps,
+        **entry.settings,
+    }
+
+
 def make_job(
     data: str,
     method: str,
@@ -112,31 +124,27 @@ def make_job(
     manifest: Manifest,
     split: Split,
 ) -> Job:
-    """Put a training together: the frame, the data set's settings, the method's, the chosen ones.
+    """Put a training together: the settings that are stated, then the chosen ones.
 
     What an ablation changes comes last.
 
     Raises:
         ConfigError: the settings do not go together.
     """
-    dataset, entry = DATASETS[data], METHODS[method]
-    settings: dict[str, Any] = {
-        **_FRAME,
-        **dataset.settings,
-        **(dataset.table_settings if entry.uses_tables else {}),
-        **entry.settings,
+    settings = {
+        **stated_settings(data, method),
         **chosen,
         "run.seed": seed,
         "data.shards": str(manifest.folder),
-        "train.steps": dataset.steps,
         "evaluation.split": split,
     }
     if "recipe" in settings:
         tasks = resolve_tasks(build_config({}), manifest)
         settings |= derived_settings(manifest, tasks, given=settings)
     config = with_settings(build_config({}), settings)
-    if entry.ablation is not None:
-        config = with_settings(config, entry.ablation.changes(config))
+    ablation = METHODS[method].ablation
+    if ablation is not None:
+        config = with_settings(config, ablation.changes(config))
     return Job(
         data=data,
         method=method,

@@ -5,19 +5,21 @@ other data sets are searched for no method.
 
 `benchmarks/recipes.json` holds the choices and everything that was tried:
 
-    {family: {method: {"settings", "readout", "balanced_accuracy",
+    {family: {method: {"settings", "readout", "balanced_accuracy", "searched_with",
                        "tried": [{"settings", "balanced_accuracy": {read-out: ...}}]}}}
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.accuracy.datasets import DATASETS
-from benchmarks.accuracy.jobs import Record
+from benchmarks.accuracy.jobs import Record, stated_settings
 from benchmarks.accuracy.methods import METHODS, OURS
 from data_shards.atomic import read_json, write_json
 from data_shards.errors import DataError
@@ -37,6 +39,8 @@ class Recipe:
     tried: list[dict[str, Any]]
     """`settings` and `balanced_accuracy` by read-out of each trial; without a read-out where the
     loss became infinite."""
+    searched_with: str | None = None
+    """`search_checksum` at the time of the search; None = not known, or not searched."""
 
 
 Recipes = dict[str, dict[str, Recipe]]
@@ -56,6 +60,34 @@ def owner_of(method: str) -> str:
 def find_recipe(found: Recipes, data: str, method: str) -> Recipe | None:
     """The recipe of a method on a data set; None where nothing was chosen."""
     return found.get(family_of(data), {}).get(owner_of(method))
+
+
+def search_checksum(family: str, method: str) -> str:
+    """12 hexadecimal digits that change with what the code states of a search.
+
+    That is every setting before the search, the options of the import and the grid; not the images.
+    """
+    dataset = DATASETS[family]
+    stated = [stated_settings(family, method), dict(dataset.options), dataset.trials]
+    return hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def outdated(found: Recipes, pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    """Which recipes were not searched with what the code states now, as far as is known.
+
+    Args:
+        found: all recipes.
+        pairs: (data set, method) that are wanted; those without a recipe are passed over.
+
+    Returns:
+        Family -> methods, each that has such a recipe, once.
+    """
+    made: dict[str, list[str]] = {}
+    for family, method in dict.fromkeys((family_of(d), owner_of(m)) for d, m in pairs):
+        recipe = find_recipe(found, family, method)
+        if recipe is not None and recipe.searched_with != search_checksum(family, method):
+            made.setdefault(family, []).append(method)
+    return made
 
 
 def choose(records: Iterable[Record]) -> Recipe | None:
@@ -84,6 +116,7 @@ def choose(records: Iterable[Record]) -> Recipe | None:
             {"settings": trial.chosen, "balanced_accuracy": trial.balanced_accuracy}
             for trial in trials
         ],
+        searched_with=search_checksum(trials[0].data, trials[0].method),
     )
 
 

@@ -108,6 +108,7 @@ def test_a_search_reads_validation_images_and_its_choice_is_used(
     assert main(arguments(out, *softmax, "--dry-run")) == 0
     printed = capsys.readouterr().out
     assert "have no recipe" not in printed
+    assert "recipes in" not in printed  # none is outdated
     assert "1 trainings, 0 of them done before" in printed
 
 

@@ -155,6 +155,7 @@ def test_ablations_are_read_as_clmle_is_and_left_out_where_they_change_nothing(
     assert compare(plan) == 0
     said = capsys.readouterr().out
     assert "clmle_one_cluster is clmle itself on digits, and is left out there" in said
+    assert "with unknown ones; they are used, --search makes them anew:\n  digits: clmle\n" in said
     assert "points against clmle, seed by seed" in said
     rows = json.loads(plan.out.read_text())["results"]
     assert [row["readout"] for row in rows] == ["head", "head", "knc_soft"]

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from benchmarks.accuracy import jobs, recipes
 from benchmarks.accuracy.costs import CostEstimate, in_words
 from benchmarks.accuracy.datasets import DATASETS
 from benchmarks.accuracy.jobs import Record
+from benchmarks.accuracy.methods import METHODS
 from benchmarks.accuracy.plots import SUFFIXES, plot_all
 from benchmarks.accuracy.recipes import (
     Recipe,
@@ -16,6 +20,7 @@ from benchmarks.accuracy.recipes import (
     family_of,
     find_recipe,
     load,
+    outdated,
     save,
 )
 from benchmarks.accuracy.results import (
@@ -138,6 +143,32 @@ def test_the_best_of_all_trials_is_the_recipe() -> None:
     assert choose([trial(0.3)]) is None
 
 
+def test_recipes_are_tied_to_what_they_were_searched_with(monkeypatch) -> None:
+    new = choose([trial(0.1, head=0.8)])
+    assert new is not None
+    assert re.fullmatch("[0-9a-f]{12}", new.searched_with or "")
+    unknown = replace(new, searched_with=None)
+    found = {"digits": {"clmle": new, "softmax": unknown}, "lfw10": {"focal": new}}
+    pairs = [(data, name) for data in ("digits", "lfw10") for name in METHODS]
+    assert outdated(found, pairs) == {"digits": ["softmax"], "lfw10": ["focal"]}
+    assert outdated(found, [("digits", "clmle_no_margins")]) == {}
+    digits, clmle = DATASETS["digits"], METHODS["clmle"]
+    for changed in (
+        replace(digits, settings={**digits.settings, "data.shift": 2}),
+        replace(digits, table_settings={"refresh.every": 30}),
+        replace(digits, options={"long_tail_ratio": 10}),
+        replace(digits, steps=61),
+        replace(digits, learning_rates=(0.1,)),
+    ):
+        with monkeypatch.context() as patch:
+            for module in (jobs, recipes):
+                patch.setattr(module, "DATASETS", {**DATASETS, "digits": changed})
+            assert outdated(found, [("digits", "clmle")]) == {"digits": ["clmle"]}
+    changed = replace(clmle, settings={**clmle.settings, "loss.scale": 9.0})
+    monkeypatch.setattr(jobs, "METHODS", {**METHODS, "clmle": changed})
+    assert outdated(found, [("digits", "clmle_no_margins")]) == {"digits": ["clmle"]}
+
+
 def test_recipes_are_read_as_they_were_written(tmp_path) -> None:
     path = tmp_path / "recipes.json"
     assert load(path) == {}
@@ -145,6 +176,10 @@ def test_recipes_are_read_as_they_were_written(tmp_path) -> None:
     assert found is not None
     save(path, {"digits": {"clmle": found}})
     assert load(path) == {"digits": {"clmle": found}}
+    of_before = json.loads(path.read_text())
+    del of_before["digits"]["clmle"]["searched_with"]
+    path.write_text(json.dumps(of_before))
+    assert load(path) == {"digits": {"clmle": replace(found, searched_with=None)}}
     path.write_text('{"digits": {"clmle": {"rate": 1}}}')
     with pytest.raises(DataError, match="holds no recipes"):
         load(path)
