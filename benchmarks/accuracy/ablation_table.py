@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from benchmarks.accuracy.methods import METHODS, OURS
 from benchmarks.accuracy.results import Row, mean_and_deviation
+from benchmarks.accuracy.significance import holm, signed_rank_p
 from cluster_jobs.comparison import aligned
 
 
@@ -18,8 +21,10 @@ def summarise_ablations(rows: Sequence[Row]) -> list[dict[str, Any]] | None:
 
     Returns:
         An entry a variant: "method", "choice", "differences": data set -> "mean", "sd" and "seeds",
-        over the seeds that both have; "all": the same over all (data set, seed) pairs. "mean" is
-        None where no seed has both numbers, "sd" below two. None without a variant or CLMLE.
+        over the seeds that both have; "all": the same over all (data set, seed) pairs; "p":
+        Wilcoxon's signed-rank test over these, "p_holm": corrected for the number of variants.
+        "mean" is None where no seed has both numbers, "sd", "p" and "p_holm" below two of them.
+        None without a variant or CLMLE.
     """
     values = {(row.data, row.method, row.seed): row.balanced_accuracy for row in rows}
     methods = list(dict.fromkeys(row.method for row in rows))
@@ -30,6 +35,7 @@ def summarise_ablations(rows: Sequence[Row]) -> list[dict[str, Any]] | None:
     entries = []
     for method in variants:
         of_data = {data: _paired(values, data, method) for data in datasets}
+        together = [value for found in of_data.values() for value in found]
         ablation = METHODS[method].ablation
         assert ablation is not None
         entries.append(
@@ -37,9 +43,15 @@ def summarise_ablations(rows: Sequence[Row]) -> list[dict[str, Any]] | None:
                 "method": method,
                 "choice": ablation.choice,
                 "differences": {data: _described(found) for data, found in of_data.items()},
-                "all": _described([value for found in of_data.values() for value in found]),
+                "all": _described(together),
+                "p": signed_rank_p(np.array(together)) if len(together) > 1 else None,
+                "p_holm": None,
             }
         )
+    tested = [entry for entry in entries if entry["p"] is not None]
+    corrected = holm(np.array([entry["p"] for entry in tested]))
+    for entry, p_holm in zip(tested, corrected.tolist(), strict=True):
+        entry["p_holm"] = p_holm
     return entries
 
 
@@ -67,10 +79,11 @@ def ablation_cells(found: Sequence[Mapping[str, Any]]) -> list[list[str]]:
         found: what `summarise_ablations` says.
     """
     datasets = list(found[0]["differences"])
-    cells = [[f"points against {OURS}, seed by seed", *datasets, "all"]]
+    cells = [[f"points against {OURS}, seed by seed", *datasets, "all", "Holm p"]]
     for entry in found:
         described = [*(entry["differences"][data] for data in datasets), entry["all"]]
-        cells.append([entry["choice"], *map(_cell, described)])
+        p = "-" if entry["p_holm"] is None else f"{entry['p_holm']:.3g}"
+        cells.append([entry["choice"], *map(_cell, described), p])
     return cells
 
 

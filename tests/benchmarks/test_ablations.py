@@ -4,11 +4,16 @@ import re
 
 import pytest
 
-from benchmarks.accuracy.ablation_table import ablation_text, summarise_ablations
+from benchmarks.accuracy.ablation_table import (
+    ablation_cells,
+    ablation_text,
+    summarise_ablations,
+)
 from benchmarks.accuracy.ablations import ABLATIONS, Ablation
 from benchmarks.accuracy.methods import METHODS, OURS
 from benchmarks.accuracy.suites import SUITES
 from tests.benchmarks.test_claims import row
+from tests.helpers import reference_significance as reference
 from trainer.config_file import build_config, with_settings
 
 
@@ -78,8 +83,36 @@ def test_differences_are_paired_by_seed() -> None:
         "-3.00 +- 1.41",
         "+3.00",
         "-1.00 +- 3.61",
+        "0.75",
     ]
-    assert lines[3].split() == ["scale", "halved", "-", "-", "-"]
+    assert lines[3].split() == ["scale", "halved", "-", "-", "-", "-"]
+
+
+def test_differences_of_all_data_sets_are_tested_together_and_corrected_by_variant() -> None:
+    places = [(data, seed) for data in ("lfw10", "utk_race") for seed in range(3)]
+    values = [0.50, 0.55, 0.60, 0.65, 0.70, 0.75]
+    losses = {
+        "clmle_no_margins": [0.01, 0.02, 0.03, 0.04, 0.05, 0.06],
+        "clmle_no_means": [-0.01, 0.02, 0.03, 0.04, 0.05, 0.06],
+        "clmle_no_prior": [0.01],
+    }
+    rows = [row(d, "clmle", value, seed=s) for (d, s), value in zip(places, values, strict=True)]
+    rows += [
+        row(data, method, value - loss, seed=seed)
+        for method, of_method in losses.items()
+        for (data, seed), value, loss in zip(places, values, of_method, strict=False)
+    ]
+    found = summarise_ablations(rows)
+    assert found is not None
+    p_values = [reference.signed_rank_p(losses[name]) for name in list(losses)[:2]]
+    assert [entry["p"] for entry in found] == [*map(pytest.approx, p_values), None]
+    assert [entry["p_holm"] for entry in found] == [
+        *map(pytest.approx, reference.holm(p_values)),
+        None,
+    ]
+    assert p_values[0] == 2 / 2**6
+    cells = ablation_cells(found)
+    assert [line[-1] for line in cells] == ["Holm p", "0.0625", "0.0625", "-"]
 
 
 def test_there_is_no_table_without_variants_or_clmle() -> None:
