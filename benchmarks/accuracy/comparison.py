@@ -184,7 +184,7 @@ def _write(plan: Plan, rows: Sequence[Row]) -> None:
     ablations = summarise_ablations(rows)
     ranks = tested["mean_ranks"] if tested else {}
     sys.stdout.write("\n" + accuracy_text(rows, ranks, plan.split) + "\n" + shot_text(rows) + "\n")
-    sys.stdout.write(significance_text(tested, len({(row.data, row.seed) for row in rows})))
+    sys.stdout.write(significance_text(tested, rows))
     sys.stdout.write(ablation_text(ablations) + claims_text(claims))
     machine = f"{platform.machine()}, {os.cpu_count()} CPUs, {platform.system()}"
     write_json(

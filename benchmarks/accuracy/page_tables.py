@@ -38,10 +38,12 @@ def markdown_tables(results: Mapping[str, Any]) -> str:
         ),
     ]
     if tested:
+        of_data_sets = tested.get("blocks_are") == "data sets"  # older results do not say: pairs
+        blocks = "data sets" if of_data_sets else "pairs of data set and seed"
         parts.append(
             _part(
-                f"Mean ranks over {tested['blocks']} pairs of data set and seed; those further "
-                f"apart than {tested['critical_difference']:.2f} differ at 0.05 (Nemenyi)",
+                f"Mean ranks over {tested['blocks']} {blocks}; those further apart than "
+                f"{tested['critical_difference']:.2f} differ at 0.05 (Nemenyi)",
                 [["method", "mean rank"], *([m, f"{r:.2f}"] for m, r in _ascending(ranks))],
             )
         )

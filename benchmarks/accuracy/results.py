@@ -73,23 +73,31 @@ def make_row(record: Record, recipe: Recipe, class_sizes: np.ndarray) -> Row:
 
 
 def score_table(rows: Iterable[Row], methods: Sequence[str]) -> tuple[Floats, list[str]]:
-    """Scores by block, for tests of significance.
+    """Scores by data set and seed, for tests of significance.
 
     Args:
         rows: of all trainings.
         methods: columns that are wanted.
 
     Returns:
-        (N, K) balanced accuracies and the names of the K methods that have any; a block is a data
-        set with a seed, NaN a method without a number there.
+        (D, S, K) balanced accuracies and the names of the K methods that have any, NaN a method
+        without a number there; D data sets and S seeds in ascending order.
     """
-    blocks: dict[tuple[str, int], dict[str, float]] = {}
-    for row in rows:
-        if row.balanced_accuracy is not None:
-            blocks.setdefault((row.data, row.seed), {})[row.method] = row.balanced_accuracy
-    present = [name for name in methods if any(name in block for block in blocks.values())]
-    table = [[block.get(name, np.nan) for name in present] for _, block in sorted(blocks.items())]
-    return np.array(table, dtype=np.float64).reshape(len(table), len(present)), present
+    scores = {
+        (row.data, row.seed, row.method): row.balanced_accuracy
+        for row in rows
+        if row.balanced_accuracy is not None
+    }
+    datasets = sorted({data for data, _, _ in scores})
+    seeds = sorted({seed for _, seed, _ in scores})
+    found = {method for _, _, method in scores}
+    present = [name for name in methods if name in found]
+    table = [
+        [[scores.get((data, seed, name), np.nan) for name in present] for seed in seeds]
+        for data in datasets
+    ]
+    shape = len(datasets), len(seeds), len(present)
+    return np.array(table, dtype=np.float64).reshape(shape), present
 
 
 def as_csv(rows: Sequence[Row]) -> str:
@@ -153,22 +161,26 @@ def _cell(rows: Sequence[Row], data: str, method: str) -> str:
     return f"{mean:.4f}" + ("" if deviation is None else f" +- {deviation:.4f}")
 
 
-def significance_text(found: Mapping[str, Any] | None, num_blocks: int) -> str:
+def significance_text(found: Mapping[str, Any] | None, rows: Sequence[Row]) -> str:
     """The tests in words: all methods together, then the best-ranked against each other one.
 
     Args:
         found: what `significance.summarise` says.
-        num_blocks: (data set, seed) pairs in all, also those that lack a method.
+        rows: of all trainings, also in blocks that lack a method.
     """
     if found is None:
         return (
             "significance: not tested, it needs two methods and two (data set, seed) pairs that "
             "all methods have\n"
         )
+    if found["blocks_are"] == "data sets":
+        blocks = f"{len({row.data for row in rows})} data sets (means over common seeds)"
+    else:
+        blocks = f"{len({(row.data, row.seed) for row in rows})} (data set, seed) pairs"
     ranks, p = found["mean_ranks"], found["friedman_p"]
     best = min(ranks, key=lambda name: ranks[name])
     lines = [
-        f"significance over {found['blocks']} of {num_blocks} (data set, seed) pairs: "
+        f"significance over {found['blocks']} of {blocks}: "
         + ("" if p is None else f"Friedman p = {p:.2g}; ")
         + f"mean ranks that differ by more than {found['critical_difference']:.2f} differ at 0.05 "
         "(Nemenyi)",

@@ -1,22 +1,26 @@
 """Are differences between methods more than chance? Pure functions of tables of scores.
 
-Legend: N blocks (a data set with a seed), K methods. Demsar: Statistical Comparisons of Classifiers
-over Multiple Data Sets, JMLR 7, 2006. The seeds of a data set are not independent data sets, so a
-small p says "not by the luck of the seeds" rather than "on any data". Where methods have different
-numbers of seeds, a data set counts in a pair as often as both have a seed there.
+Legend: D data sets, S seeds, K methods, N blocks. Demsar: Statistical Comparisons of Classifiers
+over Multiple Data Sets, JMLR 7, 2006. The seeds of a data set share its images, so a block is a
+data set where there are enough of them: the score of a method there is its mean over the seeds that
+all of the compared methods have. Else a block is a data set with a seed, and a small p says "not by
+the luck of the seeds" rather than "on any data".
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
 Floats = npt.NDArray[np.float64]
+BlockKind = Literal["data sets", "data sets with seeds"]
+MIN_DATA_SETS = 6
+"""Blocks are data sets from here on: the smallest p of Wilcoxon's test, 2 / 2^N, is below 0.05."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,18 +108,37 @@ def signed_rank_p(differences: Floats) -> float:
     return float(stats.wilcoxon(differences).pvalue)
 
 
-def compare_pairs(scores: Floats, methods: list[str]) -> list[Pair]:
+def whole_blocks(scores: Floats, kind: BlockKind) -> Floats:
+    """The blocks in which every method has a score.
+
+    Args:
+        scores: (D, S, K), NaN where a method has none.
+        kind: what a block is; of a data set, the mean over the seeds that every method has.
+
+    Returns:
+        (N, K), no NaN; N may be 0.
+    """
+    whole: npt.NDArray[np.bool_] = np.all(~np.isnan(scores), axis=2)
+    if kind == "data sets with seeds":
+        return scores[whole]
+    complete = whole.any(axis=1)
+    means: Floats = scores[complete].mean(axis=1, where=whole[complete, :, None])
+    return means
+
+
+def compare_pairs(scores: Floats, methods: list[str], kind: BlockKind) -> list[Pair]:
     """Test every pair of methods that has a common block, the surest difference first.
 
     Args:
-        scores: (N, K), NaN where a method has none.
+        scores: (D, S, K), NaN where a method has none.
         methods: names of the K columns.
+        kind: what a block is.
     """
     differences = {}
     for a, b in combinations(range(len(methods)), 2):
-        both = ~np.isnan(scores[:, [a, b]]).any(axis=1)
-        if both.any():
-            differences[a, b] = scores[both, a] - scores[both, b]
+        both = whole_blocks(scores[:, :, [a, b]], kind)
+        if len(both):
+            differences[a, b] = both[:, 0] - both[:, 1]
     p_values = np.array([signed_rank_p(difference) for difference in differences.values()])
     found = []
     for ((a, b), difference), p, p_holm in zip(
@@ -140,21 +163,26 @@ def summarise(scores: Floats, methods: list[str]) -> dict[str, Any] | None:
     """All of the above as JSON; None with fewer than two methods or whole blocks.
 
     Ranks are over whole blocks, in which every method has a score; each pair is tested over all
-    blocks that both have.
+    blocks that both have. Blocks are data sets where `MIN_DATA_SETS` or more are whole.
 
     Args:
-        scores: (N, K), NaN where a method has none.
+        scores: (D, S, K), NaN where a method has none.
         methods: names of the K columns.
     """
-    whole = scores[~np.isnan(scores).any(axis=1)]
+    kind: BlockKind = "data sets"
+    whole = whole_blocks(scores, kind)
+    if len(whole) < MIN_DATA_SETS:
+        kind = "data sets with seeds"
+        whole = whole_blocks(scores, kind)
     num_blocks, num_methods = whole.shape
     if num_blocks < 2 or num_methods < 2:
         return None
     ranks = mean_ranks(whole).tolist()
     return {
         "blocks": num_blocks,
+        "blocks_are": kind,
         "mean_ranks": dict(zip(methods, ranks, strict=True)),
         "friedman_p": friedman_p(whole),
         "critical_difference": critical_difference(num_methods, num_blocks),
-        "pairs": [vars(pair) for pair in compare_pairs(scores, methods)],
+        "pairs": [vars(pair) for pair in compare_pairs(scores, methods, kind)],
     }

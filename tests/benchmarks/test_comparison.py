@@ -111,6 +111,7 @@ def test_further_seeds_wait_for_the_first_and_do_not_change_the_choice(
     assert written["split"] == "test"
     assert len(written["results"]) == 18
     assert written["significance"]["blocks"] == 2
+    assert written["significance"]["blocks_are"] == "data sets with seeds"
     pairs = {(pair["better"], pair["worse"]): pair for pair in written["significance"]["pairs"]}
     assert pairs["class_balanced", "softmax"]["blocks"] == 2
     assert pairs["class_balanced", "focal"]["blocks"] == 4

@@ -68,6 +68,14 @@ def test_tables_in_markdown() -> None:
     assert "What each choice is worth" not in few
 
 
+def test_headings_name_the_blocks() -> None:
+    made = results(ROWS)
+    assert "### Mean ranks over 2 pairs of data set and seed; those" in markdown_tables(made)
+    faces = [row for row in ROWS if row.data == "lfw10"]
+    made = results([replace(row, data=f"data {n}") for row in faces for n in range(6)])
+    assert "### Mean ranks over 6 data sets; those" in markdown_tables(made)
+
+
 def test_headings_name_the_images() -> None:
     made = results(ROWS)
     tables = markdown_tables(made)

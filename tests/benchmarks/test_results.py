@@ -73,13 +73,15 @@ def test_a_read_out_that_is_not_there_is_named() -> None:
         make_row(RECORD, replace(SOFT, readout="knn"), SIZES)
 
 
-def test_a_block_that_lacks_a_method_has_a_gap() -> None:
+def test_a_data_set_with_a_seed_that_lacks_a_method_has_a_gap() -> None:
     rows = [row("a", 0.5), row("b", 0.6), row("a", 0.7, seed=1), row("b", None, seed=1)]
     rows += [row("a", 0.1, data="more"), row("b", 0.2, data="more")]
     table, methods = score_table(rows, ["b", "a", "c"])
     assert methods == ["b", "a"]
-    assert np.array_equal(table, [[0.6, 0.5], [np.nan, 0.7], [0.2, 0.1]], equal_nan=True)
-    assert score_table([], ["a"])[0].shape == (0, 0)
+    nan = np.nan
+    expected = [[[0.6, 0.5], [nan, 0.7]], [[0.2, 0.1], [nan, nan]]]
+    assert np.array_equal(table, expected, equal_nan=True)
+    assert score_table([], ["a"])[0].shape == (0, 0, 0)
 
 
 def test_tables_in_words() -> None:
@@ -92,13 +94,20 @@ def test_tables_in_words() -> None:
     assert lines[1].split() == ["b", "1.00", "0.8500", "+-", "0.0707"]
     assert lines[2].split() == ["a", "2.00", "0.6000", "+-", "0.1414"]
     assert lines[3].split() == ["c", "-", "diverged"]
-    tests = significance_text(found, 3)
+    tests = significance_text(found, [*rows, row("c", None, seed=2)])
     assert "over 2 of 3 (data set, seed) pairs" in tests
     assert "b > a" in tests
     assert "0.2500" in tests
-    assert "not tested" in significance_text(None, 1)
+    assert "not tested" in significance_text(None, [])
     shots = shot_text(rows).splitlines()
     assert shots[1].split() == ["digits,", "a", "knc_soft", "1.0000", "0.8000", "0.4000"]
+
+
+def test_blocks_of_data_sets_are_called_so() -> None:
+    rows = [row(m, v, data=f"data {n}") for n in range(6) for m, v in (("a", 0.5), ("b", 0.4))]
+    found = summarise(*score_table(rows, ["a", "b"]))
+    text = significance_text(found, [*rows, row("a", 0.5, data="more"), row("a", 0.5, seed=1)])
+    assert "over 6 of 8 data sets (means over common seeds): mean ranks" in text
 
 
 def test_csv_has_a_line_a_training() -> None:

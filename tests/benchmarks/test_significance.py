@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from typing import get_args
+
 import numpy as np
 import pytest
 from scipy import stats
 
 from benchmarks.accuracy.significance import (
+    BlockKind,
     compare_pairs,
     critical_difference,
     friedman_p,
@@ -12,6 +15,7 @@ from benchmarks.accuracy.significance import (
     mean_ranks,
     signed_rank_p,
     summarise,
+    whole_blocks,
 )
 from tests.helpers import reference_significance as reference
 
@@ -78,7 +82,7 @@ def test_critical_difference_by_the_published_table(methods, q) -> None:
 def test_pairs_say_who_is_better() -> None:
     good = scores(6, 1)
     made = np.hstack([good, good - 0.1 - scores(6, 1, seed=1) / 10, good])
-    first, second, third = compare_pairs(made, ["a", "b", "c"])
+    first, second, third = compare_pairs(made[None], ["a", "b", "c"], "data sets with seeds")
     assert {(first.better, first.worse), (second.better, second.worse)} == {("a", "b"), ("c", "b")}
     assert first.difference == pytest.approx((made[:, 0] - made[:, 1]).mean())
     assert first.p == pytest.approx(2 / 2**6)
@@ -89,9 +93,9 @@ def test_pairs_say_who_is_better() -> None:
 def test_a_gap_is_left_out_of_the_pairs_that_it_concerns() -> None:
     made = scores(6, 3)
     made[4:, 2] = np.nan
-    found = summarise(made, ["a", "b", "c"])
+    found = summarise(made.reshape(2, 3, 3), ["a", "b", "c"])
     assert found is not None
-    assert found["blocks"] == 4
+    assert (found["blocks"], found["blocks_are"]) == (4, "data sets with seeds")
     assert list(found["mean_ranks"].values()) == mean_ranks(made[:4]).tolist()
     pairs = {frozenset((pair["better"], pair["worse"])): pair for pair in found["pairs"]}
     assert {"".join(sorted(names)): pair["blocks"] for names, pair in pairs.items()} == {
@@ -101,15 +105,48 @@ def test_a_gap_is_left_out_of_the_pairs_that_it_concerns() -> None:
     }
     assert pairs[frozenset("ab")]["p"] == signed_rank_p(made[:, 0] - made[:, 1])
     assert pairs[frozenset("ac")]["p"] == signed_rank_p(made[:4, 0] - made[:4, 2])
-    never_together = np.array([[0.5, np.nan], [np.nan, 0.4]])
-    assert compare_pairs(never_together, ["a", "b"]) == []
+    never_together = np.array([[[0.5, np.nan]], [[np.nan, 0.4]]])
+    for kind in get_args(BlockKind):
+        assert compare_pairs(never_together, ["a", "b"], kind) == []
     assert summarise(never_together, ["a", "b"]) is None
 
 
+def test_blocks_are_data_sets_where_there_are_enough() -> None:
+    """Eight data sets of up to five seeds; c has three of them, and a gap in two data sets."""
+    made = scores(8 * 5, 3).reshape(8, 5, 3)
+    made[:, 3:, 2] = np.nan
+    made[1:, 4] = np.nan
+    made[0, 0, 2] = made[1, :, 2] = made[2, :3, 0] = np.nan
+    places = [(n, s, k) for n, s, k in np.ndindex(made.shape) if not np.isnan(made[n, s, k])]
+    known = {(f"data {n}", s, "abc"[k]): float(made[n, s, k]) for n, s, k in places}
+
+    found = summarise(made, ["a", "b", "c"])
+    assert found is not None
+    assert (found["blocks"], found["blocks_are"]) == (6, "data sets")
+    whole = np.array(reference.means_of_data_sets(known, "abc"))
+    assert whole_blocks(made, "data sets") == pytest.approx(whole)
+    assert list(found["mean_ranks"].values()) == mean_ranks(whole).tolist()
+    assert found["friedman_p"] == friedman_p(whole)
+    assert found["critical_difference"] == critical_difference(3, 6)
+    for pair in found["pairs"]:
+        both = np.array(reference.means_of_data_sets(known, [pair["better"], pair["worse"]]))
+        differences = both[:, 0] - both[:, 1]
+        assert pair["blocks"] == len(both)
+        assert pair["difference"] == pytest.approx(differences.mean())
+        assert pair["p"] == pytest.approx(reference.signed_rank_p(differences.tolist()))
+    assert sorted(pair["blocks"] for pair in found["pairs"]) == [6, 7, 8]
+
+    made[3, :, 0] = np.nan  # five are too few: all pairs of data set and seed again
+    found = summarise(made, ["a", "b", "c"])
+    assert found is not None
+    assert found["blocks_are"] == "data sets with seeds"
+    assert found["blocks"] == 2 + 4 * 3
+
+
 def test_a_summary_needs_something_to_compare() -> None:
-    assert summarise(scores(1, 3), ["a", "b", "c"]) is None
-    assert summarise(scores(3, 1), ["a"]) is None
-    found = summarise(scores(3, 2), ["a", "b"])
+    assert summarise(scores(1, 3)[None], ["a", "b", "c"]) is None
+    assert summarise(scores(3, 1)[None], ["a"]) is None
+    found = summarise(scores(3, 2)[None], ["a", "b"])
     assert found is not None
     assert found["blocks"] == 3
     assert set(found["mean_ranks"]) == {"a", "b"}

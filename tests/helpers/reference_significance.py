@@ -2,8 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import product
+
+
+def means_of_data_sets(
+    scores: Mapping[tuple[str, int, str], float], methods: Sequence[str]
+) -> list[list[float]]:
+    """Scores of the methods by data set, means over the seeds that all have; where there are any.
+
+    Args:
+        scores: (data set, seed, method) -> score.
+        methods: that are compared.
+    """
+    table = []
+    for data in sorted({data for data, _, _ in scores}):
+        seeds = [
+            seed
+            for seed in sorted({seed for _, seed, _ in scores})
+            if all((data, seed, method) in scores for method in methods)
+        ]
+        if seeds:
+            sums = [sum(scores[data, seed, method] for seed in seeds) for method in methods]
+            table.append([total / len(seeds) for total in sums])
+    return table
 
 
 def mean_ranks(scores: Sequence[Sequence[float]]) -> list[float]:
