@@ -5,6 +5,7 @@ Which images a step uses is known beforehand (`cluster_sampler`), so exactly tho
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -44,6 +45,30 @@ Plan = Callable[[int], list[PlannedBatch]]
 """step -> this rank's micro-batches of that step, in order."""
 
 
+class DecodedImages:
+    """Images that were decoded, up to a number of bytes; the first ones stay.
+
+    As images come in random order, any part of them is hit as often as another of its size, so
+    nothing is gained by replacing some. Any number of threads may use it.
+    """
+
+    def __init__(self, num_bytes: int) -> None:
+        self._free = num_bytes
+        self._images: dict[int, npt.NDArray[np.uint8]] = {}
+        self._lock = threading.Lock()
+
+    def find(self, sample_id: int) -> npt.NDArray[np.uint8] | None:
+        """(H, W, C) uint8, not to be written to; None when it is not kept."""
+        return self._images.get(sample_id)
+
+    def keep(self, sample_id: int, image: npt.NDArray[np.uint8]) -> None:
+        """Keep an image if there is room for it."""
+        with self._lock:
+            if sample_id not in self._images and image.nbytes <= self._free:
+                self._free -= image.nbytes
+                self._images[sample_id] = image
+
+
 class BatchLoader:
     """Serves micro-batches in order and keeps `prefetch_batches` of them on the way."""
 
@@ -51,6 +76,7 @@ class BatchLoader:
         self._index = index
         self._data = data
         self._model = model
+        self._decoded = DecodedImages(data.cache_mib * 2**20)
         self._pool = (
             ThreadPoolExecutor(data.reader_threads, thread_name_prefix="batches")
             if data.reader_threads
@@ -95,11 +121,16 @@ class BatchLoader:
         )
 
     def _image(self, sample_id: int) -> npt.NDArray[np.uint8]:
+        kept = self._decoded.find(sample_id)
+        if kept is not None:
+            return kept
         file = self._index.read(sample_id)
         try:
-            return decode_image(file, size=self._model.input_size, channels=self._model.channels)
+            image = decode_image(file, size=self._model.input_size, channels=self._model.channels)
         except DataError as error:
             raise DataError(f"sample {sample_id}: {error}; import again") from error
+        self._decoded.keep(sample_id, image)
+        return image
 
     def close(self) -> None:
         """End the threads; batches still on their way are dropped."""

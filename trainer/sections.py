@@ -46,10 +46,15 @@ class DataConfig:
     prefetch_batches: int = 4
     """Micro-batches a rank that are read ahead."""
 
+    cache_mib: int = 256
+    """Memory a rank for images once they are decoded, in MiB; those that find no room are decoded
+    each time. 0 = none is kept."""
+
     def __post_init__(self) -> None:
         _require(self.shift >= 0, "data.shift", ">= 0 pixels", self.shift)
         _require(self.reader_threads >= 0, "data.reader_threads", ">= 0", self.reader_threads)
         _require(self.prefetch_batches >= 1, "data.prefetch_batches", ">= 1", self.prefetch_batches)
+        _require(self.cache_mib >= 0, "data.cache_mib", ">= 0 MiB", self.cache_mib)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

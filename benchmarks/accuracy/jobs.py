@@ -67,11 +67,12 @@ class Job:
 
     @property
     def name(self) -> str:
-        """File name of its record: other settings or data, another name."""
-        settings = as_dict(self.config)
-        # A recipe is in the values that it derived.
-        del settings["run"]["folder"], settings["data"]["shards"], settings["recipe"]
-        content = json.dumps([settings, self.data_checksum], sort_keys=True)
+        """File name of its record: other settings or data, another name.
+
+        Settings at their defaults do not count, so that a new setting leaves old records valid; as
+        changed code does, a changed default goes unnoticed.
+        """
+        content = json.dumps([_changed_settings(self.config), self.data_checksum], sort_keys=True)
         checksum = hashlib.sha256(content.encode()).hexdigest()[:12]
         return f"{self.data}-{self.method}-{self.split}-{self.seed}-{checksum}"
 
@@ -101,6 +102,20 @@ class Record:
     def write(self, path: Path) -> None:
         """Write the record; a killed writer leaves nothing behind that counts."""
         write_json(path, asdict(self))
+
+
+def _changed_settings(config: RunConfig) -> dict[str, Any]:
+    """Sections with their settings that are not at the default."""
+    settings, defaults = as_dict(config), as_dict(RunConfig())
+    # A recipe is in the values that it derived.
+    del settings["run"]["folder"], settings["data"]["shards"], settings["recipe"]
+    del settings["baselines"]  # trainings of their own
+    return {
+        section: {name: v for name, v in values.items() if v != defaults[section][name]}
+        if isinstance(values, dict)
+        else values
+        for section, values in settings.items()
+    }
 
 
 def stated_settings(data: str, method: str) -> dict[str, Any]:
