@@ -33,6 +33,8 @@ _GROUP_NAMES = {
     "medium": f"medium ({_FEW} to {_MANY})",
     "few": f"few (< {_FEW})",
 }
+SHOT_GROUPS = tuple(_GROUP_NAMES)
+"""Keys of `shot_groups`."""
 
 Report = Mapping[str, Any]
 

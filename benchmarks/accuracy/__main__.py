@@ -12,8 +12,8 @@ reads the test images once a training. With --split validation it reads the vali
 instead, and trains without them: for choices that no test image should decide.
 
 Every training is the trainer that users run (one rank), with the same number of images for all
-methods of a data set. Finished trainings are kept beside FILE: the same command goes on where it
-was stopped, and a longer suite takes up what a shorter one has done. Remove FILE's folder after
+methods of a data set. Finished trainings are lines of --records: the same command goes on where it
+was stopped, and a longer suite takes up what a shorter one has done. Name another file after
 changing the trainer's code: a record knows its settings and images, not the code.
 """
 
@@ -59,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         top_seeds=options.seeds or max(suite.num_seeds, suite.top_seeds),
         data=options.data,
         out=options.out,
+        records=options.records or options.out.absolute().parent / "trainings.jsonl",
         recipes=options.recipes,
         split=options.split or "test",
         at_once=options.jobs,
@@ -119,6 +120,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     images.add_argument(
         "--split", choices=get_args(Split), help="images of the comparison (default test)"
+    )
+    add(
+        "--records",
+        type=Path,
+        metavar="FILE",
+        help="finished trainings, found and added (default trainings.jsonl beside --out)",
     )
     add(
         "--recipes", type=Path, default=recipes.DEFAULT_PATH, metavar="FILE", help="what was chosen"

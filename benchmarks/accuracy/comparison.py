@@ -8,8 +8,6 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
-import numpy as np
-
 from benchmarks.accuracy import recipes, significance
 from benchmarks.accuracy.ablation_table import ablation_text, summarise_ablations
 from benchmarks.accuracy.claims import claims_text, summarise_claims
@@ -18,6 +16,7 @@ from benchmarks.accuracy.jobs import Job, Record, make_job
 from benchmarks.accuracy.methods import METHODS, OURS
 from benchmarks.accuracy.plots import can_plot, plot_all
 from benchmarks.accuracy.recipes import Recipe, Recipes, find_recipe
+from benchmarks.accuracy.records import Records
 from benchmarks.accuracy.results import (
     Row,
     accuracy_text,
@@ -28,11 +27,9 @@ from benchmarks.accuracy.results import (
     significance_text,
 )
 from benchmarks.accuracy.seeds import best_methods, costliest_methods
-from benchmarks.accuracy.trainings import Plan, do_jobs, records_of, say_costs
+from benchmarks.accuracy.trainings import Plan, do_jobs, say_costs
 from data_shards.atomic import atomic_file, write_json
 from data_shards.manifest import Manifest
-from trainer.config_file import build_config
-from trainer.tasks import resolve_tasks
 
 
 def compare(plan: Plan) -> int:
@@ -44,6 +41,7 @@ def compare(plan: Plan) -> int:
     comparison = Comparison(
         plan=plan,
         found=recipes.load(plan.recipes),
+        records=Records(plan.records),
         manifests={
             data: import_data(
                 data, plan.data, plan.folder / "data", validation=plan.split == "validation"
@@ -54,17 +52,17 @@ def compare(plan: Plan) -> int:
     comparison.tell_of_recipes()
     first = comparison.first_jobs()
     comparison.tell_of_ablations(first)
-    say_costs(plan, first)
+    say_costs(plan, comparison.records, first)
     if plan.top_seeds > plan.num_seeds:
         guess = comparison.further_jobs(first, guess=True)
-        say_costs(plan, guess, what="further seeds of the best methods: ")
+        say_costs(plan, comparison.records, guess, what="further seeds of the best methods: ")
     if plan.dry_run:
         return 0
-    failures = do_jobs(plan, first)
+    failures = do_jobs(plan, comparison.records, first)
     further = comparison.further_jobs(first)
     if further:
-        say_costs(plan, further, what="further seeds of the best methods: ")
-    failures += do_jobs(plan, further)
+        say_costs(plan, comparison.records, further, what="further seeds of the best methods: ")
+    failures += do_jobs(plan, comparison.records, further)
     rows = comparison.rows([*first, *further])
     rows.sort(key=lambda row: (plan.datasets.index(row.data), plan.methods.index(row.method)))
     _write(plan, rows)
@@ -77,6 +75,7 @@ class Comparison:
 
     plan: Plan
     found: Recipes
+    records: Records
     manifests: Mapping[str, Manifest]
 
     def recipe(self, data: str, method: str) -> Recipe:
@@ -129,10 +128,8 @@ class Comparison:
 
     def rows(self, jobs: Iterable[Job]) -> list[Row]:
         """What the trainings that are done came to."""
-        sizes = {data: _class_sizes(manifest) for data, manifest in self.manifests.items()}
         return [
-            make_row(record, self._recipe_of_record(record), sizes[record.data])
-            for record in records_of(self.plan, jobs)
+            make_row(record, self._recipe_of_record(record)) for record in self.records.of(jobs)
         ]
 
     def _recipe_of_record(self, record: Record) -> Recipe:
@@ -169,12 +166,6 @@ class Comparison:
             same = [data for data in self.plan.datasets if (data, method) not in made]
             if same:
                 print(f"{method} is {OURS} itself on {', '.join(same)}, and is left out there")
-
-
-def _class_sizes(manifest: Manifest) -> np.ndarray:
-    """(C,) training images of each class of the task that is trained."""
-    (task,) = resolve_tasks(build_config({}), manifest)
-    return manifest.class_counts("train", task.label)
 
 
 def _write(plan: Plan, rows: Sequence[Row]) -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
 
 from benchmarks.accuracy.datasets import DATASETS
 from benchmarks.accuracy.methods import METHODS
-from data_shards.atomic import read_json, write_json
-from data_shards.errors import DataError
 from data_shards.manifest import Manifest
 from trainer.config import RunConfig, as_dict
 from trainer.config_file import build_config, with_settings
@@ -67,7 +67,7 @@ class Job:
 
     @property
     def name(self) -> str:
-        """File name of its record: other settings or data, another name.
+        """Name of its record: other settings or data, another name.
 
         Settings at their defaults do not count, so that a new setting leaves old records valid; as
         changed code does, a changed default goes unnoticed.
@@ -93,15 +93,18 @@ class Record:
     chosen: dict[str, Any]
     balanced_accuracy: dict[str, float]
     """By read-out; empty when the loss became infinite."""
-    per_class_recall: dict[str, list[float | None]]
-    """By read-out; None for a class without an image in the split."""
+    recall_by_size: dict[str, dict[str, float | None]]
+    """By read-out, then by group (`shot_groups`): mean recall of its classes; None for a group
+    without a class that has images in the split."""
     images_seen: int
     seconds: float
     """From the start of its process to the end."""
 
-    def write(self, path: Path) -> None:
-        """Write the record; a killed writer leaves nothing behind that counts."""
-        write_json(path, asdict(self))
+
+def class_sizes(manifest: Manifest) -> npt.NDArray[np.int64]:
+    """(C,) training images of each class of the task that is trained."""
+    (task,) = resolve_tasks(build_config({}), manifest)
+    return manifest.class_counts("train", task.label)
 
 
 def _changed_settings(config: RunConfig) -> dict[str, Any]:
@@ -168,26 +171,3 @@ def make_job(
         config=config,
         data_checksum=manifest.checksum,
     )
-
-
-def record_path(folder: Path, job: Job) -> Path:
-    """Where a job's record lies."""
-    return folder / f"{job.name}.json"
-
-
-def find_record(folder: Path, job: Job) -> Record | None:
-    """The record of a job that was done before; None when it is still to be done."""
-    path = record_path(folder, job)
-    return _read(path) if path.exists() else None
-
-
-def all_records(folder: Path) -> list[Record]:
-    """Every record of a folder, also of jobs that are of no interest any more."""
-    return [_read(path) for path in sorted(folder.glob("[!.]*.json"))]
-
-
-def _read(path: Path) -> Record:
-    try:
-        return Record(**read_json(path))
-    except TypeError as error:
-        raise DataError(f"{path} is no record of this benchmark ({error}); remove it") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -11,7 +12,8 @@ from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from benchmarks.accuracy.jobs import Job, record_path
+from benchmarks.accuracy.jobs import Job, Record
+from data_shards.atomic import read_json
 
 # Imported once, before the trainings are forked: each would spend seconds on them.
 _PRELOADED = [
@@ -25,18 +27,17 @@ _PRELOADED = [
 
 
 def run_jobs(
-    jobs: Sequence[Job], *, records: Path, work: Path, at_once: int
-) -> Iterator[tuple[Job, str | None]]:
+    jobs: Sequence[Job], *, work: Path, at_once: int
+) -> Iterator[tuple[Job, Record | str]]:
     """Do the jobs in their order, several at a time.
 
     Args:
         jobs: trainings without a record.
-        records: folder for their records.
-        work: folder for what they need meanwhile.
+        work: folder for what they need meanwhile; a job that failed leaves its log there.
         at_once: processes.
 
     Yields:
-        Each job when it has ended, and None if its record is there, else what went wrong.
+        Each job when it has ended, with its record, or what went wrong.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOADED)
@@ -47,34 +48,39 @@ def run_jobs(
             while waiting and len(running) < at_once:
                 job = waiting.pop()
                 folder = Path(tempfile.mkdtemp(prefix=f"{job.name}-", dir=work))
-                process = _start(context, job, folder, record_path(records, job))
+                process = _start(context, job, folder)
                 running[process.sentinel] = process, job, folder
             for sentinel in wait(list(running)):
                 assert isinstance(sentinel, int)
                 process, job, folder = running.pop(sentinel)
                 process.join()
-                code = process.exitcode
-                yield job, None if code == 0 else _what_went_wrong(folder, code)
+                yield job, _outcome(folder, process.exitcode)
     finally:
         for process, _, _ in running.values():
             process.kill()
             process.join()
 
 
-def _start(context: ForkServerContext, job: Job, folder: Path, record: Path) -> BaseProcess:
-    process = context.Process(target=_run, args=(job, folder, record), name=job.name)
+def _start(context: ForkServerContext, job: Job, folder: Path) -> BaseProcess:
+    process = context.Process(target=_run, args=(job, folder), name=job.name)
     process.start()
     return process
 
 
-def _run(job: Job, folder: Path, record: Path) -> None:
+def _run(job: Job, folder: Path) -> None:
     # Here, so that the parent need not import torch.
     from benchmarks.accuracy.training import run_job
 
-    run_job(job, folder, record)
+    run_job(job, folder)
 
 
-def _what_went_wrong(folder: Path, code: int | None) -> str:
+def _outcome(folder: Path, code: int | None) -> Record | str:
+    from benchmarks.accuracy.training import RECORD_FILE
+
+    if code == 0:
+        record = Record(**read_json(folder / RECORD_FILE))
+        shutil.rmtree(folder)
+        return record
     log = folder / "log.txt"
     lines: list[str] = []
     with suppress(OSError):

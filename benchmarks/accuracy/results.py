@@ -14,7 +14,7 @@ import numpy as np
 from benchmarks.accuracy.jobs import Record, Split
 from benchmarks.accuracy.recipes import Recipe
 from benchmarks.accuracy.significance import Floats
-from cluster_jobs.comparison import aligned, mean_recall, shot_groups
+from cluster_jobs.comparison import SHOT_GROUPS, aligned
 from data_shards.errors import DataError
 
 
@@ -38,13 +38,12 @@ class Row:
     seconds: float
 
 
-def make_row(record: Record, recipe: Recipe, class_sizes: np.ndarray) -> Row:
+def make_row(record: Record, recipe: Recipe) -> Row:
     """Read a record by its recipe.
 
     Args:
         record: of the split that is compared.
         recipe: whose read-out counts.
-        class_sizes: (C,) training images of each class.
 
     Raises:
         DataError: the training has no such read-out.
@@ -55,11 +54,7 @@ def make_row(record: Record, recipe: Recipe, class_sizes: np.ndarray) -> Row:
             f"{record.data}, {record.method}: the recipe wants read-out {recipe.readout}, the "
             f"training has {', '.join(values)}; search again (--search)"
         )
-    recall = record.per_class_recall.get(recipe.readout)
-    groups = {
-        name: None if recall is None else mean_recall(recall, np.flatnonzero(chosen))
-        for name, chosen in shot_groups(class_sizes).items()
-    }
+    nothing: dict[str, float | None] = dict.fromkeys(SHOT_GROUPS)
     return Row(
         data=record.data,
         method=record.method,
@@ -68,7 +63,7 @@ def make_row(record: Record, recipe: Recipe, class_sizes: np.ndarray) -> Row:
         balanced_accuracy=values.get(recipe.readout),
         images_seen=record.images_seen,
         seconds=record.seconds,
-        **groups,
+        **record.recall_by_size.get(recipe.readout, nothing),
     )
 
 

@@ -6,7 +6,8 @@ from benchmarks.accuracy import recipes
 from benchmarks.accuracy.datasets import DATASETS, import_data
 from benchmarks.accuracy.jobs import SEARCH_SEED, make_job
 from benchmarks.accuracy.recipes import family_of, owner_of
-from benchmarks.accuracy.trainings import Plan, do_jobs, records_of, say_costs
+from benchmarks.accuracy.records import Records
+from benchmarks.accuracy.trainings import Plan, do_jobs, say_costs
 
 
 def search(plan: Plan) -> int:
@@ -32,12 +33,13 @@ def search(plan: Plan) -> int:
             for method in methods
             for trial in DATASETS[family].trials
         ]
-    say_costs(plan, jobs)
+    records = Records(plan.records)
+    say_costs(plan, records, jobs)
     if plan.dry_run:
         return 0
-    failures = do_jobs(plan, jobs)
+    failures = do_jobs(plan, records, jobs)
     found = recipes.load(plan.recipes)
-    done = records_of(plan, jobs)
+    done = records.of(jobs)
     for family in families:
         for method in methods:
             trials = [record for record in done if (record.data, record.method) == (family, method)]

@@ -9,49 +9,64 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
-import shutil
 import sys
 import threading
 import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from benchmarks.accuracy.jobs import Job, Record
+from benchmarks.accuracy.jobs import Job, Record, class_sizes
 from benchmarks.accuracy.tables import TableThread
-from data_shards.atomic import read_json
+from cluster_jobs.comparison import mean_recall, shot_groups
+from data_shards.atomic import read_json, write_json
+from data_shards.manifest import Manifest
 from trainer.config_file import with_settings
 from trainer.errors import NonFiniteLoss
 from trainer.run_folder import RunFolder
 from trainer.train import train
 
+RECORD_FILE = "record.json"
 
-def run_job(job: Job, work: Path, record: Path) -> None:
-    """Train, write the record, remove the run's folder. The process is to end afterwards.
+
+def run_job(job: Job, work: Path) -> None:
+    """Train, write the record. The process is to end afterwards.
 
     Args:
         job: the training.
-        work: a folder of this attempt's own; on a failure it stays, with the log.
-        record: file to write.
+        work: a folder of this attempt's own; receives the log, and in the end `RECORD_FILE`.
     """
     started = time.monotonic()
     _speak_into(work / "log.txt")
     _end_with_benchmark()
     torch.set_num_threads(1)
     report = _train(job, work / "run")
-    Record(
+    record = Record(
         data=job.data,
         method=job.method,
         seed=job.seed,
         split=job.split,
         chosen=dict(job.chosen),
         balanced_accuracy=report["balanced_accuracy"],
-        per_class_recall=report["per_class_recall"],
+        recall_by_size=_by_size(job, report["per_class_recall"]),
         images_seen=job.num_images,
         seconds=round(time.monotonic() - started, 2),
-    ).write(record)
-    shutil.rmtree(work)
+    )
+    write_json(work / RECORD_FILE, asdict(record))
+
+
+def _by_size(job: Job, recall: Mapping[str, Sequence[float | None]]) -> dict[str, Any]:
+    groups = shot_groups(class_sizes(Manifest.load(job.config.data.shards)))
+    return {
+        readout: {
+            name: mean_recall(values, np.flatnonzero(chosen)) for name, chosen in groups.items()
+        }
+        for readout, values in recall.items()
+    }
 
 
 def _train(job: Job, folder: Path) -> dict[str, Any]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.accuracy.costs import CostEstimate, in_words
-from benchmarks.accuracy.jobs import SEARCH_SEED, Job, Record, Split, all_records, find_record
+from benchmarks.accuracy.jobs import SEARCH_SEED, Job, Record, Split
 from benchmarks.accuracy.pool import run_jobs
+from benchmarks.accuracy.records import Records
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +26,8 @@ class Plan:
     """Of the best methods of each data set, `num_seeds` or more."""
     data: Path | None
     out: Path
+    records: Path
+    """The file of finished trainings."""
     recipes: Path
     split: Split
     """On whose images a comparison measures; a search always takes validation."""
@@ -34,19 +37,14 @@ class Plan:
 
     @property
     def folder(self) -> Path:
-        """Shards, records and what is under way lie beside the results."""
+        """Shards and what is under way lie beside the results."""
         return self.out.absolute().parent
 
-    @property
-    def records(self) -> Path:
-        """Of finished trainings."""
-        return self.folder / "trainings"
 
-
-def say_costs(plan: Plan, jobs: Sequence[Job], *, what: str = "") -> None:
+def say_costs(plan: Plan, records: Records, jobs: Sequence[Job], *, what: str = "") -> None:
     """Print how many of the jobs are done, and what the others will cost."""
-    todo = _still_to_do(plan, jobs)
-    wall = CostEstimate(all_records(plan.records)).wall_seconds(todo, plan.at_once)
+    todo = records.missing(jobs)
+    wall = CostEstimate(records.all()).wall_seconds(todo, plan.at_once)
     print(
         f"{what}{len(jobs)} trainings, {len(jobs) - len(todo)} of them done before; the rest will "
         f"take about {in_words(wall)}, {plan.at_once} at a time",
@@ -54,44 +52,32 @@ def say_costs(plan: Plan, jobs: Sequence[Job], *, what: str = "") -> None:
     )
 
 
-def do_jobs(plan: Plan, jobs: Sequence[Job]) -> list[str]:
+def do_jobs(plan: Plan, records: Records, jobs: Sequence[Job]) -> list[str]:
     """Do the jobs that have no record; returns what went wrong."""
-    todo = _still_to_do(plan, jobs)
+    todo = records.missing(jobs)
     if not todo:
         return []
     work = plan.folder / "work"
     shutil.rmtree(work, ignore_errors=True)  # of a benchmark that was killed
     work.mkdir(parents=True)
-    plan.records.mkdir(parents=True, exist_ok=True)
-    known = all_records(plan.records)
     failures = []
     left = {job.name: job for job in todo}
-    for job, problem in run_jobs(todo, records=plan.records, work=work, at_once=plan.at_once):
+    for job, result in run_jobs(todo, work=work, at_once=plan.at_once):
         del left[job.name]
-        record = find_record(plan.records, job)
-        if record is None:
-            failures.append(f"{job}: {problem}")
+        if isinstance(result, Record):
+            records.add(job, result)
+            outcome = _outcome(result)
         else:
-            known.append(record)
-        wall = CostEstimate(known).wall_seconds(list(left.values()), plan.at_once)
+            failures.append(f"{job}: {result}")
+            outcome = f"failed, {result}"
+        wall = CostEstimate(records.all()).wall_seconds(list(left.values()), plan.at_once)
         place = f"[{len(todo) - len(left)}/{len(todo)}]"
-        outcome = f"failed, {problem}" if record is None else _outcome(record)
         print(f"{place} {job}: {outcome}; about {in_words(wall)} left", flush=True)
     for failure in failures:
         sys.stderr.write(f"failed: {failure}\n")
     if not failures:
         shutil.rmtree(work)
     return failures
-
-
-def records_of(plan: Plan, jobs: Iterable[Job]) -> list[Record]:
-    """The records of those jobs that have one."""
-    found = (find_record(plan.records, job) for job in jobs)
-    return [record for record in found if record is not None]
-
-
-def _still_to_do(plan: Plan, jobs: Iterable[Job]) -> list[Job]:
-    return [job for job in jobs if find_record(plan.records, job) is None]
 
 
 def _outcome(record: Record) -> str:

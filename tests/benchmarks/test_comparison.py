@@ -12,8 +12,9 @@ import pytest
 from benchmarks.accuracy.ablations import ABLATIONS
 from benchmarks.accuracy.comparison import Comparison, compare
 from benchmarks.accuracy.datasets import import_data
-from benchmarks.accuracy.jobs import Job, Record, record_path
+from benchmarks.accuracy.jobs import Job, Record
 from benchmarks.accuracy.recipes import Recipe, save
+from benchmarks.accuracy.records import Records
 from benchmarks.accuracy.search import search
 from benchmarks.accuracy.seeds import best_methods, costliest_methods
 from benchmarks.accuracy.trainings import Plan
@@ -44,6 +45,7 @@ def plan(tmp_path: Path) -> Plan:
         top_seeds=4,
         data=None,
         out=tmp_path / "results.json",
+        records=tmp_path / "trainings.jsonl",
         recipes=tmp_path / "recipes.json",
         split="test",
         at_once=1,
@@ -54,26 +56,33 @@ def plan(tmp_path: Path) -> Plan:
 
 def comparison_of(plan: Plan) -> Comparison:
     data = import_data("digits", None, plan.folder / "data", validation=False)
-    return Comparison(plan=plan, found={}, manifests={"digits": data})
+    records = Records(plan.records)
+    return Comparison(plan=plan, found={}, records=records, manifests={"digits": data})
 
 
-def finish(plan: Plan, jobs: Sequence[Job], **values: float) -> None:
+def finish(records: Records, jobs: Sequence[Job], **values: float) -> None:
     """Write records by read-out; the one that the method is meant for has its `ACCURACY`."""
-    plan.records.mkdir(exist_ok=True)
     for job in jobs:
         all_ = {"head": ACCURACY.get(job.method, 0.3), "knc_margin": 0.4, "knc_soft": 0.2, **values}
         all_ |= {"knn_balanced": all_["knc_margin"]}
-        Record(
+        record = Record(
             data=job.data,
             method=job.method,
             seed=job.seed,
             split=job.split,
             chosen=dict(job.chosen),
             balanced_accuracy=all_,
-            per_class_recall={name: [value] * 10 for name, value in all_.items()},
+            recall_by_size={
+                name: {"many": None, "medium": value, "few": value} for name, value in all_.items()
+            },
             images_seen=6000,
             seconds=6.0,
-        ).write(record_path(plan.records, job))
+        )
+        if job.config.loss.has_classifier:
+            records.add(job, record)
+        else:
+            values_left = {name: value for name, value in all_.items() if name != "head"}
+            records.add(job, replace(record, balanced_accuracy=values_left))
 
 
 def test_a_search_is_of_families_and_of_clmle_for_its_ablations(
@@ -90,7 +99,7 @@ def test_further_seeds_wait_for_the_first_and_do_not_change_the_choice(
 ) -> None:
     comparison = comparison_of(plan)
     first = comparison.first_jobs()
-    finish(plan, first[:-1])
+    finish(comparison.records, first[:-1])
     assert comparison.further_jobs(first) == []
     assert "no further seeds of the best methods before all" in capsys.readouterr().out
     assert len(comparison.further_jobs(first, guess=True)) == 8
@@ -99,11 +108,11 @@ def test_further_seeds_wait_for_the_first_and_do_not_change_the_choice(
     assert "10 trainings, 9 of them done before" in said
     assert "further seeds of the best methods: 8 trainings, 0 of them done before" in said
 
-    finish(plan, first[-1:])
+    finish(comparison.records, first[-1:])
     further = comparison.further_jobs(first)
     assert {job.method for job in further} == {"class_balanced", "focal", "arcface", "clmle"}
     assert {job.seed for job in further} == {2, 3}
-    finish(plan, further, head=0.0)
+    finish(comparison.records, further, head=0.0)
     assert comparison.further_jobs(first) == further
 
     assert compare(plan) == 0  # nothing is left to train
@@ -124,10 +133,13 @@ def test_a_comparison_on_validation_images_trains_without_them(
 ) -> None:
     plan = replace(plan, split="validation", methods=("softmax", "clmle"), top_seeds=2)
     held_back = import_data("digits", None, plan.folder / "data", validation=True)
-    first = Comparison(plan=plan, found={}, manifests={"digits": held_back}).first_jobs()
+    comparison = Comparison(
+        plan=plan, found={}, records=Records(plan.records), manifests={"digits": held_back}
+    )
+    first = comparison.first_jobs()
     assert {job.split for job in first} == {"validation"}
     assert [job.seed for job in first] == [0, 0, 1, 1]
-    finish(plan, first)
+    finish(comparison.records, first)
     assert compare(plan) == 0  # it wants these trainings, and no others
     assert "balanced accuracy, validation images" in capsys.readouterr().out
     assert json.loads(plan.out.read_text())["split"] == "validation"
@@ -146,12 +158,7 @@ def test_ablations_are_read_as_clmle_is_and_left_out_where_they_change_nothing(
     ours, no_margins, no_softmax = comparison.first_jobs()
     assert no_margins.config.loss.margin_between == 0 < ours.config.loss.margin_between
     assert no_margins.config.optim == ours.config.optim
-    finish(plan, [ours, no_margins])
-    finish(plan, [no_softmax])
-    record = record_path(plan.records, no_softmax)
-    without_head = json.loads(record.read_text())
-    del without_head["balanced_accuracy"]["head"], without_head["per_class_recall"]["head"]
-    record.write_text(json.dumps(without_head))
+    finish(comparison.records, [ours, no_margins, no_softmax])
 
     assert compare(plan) == 0
     said = capsys.readouterr().out

@@ -2,23 +2,17 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from benchmarks.accuracy import jobs
 from benchmarks.accuracy.datasets import DATASETS, import_data
-from benchmarks.accuracy.jobs import (
-    SEARCH_SEED,
-    Job,
-    all_records,
-    find_record,
-    make_job,
-    record_path,
-)
+from benchmarks.accuracy.jobs import SEARCH_SEED, Job, make_job
 from benchmarks.accuracy.methods import METHODS
 from benchmarks.accuracy.suites import SUITES
 from data_shards.errors import DataError
 from data_shards.manifest import Manifest
-from tests.benchmarks.test_results import RECORD
 from trainer.config_file import with_settings
 
 
@@ -90,16 +84,19 @@ def test_a_name_tells_settings_and_data_apart_but_not_folders(digits: Manifest) 
     assert len(names) == 3
 
 
-def test_a_record_is_found_by_its_job(digits: Manifest, tmp_path: Path) -> None:
+def test_a_name_does_not_heed_settings_at_their_defaults(digits: Manifest, monkeypatch) -> None:
+    """So a setting that is new, and off, leaves the records of old trainings valid."""
     made = job(digits)
-    assert find_record(tmp_path, made) is None
-    RECORD.write(record_path(tmp_path, made))
-    (tmp_path / ".tmp-half.json").write_text("{")
-    assert find_record(tmp_path, made) == RECORD
-    assert all_records(tmp_path) == [RECORD]
-    record_path(tmp_path, made).write_text('{"accuracy": 1}')
-    with pytest.raises(DataError, match="is no record of this benchmark"):
-        find_record(tmp_path, made)
+    name = made.name
+    without = jobs.as_dict
+
+    def of_an_older_release(config: object) -> dict[str, Any]:
+        settings = without(config)
+        del settings["loss"]["focal_gamma"], settings["data"]["cache_mib"]
+        return settings
+
+    monkeypatch.setattr(jobs, "as_dict", of_an_older_release)
+    assert made.name == name
 
 
 def test_data_that_is_missing_is_named(tmp_path: Path) -> None:

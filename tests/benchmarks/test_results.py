@@ -41,36 +41,35 @@ RECORD = Record(
     split="test",
     chosen={"optim.learning_rate": 0.1},
     balanced_accuracy={"head": 0.6, "knc_soft": 0.7},
-    per_class_recall={"head": [0.6] * 4, "knc_soft": [1.0, 0.8, 0.4, None]},
+    recall_by_size={
+        "head": {"many": 0.6, "medium": 0.6, "few": 0.6},
+        "knc_soft": {"many": 1.0, "medium": 0.8, "few": 0.4},
+    },
     images_seen=6000,
     seconds=12.0,
 )
-SIZES = np.array([101, 100, 19, 5])
 SOFT = Recipe(settings={}, readout="knc_soft", tried=[])
 
 
 def row(method: str, value: float | None, *, seed: int = 0, data: str = "digits"):
-    made = make_row(RECORD, SOFT, SIZES)
+    made = make_row(RECORD, SOFT)
     return replace(made, method=method, seed=seed, data=data, balanced_accuracy=value)
 
 
 def test_a_row_is_a_record_by_its_recipe() -> None:
-    made = make_row(RECORD, SOFT, SIZES)
+    made = make_row(RECORD, SOFT)
     assert (made.readout, made.balanced_accuracy) == ("knc_soft", 0.7)
     assert (made.many, made.medium, made.few) == (1.0, 0.8, 0.4)
-    no_tail = make_row(RECORD, SOFT, np.array([500, 400, 300, 200]))
-    assert no_tail.many == pytest.approx(2.2 / 3)
-    assert (no_tail.medium, no_tail.few) == (None, None)
 
 
 def test_a_loss_that_became_infinite_is_a_row_without_numbers() -> None:
-    made = make_row(replace(RECORD, balanced_accuracy={}, per_class_recall={}), SOFT, SIZES)
+    made = make_row(replace(RECORD, balanced_accuracy={}, recall_by_size={}), SOFT)
     assert (made.balanced_accuracy, made.many, made.few) == (None, None, None)
 
 
 def test_a_read_out_that_is_not_there_is_named() -> None:
     with pytest.raises(DataError, match="wants read-out knn, the training has head, knc_soft"):
-        make_row(RECORD, replace(SOFT, readout="knn"), SIZES)
+        make_row(RECORD, replace(SOFT, readout="knn"))
 
 
 def test_a_data_set_with_a_seed_that_lacks_a_method_has_a_gap() -> None:

@@ -1,0 +1,69 @@
+"""The file of finished trainings: found again, added to, never damaged by a kill."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.accuracy.datasets import import_data
+from benchmarks.accuracy.jobs import Job, class_sizes, make_job
+from benchmarks.accuracy.records import Records
+from benchmarks.accuracy.training import _by_size
+from data_shards.errors import DataError
+from tests.benchmarks.test_results import RECORD
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
+    digits = import_data("digits", None, tmp_path_factory.mktemp("data"), validation=False)
+    return make_job("digits", "clmle", seed=0, chosen={}, manifest=digits, split="test")
+
+
+def test_a_record_is_found_by_its_job(job: Job, tmp_path: Path) -> None:
+    path, other = tmp_path / "new" / "trainings.jsonl", replace(job, seed=1)
+    records = Records(path)
+    assert records.find(job) is None
+    assert records.missing([job, other]) == [job, other]
+    records.add(job, RECORD)
+    for found in (records, Records(path)):
+        assert found.find(job) == RECORD
+        assert found.of([other, job]) == found.all() == [RECORD]
+        assert found.missing([job, other]) == [other]
+
+
+@pytest.mark.parametrize("left", [1, 20, -1])
+def test_what_a_killed_writer_left_does_not_count(job: Job, tmp_path: Path, left: int) -> None:
+    path, other = tmp_path / "trainings.jsonl", replace(job, seed=1)
+    Records(path).add(job, RECORD)
+    line = path.read_bytes()
+    path.write_bytes(line + line[:left])
+    records = Records(path)
+    assert records.all() == [RECORD]
+    records.add(other, replace(RECORD, seed=1))
+    assert [record.seed for record in Records(path).all()] == [0, 1]
+
+
+@pytest.mark.parametrize("line", ["{}", "[]", "half", '{"name": "a", "accuracy": 1}'])
+def test_a_line_that_is_no_record_is_named(job: Job, tmp_path: Path, line: str) -> None:
+    path = tmp_path / "trainings.jsonl"
+    Records(path).add(job, RECORD)
+    with path.open("a") as file:
+        file.write(line + "\n")
+    with pytest.raises(DataError, match=r"line 2 of .*trainings.jsonl is no record"):
+        Records(path)
+
+
+def test_recall_is_kept_by_size_of_class(job: Job, tmp_path: Path) -> None:
+    digits = import_data("digits", None, tmp_path, validation=False)
+    config = replace(job.config, data=replace(job.config.data, shards=str(digits.folder)))
+    sizes = class_sizes(digits)
+    recall = [size / 1000 for size in sizes.tolist()]
+    kept = _by_size(replace(job, config=config), {"head": recall, "ncm": [None] * len(sizes)})
+    groups = {"many": sizes > 100, "medium": (sizes >= 20) & (sizes <= 100), "few": sizes < 20}
+    for name, chosen in groups.items():
+        assert chosen.any()
+        assert kept["head"][name] == pytest.approx(np.array(recall)[chosen].mean())
+        assert kept["ncm"][name] is None
