@@ -168,7 +168,7 @@ class RunConfig:
             and getattr(loss, item.name) != getattr(default.loss, item.name)
         ]
         if "class_weight" in method.settings and not loss.has_classifier:
-            for name in ("class_weight", "logit_adjustment"):
+            for name in ("class_weight", "logit_adjustment", "spread"):
                 if getattr(loss, name) != getattr(default.loss, name):
                     ignored.append(f"loss.{name} is ignored: loss.weight_softmax is 0")
         if loss.reweight_from and loss.class_weight == "none":

@@ -69,6 +69,11 @@ class LossConfig:
     """tau: a cluster of n_j images weighs (n_j / n_own)^tau in the between-class term, so that
     large clusters are pushed away harder (Menon et al., ICLR 2021, for clusters)."""
 
+    spread: float = 0.0
+    """lambda at the end of the training, growing linearly from 0 at clmle_from: each image stands,
+    in the softmax term, for all that lie around it as images of a cluster do (closed form; the
+    covariance is pooled over all clusters, so that rare classes borrow it). 0 = off."""
+
     clmle_from: float = 0.0
     """Share of the training before which only the softmax term is minimised, on batches drawn by
     `sampler.warmup_sampling`; the first table is asked for when it is over."""
@@ -98,7 +103,13 @@ class LossConfig:
             "0 <= margin_within <= margin_between < pi/2 radians",
             f"within {self.margin_within}, between {self.margin_between}",
         )
-        for name in ("margin_rare_exponent", "weight_within", "cluster_prior", "focal_gamma"):
+        for name in (
+            "margin_rare_exponent",
+            "weight_within",
+            "cluster_prior",
+            "spread",
+            "focal_gamma",
+        ):
             require(getattr(self, name) >= 0, f"loss.{name}", ">= 0", getattr(self, name))
         for name in ("margin", "weight_softmax", "logit_adjustment"):
             value = getattr(self, name)
@@ -142,6 +153,11 @@ class LossConfig:
     def keeps_means(self) -> bool:
         """Whether clusters have running means."""
         return self.name == "clmle" and self.mean_momentum > 0
+
+    @property
+    def keeps_spread(self) -> bool:
+        """Whether the spread of embeddings around their clusters is followed."""
+        return self.name == "clmle" and self.spread > 0 and self.has_classifier
 
     @property
     def has_classifier(self) -> bool:

@@ -74,6 +74,7 @@ METHODS: dict[LossName, Method] = {
             "candidates",
             "mean_momentum",
             "cluster_prior",
+            "spread",
             "clmle_from",
         },
         defaults={"weight_softmax": 1.0},

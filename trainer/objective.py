@@ -14,13 +14,18 @@ import torch
 from clustering.table import ClusterTable
 from data_shards.index import SampleIndex
 from trainer.loss_section import LossConfig
-from trainer.losses.schedule import margin_factor, step_at
+from trainer.losses.schedule import margin_factor, spread_factor, step_at
+from trainer.losses.spread import moved_covariance
 from trainer.losses.task_batch import Candidates, TaskBatch, TaskTable
 from trainer.losses.terms import RetrainedTerm, SoftmaxTerm, Term, make_terms
 from trainer.models.network import TaskOutput
 from trainer.running_means import StepEmbeddings, moved_means
 from trainer.sections import TaskConfig
 from trainer.world import World
+
+# Share of the covariance that a step leaves in place: it is of the last hundred steps or so.
+_COVARIANCE_MOMENTUM = 0.99
+_COVARIANCE = "/covariance"
 
 
 class Objective:
@@ -55,6 +60,7 @@ class Objective:
         self._labels = {task.name: index.labels(task.label) for task in tasks}
         self._tables: dict[str, TaskTable] = {}
         self._candidates: dict[str, Candidates] = {}
+        self._covariances: dict[str, torch.Tensor] = {}
         self._step_embeddings = StepEmbeddings()
         self._terms = {
             task.name: make_terms(loss, class_counts[task.name], device) for task in tasks
@@ -65,26 +71,44 @@ class Objective:
         self._tables = {t: TaskTable.of(table, self._device) for t, table in tables.items()}
 
     def running_means(self) -> dict[str, torch.Tensor]:
-        """Task -> (M, D) float32 running means, to be saved; empty where none are kept."""
-        if not self._loss.keeps_means:
-            return {}
-        return {task: table.centroids for task, table in self._tables.items()}
+        """What was followed from step to step, to be saved; empty where nothing is.
+
+        Returns:
+            Task -> (M, D) float32 means of its clusters; task + "/covariance" -> (D, D) float32.
+        """
+        kept = {task + _COVARIANCE: rows for task, rows in self._covariances.items()}
+        if self._loss.keeps_means:
+            kept |= {task: table.centroids for task, table in self._tables.items()}
+        return kept
 
     def restore_means(self, means: Mapping[str, torch.Tensor]) -> None:
-        """Go on with saved running means of the tables in use, where any are kept."""
-        if self._loss.keeps_means:
-            for task, rows in means.items():
-                rows = rows.to(self._device)
-                self._tables[task] = replace(self._tables[task], centroids=rows)
+        """Go on with what was saved for the tables in use, as far as it is still kept."""
+        for name, rows in means.items():
+            task = name.removesuffix(_COVARIANCE)
+            if task == name and self._loss.keeps_means:
+                self._tables[task] = replace(self._tables[task], centroids=rows.to(self._device))
+            elif task != name and self._loss.keeps_spread:
+                self._covariances[task] = rows.to(self._device)
 
     def move_means(self, world: World) -> None:
-        """After an update: move the running means by the step's images. Every rank must call it."""
+        """After an update: follow the step's images with running means and covariances.
+
+        Every rank must call it.
+        """
         for task, (embeddings, clusters) in self._step_embeddings.gather(world).items():
             table = self._tables[task]
-            moved = moved_means(
-                table.centroids, embeddings, clusters, momentum=self._loss.mean_momentum
-            )
-            self._tables[task] = replace(table, centroids=moved)
+            if self._loss.keeps_spread:
+                self._covariances[task] = moved_covariance(
+                    self._covariances.get(task),
+                    embeddings,
+                    table.centroids[clusters],
+                    momentum=_COVARIANCE_MOMENTUM,
+                )
+            if self._loss.keeps_means:
+                moved = moved_means(
+                    table.centroids, embeddings, clusters, momentum=self._loss.mean_momentum
+                )
+                self._tables[task] = replace(table, centroids=moved)
 
     def margin_factor(self, step: int) -> float:
         """Share of the full margins at a step, in [0, 1]."""
@@ -125,7 +149,7 @@ class Objective:
         return total, parts
 
     def _collect(self, batch: TaskBatch, task: str) -> None:
-        if self._loss.keeps_means:
+        if self._loss.keeps_means or self._loss.keeps_spread:
             _, clusters = batch.clusters()
             self._step_embeddings.add(task, batch.output.embedding, clusters)
 
@@ -147,4 +171,10 @@ class Objective:
             table=self._tables.get(task),
             margin_factor=self.margin_factor(step),
             reweighted=step >= step_at(self._loss.reweight_from, self._num_steps),
+            spread_factor=spread_factor(
+                step,
+                first_step=step_at(self._loss.warmup_share, self._num_steps),
+                num_steps=self._num_steps,
+            ),
+            covariance=self._covariances.get(task),
         )

@@ -44,6 +44,7 @@ DERIVED_SETTINGS = (
     "loss.margin_between",
     "loss.margin_within",
     "loss.mean_momentum",
+    "loss.spread",
     "refresh.every",
     "checkpoint.every",
     "evaluation.every",
@@ -69,6 +70,8 @@ class _Profile:
     margin_within: float
     mean_momentum: float
     """Few clusters get many images a step, so their means may follow them quickly."""
+    spread: float
+    """Small classes show few of the ways in which images of a class differ."""
     clusters: int
     """Times `samples_per_cluster`: the images of a micro-batch."""
     samples_per_cluster: int
@@ -83,6 +86,7 @@ _FEW = _Profile(
     margin_between=0.2,
     margin_within=0.05,
     mean_momentum=0.5,
+    spread=1.0,
     clusters=20,
     samples_per_cluster=5,
     max_clusters_per_class=3,
@@ -94,6 +98,7 @@ _MANY = _Profile(
     margin_between=0.5,
     margin_within=0.1,
     mean_momentum=0.9,
+    spread=1.0,
     clusters=40,
     samples_per_cluster=3,
     max_clusters_per_class=0,
@@ -333,6 +338,8 @@ def _derive_loss(choices: _Choices, data: _Data) -> None:
     within = min(within, choices.value("loss.margin_between"))
     choices.put("loss.margin_within", within, data.classes)
     choices.put("loss.mean_momentum", profile.mean_momentum, data.classes)
+    if choices.value("loss.weight_softmax") != 0:
+        choices.put("loss.spread", profile.spread, data.classes)
 
 
 def _images_per_step(choices: _Choices) -> int:

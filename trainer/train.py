@@ -193,6 +193,9 @@ def _build(
     evaluator = None
     if evaluated_split(config, manifest) is not None:
         evaluator = RankEvaluator(run, world, manifest, tasks, config.evaluation)
+    network = description.build()
+    if config.loss.keeps_spread:
+        network.give_slopes()
     return Parts(
         config=config,
         world=world,
@@ -200,7 +203,7 @@ def _build(
         manifest=manifest,
         tasks=tasks,
         description=description,
-        engine=Engine(description.build(), config, world),
+        engine=Engine(network, config, world),
         feed=TableFeed(
             run.tables,
             config.refresh,

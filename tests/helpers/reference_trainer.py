@@ -74,6 +74,26 @@ def running_means(
     return torch.stack(means)
 
 
+def running_covariance(steps: Sequence[tuple[Tensor, Tensor]], momentum: float) -> Tensor:
+    """Pooled covariance after steps of (embeddings, centroid of the cluster of each)."""
+    result = None
+    for embeddings, centers in steps:
+        outer = [torch.outer(e - c, e - c) for e, c in zip(embeddings, centers, strict=True)]
+        of_step = sum(outer) / len(outer)
+        result = of_step if result is None else momentum * result + (1 - momentum) * of_step
+    assert isinstance(result, Tensor)
+    return result
+
+
+def spread_offsets(slopes: Tensor, covariance: Tensor, labels: Sequence[int]) -> Tensor:
+    """Half the variance of each logit's lead over the sample's own."""
+    table = []
+    for label in labels:
+        leads = [slope - slopes[label] for slope in slopes]
+        table.append([0.5 * float(lead @ covariance @ lead) for lead in leads])
+    return torch.tensor(table)
+
+
 def blended(logits: Tensor, votes: Tensor) -> list[list[float]]:
     """Log of the product of two softmaxes."""
     rows = []

@@ -125,6 +125,7 @@ BY_LABEL = {
     "loss__candidates": "table",
     "loss__mean_momentum": 0.9,
     "loss__cluster_prior": 1.0,
+    "loss__spread": 2.0,
     "sampler__sampling": "instance",
     "refresh__every": 4,
     "refresh__lag": 1,

@@ -224,6 +224,38 @@ def test_running_means_move_after_a_step_and_start_anew_with_a_table(
     assert torch.equal(made.running_means()["shape"], torch.tensor(table.centroids))
 
 
+def test_the_softmax_term_stands_for_all_that_lies_around_an_image(
+    objective, outputs, tables, train_index, sample_ids
+):
+    settings = {"spread": 2.0, "clmle_from": 0.2, "candidates": "table"}
+    made = objective(**settings)
+    table, output = tables["shape"], outputs["shape"]
+    slopes = torch.randn(4, 8, generator=torch.Generator().manual_seed(2))
+    outputs = {"shape": output._replace(logit_slopes=slopes)}
+    plain = cross_entropy(output, train_index, "shape", sample_ids)
+    _, parts = made(outputs, sample_ids, 60)  # nothing is known of the spread yet
+    torch.testing.assert_close(parts["shape/softmax"], plain)
+    made.move_means(ALONE)
+    clusters = [cluster_of(table, i) for i in sample_ids.tolist()]
+    step = (output.embedding.detach(), torch.tensor(table.centroids[clusters]))
+    covariance = reference.running_covariance([step], 0.99)
+    labels = table.class_of[clusters].tolist()
+    offsets = reference.spread_offsets(slopes, covariance, labels)
+    for at, strength in ((20, 0.0), (60, 1.0)):
+        _, parts = made(outputs, sample_ids, at)
+        spread = output._replace(logits=output.logits + strength * offsets)
+        expected = cross_entropy(spread, train_index, "shape", sample_ids)
+        torch.testing.assert_close(parts["shape/softmax"], expected)
+
+    saved = made.running_means()
+    assert set(saved) == {"shape/covariance"}
+    again = objective(**settings)
+    again.restore_means(saved)
+    assert torch.equal(again(outputs, sample_ids, 60)[0], made(outputs, sample_ids, 60)[0])
+    made.use_tables(tables)  # the ways in which images differ outlive a table
+    assert torch.equal(made.running_means()["shape/covariance"], saved["shape/covariance"])
+
+
 def test_without_momentum_nothing_is_kept(objective, outputs, tables, sample_ids):
     made = objective(candidates="table")
     before, _ = made(outputs, sample_ids, 50)

@@ -52,6 +52,7 @@ def test_many_small_classes():
         "loss.margin_between": 0.5,
         "loss.margin_within": 0.1,
         "loss.mean_momentum": 0.9,
+        "loss.spread": 1.0,
         "train.steps": 600,
         "refresh.every": 50,
         "checkpoint.every": 60,
@@ -78,6 +79,7 @@ def test_two_large_classes():
             "loss.margin_between": 0.2,
             "loss.margin_within": 0.05,
             "loss.mean_momentum": 0.5,
+            "loss.spread": 1.0,
             "refresh.every": 217,  # a tenth of 70 % of 3,100
             "model.embedding_dim": 32,
         }

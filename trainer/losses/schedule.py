@@ -26,6 +26,17 @@ def margin_factor(step: int, *, num_steps: int, anneal_share: float) -> float:
     return min(1.0, step / growing_steps) if growing_steps > 0 else 1.0
 
 
+def spread_factor(step: int, *, first_step: int, num_steps: int) -> float:
+    """Share of the full spread at a step, in [0, 1]: linear from 0 at the first step with tables.
+
+    Args:
+        step: 0 is the first of the training.
+        first_step: the first with tables.
+        num_steps: length of the training, where the share would be 1.
+    """
+    return min(1.0, max(0.0, (step - first_step) / max(1, num_steps - first_step)))
+
+
 def learning_rate_factor(
     step: int, *, num_steps: int, warmup_steps: int, schedule: Literal["cosine", "constant"]
 ) -> float:

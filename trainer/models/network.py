@@ -35,6 +35,20 @@ class TaskOutput(NamedTuple):
     retrained_logits: Tensor | None = None
     """(B, C) float32 of the second classifier, which is trained on a frozen network; None without
     one."""
+    logit_slopes: Tensor | None = None
+    """(C, D) float32: how fast each logit of the linear head grows along the embedding, at the
+    batch's mean length of the features; None unless `Network.give_slopes` was called."""
+
+
+class LinearClassifier(nn.Linear):
+    """A linear head that can give its weights too, where ZeRO 3 gathers them."""
+
+    def forward(  # type: ignore[override]
+        self, rows: Tensor, length: Tensor | float | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """(B, D) rows -> (B, C) logits; with a length also (C, D) float32, the weights times it."""
+        logits = functional.linear(rows, self.weight, self.bias)
+        return logits, None if length is None else self.weight.float() * length
 
 
 class ClassVectors(nn.Linear):
@@ -78,7 +92,8 @@ class TaskHead(nn.Module):
         if classifier_input == "cosine":
             self.classifier = ClassVectors(embedding_dim, num_classes, vectors_per_class)
         elif classifier_input is not None:
-            self.classifier = nn.Linear(embedding_dim, num_classes)
+            self.classifier = LinearClassifier(embedding_dim, num_classes)
+        self.gives_slopes = False
         self._classifies_embedding = classifier_input == "embedding"
         self._retrains_embedding = retrained_input == "embedding"
         self.retrained = nn.Linear(embedding_dim, num_classes) if retrained_input else None
@@ -87,13 +102,16 @@ class TaskHead(nn.Module):
         """(B, num_features) -> the task's outputs."""
         projected: Tensor = self.norm(self.projection(features))
         embedding = functional.normalize(projected.float(), dim=1)
-        logits = vectors = None
+        logits = vectors = slopes = None
         if isinstance(self.classifier, ClassVectors):
             logits, vectors = self.classifier(embedding)
         elif self.classifier is not None:
-            scaled = (embedding * _EMBEDDING_SCALE).to(projected.dtype)
-            logits = self.classifier(scaled if self._classifies_embedding else projected).float()
-        return TaskOutput(embedding, projected.float(), logits, vectors)
+            rows, length = projected, projected.detach().float().norm(dim=1).mean()
+            if self._classifies_embedding:
+                rows, length = (embedding * _EMBEDDING_SCALE).to(projected.dtype), _EMBEDDING_SCALE
+            logits, slopes = self.classifier(rows, length if self.gives_slopes else None)
+            logits = logits.float()
+        return TaskOutput(embedding, projected.float(), logits, vectors, logit_slopes=slopes)
 
     def retrained_logits(self, output: TaskOutput) -> Tensor | None:
         """(B, C) of the second classifier, without a gradient for anything before it."""
@@ -195,6 +213,11 @@ class Network(nn.Module):
     def train(self, mode: bool = True) -> Network:
         """As `nn.Module.train`; in vain while the network is frozen."""
         return super().train(mode and not self._frozen)
+
+    def give_slopes(self) -> None:
+        """Give `TaskOutput.logit_slopes` from now on, where the classifiers are linear."""
+        for task in self.num_classes:
+            self.head(task).gives_slopes = True
 
     def retrained_parameters(self) -> list[nn.Parameter]:
         """Those of the second classifiers; empty without them."""
