@@ -182,7 +182,12 @@ def test_what_is_given_counts_in_the_rest(given, settings):
         ({"loss__clmle_from": 0.0}, {"sampler.warmup_sampling"}),
         (
             {"loss__weight_softmax": 0.0},
-            {"loss.logit_adjustment", "loss.clmle_from", "sampler.warmup_sampling"},
+            {
+                "loss.logit_adjustment",
+                "loss.clmle_from",
+                "loss.spread",
+                "sampler.warmup_sampling",
+            },
         ),
     ],
 )
