@@ -76,10 +76,13 @@ ABLATIONS: Mapping[str, Ablation] = MappingProxyType(
                 "loss.weight_softmax": 0.0,
                 "loss.logit_adjustment": None,
                 "loss.class_weight": "none",
+                "loss.spread": 0.0,
                 **_NO_WARMUP,
             },
             readout="knc_soft",
         ),
+        "clmle_no_spread": Ablation(choice="no spread", settings={"loss.spread": 0.0}),
+        "clmle_triple_spread": Ablation(choice="spread tripled", factors={"loss.spread": 3.0}),
         "clmle_half_scale": Ablation(choice="scale halved", factors={"loss.scale": 0.5}),
         "clmle_double_scale": Ablation(choice="scale doubled", factors={"loss.scale": 2.0}),
         "clmle_wide_margins": Ablation(
