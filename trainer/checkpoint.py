@@ -61,7 +61,7 @@ def save(
         run: the run's folder.
         state: the loop's state, the same on every rank.
         keep: newest checkpoints to keep.
-        means: task -> (M, D) running means of the active tables, if any are kept.
+        means: what `Objective.running_means` gives, if anything is kept.
     """
     folder = run.checkpoints / step_name(state.step)
     if engine.world.is_first:
@@ -158,7 +158,7 @@ def load(
 
 
 def load_means(path: Path, world: World) -> dict[str, torch.Tensor]:
-    """The running means that `save` was given, on the CPU; empty without any. On every rank.
+    """The means that `save` was given, on the CPU; empty without any. On every rank.
 
     Args:
         path: a checkpoint whose files `load` has checked.

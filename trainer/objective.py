@@ -55,6 +55,7 @@ class Objective:
         self._loss = loss
         self._tasks = tasks
         self._num_steps = num_steps
+        self._clmle_start = step_at(loss.warmup_share, num_steps)
         self._device = device
         self._ids = index.ids
         self._labels = {task.name: index.labels(task.label) for task in tasks}
@@ -113,7 +114,7 @@ class Objective:
     def margin_factor(self, step: int) -> float:
         """Share of the full margins at a step, in [0, 1]."""
         return margin_factor(
-            step - step_at(self._loss.warmup_share, self._num_steps),
+            step - self._clmle_start,
             num_steps=self._num_steps,
             anneal_share=self._loss.margin_anneal,
         )
@@ -158,7 +159,7 @@ class Objective:
         if step >= self._num_steps:
             return [RetrainedTerm()]
         terms = self._terms[task]
-        if step < step_at(self._loss.warmup_share, self._num_steps):
+        if step < self._clmle_start:
             return [term for term in terms if isinstance(term, SoftmaxTerm)]
         return terms
 
@@ -172,9 +173,7 @@ class Objective:
             margin_factor=self.margin_factor(step),
             reweighted=step >= step_at(self._loss.reweight_from, self._num_steps),
             spread_factor=spread_factor(
-                step,
-                first_step=step_at(self._loss.warmup_share, self._num_steps),
-                num_steps=self._num_steps,
+                step, first_step=self._clmle_start, num_steps=self._num_steps
             ),
             covariance=self._covariances.get(task),
         )

@@ -51,7 +51,7 @@ class SoftmaxTerm:
         self._weight = weight
         self._gamma = loss.focal_gamma if loss.name == "focal" else 0.0
         self._class_weights = _class_weights(loss, class_counts, device)
-        self._spread = loss.spread if loss.keeps_spread else 0.0
+        self._spread = loss.spread
         tau = loss.or_default("logit_adjustment")
         self._offsets = tau * log_priors(class_counts).to(device) if tau else None
 
@@ -61,12 +61,11 @@ class SoftmaxTerm:
         assert logits is not None, "the network was built without a classifier"
         if self._offsets is not None:
             logits = logits.float() + self._offsets
-        if self._spread and batch.covariance is not None:
+        if batch.covariance is not None:
             slopes = batch.output.logit_slopes
             assert slopes is not None, "the network was not told to give slopes"
-            strength = self._spread * batch.spread_factor
             offsets = spread_offsets(slopes, batch.covariance, batch.labels)
-            logits = logits.float() + strength * offsets
+            logits = logits + self._spread * batch.spread_factor * offsets
         weights = self._class_weights if batch.reweighted else None
         if self._gamma:
             value = focal_loss(logits, batch.labels, weights, gamma=self._gamma)

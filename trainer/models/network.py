@@ -44,7 +44,7 @@ class LinearClassifier(nn.Linear):
     """A linear head that can give its weights too, where ZeRO 3 gathers them."""
 
     def forward(  # type: ignore[override]
-        self, rows: Tensor, length: Tensor | float | None = None
+        self, rows: Tensor, length: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """(B, D) rows -> (B, C) logits; with a length also (C, D) float32, the weights times it."""
         logits = functional.linear(rows, self.weight, self.bias)
@@ -106,10 +106,10 @@ class TaskHead(nn.Module):
         if isinstance(self.classifier, ClassVectors):
             logits, vectors = self.classifier(embedding)
         elif self.classifier is not None:
-            rows, length = projected, projected.detach().float().norm(dim=1).mean()
-            if self._classifies_embedding:
-                rows, length = (embedding * _EMBEDDING_SCALE).to(projected.dtype), _EMBEDDING_SCALE
-            logits, slopes = self.classifier(rows, length if self.gives_slopes else None)
+            scaled = (embedding * _EMBEDDING_SCALE).to(projected.dtype)
+            rows = scaled if self._classifies_embedding else projected
+            length = rows.detach().float().norm(dim=1).mean() if self.gives_slopes else None
+            logits, slopes = self.classifier(rows, length)
             logits = logits.float()
         return TaskOutput(embedding, projected.float(), logits, vectors, logit_slopes=slopes)
 
