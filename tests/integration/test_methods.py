@@ -158,6 +158,17 @@ def test_running_means_are_the_same_for_two_ranks_and_after_a_stop(tmp_path, tin
         torch.testing.assert_close(tensor, expected[name], rtol=1e-5, atol=1e-5, msg=name)
 
 
+def test_the_spread_is_the_same_where_zero_cuts_up_the_head(tmp_path, tiny_shards):
+    whole, _, _, _ = trained(tmp_path / "whole", tiny_shards, **BY_LABEL)
+    cut, _, _, _ = trained(
+        tmp_path / "cut", tiny_shards, num_ranks=2, train__zero_stage=3, **BY_LABEL
+    )
+    assert series(cut) == pytest.approx(series(whole), rel=1e-4)
+    plain, _, _, _ = trained(tmp_path / "plain", tiny_shards, **BY_LABEL | {"loss__spread": 0.0})
+    name = "train/shape/softmax"
+    assert series(plain, name)[STEPS] != pytest.approx(series(whole, name)[STEPS], rel=1e-3)
+
+
 def test_two_tasks_share_a_backbone(tmp_path, tiny_shards):
     tasks = [{"name": "shape", "label": "shape"}, {"name": "odd", "label": "parity", "weight": 0.5}]
     config, report, _, served = trained(
