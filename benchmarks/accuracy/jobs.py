@@ -36,8 +36,7 @@ _FRAME = {
     "checkpoint.keep": 1,
     "data.reader_threads": 1,
     "train.log_every": 50,
-    # Chosen for the classics: of 0.0005, 0.002 and 0.005, on the validation images of lfw10, it
-    # gives softmax 4 points more than the first, and clmle 2.
+    # With the trainer's default of 0.0005 the classics are under-regularised (docs/accuracy.md).
     "optim.weight_decay": 0.002,
     "train.precision": "bf16",  # a third faster on a CPU that has it
     "launch.num_ranks": 1,
