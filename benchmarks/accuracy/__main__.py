@@ -6,10 +6,10 @@
     python -m benchmarks.accuracy --suite full --data DIR --out runs/accuracy/full.json
 
 DIR holds fashion_mnist/, mnist/ (idx files), lfw.tar.xz and utkface.tar.xz. --search tries a few
-settings of each method on validation images, on one data set of each family, and writes the best,
-with the best read-out, to benchmarks/recipes.json; a comparison uses these for the whole family and
-reads the test images once a training. With --split validation it reads the validation images
-instead, and trains without them: for choices that no test image should decide.
+settings of each method on validation images, on one data set of each family, then the read-outs
+with the best settings on the others; what it chose goes to benchmarks/recipes.json. A comparison
+uses that and reads the test images once a training. With --split validation it reads the validation
+images instead, and trains without them: for choices that no test image should decide.
 
 Every training is the trainer that users run (one rank), with the same number of images for all
 methods of a data set. Finished trainings are lines of --records: the same command goes on where it

@@ -1,7 +1,7 @@
 """CLMLE beside the best of the others on each data set.
 
 The others are chosen on the images that are measured, afresh for each data set and column, so that
-CLMLE, one method with one recipe a family, stands against whatever happened to do best.
+CLMLE, one method with one recipe, stands against whatever happened to do best.
 """
 
 from __future__ import annotations

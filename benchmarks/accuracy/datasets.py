@@ -47,7 +47,7 @@ class DataSet:
     """Of a softmax training on one core of a 2026 server, with start and evaluation: for
     estimates before anything was measured."""
     family: str = ""
-    """The data set on which its recipes are searched: one with a like frame. "" = itself."""
+    """The data set on which its settings are searched: one with a like frame. "" = itself."""
     learning_rates: tuple[float, ...] = (0.01, 0.05, 0.2)
     """What a search tries of every method, ascending; the middle one where nothing was searched."""
 

@@ -1,19 +1,19 @@
-"""Settings and read-out of each method on each family of data sets, chosen on validation images.
+"""Settings and read-out of each method on each data set, chosen on validation images.
 
-A family shares the recipes that were chosen on one of its data sets, for every method alike; its
-other data sets are searched for no method.
+Data sets of a family share the settings that were chosen on one of them, for every method alike.
+The read-out is chosen on each data set's own validation images.
 
 `benchmarks/recipes.json` holds the choices and everything that was tried:
 
-    {family: {method: {"settings", "readout", "balanced_accuracy", "searched_with",
-                       "tried": [{"settings", "balanced_accuracy": {read-out: ...}}]}}}
+    {data: {method: {"settings", "readout", "balanced_accuracy", "searched_with",
+                     "tried": [{"settings", "balanced_accuracy": {read-out: ...}}]}}}
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ DEFAULT_PATH = Path(__file__).parents[1] / "recipes.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What was chosen for one method on one family of data sets."""
+    """What was chosen for one method on one data set."""
 
     settings: dict[str, Any]
     """Dotted: the learning rate."""
@@ -44,11 +44,11 @@ class Recipe:
 
 
 Recipes = dict[str, dict[str, Recipe]]
-"""Family -> method -> recipe."""
+"""Data set -> method -> recipe."""
 
 
 def family_of(data: str) -> str:
-    """Name of the data set on which the recipes of a data set are searched."""
+    """Name of the data set on which the settings of a data set are searched."""
     return DATASETS[data].family or data
 
 
@@ -58,17 +58,31 @@ def owner_of(method: str) -> str:
 
 
 def find_recipe(found: Recipes, data: str, method: str) -> Recipe | None:
-    """The recipe of a method on a data set; None where nothing was chosen."""
-    return found.get(family_of(data), {}).get(owner_of(method))
+    """The recipe of a method on a data set, or else on its family's; None where there is none."""
+    return found.get(_place(found, data, method), {}).get(owner_of(method))
 
 
-def search_checksum(family: str, method: str) -> str:
+def trials_of(found: Recipes, data: str, method: str) -> list[dict[str, Any]]:
+    """Dotted settings of each trial of a search.
+
+    Returns:
+        The grid on a family's own data set; on its others the settings that were found there, none
+        as long as none were.
+    """
+    family = family_of(data)
+    if data == family:
+        return DATASETS[data].trials
+    recipe = found.get(family, {}).get(method)
+    return [] if recipe is None else [recipe.settings]
+
+
+def search_checksum(data: str, method: str, trials: Sequence[Mapping[str, Any]]) -> str:
     """12 hexadecimal digits that change with what the code states of a search.
 
-    That is every setting before the search, the options of the import and the grid; not the images.
+    That is every setting before the search, the options of the import and the trials; not the
+    images.
     """
-    dataset = DATASETS[family]
-    stated = [stated_settings(family, method), dict(dataset.options), dataset.trials]
+    stated = [stated_settings(data, method), dict(DATASETS[data].options), list(trials)]
     return hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -80,14 +94,20 @@ def outdated(found: Recipes, pairs: Iterable[tuple[str, str]]) -> dict[str, list
         pairs: (data set, method) that are wanted; those without a recipe are passed over.
 
     Returns:
-        Family -> methods, each that has such a recipe, once.
+        Data set -> methods, each that has such a recipe, once.
     """
     made: dict[str, list[str]] = {}
-    for family, method in dict.fromkeys((family_of(d), owner_of(m)) for d, m in pairs):
-        recipe = find_recipe(found, family, method)
-        if recipe is not None and recipe.searched_with != search_checksum(family, method):
-            made.setdefault(family, []).append(method)
+    for data, method in dict.fromkeys((_place(found, d, m), owner_of(m)) for d, m in pairs):
+        recipe = found.get(data, {}).get(method)
+        now = search_checksum(data, method, trials_of(found, data, method))
+        if recipe is not None and recipe.searched_with != now:
+            made.setdefault(data, []).append(method)
     return made
+
+
+def _place(found: Recipes, data: str, method: str) -> str:
+    """The data set whose recipe holds: its own, or its family's."""
+    return data if owner_of(method) in found.get(data, {}) else family_of(data)
 
 
 def choose(records: Iterable[Record]) -> Recipe | None:
@@ -116,7 +136,9 @@ def choose(records: Iterable[Record]) -> Recipe | None:
             {"settings": trial.chosen, "balanced_accuracy": trial.balanced_accuracy}
             for trial in trials
         ],
-        searched_with=search_checksum(trials[0].data, trials[0].method),
+        searched_with=search_checksum(
+            trials[0].data, trials[0].method, [trial.chosen for trial in trials]
+        ),
     )
 
 

@@ -1,13 +1,17 @@
-"""The search: settings and read-out of each method on each family of data sets."""
+"""The search: settings of each method on families of data sets, its read-out on each data set."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
 from benchmarks.accuracy import recipes
-from benchmarks.accuracy.datasets import DATASETS, import_data
-from benchmarks.accuracy.jobs import SEARCH_SEED, make_job
-from benchmarks.accuracy.recipes import family_of, owner_of
+from benchmarks.accuracy.datasets import import_data
+from benchmarks.accuracy.jobs import SEARCH_SEED, Job, make_job
+from benchmarks.accuracy.recipes import Recipes, default_recipe, family_of, owner_of, trials_of
 from benchmarks.accuracy.records import Records
 from benchmarks.accuracy.trainings import Plan, do_jobs, say_costs
+from data_shards.manifest import Manifest
 
 
 def search(plan: Plan) -> int:
@@ -17,44 +21,83 @@ def search(plan: Plan) -> int:
         0, or 1 when a training failed.
     """
     families = list(dict.fromkeys(map(family_of, plan.datasets)))
-    methods = list(dict.fromkeys(map(owner_of, plan.methods)))
-    jobs = []
-    for family in families:
-        manifest = import_data(family, plan.data, plan.folder / "data", validation=True)
-        jobs += [
+    others = [data for data in plan.datasets if data not in families]
+    searching = Search(
+        plan=plan,
+        found=recipes.load(plan.recipes),
+        records=Records(plan.records),
+        methods=tuple(dict.fromkeys(map(owner_of, plan.methods))),
+        manifests={
+            data: import_data(data, plan.data, plan.folder / "data", validation=True)
+            for data in (*families, *others)
+        },
+    )
+    say_costs(plan, searching.records, searching.jobs(families))
+    if others:
+        guess = searching.jobs(others, guess=True)
+        say_costs(plan, searching.records, guess, what="read-outs of the other data sets: ")
+    if plan.dry_run:
+        return 0
+    failures = 0
+    for datasets in (families, others):
+        failures += len(do_jobs(plan, searching.records, searching.jobs(datasets)))
+        searching.choose(datasets)
+    recipes.save(plan.recipes, searching.found)
+    print(plan.recipes)
+    return int(bool(failures))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """A plan with its validation images, and what was found so far."""
+
+    plan: Plan
+    found: Recipes
+    records: Records
+    methods: tuple[str, ...]
+    manifests: Mapping[str, Manifest]
+
+    def jobs(self, datasets: Iterable[str], *, guess: bool = False) -> list[Job]:
+        """The trials of all methods.
+
+        Args:
+            datasets: on which.
+            guess: take a family's middle rate where none was found yet.
+        """
+        return [
+            job for data in datasets for m in self.methods for job in self._trials(data, m, guess)
+        ]
+
+    def choose(self, datasets: Iterable[str]) -> None:
+        """Put recipes into `found` where all trials are done, and say so."""
+        for data in datasets:
+            for method in self.methods:
+                trials = self._trials(data, method)
+                done = self.records.of(trials)
+                complete = len(done) == len(trials)
+                recipe = recipes.choose(done) if complete else None
+                if recipe is None:
+                    why = "a trial failed, or every loss became infinite"
+                    print(f"{data}, {method}: no recipe, {why}")
+                    continue
+                self.found.setdefault(data, {})[method] = recipe
+                print(
+                    f"{data}, {method}: {recipe.settings}, {recipe.readout}, "
+                    f"validation {recipe.balanced_accuracy:.4f}"
+                )
+
+    def _trials(self, data: str, method: str, guess: bool = False) -> list[Job]:
+        settings = trials_of(self.found, data, method)
+        if guess and not settings:
+            settings = [default_recipe(data, method).settings]
+        return [
             make_job(
-                family,
+                data,
                 method,
                 seed=SEARCH_SEED,
                 chosen=trial,
-                manifest=manifest,
+                manifest=self.manifests[data],
                 split="validation",
             )
-            for method in methods
-            for trial in DATASETS[family].trials
+            for trial in settings
         ]
-    records = Records(plan.records)
-    say_costs(plan, records, jobs)
-    if plan.dry_run:
-        return 0
-    failures = do_jobs(plan, records, jobs)
-    found = recipes.load(plan.recipes)
-    done = records.of(jobs)
-    for family in families:
-        for method in methods:
-            trials = [record for record in done if (record.data, record.method) == (family, method)]
-            complete = len(trials) == len(DATASETS[family].trials)
-            recipe = recipes.choose(trials) if complete else None
-            if recipe is None:
-                print(
-                    f"{family}, {method}: no recipe, a trial failed, or every loss became infinite"
-                )
-            else:
-                found.setdefault(family, {})[method] = recipe
-                print(
-                    f"{family}, {method}: {recipe.settings}, {recipe.readout}, "
-                    f"validation {recipe.balanced_accuracy:.4f}"
-                )
-    recipes.save(plan.recipes, found)
-    print(plan.recipes)
-    return int(bool(failures))

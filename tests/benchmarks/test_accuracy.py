@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.accuracy import search
+from benchmarks.accuracy import recipes
 from benchmarks.accuracy.__main__ import main
 from benchmarks.accuracy.datasets import DATASETS
 from benchmarks.accuracy.methods import METHODS
@@ -95,7 +95,7 @@ def test_a_search_reads_validation_images_and_its_choice_is_used(
     softmax = ("--methods", "softmax")
     # One rate that learns, one that cannot.
     tried = replace(DATASETS["digits"], learning_rates=(0.1, 1e6))
-    monkeypatch.setattr(search, "DATASETS", {"digits": tried})
+    monkeypatch.setattr(recipes, "DATASETS", {"digits": tried})
     assert main(arguments(out, *softmax, "--search")) == 0
     recipe = json.loads((tmp_path / "recipes.json").read_text())["digits"]["softmax"]
     assert recipe["settings"] == {"optim.learning_rate": 0.1}

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.accuracy import costs, datasets, jobs, recipes
 from benchmarks.accuracy.ablations import ABLATIONS
 from benchmarks.accuracy.comparison import Comparison, compare
-from benchmarks.accuracy.datasets import import_data
-from benchmarks.accuracy.jobs import Job, Record
+from benchmarks.accuracy.datasets import DATASETS, import_data
+from benchmarks.accuracy.jobs import SEARCH_SEED, Job, Record
 from benchmarks.accuracy.recipes import Recipe, save
 from benchmarks.accuracy.records import Records
 from benchmarks.accuracy.search import search
@@ -92,6 +93,39 @@ def test_a_search_is_of_families_and_of_clmle_for_its_ablations(
     assert "3 trainings, 0 of them done before" in capsys.readouterr().out
     with pytest.raises(DataError, match="fashion_lt_100 needs --data DIR"):
         search(replace(plan, datasets=("mnist_lt_100", "fashion_lt_10")))
+
+
+def test_a_read_out_is_chosen_on_each_data_set_with_its_familys_rate(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    digits = DATASETS["digits"]
+    other = replace(digits, family="digits", options={"long_tail_ratio": 10})
+    for module in (costs, datasets, jobs, recipes):
+        monkeypatch.setattr(module, "DATASETS", {"digits": digits, "other": other})
+    done: list[tuple[str, float]] = []
+
+    def train(plan: Plan, records: Records, wanted: Sequence[Job]) -> list[str]:
+        for job in records.missing(wanted):
+            rate = job.chosen["optim.learning_rate"]
+            assert job.seed == SEARCH_SEED
+            assert job.split == "validation"
+            done.append((job.data, rate))
+            # On digits the highest rate is best, read by the head; on the other set, by kNC.
+            finish(records, [job], head=0.5 + rate, knc_soft=0.9 if job.data == "other" else 0.0)
+        return []
+
+    monkeypatch.setattr("benchmarks.accuracy.search.do_jobs", train)
+    asked = replace(plan, datasets=("other",), methods=("softmax",))
+    assert search(replace(asked, dry_run=True)) == 0
+    said = capsys.readouterr().out
+    assert "3 trainings, 0 of them done before" in said
+    assert "read-outs of the other data sets: 1 trainings, 0 of them done before" in said
+    assert search(asked) == 0
+    assert done == [("digits", 0.03), ("digits", 0.1), ("digits", 0.3), ("other", 0.3)]
+    found = recipes.load(plan.recipes)
+    by_data = {name: (of["softmax"].settings, of["softmax"].readout) for name, of in found.items()}
+    rate = {"optim.learning_rate": 0.3}
+    assert by_data == {"digits": (rate, "head"), "other": (rate, "knc_soft")}
 
 
 def test_further_seeds_wait_for_the_first_and_do_not_change_the_choice(

@@ -22,6 +22,8 @@ from benchmarks.accuracy.recipes import (
     load,
     outdated,
     save,
+    search_checksum,
+    trials_of,
 )
 from benchmarks.accuracy.results import (
     accuracy_text,
@@ -152,7 +154,7 @@ def test_the_best_of_all_trials_is_the_recipe() -> None:
 
 
 def test_recipes_are_tied_to_what_they_were_searched_with(monkeypatch) -> None:
-    new = choose([trial(0.1, head=0.8)])
+    new = choose([trial(rate, head=0.8) for rate in DATASETS["digits"].learning_rates])
     assert new is not None
     assert re.fullmatch("[0-9a-f]{12}", new.searched_with or "")
     unknown = replace(new, searched_with=None)
@@ -201,8 +203,23 @@ def test_a_family_shares_its_recipes_and_an_ablation_takes_clmles() -> None:
     found = {"utk_race": {"clmle": SOFT}, "utk_age": {"softmax": SOFT}}
     assert find_recipe(found, "utk_age", "clmle") is SOFT
     assert find_recipe(found, "utk_age", "clmle_no_margins") is SOFT
-    assert find_recipe(found, "utk_age", "softmax") is None
+    assert find_recipe(found, "utk_race", "softmax") is None
     assert find_recipe(found, "utk_gender10", "clmle") is None
+
+
+def test_a_data_sets_own_recipe_comes_before_its_familys() -> None:
+    at = {rate: Recipe(settings={"rate": rate}, readout="ncm", tried=[]) for rate in (1, 2)}
+    found = {"utk_race": {"clmle": at[1]}, "utk_age": {"clmle": at[1], "softmax": at[2]}}
+    assert find_recipe(found, "utk_age", "softmax") is at[2]
+    assert trials_of(found, "utk_race", "clmle") == DATASETS["utk_race"].trials
+    assert trials_of(found, "utk_age", "clmle") == [{"rate": 1}]
+    assert trials_of(found, "utk_age", "softmax") == []
+
+    now = search_checksum("utk_age", "clmle", [{"rate": 1}])
+    found["utk_age"]["clmle"] = replace(at[1], searched_with=now)
+    assert outdated(found, [("utk_age", "clmle")]) == {}
+    found["utk_race"]["clmle"] = at[2]  # its family's settings are others now
+    assert outdated(found, [("utk_age", "clmle")]) == {"utk_age": ["clmle"]}
 
 
 def test_without_a_recipe_a_method_has_the_middle_rate() -> None:
