@@ -28,7 +28,7 @@ from trainer.world import World
 logger = logging.getLogger(__name__)
 
 _MANIFEST = "manifest.json"
-_MEANS = "running_means.safetensors"
+_STATISTICS = "running_statistics.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,7 @@ def save(
     state: LoopState,
     *,
     keep: int,
-    means: Mapping[str, torch.Tensor] | None = None,
+    statistics: Mapping[str, torch.Tensor] | None = None,
 ) -> None:
     """Save everything under `RUN/checkpoints/step_.../`. Every rank must call it.
 
@@ -61,7 +61,7 @@ def save(
         run: the run's folder.
         state: the loop's state, the same on every rank.
         keep: newest checkpoints to keep.
-        means: what `Objective.running_means` gives, if anything is kept.
+        statistics: what `Objective.running_statistics` gives, if anything is kept.
     """
     folder = run.checkpoints / step_name(state.step)
     if engine.world.is_first:
@@ -71,8 +71,9 @@ def save(
     engine.save(run.checkpoints, step_name(state.step))
     engine.world.barrier()
     if engine.world.is_first:
-        if means:
-            save_file({t: rows.cpu().contiguous() for t, rows in means.items()}, folder / _MEANS)
+        if statistics:
+            arrays = {name: rows.cpu().contiguous() for name, rows in statistics.items()}
+            save_file(arrays, folder / _STATISTICS)
         files = {f.name: sha256_of(f) for f in sorted(folder.iterdir()) if f.name != _MANIFEST}
         write_json(folder / _MANIFEST, {"state": asdict(state), "files": files})
         _remove_others(run, state.step, keep=keep)
@@ -157,8 +158,8 @@ def load(
     return state
 
 
-def load_means(path: Path, world: World) -> dict[str, torch.Tensor]:
-    """The means that `save` was given, on the CPU; empty without any. On every rank.
+def load_statistics(path: Path, world: World) -> dict[str, torch.Tensor]:
+    """The running statistics that `save` was given, on the CPU; empty without any. On every rank.
 
     Args:
         path: a checkpoint whose files `load` has checked.
@@ -166,8 +167,8 @@ def load_means(path: Path, world: World) -> dict[str, torch.Tensor]:
     """
     stored = None
     if world.is_first:
-        stored = load_file(path / _MEANS) if (path / _MEANS).exists() else {}
-    return {task: torch.from_numpy(a) for task, a in world.broadcast_arrays(stored).items()}
+        stored = load_file(path / _STATISTICS) if (path / _STATISTICS).exists() else {}
+    return {name: torch.from_numpy(a) for name, a in world.broadcast_arrays(stored).items()}
 
 
 def _read_manifest(path: Path) -> tuple[LoopState, dict[str, str]]:

@@ -248,7 +248,7 @@ class Loop:
             parts.run,
             state,
             keep=parts.config.checkpoint.keep,
-            means=parts.objective.running_means(),
+            statistics=parts.objective.running_statistics(),
         )
         self._saved = self.step
 

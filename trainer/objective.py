@@ -71,7 +71,7 @@ class Objective:
         """Take these tables from now on; running means start at their centroids."""
         self._tables = {t: TaskTable.of(table, self._device) for t, table in tables.items()}
 
-    def running_means(self) -> dict[str, torch.Tensor]:
+    def running_statistics(self) -> dict[str, torch.Tensor]:
         """What was followed from step to step, to be saved; empty where nothing is.
 
         Returns:
@@ -82,16 +82,16 @@ class Objective:
             kept |= {task: table.centroids for task, table in self._tables.items()}
         return kept
 
-    def restore_means(self, means: Mapping[str, torch.Tensor]) -> None:
+    def restore_statistics(self, statistics: Mapping[str, torch.Tensor]) -> None:
         """Go on with what was saved for the tables in use, as far as it is still kept."""
-        for name, rows in means.items():
+        for name, rows in statistics.items():
             task = name.removesuffix(_COVARIANCE)
             if task == name and self._loss.keeps_means:
                 self._tables[task] = replace(self._tables[task], centroids=rows.to(self._device))
             elif task != name and self._loss.keeps_spread:
                 self._covariances[task] = rows.to(self._device)
 
-    def move_means(self, world: World) -> None:
+    def move_statistics(self, world: World) -> None:
         """After an update: follow the step's images with running means and covariances.
 
         Every rank must call it.

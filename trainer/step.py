@@ -94,7 +94,7 @@ class TrainingStep:
             engine.micro_step()
         if not frozen:
             self._statistics.finish(engine.world.mean)
-        self._objective.move_means(engine.world)
+        self._objective.move_statistics(engine.world)
         record.embeddings = {task: output.embedding.detach() for task, output in outputs.items()}
         record.seconds += time.monotonic() - started
         return stop

@@ -160,7 +160,7 @@ def _restore(parts: Parts, path: Path) -> LoopState:
         _adopt(former, parts.run, state.feed)
     parts.feed.restore(state.feed, parts.run.tables)
     parts.objective.use_tables(parts.feed.tables)
-    parts.objective.restore_means(checkpoint.load_means(path, parts.world))
+    parts.objective.restore_statistics(checkpoint.load_statistics(path, parts.world))
     logger.info("going on from %s", path)
     return state
 

@@ -145,7 +145,7 @@ def test_running_means_are_the_same_for_two_ranks_and_after_a_stop(tmp_path, tin
         assert [code for code, _ in results] == [1, 1]
         run = RunFolder(config.run_path)
         assert checkpoint_steps(run) == [7]
-        saved = load_file(run.checkpoints / "step_000007" / "running_means.safetensors")
+        saved = load_file(run.checkpoints / "step_000007" / "running_statistics.safetensors")
         table = store.load(run.tables, 4)
         for name in ("shape", "odd"):
             moved = np.abs(saved[name] - table[name].centroids).max(axis=1)

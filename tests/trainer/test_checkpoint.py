@@ -78,18 +78,18 @@ def test_the_state_comes_back_as_it_was(run, engine):
     assert engine.loaded == [path]
 
 
-def test_running_means_come_back_and_are_checked(run, engine):
+def test_running_statistics_come_back_and_are_checked(run, engine):
     means = {"shape": torch.rand(5, 4), "parity": torch.rand(2, 4)}
-    checkpoint.save(engine, run, STATE, keep=2, means=means)
+    checkpoint.save(engine, run, STATE, keep=2, statistics=means)
     path = run.checkpoints / "step_000020"
     load(engine, path)
-    loaded = checkpoint.load_means(path, engine.world)
+    loaded = checkpoint.load_statistics(path, engine.world)
     assert set(loaded) == set(means)
     assert all(torch.equal(loaded[task], rows) for task, rows in means.items())
-    (path / "running_means.safetensors").unlink()
-    with pytest.raises(TrainingError, match=r"damaged: running_means\.safetensors is missing"):
+    (path / "running_statistics.safetensors").unlink()
+    with pytest.raises(TrainingError, match=r"damaged: running_statistics\.safetensors is missing"):
         load(engine, path)
-    assert checkpoint.load_means(save(run, 30), engine.world) == {}
+    assert checkpoint.load_statistics(save(run, 30), engine.world) == {}
 
 
 def test_nothing_is_found_before_the_first(run):

@@ -212,16 +212,16 @@ def test_running_means_move_after_a_step_and_start_anew_with_a_table(
             terms = clmle(output, table, sample_ids, 1.0, loss=LossConfig(**settings), means=means)
             torch.testing.assert_close(parts["shape/between"], terms.between.detach())
             torch.testing.assert_close(parts["shape/within"], terms.within.detach())
-        made.move_means(ALONE)
+        made.move_statistics(ALONE)
         step = (output.embedding.detach(), clusters)
         means = reference.running_means(means, [step], 0.6)
-    torch.testing.assert_close(made.running_means()["shape"], means)
+    torch.testing.assert_close(made.running_statistics()["shape"], means)
 
     again = objective(**settings)
-    again.restore_means(made.running_means())
+    again.restore_statistics(made.running_statistics())
     assert torch.equal(again(outputs, sample_ids, 99)[0], made(outputs, sample_ids, 99)[0])
     made.use_tables(tables)
-    assert torch.equal(made.running_means()["shape"], torch.tensor(table.centroids))
+    assert torch.equal(made.running_statistics()["shape"], torch.tensor(table.centroids))
 
 
 def test_the_softmax_term_stands_for_all_that_lies_around_an_image(
@@ -235,7 +235,7 @@ def test_the_softmax_term_stands_for_all_that_lies_around_an_image(
     plain = cross_entropy(output, train_index, "shape", sample_ids)
     _, parts = made(outputs, sample_ids, 60)  # nothing is known of the spread yet
     torch.testing.assert_close(parts["shape/softmax"], plain)
-    made.move_means(ALONE)
+    made.move_statistics(ALONE)
     clusters = [cluster_of(table, i) for i in sample_ids.tolist()]
     step = (output.embedding.detach(), torch.tensor(table.centroids[clusters]))
     covariance = reference.running_covariance([step], 0.99)
@@ -247,21 +247,21 @@ def test_the_softmax_term_stands_for_all_that_lies_around_an_image(
         expected = cross_entropy(spread, train_index, "shape", sample_ids)
         torch.testing.assert_close(parts["shape/softmax"], expected)
 
-    saved = made.running_means()
+    saved = made.running_statistics()
     assert set(saved) == {"shape/covariance"}
     again = objective(**settings)
-    again.restore_means(saved)
+    again.restore_statistics(saved)
     assert torch.equal(again(outputs, sample_ids, 60)[0], made(outputs, sample_ids, 60)[0])
     made.use_tables(tables)  # the ways in which images differ outlive a table
-    assert torch.equal(made.running_means()["shape/covariance"], saved["shape/covariance"])
+    assert torch.equal(made.running_statistics()["shape/covariance"], saved["shape/covariance"])
 
 
 def test_without_momentum_nothing_is_kept(objective, outputs, tables, sample_ids):
     made = objective(candidates="table")
     before, _ = made(outputs, sample_ids, 50)
-    made.move_means(ALONE)
-    assert made.running_means() == {}
-    made.restore_means({"shape": torch.zeros(2, 2)})
+    made.move_statistics(ALONE)
+    assert made.running_statistics() == {}
+    made.restore_statistics({"shape": torch.zeros(2, 2)})
     assert torch.equal(made(outputs, sample_ids, 50)[0], before)
 
 
