@@ -62,8 +62,6 @@ class _Profile:
 
     sampling: LabelSampling
     """Of the warm-up too."""
-    sampling_of_tiny: LabelSampling
-    """The same where `sampling` would repeat the images of the rarest class too often."""
     scale: float
     """The more rivals, the sharper the loss must be for the nearest to count most."""
     margin_between: float
@@ -75,11 +73,12 @@ class _Profile:
     samples_per_cluster: int
     max_clusters_per_class: int
     """0 = no limit. Few classes overlap, and many clusters of each would model the overlap."""
+    spread: float
+    """lambda of the implicit augmentation."""
 
 
 _FEW = _Profile(
-    sampling="class_balanced",
-    sampling_of_tiny="instance",
+    sampling="instance",
     scale=8.0,
     margin_between=0.2,
     margin_within=0.05,
@@ -87,10 +86,10 @@ _FEW = _Profile(
     clusters=20,
     samples_per_cluster=5,
     max_clusters_per_class=3,
+    spread=0.5,
 )
 _MANY = _Profile(
     sampling="square_root",
-    sampling_of_tiny="square_root",
     scale=24.0,
     margin_between=0.5,
     margin_within=0.1,
@@ -98,6 +97,7 @@ _MANY = _Profile(
     clusters=40,
     samples_per_cluster=3,
     max_clusters_per_class=0,
+    spread=1.0,
 )
 
 # Classes of so many images on average bear clusters of the size that the loss is meant for; smaller
@@ -106,17 +106,11 @@ _LARGE_CLASS = 100
 _LARGE_CLUSTERS = 200
 _SMALL_CLUSTERS = 20
 
-# Shown more often than this in a training, the same few images are learnt by heart.
-_MOST_REPEATS = 250
-
 # Samplings that show large classes more often; priors in the loss make up for it.
 _UNBALANCED = ("instance", "square_root")
 
 # Share of the training with the softmax term alone, so that the first table is of features.
 _WARM_UP = 0.3
-
-# lambda of the implicit augmentation. In a prototype, 3 was half a point worse on Fashion-MNIST.
-_SPREAD = 1.0
 
 # Length of the training, in passes over the images, and its bounds in steps.
 _EPOCHS = 20
@@ -155,8 +149,7 @@ def derive(
 
     Args:
         class_counts: of each task, (C,) training images of each class; classes without an image
-            do not count. The task with the most classes decides, of equal ones that with the
-            smallest class.
+            do not count. The task with the most classes decides, the first of equal ones.
         given: dotted settings that are decided, of their own types; they are not derived.
 
     Returns:
@@ -233,15 +226,14 @@ class _Data:
 
     num_images: int
     num_classes: int
-    smallest_class: int
 
     @classmethod
     def of(cls, class_counts: Sequence[CountArray]) -> _Data:
         present = [counts[counts > 0] for counts in class_counts]
         if not present or not all(map(len, present)):
             raise ConfigError("a recipe needs training images of each task, got a task without any")
-        decisive = max(present, key=lambda counts: (len(counts), -counts.min()))
-        return cls(int(decisive.sum()), len(decisive), int(decisive.min()))
+        decisive = max(present, key=len)
+        return cls(int(decisive.sum()), len(decisive))
 
     @property
     def mean_class(self) -> float:
@@ -294,7 +286,7 @@ def _derive_batch(choices: _Choices, data: _Data) -> None:
 
 def _derive_sampling(choices: _Choices, data: _Data) -> None:
     choices.put("loss.candidates", "table", "a batch drawn by labels holds few rivals")
-    by_label, why = _label_sampling(choices, data)
+    by_label, why = data.profile.sampling, data.classes
     if choices.value("loss.candidates") == "table":  # else auto, batches of clusters
         choices.put("sampler.sampling", by_label, why)
     sampling = choices.value("sampler.sampling")
@@ -314,19 +306,6 @@ def _derive_sampling(choices: _Choices, data: _Data) -> None:
         choices.put("sampler.warmup_sampling", by_label, why)
 
 
-def _label_sampling(choices: _Choices, data: _Data) -> tuple[LabelSampling, str]:
-    profile = data.profile
-    if profile.sampling == profile.sampling_of_tiny:
-        return profile.sampling, data.classes
-    shown = _images_per_step(choices) * choices.value("train.steps") / data.num_classes
-    repeats = shown / data.smallest_class
-    sampling = profile.sampling if repeats <= _MOST_REPEATS else profile.sampling_of_tiny
-    return sampling, (
-        f"{data.classes}; shown as often as the others, the smallest would have each image "
-        f"{repeats:,.0f} times, {_MOST_REPEATS} at most"
-    )
-
-
 def _derive_loss(choices: _Choices, data: _Data) -> None:
     profile = data.profile
     choices.put("loss.scale", profile.scale, data.classes)
@@ -338,7 +317,7 @@ def _derive_loss(choices: _Choices, data: _Data) -> None:
     choices.put("loss.margin_within", within, data.classes)
     choices.put("loss.mean_momentum", profile.mean_momentum, data.classes)
     if choices.value("loss.weight_softmax") != 0:
-        choices.put("loss.spread", _SPREAD, "rare classes borrow from all how images may differ")
+        choices.put("loss.spread", profile.spread, data.classes)
 
 
 def _images_per_step(choices: _Choices) -> int:
