@@ -58,6 +58,7 @@ def test_many_small_classes():
         "checkpoint.every": 60,
         "evaluation.every": 120,
         "model.embedding_dim": 64,
+        "optim.weight_decay": 0.002,
     }
 
 
@@ -115,6 +116,11 @@ def test_what_the_counts_decide(counts, settings):
 
 def test_all_that_may_be_derived_is():
     assert tuple(values([5, 3])) == DERIVED_SETTINGS
+
+
+def test_many_images_keep_the_default_weight_decay():
+    assert values([50_000, 49_999])["optim.weight_decay"] == 0.002
+    assert "optim.weight_decay" not in values([50_000, 50_000])
 
 
 def test_a_reason_names_what_decided():
