@@ -48,8 +48,8 @@ Plan = Callable[[int], list[PlannedBatch]]
 class DecodedImages:
     """Images that were decoded, up to a number of bytes; the first ones stay.
 
-    As images come in random order, any part of them is hit as often as another of its size, so
-    nothing is gained by replacing some. Any number of threads may use it.
+    Nothing is replaced: in random order, an image seen lately is no likelier to be next. Any number
+    of threads may use it.
     """
 
     def __init__(self, num_bytes: int) -> None:

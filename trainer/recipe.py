@@ -53,7 +53,7 @@ DERIVED_SETTINGS = (
 )
 """All that a recipe may decide, in the order in which it does."""
 
-# Up to so many classes are few: each has many clusters, and every batch has images of each class.
+# Up to so many classes are few: a batch drawn from all images has images of most of them.
 _FEW_CLASSES = 20
 
 

@@ -150,14 +150,23 @@ class Comparison:
                 f"{self.plan.recipes} and use the method's default learning rate and read-out; "
                 "--search chooses them"
             )
+        borrowed = [pair for pair in pairs if pair not in without and not self._is_own(*pair)]
+        if borrowed:
+            print(
+                f"{len(borrowed)} of {len(pairs)} pairs have no recipe of their own and use the "
+                "read-out that was chosen on another data set of the family; --search chooses it"
+            )
         old = recipes.outdated(self.found, pairs)
         if old:
             print(
                 f"recipes in {self.plan.recipes} that were searched with other settings than the "
                 "code's, or with unknown ones; they are used, --search makes them anew:"
             )
-        for family, methods in old.items():
-            print(f"  {family}: {', '.join(methods)}")
+        for data, methods in old.items():
+            print(f"  {data}: {', '.join(methods)}")
+
+    def _is_own(self, data: str, method: str) -> bool:
+        return recipes.owner_of(method) in self.found.get(data, {})
 
     def tell_of_ablations(self, first: Sequence[Job]) -> None:
         """Say which ablations are left out, as CLMLE is so anyway."""

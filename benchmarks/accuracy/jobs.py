@@ -19,6 +19,8 @@ from trainer.config_file import build_config, with_settings
 from trainer.recipe import derived_settings
 from trainer.tasks import resolve_tasks
 
+RECORD_FILE = "record.json"
+"""What a training leaves in its folder."""
 Split = Literal["test", "validation"]
 SEARCH_SEED = 1000
 """No seed of a suite, so that no training of a comparison starts from weights that were chosen."""

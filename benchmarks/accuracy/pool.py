@@ -12,7 +12,7 @@ from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from benchmarks.accuracy.jobs import Job, Record
+from benchmarks.accuracy.jobs import RECORD_FILE, Job, Record
 from data_shards.atomic import read_json
 
 # Imported once, before the trainings are forked: each would spend seconds on them.
@@ -68,15 +68,13 @@ def _start(context: ForkServerContext, job: Job, folder: Path) -> BaseProcess:
 
 
 def _run(job: Job, folder: Path) -> None:
-    # Here, so that the parent need not import torch.
+    # Here, so that the parent need not import DeepSpeed.
     from benchmarks.accuracy.training import run_job
 
     run_job(job, folder)
 
 
 def _outcome(folder: Path, code: int | None) -> Record | str:
-    from benchmarks.accuracy.training import RECORD_FILE
-
     if code == 0:
         record = Record(**read_json(folder / RECORD_FILE))
         shutil.rmtree(folder)

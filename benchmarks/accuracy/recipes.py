@@ -18,11 +18,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmarks.accuracy.datasets import DATASETS
 from benchmarks.accuracy.jobs import Record, stated_settings
 from benchmarks.accuracy.methods import METHODS, OURS
 from data_shards.atomic import read_json, write_json
 from data_shards.errors import DataError
+from trainer.recipe import derive
 
 DEFAULT_PATH = Path(__file__).parents[1] / "recipes.json"
 
@@ -43,6 +46,9 @@ class Recipe:
     """`search_checksum` at the time of the search; None = not known, or not searched."""
 
 
+# Few large classes and many small ones.
+_HISTOGRAMS = (np.array([5000, 500]), np.full(150, 30))
+
 Recipes = dict[str, dict[str, Recipe]]
 """Data set -> method -> recipe."""
 
@@ -59,7 +65,8 @@ def owner_of(method: str) -> str:
 
 def find_recipe(found: Recipes, data: str, method: str) -> Recipe | None:
     """The recipe of a method on a data set, or else on its family's; None where there is none."""
-    return found.get(_place(found, data, method), {}).get(owner_of(method))
+    own = found.get(data, {}).get(owner_of(method))
+    return own or found.get(family_of(data), {}).get(owner_of(method))
 
 
 def trials_of(found: Recipes, data: str, method: str) -> list[dict[str, Any]]:
@@ -79,10 +86,13 @@ def trials_of(found: Recipes, data: str, method: str) -> list[dict[str, Any]]:
 def search_checksum(data: str, method: str, trials: Sequence[Mapping[str, Any]]) -> str:
     """12 hexadecimal digits that change with what the code states of a search.
 
-    That is every setting before the search, the options of the import and the trials; not the
-    images.
+    That is every setting before the search, what a recipe derives for two histograms, the options
+    of the import and the trials; not the images.
     """
-    stated = [stated_settings(data, method), dict(DATASETS[data].options), list(trials)]
+    settings = stated_settings(data, method)
+    stated: list[Any] = [settings, dict(DATASETS[data].options), list(trials)]
+    if "recipe" in settings:
+        stated += [[str(item) for item in derive([h], settings)] for h in _HISTOGRAMS]
     return hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -94,20 +104,19 @@ def outdated(found: Recipes, pairs: Iterable[tuple[str, str]]) -> dict[str, list
         pairs: (data set, method) that are wanted; those without a recipe are passed over.
 
     Returns:
-        Data set -> methods, each that has such a recipe, once.
+        Data set -> methods, each that has such a recipe, once. A data set's own recipe rests on its
+        family's, which is looked at too.
     """
+    places = [
+        (data, owner_of(method)) for d, method in pairs for data in dict.fromkeys([family_of(d), d])
+    ]
     made: dict[str, list[str]] = {}
-    for data, method in dict.fromkeys((_place(found, d, m), owner_of(m)) for d, m in pairs):
+    for data, method in dict.fromkeys(places):
         recipe = found.get(data, {}).get(method)
         now = search_checksum(data, method, trials_of(found, data, method))
         if recipe is not None and recipe.searched_with != now:
             made.setdefault(data, []).append(method)
     return made
-
-
-def _place(found: Recipes, data: str, method: str) -> str:
-    """The data set whose recipe holds: its own, or its family's."""
-    return data if owner_of(method) in found.get(data, {}) else family_of(data)
 
 
 def choose(records: Iterable[Record]) -> Recipe | None:

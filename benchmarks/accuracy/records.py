@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from collections.abc import Iterable
@@ -27,9 +28,7 @@ class Records:
         self._path = path
         self._records: dict[str, Record] = {}
         content = path.read_bytes() if path.exists() else b""
-        whole, _, rest = content.rpartition(b"\n")
-        self._end = len(content) - len(rest)
-        for number, line in enumerate(whole.splitlines(), 1):
+        for number, line in enumerate(content[: _end_of_lines(content)].splitlines(), 1):
             name, record = self._read(line, number)
             self._records[name] = record
 
@@ -50,15 +49,19 @@ class Records:
         return list(self._records.values())
 
     def add(self, job: Job, record: Record) -> None:
-        """Put a finished training into the file; it is there when this returns."""
+        """Put a finished training into the file; it is there when this returns.
+
+        Other benchmarks may add to the same file meanwhile.
+        """
         line = json.dumps({"name": job.name, **asdict(record)}, sort_keys=True).encode() + b"\n"
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("ab") as file:
-            file.truncate(self._end)  # what a killed writer left
+        with self._path.open("a+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # released when the file is closed
+            file.seek(0)
+            file.truncate(_end_of_lines(file.read()))  # without what a killed writer left
             file.write(line)
             file.flush()
             os.fsync(file.fileno())
-        self._end += len(line)
         self._records[job.name] = record
 
     def _read(self, line: bytes, number: int) -> tuple[str, Record]:
@@ -69,3 +72,8 @@ class Records:
             raise DataError(
                 f"line {number} of {self._path} is no record of this benchmark ({error}); remove it"
             ) from error
+
+
+def _end_of_lines(content: bytes) -> int:
+    """Length of the whole lines; what follows them is a line that was never finished."""
+    return content.rfind(b"\n") + 1

@@ -42,7 +42,6 @@ def search(plan: Plan) -> int:
     for datasets in (families, others):
         failures += len(do_jobs(plan, searching.records, searching.jobs(datasets)))
         searching.choose(datasets)
-    recipes.save(plan.recipes, searching.found)
     print(plan.recipes)
     return int(bool(failures))
 
@@ -69,22 +68,24 @@ class Search:
         ]
 
     def choose(self, datasets: Iterable[str]) -> None:
-        """Put recipes into `found` where all trials are done, and say so."""
+        """Write the recipes of which all trials are done, beside those that are in the file."""
+        self.found.update(recipes.load(self.plan.recipes))  # another search may have written
         for data in datasets:
             for method in self.methods:
                 trials = self._trials(data, method)
                 done = self.records.of(trials)
-                complete = len(done) == len(trials)
-                recipe = recipes.choose(done) if complete else None
-                if recipe is None:
-                    why = "a trial failed, or every loss became infinite"
-                    print(f"{data}, {method}: no recipe, {why}")
-                    continue
-                self.found.setdefault(data, {})[method] = recipe
-                print(
-                    f"{data}, {method}: {recipe.settings}, {recipe.readout}, "
-                    f"validation {recipe.balanced_accuracy:.4f}"
-                )
+                recipe = recipes.choose(done) if len(done) == len(trials) else None
+                if recipe is not None:
+                    self.found.setdefault(data, {})[method] = recipe
+                    outcome = (
+                        f"{recipe.settings}, {recipe.readout}, "
+                        f"validation {recipe.balanced_accuracy:.4f}"
+                    )
+                else:
+                    kept = "the former recipe" if method in self.found.get(data, {}) else "none"
+                    outcome = f"a trial failed, or every loss became infinite; {kept} is kept"
+                print(f"{data}, {method}: {outcome}")
+        recipes.save(self.plan.recipes, self.found)
 
     def _trials(self, data: str, method: str, guess: bool = False) -> list[Job]:
         settings = trials_of(self.found, data, method)

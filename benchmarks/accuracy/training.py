@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.accuracy.jobs import Job, Record, class_sizes
+from benchmarks.accuracy.jobs import RECORD_FILE, Job, Record, class_sizes
 from benchmarks.accuracy.tables import TableThread
 from cluster_jobs.comparison import mean_recall, shot_groups
 from data_shards.atomic import read_json, write_json
@@ -29,8 +29,6 @@ from trainer.config_file import with_settings
 from trainer.errors import NonFiniteLoss
 from trainer.run_folder import RunFolder
 from trainer.train import train
-
-RECORD_FILE = "record.json"
 
 
 def run_job(job: Job, work: Path) -> None:

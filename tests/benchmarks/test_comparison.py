@@ -127,6 +127,17 @@ def test_a_read_out_is_chosen_on_each_data_set_with_its_familys_rate(
     rate = {"optim.learning_rate": 0.3}
     assert by_data == {"digits": (rate, "head"), "other": (rate, "knc_soft")}
 
+    capsys.readouterr()
+    assert compare(replace(asked, dry_run=True)) == 0
+    assert "read-out that was chosen on another" not in capsys.readouterr().out
+    recipes.save(plan.recipes, {"digits": found["digits"]})  # by a search that ended between
+    assert compare(replace(asked, dry_run=True)) == 0
+    said = capsys.readouterr().out
+    assert "1 of 1 pairs have no recipe of their own and use the read-out that was chosen" in said
+    recipes.save(plan.recipes, {"lfw10": found["digits"]})
+    assert search(asked) == 0  # all is trained
+    assert set(recipes.load(plan.recipes)) == {"lfw10", "digits", "other"}
+
 
 def test_further_seeds_wait_for_the_first_and_do_not_change_the_choice(
     plan: Plan, capsys: pytest.CaptureFixture[str]

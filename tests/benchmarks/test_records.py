@@ -46,6 +46,17 @@ def test_what_a_killed_writer_left_does_not_count(job: Job, tmp_path: Path, left
     assert [record.seed for record in Records(path).all()] == [0, 1]
 
 
+def test_two_benchmarks_add_to_one_file(job: Job, tmp_path: Path) -> None:
+    path = tmp_path / "trainings.jsonl"
+    first, second = Records(path), Records(path)
+    for seed, records in enumerate((first, second, first, second)):
+        records.add(replace(job, seed=seed), replace(RECORD, seed=seed))
+    assert [record.seed for record in Records(path).all()] == [0, 1, 2, 3]
+    path.write_bytes(path.read_bytes().splitlines(keepends=True)[0])  # another branch's file
+    first.add(replace(job, seed=4), replace(RECORD, seed=4))
+    assert [record.seed for record in Records(path).all()] == [0, 4]
+
+
 @pytest.mark.parametrize("line", ["{}", "[]", "half", '{"name": "a", "accuracy": 1}'])
 def test_a_line_that_is_no_record_is_named(job: Job, tmp_path: Path, line: str) -> None:
     path = tmp_path / "trainings.jsonl"

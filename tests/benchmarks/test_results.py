@@ -35,6 +35,7 @@ from benchmarks.accuracy.results import (
 )
 from benchmarks.accuracy.significance import summarise
 from data_shards.errors import DataError
+from trainer import recipe
 
 RECORD = Record(
     data="digits",
@@ -175,8 +176,11 @@ def test_recipes_are_tied_to_what_they_were_searched_with(monkeypatch) -> None:
                 patch.setattr(module, "DATASETS", {**DATASETS, "digits": changed})
             assert outdated(found, [("digits", "clmle")]) == {"digits": ["clmle"]}
     changed = replace(clmle, settings={**clmle.settings, "loss.scale": 9.0})
-    monkeypatch.setattr(jobs, "METHODS", {**METHODS, "clmle": changed})
-    assert outdated(found, [("digits", "clmle_no_margins")]) == {"digits": ["clmle"]}
+    with monkeypatch.context() as patch:
+        patch.setattr(jobs, "METHODS", {**METHODS, "clmle": changed})
+        assert outdated(found, [("digits", "clmle_no_margins")]) == {"digits": ["clmle"]}
+    monkeypatch.setattr(recipe, "_WARM_UP", 0.4)  # a rule of the trainer's recipe
+    assert outdated(found, [("digits", "clmle")]) == {"digits": ["clmle"]}
 
 
 def test_recipes_are_read_as_they_were_written(tmp_path) -> None:
@@ -215,11 +219,18 @@ def test_a_data_sets_own_recipe_comes_before_its_familys() -> None:
     assert trials_of(found, "utk_age", "clmle") == [{"rate": 1}]
     assert trials_of(found, "utk_age", "softmax") == []
 
-    now = search_checksum("utk_age", "clmle", [{"rate": 1}])
-    found["utk_age"]["clmle"] = replace(at[1], searched_with=now)
+    def current(data: str, rate: int) -> Recipe:
+        trials = trials_of(found, data, "clmle")
+        return replace(at[rate], searched_with=search_checksum(data, "clmle", trials))
+
+    found["utk_race"]["clmle"] = current("utk_race", 1)
+    found["utk_age"]["clmle"] = current("utk_age", 1)
     assert outdated(found, [("utk_age", "clmle")]) == {}
-    found["utk_race"]["clmle"] = at[2]  # its family's settings are others now
+    found["utk_race"]["clmle"] = current("utk_race", 2)  # its family's settings are others now
     assert outdated(found, [("utk_age", "clmle")]) == {"utk_age": ["clmle"]}
+    found["utk_age"]["clmle"] = current("utk_age", 2)
+    found["utk_race"]["clmle"] = at[2]  # its family's search is not known
+    assert outdated(found, [("utk_age", "clmle")]) == {"utk_race": ["clmle"]}
 
 
 def test_without_a_recipe_a_method_has_the_middle_rate() -> None:

@@ -11,8 +11,9 @@ from data_shards.errors import DataError
 from data_shards.index import SampleIndex
 from data_shards.transforms import decode_image, to_float
 from tests.helpers.tiny_data import spoil_image, write_tiny_data
-from trainer.batches import BatchLoader, PlannedBatch
+from trainer.batches import BatchLoader, DecodedImages, PlannedBatch
 from trainer.cluster_sampler import Neighbourhood
+from trainer.errors import ConfigError
 from trainer.sections import DataConfig, ModelConfig
 
 MODEL = ModelConfig(input_size=8, embedding_dim=8)
@@ -58,6 +59,29 @@ def test_images_are_those_of_the_samples(train_index):
     expected = [decode_image(train_index.read(i), size=8, channels=1) for i in (6, 7)]
     assert batch.images.dtype == torch.float32
     np.testing.assert_array_equal(batch.images.numpy(), to_float(np.stack(expected)))
+
+
+@pytest.mark.parametrize(("cached", "reads"), [(0, 8), (63, 8), (64, 7), (128, 6), (2**20, 4)])
+def test_decoded_images_are_kept_as_far_as_there_is_room(train_index, monkeypatch, cached, reads):
+    """Four images of 64 bytes, each wanted twice: what was kept at first is not read again."""
+    read, asked = SampleIndex.read, []
+    monkeypatch.setattr(SampleIndex, "read", lambda self, i: asked.append(i) or read(self, i))
+    monkeypatch.setattr("trainer.batches.DecodedImages", lambda _: DecodedImages(cached))
+    loader = BatchLoader(train_index, PLAIN, MODEL)
+    loader.start(lambda _: [planned(1, 2), planned(3, 4)], first_step=0, end_step=2)
+    first, second, *again = served(loader, 4)
+    assert len(asked) == reads
+    for old, new in zip((first, second), again, strict=True):
+        assert torch.equal(old.images, new.images)
+
+
+def test_the_cache_is_set_in_mebibytes(train_index, monkeypatch):
+    made = []
+    monkeypatch.setattr("trainer.batches.DecodedImages", made.append)
+    BatchLoader(train_index, replace(PLAIN, cache_mib=3), MODEL).close()
+    assert made == [3 * 2**20]
+    with pytest.raises(ConfigError, match=r"data.cache_mib must be >= 0 MiB, got -1"):
+        replace(PLAIN, cache_mib=-1)
 
 
 @pytest.mark.parametrize(("size", "channels"), [(16, 1), (8, 3)])

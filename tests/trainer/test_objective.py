@@ -227,18 +227,27 @@ def test_running_means_move_after_a_step_and_start_anew_with_a_table(
 def test_the_softmax_term_stands_for_all_that_lies_around_an_image(
     objective, outputs, tables, train_index, sample_ids
 ):
-    settings = {"spread": 2.0, "clmle_from": 0.2, "candidates": "table"}
+    settings = {"spread": 2.0, "clmle_from": 0.2, "candidates": "table", "mean_momentum": 0.6}
     made = objective(**settings)
     table, output = tables["shape"], outputs["shape"]
-    slopes = torch.randn(4, 8, generator=torch.Generator().manual_seed(2))
+    generator = torch.Generator().manual_seed(2)
+    slopes = torch.randn(4, 8, generator=generator)
     outputs = {"shape": output._replace(logit_slopes=slopes)}
     plain = cross_entropy(output, train_index, "shape", sample_ids)
     _, parts = made(outputs, sample_ids, 60)  # nothing is known of the spread yet
     torch.testing.assert_close(parts["shape/softmax"], plain)
-    made.move_statistics(ALONE)
+
     clusters = [cluster_of(table, i) for i in sample_ids.tolist()]
-    step = (output.embedding.detach(), torch.tensor(table.centroids[clusters]))
-    covariance = reference.running_covariance([step], 0.99)
+    means, steps = torch.tensor(table.centroids), []
+    for _ in range(2):  # offsets are those from the means of before each step
+        made.move_statistics(ALONE)
+        steps.append((outputs["shape"].embedding.detach(), means[clusters]))
+        means = reference.running_means(means, [(steps[-1][0], clusters)], 0.6)
+        moved = torch.randn(output.embedding.shape, generator=generator)
+        moved = torch.nn.functional.normalize(moved, dim=1)
+        outputs = {"shape": output._replace(logit_slopes=slopes, embedding=moved)}
+        made(outputs, sample_ids, 60)
+    covariance = reference.running_covariance(steps, 0.99)
     labels = table.class_of[clusters].tolist()
     offsets = reference.spread_offsets(slopes, covariance, labels)
     for at, strength in ((20, 0.0), (60, 1.0)):
@@ -248,7 +257,7 @@ def test_the_softmax_term_stands_for_all_that_lies_around_an_image(
         torch.testing.assert_close(parts["shape/softmax"], expected)
 
     saved = made.running_statistics()
-    assert set(saved) == {"shape/covariance"}
+    assert set(saved) == {"shape", "shape/covariance"}
     again = objective(**settings)
     again.restore_statistics(saved)
     assert torch.equal(again(outputs, sample_ids, 60)[0], made(outputs, sample_ids, 60)[0])

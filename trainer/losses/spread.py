@@ -9,7 +9,8 @@ them. For offsets d ~ N(0, lambda Sigma) of an embedding, the expected softmax l
 
 with s_j the slope of logit j: what drawing infinitely many such embeddings would cost, without
 drawing any (ISDA: Wang et al., NeurIPS 2019, who estimate Sigma for each class; here a class of
-five images borrows it from all clusters of the table).
+five images borrows it from all clusters of the table). Sigma is the second moment about unit
+centroids, so a little more than the covariance along them.
 
 Legend: N samples, D embedding, C classes.
 """
