@@ -7,7 +7,11 @@ CLMLE, one method with one recipe, stands against whatever happened to do best.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from benchmarks.accuracy.methods import METHODS, OURS
 from benchmarks.accuracy.results import Row, mean_and_deviation, mean_of
@@ -29,20 +33,29 @@ SAMPLING_AND_COSTS = (
 _AVERAGED = ("over_classic", "over_cluster", "over_few", "rank")
 
 
-def summarise_claims(rows: Sequence[Row], datasets: Sequence[str]) -> dict[str, Any] | None:
+def summarise_claims(
+    rows: Sequence[Row],
+    datasets: Sequence[str],
+    image_counts: Mapping[str, npt.NDArray[np.int64]] = MappingProxyType({}),
+) -> dict[str, Any] | None:
     """What may be claimed, as JSON.
 
     Args:
         rows: of all trainings.
         datasets: those of the comparison; what has no row is said to be missing.
+        image_counts: data set -> (C,) images of each class that are measured on.
 
     Returns:
         "datasets": a line each: "ours", "classic", "cluster" (the best of the group) and "few" (the
         best few-shot recall of `SAMPLING_AND_COSTS`), each with "method", "mean", "sd"; "ours_few";
         differences of ours to them in points, "over_*"; "rank" of ours among "of" methods,
-        ablations aside; "diverged": trainings of ours whose loss became infinite. None wherever
-        there is no number. "averages": means over the data sets that have a number, "ours" and
-        "classic" over those that have both. "missing": data set -> methods without a training.
+        ablations aside; "diverged": trainings of ours whose loss became infinite; "image_error":
+        `image_error` of ours in points. None wherever there is no number.
+        "averages": means over the data sets that have a number, "ours" and "classic" over those
+        that have both.
+        "single": the classic with the highest mean over these data sets, of those that were trained
+        on all: "method", "mean", "over".
+        "missing": data set -> methods without a training.
         None without CLMLE, or with nothing to compare it with.
     """
     trained = {(row.data, row.method) for row in rows}
@@ -53,7 +66,10 @@ def summarise_claims(rows: Sequence[Row], datasets: Sequence[str]) -> dict[str, 
     names = {method for _, method in trained}
     if OURS not in names or not others & names:
         return None
-    lines = [_line(data, [row for row in rows if row.data == data]) for data in datasets]
+    lines = [
+        _line(data, [row for row in rows if row.data == data], image_counts.get(data))
+        for data in datasets
+    ]
     missing = {data: [m for m in expected if (data, m) not in trained] for data in datasets}
     both = [line for line in lines if line["over_classic"] is not None]
     return {
@@ -62,11 +78,50 @@ def summarise_claims(rows: Sequence[Row], datasets: Sequence[str]) -> dict[str, 
             **{name: mean_of(line[name]["mean"] for line in both) for name in ("ours", "classic")},
             **{name: mean_of(line[name] for line in lines) for name in _AVERAGED},
         },
+        "single": _single_classic(rows, both),
         "missing": {data: methods for data, methods in missing.items() if methods},
     }
 
 
-def _line(data: str, rows: Sequence[Row]) -> dict[str, Any]:
+def image_error(recall: float, counts: npt.NDArray[np.int64]) -> float:
+    """Standard error that a balanced accuracy has from the images on which it is measured.
+
+    Those of other images of the same classes would differ by as much, whatever the seeds; methods
+    that are measured on the same images differ by less, as they err on the same ones.
+
+    Args:
+        recall: in [0, 1], taken to be that of every class.
+        counts: (C,) images of each class; classes without any do not count.
+    """
+    present = counts[counts > 0]
+    return float(np.sqrt(recall * (1 - recall) * (1 / present).sum()) / len(present))
+
+
+def _single_classic(
+    rows: Sequence[Row], lines: Sequence[Mapping[str, Any]]
+) -> dict[str, Any] | None:
+    """The best classic for all data sets together; None without one that was trained on all."""
+    means = [
+        _means((row.method, row.balanced_accuracy) for row in rows if row.data == line["data"])
+        for line in lines
+    ]
+    averages: dict[str, float] = {}
+    for method in METHODS:
+        values = [of_data[method]["mean"] for of_data in means if method in of_data]
+        if METHODS[method].group == "classic" and values and len(values) == len(lines):
+            averages[method] = sum(values) / len(values)
+    if not averages:
+        return None
+    method = max(averages, key=lambda name: averages[name])
+    ours = sum(line["ours"]["mean"] for line in lines) / len(lines)
+    return {
+        "method": method,
+        "mean": averages[method],
+        "over": 100 * (ours - averages[method]),
+    }
+
+
+def _line(data: str, rows: Sequence[Row], counts: npt.NDArray[np.int64] | None) -> dict[str, Any]:
     accuracy = _means((row.method, row.balanced_accuracy) for row in rows)
     few = _means((row.method, row.few) for row in rows)
     ours = accuracy.get(OURS)
@@ -87,6 +142,9 @@ def _line(data: str, rows: Sequence[Row]) -> dict[str, Any]:
         "rank": None if ours is None else 1 + sum(mean > ours["mean"] for mean in compared),
         "of": len(compared),
         "diverged": sum(row.method == OURS and row.balanced_accuracy is None for row in rows),
+        "image_error": None
+        if ours is None or counts is None
+        else 100 * image_error(ours["mean"], counts),
     }
 
 
@@ -122,6 +180,7 @@ def claims_cells(found: Mapping[str, Any]) -> list[list[str]]:
         [
             OURS,
             "balanced accuracy",
+            "s.e. of the images",
             "best classic",
             "points",
             "best of clusters",
@@ -138,6 +197,7 @@ def claims_cells(found: Mapping[str, Any]) -> list[list[str]]:
             [
                 line["data"],
                 _score(line["ours"]),
+                _number(line.get("image_error"), "{:.2f}"),  # older results have none
                 _named(line["classic"]),
                 signed(line["over_classic"]),
                 _named(line["cluster"]),
@@ -153,6 +213,7 @@ def claims_cells(found: Mapping[str, Any]) -> list[list[str]]:
         [
             "average",
             _number(mean["ours"], "{:.4f}"),
+            "",
             _number(mean["classic"], "{:.4f}"),
             signed(mean["over_classic"]),
             "",
@@ -164,6 +225,17 @@ def claims_cells(found: Mapping[str, Any]) -> list[list[str]]:
         ]
     )
     return cells
+
+
+def single_text(found: Mapping[str, Any]) -> str:
+    """CLMLE beside one classic for all data sets, in words; empty without one."""
+    single = found.get("single")  # older results have none
+    if not single:
+        return ""
+    return (
+        f"one classic for all data sets: {single['method']} is the best, {single['mean']:.4f} on "
+        f"average; {OURS} {signed(single['over'])}\n"
+    )
 
 
 def missing_text(found: Mapping[str, Any]) -> str:
@@ -193,7 +265,9 @@ def claims_text(found: Mapping[str, Any] | None) -> str:
     Args:
         found: what `summarise_claims` says.
     """
-    return "" if found is None else "\n" + aligned(claims_cells(found)) + missing_text(found)
+    if found is None:
+        return ""
+    return "\n" + aligned(claims_cells(found)) + single_text(found) + missing_text(found)
 
 
 def signed(points: float | None) -> str:

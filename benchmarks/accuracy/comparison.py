@@ -8,11 +8,14 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
+import numpy as np
+import numpy.typing as npt
+
 from benchmarks.accuracy import recipes, significance
 from benchmarks.accuracy.ablation_table import ablation_text, summarise_ablations
 from benchmarks.accuracy.claims import claims_text, summarise_claims
 from benchmarks.accuracy.datasets import import_data
-from benchmarks.accuracy.jobs import Job, Record, make_job
+from benchmarks.accuracy.jobs import Job, Record, class_sizes, make_job
 from benchmarks.accuracy.methods import METHODS, OURS
 from benchmarks.accuracy.plots import can_plot, plot_all
 from benchmarks.accuracy.recipes import Recipe, Recipes, find_recipe
@@ -65,7 +68,7 @@ def compare(plan: Plan) -> int:
     failures += do_jobs(plan, comparison.records, further)
     rows = comparison.rows([*first, *further])
     rows.sort(key=lambda row: (plan.datasets.index(row.data), plan.methods.index(row.method)))
-    _write(plan, rows)
+    _write(plan, rows, comparison.image_counts())
     return int(bool(failures))
 
 
@@ -140,6 +143,11 @@ class Comparison:
             return replace(recipe, readout=method.readout)
         return recipe
 
+    def image_counts(self) -> dict[str, npt.NDArray[np.int64]]:
+        """Data set -> (C,) images of each class that are measured on."""
+        split = self.plan.split
+        return {data: class_sizes(manifest, split) for data, manifest in self.manifests.items()}
+
     def tell_of_recipes(self) -> None:
         """Say how many are missing, so that defaults are used, and which may be outdated."""
         pairs = [(data, method) for data in self.plan.datasets for method in self.plan.methods]
@@ -177,10 +185,10 @@ class Comparison:
                 print(f"{method} is {OURS} itself on {', '.join(same)}, and is left out there")
 
 
-def _write(plan: Plan, rows: Sequence[Row]) -> None:
+def _write(plan: Plan, rows: Sequence[Row], counts: Mapping[str, npt.NDArray[np.int64]]) -> None:
     scores, methods = score_table(rows, plan.methods)
     tested = significance.summarise(scores, methods)
-    claims = summarise_claims(rows, plan.datasets)
+    claims = summarise_claims(rows, plan.datasets, counts)
     ablations = summarise_ablations(rows)
     ranks = tested["mean_ranks"] if tested else {}
     sys.stdout.write("\n" + accuracy_text(rows, ranks, plan.split) + "\n" + shot_text(rows) + "\n")

@@ -105,10 +105,10 @@ class Record:
     """From the start of its process to the end."""
 
 
-def class_sizes(manifest: Manifest) -> npt.NDArray[np.int64]:
-    """(C,) training images of each class of the task that is trained."""
+def class_sizes(manifest: Manifest, split: str = "train") -> npt.NDArray[np.int64]:
+    """(C,) images of a split of each class of the task that is trained."""
     (task,) = resolve_tasks(build_config({}), manifest)
-    return manifest.class_counts("train", task.label)
+    return manifest.class_counts(split, task.label)
 
 
 def _changed_settings(config: RunConfig) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from benchmarks.accuracy.ablation_table import ablation_cells
-from benchmarks.accuracy.claims import claims_cells, missing_text
+from benchmarks.accuracy.claims import claims_cells, missing_text, single_text
 from benchmarks.accuracy.results import Row, mean_and_deviation, mean_of
 
 _SHOTS = ("many", "medium", "few")
@@ -49,10 +49,10 @@ def markdown_tables(results: Mapping[str, Any]) -> str:
         )
     if results["claims"]:
         claims = results["claims"]
-        missing = missing_text(claims).replace("\n", "  \n")
+        words = (single_text(claims) + missing_text(claims)).replace("\n", "  \n")
         parts.append(
             _part(f"CLMLE beside the best of the others on the {images}", claims_cells(claims))
-            + (f"\n{missing.rstrip()}\n" if missing else "")
+            + (f"\n{words.rstrip()}\n" if words else "")
         )
     if results["ablations"]:
         parts.append(

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
 from benchmarks.accuracy.claims import (
     SAMPLING_AND_COSTS,
     claims_text,
+    image_error,
     summarise_claims,
 )
 from benchmarks.accuracy.methods import METHODS
@@ -95,13 +97,40 @@ def test_what_was_not_trained_is_said() -> None:
 
 
 def test_claims_in_words() -> None:
-    lines = claims_text(summarise_claims(ROWS, ["lfw10", "utk_age"])).splitlines()
+    counts = {"utk_age": np.array([100, 0, 200])}
+    lines = claims_text(summarise_claims(ROWS, ["lfw10", "utk_age"], counts)).splitlines()
     assert [" ".join(line.split()) for line in lines[2:5]] == [
-        "lfw10 0.8500 +- 0.0707 softmax 0.7100 +- 0.0141 +14.00 lmle 0.8600 -1.00 "
+        "lfw10 0.8500 +- 0.0707 - softmax 0.7100 +- 0.0141 +14.00 lmle 0.8600 -1.00 "
         "0.7000 +- 0.1414 crt 0.5000 +20.00 3 of 6",
-        "utk_age 0.5000 softmax 0.5600 -6.00 - - - - - 2 of 2",
+        "utk_age 0.5000 3.06 softmax 0.5600 -6.00 - - - - - 2 of 2",
         "average 0.6750 0.6350 +4.00 -1.00 +20.00 2.5",
     ]
+    assert lines[5] == (
+        "one classic for all data sets: softmax is the best, 0.6350 on average; clmle +4.00"
+    )
+
+
+def test_one_classic_for_all_must_be_trained_on_all() -> None:
+    def single(*more: Row) -> dict:
+        found = summarise_claims([*ROWS, *more], ["lfw10", "utk_age", "utk_race"])
+        assert found is not None
+        return found["single"]
+
+    better = [row("lfw10", "triplet", 0.9), row("utk_age", "triplet", 0.9)]
+    assert single()["method"] == "softmax"
+    assert single(better[0])["method"] == "softmax"
+    assert single(*better)["method"] == "triplet"
+    assert single(*better)["over"] == pytest.approx(-22.5)
+    alone = [row("utk_race", "clmle", 0.5), row("utk_race", "focal", 0.5)]
+    assert single(*alone) is None
+
+
+def test_the_error_of_the_images_is_that_of_drawing_them_anew() -> None:
+    rng = np.random.default_rng(0)
+    counts, recall = np.array([5, 20, 0, 100]), 0.7
+    present = counts[counts > 0]
+    drawn = (rng.binomial(present, recall, size=(9999, 3)) / present).mean(axis=1)
+    assert image_error(recall, counts) == pytest.approx(drawn.std(), rel=0.03)
 
 
 def test_an_infinite_loss_of_ours_is_said_and_averages_are_of_the_same_data_sets() -> None:
