@@ -86,8 +86,8 @@ ABLATIONS: Mapping[str, Ablation] = MappingProxyType(
         "clmle_half_scale": Ablation(choice="scale halved", factors={"loss.scale": 0.5}),
         "clmle_double_scale": Ablation(choice="scale doubled", factors={"loss.scale": 2.0}),
         "clmle_wide_margins": Ablation(
-            choice="margins doubled",
-            factors={"loss.margin_between": 2.0, "loss.margin_within": 2.0},
+            choice="margins half as wide again",
+            factors={"loss.margin_between": 1.5, "loss.margin_within": 1.5},
         ),
         "clmle_rare_margins": Ablation(
             choice="wider margins for rare classes", settings={"loss.margin_rare_exponent": 0.1}

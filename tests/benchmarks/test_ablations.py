@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
 import pytest
 
 from benchmarks.accuracy.ablation_table import (
@@ -15,6 +16,7 @@ from benchmarks.accuracy.suites import SUITES
 from tests.benchmarks.test_claims import row
 from tests.helpers import reference_significance as reference
 from trainer.config_file import build_config, with_settings
+from trainer.recipe import derive
 
 
 def test_a_factor_is_of_what_holds_in_the_end() -> None:
@@ -42,6 +44,15 @@ def test_every_ablation_fits_clmle_with_all_of_its_choices() -> None:
         made = with_settings(config, ablation.changes(config))
         assert made != config, name
         assert made.ignored_settings() == [], name
+
+
+@pytest.mark.parametrize("counts", [[500] * 10, [30] * 150])
+def test_every_ablation_fits_what_the_recipe_derives(counts: list[int]) -> None:
+    derived = {item.setting: item.value for item in derive([np.array(counts)])}
+    config = with_settings(build_config({}), derived)
+    for ablation in ABLATIONS.values():
+        made = with_settings(config, ablation.changes(config))
+        assert made.ignored_settings() == [], ablation.choice
 
 
 def test_ablations_are_methods_with_names_for_files_and_a_suite_of_their_own() -> None:

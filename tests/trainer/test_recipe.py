@@ -49,8 +49,8 @@ def test_many_small_classes():
         "loss.clmle_from": 0.3,
         "sampler.warmup_sampling": "square_root",
         "loss.scale": 24.0,
-        "loss.margin_between": 0.5,
-        "loss.margin_within": 0.1,
+        "loss.margin_between": 0.8,
+        "loss.margin_within": 0.2,
         "loss.mean_momentum": 0.9,
         "loss.spread": 1.0,
         "train.steps": 600,
@@ -158,7 +158,7 @@ def test_a_task_without_images_is_refused(counts):
         ({"sampler__sampling": "cluster"}, {"loss.cluster_prior": 0.0}),
         # Margins keep their order, growth and warm-up fit into the training.
         ({"loss__margin_between": 0.02}, {"loss.margin_within": 0.02}),
-        ({"loss__margin_within": 0.5}, {"loss.margin_between": 0.5}),
+        ({"loss__margin_within": 0.9}, {"loss.margin_between": 0.9}),
         ({"loss__margin_anneal": 0.9}, {"loss.clmle_from": pytest.approx(0.1)}),
     ],
 )
