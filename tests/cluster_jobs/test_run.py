@@ -375,6 +375,8 @@ def start_in_background(tiny: TinyRun) -> subprocess.Popen[str]:
     """`clmle run` in a process of its own, with parts that work for ever."""
     script = PROLOGUE + SLEEP
     code = (
+        # Tests that a shell started with & ignore SIGINT, and so would all that they start.
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
         "import sys; from cluster_jobs import launch, run; from cluster_jobs.errors import run_job;"
         f"part = lambda config_file, **_: [sys.executable, '-c', {script!r}, str(config_file)];"
         "launch.trainer_command = launch.service_command = part;"
