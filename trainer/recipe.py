@@ -175,9 +175,7 @@ def derive(
         _derive_loss(choices, data)
     _derive_periods(choices)
     _derive_model(choices, data)
-    if data.num_images < _FEW_IMAGES:
-        reason = f"{data.num_images:,} images would be learnt by heart with less"
-        choices.put("optim.weight_decay", _DECAY_OF_FEW_IMAGES, reason)
+    _derive_optimiser(choices, data)
     return choices.derived
 
 
@@ -295,9 +293,9 @@ def _derive_batch(choices: _Choices, data: _Data) -> None:
 
 def _derive_sampling(choices: _Choices, data: _Data) -> None:
     choices.put("loss.candidates", "table", "a batch drawn by labels holds few rivals")
-    by_label, why = data.profile.sampling, data.classes
+    by_label = data.profile.sampling
     if choices.value("loss.candidates") == "table":  # else auto, batches of clusters
-        choices.put("sampler.sampling", by_label, why)
+        choices.put("sampler.sampling", by_label, data.classes)
     sampling = choices.value("sampler.sampling")
     prior, reason = 0.0, f"sampling {sampling} needs none"
     if sampling in _UNBALANCED:
@@ -312,7 +310,7 @@ def _derive_sampling(choices: _Choices, data: _Data) -> None:
         "the first table is of features that mean something",
     )
     if choices.value("loss.clmle_from"):
-        choices.put("sampler.warmup_sampling", by_label, why)
+        choices.put("sampler.warmup_sampling", by_label, data.classes)
 
 
 def _derive_loss(choices: _Choices, data: _Data) -> None:
@@ -364,3 +362,9 @@ def _apart(share: float, steps: int) -> int:
 def _derive_model(choices: _Choices, data: _Data) -> None:
     fitting = (dim for most, dim in _EMBEDDING_DIMS if data.num_classes <= most)
     choices.put("model.embedding_dim", next(fitting, _LARGEST_EMBEDDING_DIM), data.classes)
+
+
+def _derive_optimiser(choices: _Choices, data: _Data) -> None:
+    if data.num_images < _FEW_IMAGES:
+        reason = f"{data.num_images:,} images would be learnt by heart with less"
+        choices.put("optim.weight_decay", _DECAY_OF_FEW_IMAGES, reason)

@@ -6,6 +6,7 @@ CLMLE, one method with one recipe, stands against whatever happened to do best.
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -66,9 +67,13 @@ def summarise_claims(
     names = {method for _, method in trained}
     if OURS not in names or not others & names:
         return None
+    by_data = {data: [row for row in rows if row.data == data] for data in datasets}
+    accuracy = {
+        data: _means((row.method, row.balanced_accuracy) for row in of_data)
+        for data, of_data in by_data.items()
+    }
     lines = [
-        _line(data, [row for row in rows if row.data == data], image_counts.get(data))
-        for data in datasets
+        _line(data, by_data[data], accuracy[data], image_counts.get(data)) for data in datasets
     ]
     missing = {data: [m for m in expected if (data, m) not in trained] for data in datasets}
     both = [line for line in lines if line["over_classic"] is not None]
@@ -78,7 +83,7 @@ def summarise_claims(
             **{name: mean_of(line[name]["mean"] for line in both) for name in ("ours", "classic")},
             **{name: mean_of(line[name] for line in lines) for name in _AVERAGED},
         },
-        "single": _single_classic(rows, both),
+        "single": _single_classic([accuracy[line["data"]] for line in both]),
         "missing": {data: methods for data, methods in missing.items() if methods},
     }
 
@@ -97,32 +102,30 @@ def image_error(recall: float, counts: npt.NDArray[np.int64]) -> float:
     return float(np.sqrt(recall * (1 - recall) * (1 / present).sum()) / len(present))
 
 
-def _single_classic(
-    rows: Sequence[Row], lines: Sequence[Mapping[str, Any]]
-) -> dict[str, Any] | None:
-    """The best classic for all data sets together; None without one that was trained on all."""
-    means = [
-        _means((row.method, row.balanced_accuracy) for row in rows if row.data == line["data"])
-        for line in lines
-    ]
-    averages: dict[str, float] = {}
-    for method in METHODS:
-        values = [of_data[method]["mean"] for of_data in means if method in of_data]
-        if METHODS[method].group == "classic" and values and len(values) == len(lines):
-            averages[method] = sum(values) / len(values)
-    if not averages:
-        return None
-    method = max(averages, key=lambda name: averages[name])
-    ours = sum(line["ours"]["mean"] for line in lines) / len(lines)
-    return {
-        "method": method,
-        "mean": averages[method],
-        "over": 100 * (ours - averages[method]),
+def _single_classic(means: Sequence[Mapping[str, dict[str, Any]]]) -> dict[str, Any] | None:
+    """The best classic for all data sets together; None without one that was trained on all.
+
+    Args:
+        means: of each data set that has a number of ours and of a classic, what `_means` says.
+    """
+    averages = {
+        method: {
+            "method": method,
+            "mean": statistics.fmean(of_data[method]["mean"] for of_data in means),
+        }
+        for method in METHODS
+        if means and all(method in of_data for of_data in means)
     }
+    best = _best({m: v for m, v in averages.items() if METHODS[m].group == "classic"})
+    return None if best is None else {**best, "over": _points(averages[OURS], best)}
 
 
-def _line(data: str, rows: Sequence[Row], counts: npt.NDArray[np.int64] | None) -> dict[str, Any]:
-    accuracy = _means((row.method, row.balanced_accuracy) for row in rows)
+def _line(
+    data: str,
+    rows: Sequence[Row],
+    accuracy: Mapping[str, dict[str, Any]],
+    counts: npt.NDArray[np.int64] | None,
+) -> dict[str, Any]:
     few = _means((row.method, row.few) for row in rows)
     ours = accuracy.get(OURS)
     best = {

@@ -14,7 +14,6 @@ import numpy.typing as npt
 from benchmarks.accuracy import recipes, significance
 from benchmarks.accuracy.ablation_table import ablation_text, summarise_ablations
 from benchmarks.accuracy.claims import claims_text, summarise_claims
-from benchmarks.accuracy.datasets import import_data
 from benchmarks.accuracy.jobs import Job, Record, class_sizes, make_job
 from benchmarks.accuracy.methods import METHODS, OURS
 from benchmarks.accuracy.plots import can_plot, plot_all
@@ -45,12 +44,7 @@ def compare(plan: Plan) -> int:
         plan=plan,
         found=recipes.load(plan.recipes),
         records=Records(plan.records),
-        manifests={
-            data: import_data(
-                data, plan.data, plan.folder / "data", validation=plan.split == "validation"
-            )
-            for data in plan.datasets
-        },
+        manifests=plan.import_data(plan.datasets, validation=plan.split == "validation"),
     )
     comparison.tell_of_recipes()
     first = comparison.first_jobs()

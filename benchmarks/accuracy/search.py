@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from benchmarks.accuracy import recipes
-from benchmarks.accuracy.datasets import import_data
 from benchmarks.accuracy.jobs import SEARCH_SEED, Job, make_job
 from benchmarks.accuracy.recipes import Recipes, default_recipe, family_of, owner_of, trials_of
 from benchmarks.accuracy.records import Records
@@ -27,10 +26,7 @@ def search(plan: Plan) -> int:
         found=recipes.load(plan.recipes),
         records=Records(plan.records),
         methods=tuple(dict.fromkeys(map(owner_of, plan.methods))),
-        manifests={
-            data: import_data(data, plan.data, plan.folder / "data", validation=True)
-            for data in (*families, *others)
-        },
+        manifests=plan.import_data([*families, *others], validation=True),
     )
     say_costs(plan, searching.records, searching.jobs(families))
     if others:

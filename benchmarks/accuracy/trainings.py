@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.accuracy.costs import CostEstimate, in_words
+from benchmarks.accuracy.datasets import import_data
 from benchmarks.accuracy.jobs import SEARCH_SEED, Job, Record, Split
 from benchmarks.accuracy.pool import run_jobs
 from benchmarks.accuracy.records import Records
+from data_shards.manifest import Manifest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +41,19 @@ class Plan:
     def folder(self) -> Path:
         """Shards and what is under way lie beside the results."""
         return self.out.absolute().parent
+
+    def import_data(self, datasets: Iterable[str], *, validation: bool) -> dict[str, Manifest]:
+        """Import data sets, or find them imported.
+
+        Args:
+            datasets: their names.
+            validation: hold validation images back from the training images.
+
+        Raises:
+            DataError: the files are not there or not what the source needs.
+        """
+        out = self.folder / "data"
+        return {d: import_data(d, self.data, out, validation=validation) for d in datasets}
 
 
 def say_costs(plan: Plan, records: Records, jobs: Sequence[Job], *, what: str = "") -> None:
