@@ -47,7 +47,7 @@ from trainer.objective import Objective
 from trainer.report import write_report
 from trainer.run_folder import RunFolder
 from trainer.snapshot import NetworkDescription, copy_snapshot
-from trainer.stop import StopFlag
+from trainer.stop import StopFlag, end_process
 from trainer.table_feed import FeedState, TableFeed
 from trainer.tasks import check_tables, evaluated_split, resolve_tasks
 from trainer.world import World
@@ -229,4 +229,4 @@ def _build(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_process(main())

@@ -46,6 +46,26 @@ def test_a_dry_run_prints_the_resolved_configuration(config, capsys, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+AS_A_PROGRAM = """
+import atexit, runpy, sys
+atexit.register(print, "the interpreter clears up")
+sys.argv[1:] = {arguments}
+runpy.run_module("trainer.train", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize(("seed", "exit_code"), [(7, 0), ("seven", 2)])
+def test_a_rank_ends_before_the_interpreter_clears_up(config, seed, exit_code):
+    """A thread of gloo that is late would make that an abort."""
+    arguments = ["--config", str(config), "--set", f"run.seed={seed}", "--dry-run"]
+    code = AS_A_PROGRAM.format(arguments=arguments)
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ended.returncode == exit_code, ended.stderr
+    assert ("seed: 7" in ended.stdout) == (exit_code == 0)
+    assert ("rank 0: error: run.seed" in ended.stderr) == (exit_code == 2)
+    assert "clears up" not in ended.stdout
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
