@@ -49,12 +49,29 @@ class DataSet:
     family: str = ""
     """The data set on which its settings are searched: one with a like frame. "" = itself."""
     learning_rates: tuple[float, ...] = (0.01, 0.05, 0.2)
-    """What a search tries of every method, ascending; the middle one where nothing was searched."""
+    """What a search tries of every method, ascending; the middle one where nothing was searched.
+    Where an end of them is best, one more beyond it."""
 
     @property
     def trials(self) -> list[dict[str, Any]]:
         """Dotted settings of each trial of a search."""
         return [{"optim.learning_rate": rate} for rate in self.learning_rates]
+
+    def trial_beyond(self, best: Mapping[str, Any]) -> dict[str, Any] | None:
+        """What a search tries last: a step as large beyond the end of the grid.
+
+        Args:
+            best: of `trials`.
+
+        Returns:
+            None where the best is inside the grid, or the grid is a single trial.
+        """
+        rates = self.learning_rates
+        place = self.trials.index(dict(best))
+        if len(rates) == 1 or 0 < place < len(rates) - 1:
+            return None
+        end, before = (rates[0], rates[1]) if place == 0 else (rates[-1], rates[-2])
+        return {"optim.learning_rate": float(f"{end * end / before:.3g}")}
 
     @property
     def default_trial(self) -> dict[str, Any]:

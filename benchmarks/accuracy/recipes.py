@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -83,14 +83,26 @@ def trials_of(found: Recipes, data: str, method: str) -> list[dict[str, Any]]:
     return [] if recipe is None else [recipe.settings]
 
 
-def search_checksum(data: str, method: str, trials: Sequence[Mapping[str, Any]]) -> str:
+def trial_beyond(data: str, best: Recipe) -> dict[str, Any] | None:
+    """The trial beyond the end of a family's grid where that end is best; None elsewhere."""
+    return DATASETS[data].trial_beyond(best.settings) if data == family_of(data) else None
+
+
+def search_checksum(found: Recipes, data: str, method: str) -> str:
     """12 hexadecimal digits that change with what the code states of a search.
 
     That is every setting before the search, what a recipe derives for two histograms, the options
-    of the import and the trials; not the images.
+    of the import, the trials and what may be tried beyond them; not the images.
+
+    Args:
+        found: all recipes: a data set's search rests on its family's.
+        data: the data set.
+        method: not an ablation.
     """
-    settings = stated_settings(data, method)
-    stated: list[Any] = [settings, dict(DATASETS[data].options), list(trials)]
+    settings, trials = stated_settings(data, method), trials_of(found, data, method)
+    stated: list[Any] = [settings, dict(DATASETS[data].options), trials]
+    if data == family_of(data):
+        stated.append([DATASETS[data].trial_beyond(trial) for trial in trials])
     if "recipe" in settings:
         stated += [[str(item) for item in derive([h], settings)] for h in _HISTOGRAMS]
     return hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest()[:12]
@@ -113,17 +125,17 @@ def outdated(found: Recipes, pairs: Iterable[tuple[str, str]]) -> dict[str, list
     made: dict[str, list[str]] = {}
     for data, method in dict.fromkeys(places):
         recipe = found.get(data, {}).get(method)
-        now = search_checksum(data, method, trials_of(found, data, method))
-        if recipe is not None and recipe.searched_with != now:
+        if recipe is not None and recipe.searched_with != search_checksum(found, data, method):
             made.setdefault(data, []).append(method)
     return made
 
 
-def choose(records: Iterable[Record]) -> Recipe | None:
+def choose(records: Iterable[Record], *, searched_with: str | None = None) -> Recipe | None:
     """Choose the best of one method's trials on one data set.
 
     Args:
         records: of the validation split, one a trial, in the order of the grid.
+        searched_with: their `search_checksum`.
 
     Returns:
         The recipe, on a tie that of the earlier trial; None when every loss became infinite.
@@ -145,9 +157,7 @@ def choose(records: Iterable[Record]) -> Recipe | None:
             {"settings": trial.chosen, "balanced_accuracy": trial.balanced_accuracy}
             for trial in trials
         ],
-        searched_with=search_checksum(
-            trials[0].data, trials[0].method, [trial.chosen for trial in trials]
-        ),
+        searched_with=searched_with,
     )
 
 

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from benchmarks.accuracy import recipes
 from benchmarks.accuracy.jobs import SEARCH_SEED, Job, make_job
-from benchmarks.accuracy.recipes import Recipes, default_recipe, family_of, owner_of, trials_of
+from benchmarks.accuracy.recipes import (
+    Recipe,
+    Recipes,
+    default_recipe,
+    family_of,
+    owner_of,
+    trials_of,
+)
 from benchmarks.accuracy.records import Records
 from benchmarks.accuracy.trainings import Plan, do_jobs, say_costs
 from data_shards.manifest import Manifest
@@ -37,6 +45,10 @@ def search(plan: Plan) -> int:
     failures = 0
     for datasets in (families, others):
         failures += len(do_jobs(plan, searching.records, searching.jobs(datasets)))
+        beyond = searching.jobs_beyond(datasets)
+        if beyond:
+            say_costs(plan, searching.records, beyond, what="an end of the grid was best: ")
+        failures += len(do_jobs(plan, searching.records, beyond))
         searching.choose(datasets)
     print(plan.recipes)
     return int(bool(failures))
@@ -63,14 +75,18 @@ class Search:
             job for data in datasets for m in self.methods for job in self._trials(data, m, guess)
         ]
 
+    def jobs_beyond(self, datasets: Iterable[str]) -> list[Job]:
+        """The trials beyond an end of the grid, of the methods for which that end was best."""
+        return [job for data in datasets for m in self.methods for job in self._beyond(data, m)]
+
     def choose(self, datasets: Iterable[str]) -> None:
         """Write the recipes of which all trials are done, beside those that are in the file."""
         self.found.update(recipes.load(self.plan.recipes))  # another search may have written
         for data in datasets:
             for method in self.methods:
-                trials = self._trials(data, method)
-                done = self.records.of(trials)
-                recipe = recipes.choose(done) if len(done) == len(trials) else None
+                trials = [*self._trials(data, method), *self._beyond(data, method)]
+                checksum = recipes.search_checksum(self.found, data, method)
+                recipe = self._best(trials, checksum)
                 if recipe is not None:
                     self.found.setdefault(data, {})[method] = recipe
                     outcome = (
@@ -87,14 +103,24 @@ class Search:
         settings = trials_of(self.found, data, method)
         if guess and not settings:
             settings = [default_recipe(data, method).settings]
-        return [
-            make_job(
-                data,
-                method,
-                seed=SEARCH_SEED,
-                chosen=trial,
-                manifest=self.manifests[data],
-                split="validation",
-            )
-            for trial in settings
-        ]
+        return [self._job(data, method, trial) for trial in settings]
+
+    def _beyond(self, data: str, method: str) -> list[Job]:
+        best = self._best(self._trials(data, method))
+        trial = None if best is None else recipes.trial_beyond(data, best)
+        return [] if trial is None else [self._job(data, method, trial)]
+
+    def _best(self, trials: Sequence[Job], checksum: str | None = None) -> Recipe | None:
+        """The recipe of trials; None before all are done, or where every loss became infinite."""
+        done = self.records.of(trials)
+        return recipes.choose(done, searched_with=checksum) if len(done) == len(trials) else None
+
+    def _job(self, data: str, method: str, trial: Mapping[str, Any]) -> Job:
+        return make_job(
+            data,
+            method,
+            seed=SEARCH_SEED,
+            chosen=trial,
+            manifest=self.manifests[data],
+            split="validation",
+        )

@@ -59,6 +59,15 @@ def test_the_middle_of_a_grid_is_the_default_and_a_family_has_one_grid() -> None
         assert DATASETS[data.family or name].learning_rates == rates
 
 
+def test_beyond_an_end_of_the_grid_lies_one_more_trial() -> None:
+    data = DATASETS["utk_race"]
+    assert data.learning_rates == (0.01, 0.05, 0.2)
+    beyond = [data.trial_beyond(trial) for trial in data.trials]
+    assert beyond == [{"optim.learning_rate": 0.002}, None, {"optim.learning_rate": 0.8}]
+    alone = dataclasses.replace(data, learning_rates=(0.1,))
+    assert alone.trial_beyond(alone.default_trial) is None
+
+
 def test_what_was_chosen_is_set_and_a_trial_is_known_by_it(digits: Manifest) -> None:
     made = job(digits)
     assert made.config.optim.learning_rate == 0.05
