@@ -14,7 +14,12 @@ from typing import Any
 from trainer.config import RunConfig
 from trainer.methods import LabelSampling
 
-_NO_WARMUP = {"loss.clmle_from": 0.0, "sampler.warmup_sampling": "instance"}
+# Margins are full where the recipe's are, which count from the end of its warm-up.
+_NO_WARMUP = {
+    "loss.clmle_from": 0.0,
+    "loss.margin_anneal": 0.8,
+    "sampler.warmup_sampling": "instance",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +73,10 @@ ABLATIONS: Mapping[str, Ablation] = MappingProxyType(
             choice="no margins",
             settings={"loss.margin_between": 0.0, "loss.margin_within": 0.0},
         ),
-        "clmle_no_means": Ablation(choice="no running means", settings={"loss.mean_momentum": 0.0}),
+        "clmle_no_means": Ablation(
+            choice="no running means (nor for the spread's covariance)",
+            settings={"loss.mean_momentum": 0.0},
+        ),
         # A warm-up minimises the softmax term, so that it goes too: to be read beside no warm-up.
         "clmle_no_softmax": Ablation(
             choice="no softmax term (nor warm-up)",
@@ -101,9 +109,11 @@ ABLATIONS: Mapping[str, Ablation] = MappingProxyType(
             settings={"loss.cluster_prior": 0.0, "loss.logit_adjustment": 0.0},
         ),
         "clmle_neighbourhoods": Ablation(
-            choice="batches from neighbourhoods",
+            # Whose classes come about equally often, so that nothing is to be adjusted.
+            choice="batches from neighbourhoods, class-balanced before",
             settings={
                 "sampler.sampling": "cluster",
+                "sampler.warmup_sampling": "class_balanced",
                 "loss.cluster_prior": 0.0,
                 "loss.logit_adjustment": 0.0,
             },

@@ -89,10 +89,11 @@ def summarise_claims(
 
 
 def image_error(recall: float, counts: npt.NDArray[np.int64]) -> float:
-    """Standard error that a balanced accuracy has from the images on which it is measured.
+    """Standard error of one training's balanced accuracy if each image were answered by chance.
 
-    Those of other images of the same classes would differ by as much, whatever the seeds; methods
-    that are measured on the same images differ by less, as they err on the same ones.
+    At most what other images of the same classes would change. Part of it is the luck of the
+    training, which a mean over seeds loses and its deviation shows; the rest more seeds do not
+    mend. How far it touches a difference of methods depends on how alike they err.
 
     Args:
         recall: in [0, 1], taken to be that of every class.
@@ -183,7 +184,7 @@ def claims_cells(found: Mapping[str, Any]) -> list[list[str]]:
         [
             OURS,
             "balanced accuracy",
-            "s.e. of the images",
+            "s.e. of one training",
             "best classic",
             "points",
             "best of clusters",

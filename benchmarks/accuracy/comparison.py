@@ -7,6 +7,7 @@ import platform
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ from benchmarks.accuracy.claims import claims_text, summarise_claims
 from benchmarks.accuracy.jobs import Job, Record, class_sizes, make_job
 from benchmarks.accuracy.methods import METHODS, OURS
 from benchmarks.accuracy.plots import can_plot, plot_all
+from benchmarks.accuracy.readouts import readout_cells, summarise_readouts
 from benchmarks.accuracy.recipes import Recipe, Recipes, find_recipe
 from benchmarks.accuracy.records import Records
 from benchmarks.accuracy.results import (
@@ -30,6 +32,7 @@ from benchmarks.accuracy.results import (
 )
 from benchmarks.accuracy.seeds import best_methods, costliest_methods
 from benchmarks.accuracy.trainings import Plan, do_jobs, say_costs
+from cluster_jobs.comparison import aligned
 from data_shards.atomic import atomic_file, write_json
 from data_shards.manifest import Manifest
 
@@ -60,9 +63,7 @@ def compare(plan: Plan) -> int:
     if further:
         say_costs(plan, comparison.records, further, what="further seeds of the best methods: ")
     failures += do_jobs(plan, comparison.records, further)
-    rows = comparison.rows([*first, *further])
-    rows.sort(key=lambda row: (plan.datasets.index(row.data), plan.methods.index(row.method)))
-    _write(plan, rows, comparison.image_counts())
+    comparison.write([*first, *further])
     return int(bool(failures))
 
 
@@ -178,14 +179,28 @@ class Comparison:
             if same:
                 print(f"{method} is {OURS} itself on {', '.join(same)}, and is left out there")
 
+    def write(self, jobs: Sequence[Job]) -> None:
+        """Print what the trainings that are done came to; write it beside the plan's file."""
+        plan = self.plan
+        rows = self.rows(jobs)
+        rows.sort(key=lambda row: (plan.datasets.index(row.data), plan.methods.index(row.method)))
+        readouts = summarise_readouts(self.records.of(jobs), plan.datasets)
+        _write(plan, rows, readouts, summarise_claims(rows, plan.datasets, self.image_counts()))
 
-def _write(plan: Plan, rows: Sequence[Row], counts: Mapping[str, npt.NDArray[np.int64]]) -> None:
+
+def _write(
+    plan: Plan,
+    rows: Sequence[Row],
+    readouts: Mapping[str, Mapping[str, float]],
+    claims: dict[str, Any] | None,
+) -> None:
     scores, methods = score_table(rows, plan.methods)
-    tested = significance.summarise(scores, methods)
-    claims = summarise_claims(rows, plan.datasets, counts)
+    tested = significance.summarise(scores, methods, control=OURS)
     ablations = summarise_ablations(rows)
     ranks = tested["mean_ranks"] if tested else {}
     sys.stdout.write("\n" + accuracy_text(rows, ranks, plan.split) + "\n" + shot_text(rows) + "\n")
+    if readouts:
+        sys.stdout.write(aligned(readout_cells(readouts)) + "\n")
     sys.stdout.write(significance_text(tested, rows))
     sys.stdout.write(ablation_text(ablations) + claims_text(claims))
     machine = f"{platform.machine()}, {os.cpu_count()} CPUs, {platform.system()}"
@@ -199,6 +214,7 @@ def _write(plan: Plan, rows: Sequence[Row], counts: Mapping[str, npt.NDArray[np.
             "significance": tested,
             "ablations": ablations,
             "claims": claims,
+            "readouts": readouts,
         },
     )
     table = plan.out.with_suffix(".csv")

@@ -7,7 +7,13 @@ from typing import Any
 
 from benchmarks.accuracy.ablation_table import ablation_cells
 from benchmarks.accuracy.claims import claims_cells, missing_text, single_text
-from benchmarks.accuracy.results import Row, mean_and_deviation, mean_of
+from benchmarks.accuracy.readouts import readout_cells
+from benchmarks.accuracy.results import (
+    Row,
+    mean_and_deviation,
+    mean_of,
+    pair_cells,
+)
 
 _SHOTS = ("many", "medium", "few")
 
@@ -36,17 +42,34 @@ def markdown_tables(results: Mapping[str, Any]) -> str:
             "Recall of classes with many (> 100), medium and few (< 20) training images",
             _pivot(rows, methods, _shots),
         ),
+        _part(
+            "Read-outs by which these were measured, chosen on validation images",
+            _pivot(rows, methods, _readouts),
+        ),
     ]
+    if results.get("readouts"):  # older results have none
+        parts.append(
+            _part(
+                f"Balanced accuracy on the {images} by one read-out, mean over the data sets",
+                readout_cells(results["readouts"]),
+            )
+        )
     if tested:
         of_data_sets = tested.get("blocks_are") == "data sets"  # older results do not say: pairs
         blocks = "data sets" if of_data_sets else "pairs of data set and seed"
-        parts.append(
+        p = tested["friedman_p"]
+        parts += [
             _part(
                 f"Mean ranks over {tested['blocks']} {blocks}; those further apart than "
-                f"{tested['critical_difference']:.2f} differ at 0.05 (Nemenyi)",
+                f"{tested['critical_difference']:.2f} differ at 0.05 (Nemenyi)"
+                + ("" if p is None else f"; all alike: p = {p:.2g} (Friedman)"),
                 [["method", "mean rank"], *([m, f"{r:.2f}"] for m, r in _ascending(ranks))],
-            )
-        )
+            ),
+            _part(
+                f"CLMLE against each of the others over {blocks} (Wilcoxon's signed-rank test)",
+                pair_cells(tested),
+            ),
+        ]
     if results["claims"]:
         claims = results["claims"]
         words = (single_text(claims) + missing_text(claims)).replace("\n", "  \n")
@@ -133,6 +156,10 @@ def _shots(mine: Sequence[Row]) -> str:
     if not any(mean is not None for mean in means):
         return "-"
     return " / ".join("-" if mean is None else f"{mean:.3f}" for mean in means)
+
+
+def _readouts(mine: Sequence[Row]) -> str:
+    return ", ".join(dict.fromkeys(row.readout for row in mine)) or "-"
 
 
 def _seconds(mine: Sequence[Row]) -> str:

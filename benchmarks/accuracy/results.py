@@ -157,7 +157,7 @@ def _cell(rows: Sequence[Row], data: str, method: str) -> str:
 
 
 def significance_text(found: Mapping[str, Any] | None, rows: Sequence[Row]) -> str:
-    """The tests in words: all methods together, then the best-ranked against each other one.
+    """The tests in words: all methods together, then pair by pair.
 
     Args:
         found: what `significance.summarise` says.
@@ -172,18 +172,23 @@ def significance_text(found: Mapping[str, Any] | None, rows: Sequence[Row]) -> s
         blocks = f"{len({row.data for row in rows})} data sets (means over common seeds)"
     else:
         blocks = f"{len({(row.data, row.seed) for row in rows})} (data set, seed) pairs"
-    ranks, p = found["mean_ranks"], found["friedman_p"]
-    best = min(ranks, key=lambda name: ranks[name])
-    lines = [
+    p = found["friedman_p"]
+    return (
         f"significance over {found['blocks']} of {blocks}: "
         + ("" if p is None else f"Friedman p = {p:.2g}; ")
         + f"mean ranks that differ by more than {found['critical_difference']:.2f} differ at 0.05 "
-        "(Nemenyi)",
-    ]
-    table = [["pairs with the best rank", "blocks", "difference", "Wilcoxon p", "Holm p"]]
+        "(Nemenyi)\n" + aligned(pair_cells(found))
+    )
+
+
+def pair_cells(found: Mapping[str, Any]) -> list[list[str]]:
+    """A header and a line a pair that was tested.
+
+    Args:
+        found: what `significance.summarise` says.
+    """
+    cells = [["better > worse", "blocks", "points", "Wilcoxon p", "Holm p"]]
     for pair in found["pairs"]:
-        if best in (pair["better"], pair["worse"]):
-            numbers = [f"{pair['difference']:.4f}", f"{pair['p']:.3g}", f"{pair['p_holm']:.3g}"]
-            name = f"{pair['better']} > {pair['worse']}"
-            table.append([name, str(pair["blocks"]), *numbers])
-    return "\n".join(lines) + "\n" + aligned(table)
+        numbers = [f"{100 * pair['difference']:.2f}", f"{pair['p']:.3g}", f"{pair['p_holm']:.3g}"]
+        cells.append([f"{pair['better']} > {pair['worse']}", str(pair["blocks"]), *numbers])
+    return cells

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import ANY
 
 import pytest
 
@@ -168,8 +169,10 @@ def test_further_seeds_wait_for_the_first_and_do_not_change_the_choice(
     assert written["significance"]["blocks"] == 2
     assert written["significance"]["blocks_are"] == "data sets with seeds"
     pairs = {(pair["better"], pair["worse"]): pair for pair in written["significance"]["pairs"]}
-    assert pairs["class_balanced", "softmax"]["blocks"] == 2
-    assert pairs["class_balanced", "focal"]["blocks"] == 4
+    blocks = {name: pair["blocks"] for names, pair in pairs.items() for name in names}
+    assert blocks == {"softmax": 2, "class_balanced": 4, "focal": 4, "arcface": 4, "clmle": ANY}
+    assert all("clmle" in names for names in pairs)
+    assert set(written["readouts"]["softmax"]) == {"head", "knc_margin", "knc_soft", "knn_balanced"}
     assert written["claims"]["datasets"][0]["ours"]["mean"] == pytest.approx(0.4)
     assert written["ablations"] is None
 

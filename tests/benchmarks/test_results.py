@@ -13,6 +13,7 @@ from benchmarks.accuracy.datasets import DATASETS
 from benchmarks.accuracy.jobs import Record
 from benchmarks.accuracy.methods import METHODS
 from benchmarks.accuracy.plots import SUFFIXES, plot_all
+from benchmarks.accuracy.readouts import readout_cells, summarise_readouts
 from benchmarks.accuracy.recipes import (
     Recipe,
     choose,
@@ -99,7 +100,7 @@ def test_tables_in_words() -> None:
     tests = significance_text(found, [*rows, row("c", None, seed=2)])
     assert "over 2 of 3 (data set, seed) pairs" in tests
     assert "b > a" in tests
-    assert "0.2500" in tests
+    assert "25.00" in tests  # points
     assert "not tested" in significance_text(None, [])
     shots = shot_text(rows).splitlines()
     assert shots[1].split() == ["digits,", "a", "knc_soft", "1.0000", "0.8000", "0.4000"]
@@ -110,6 +111,30 @@ def test_blocks_of_data_sets_are_called_so() -> None:
     found = summarise(*score_table(rows, ["a", "b"]))
     text = significance_text(found, [*rows, row("a", 0.5, data="more"), row("a", 0.5, seed=1)])
     assert "over 6 of 8 data sets (means over common seeds): mean ranks" in text
+
+
+def test_one_read_out_for_all_data_sets() -> None:
+    def trained(method: str, data: str, **values: float) -> Record:
+        return replace(RECORD, method=method, data=data, balanced_accuracy=values)
+
+    records = [
+        trained("a", "digits", head=0.5, ncm=0.1),
+        trained("a", "digits", head=0.7, ncm=0.3),
+        trained("a", "lfw10", head=0.2, ncm=0.6, knn=0.9),
+        trained("b", "digits", head=1.0),
+        trained("c", "digits", ncm=0.5),
+        trained("c", "lfw10"),  # its loss became infinite
+    ]
+    found = summarise_readouts(records, ["lfw10", "digits"])
+    assert found == {
+        "a": {"head": pytest.approx((0.6 + 0.2) / 2), "ncm": pytest.approx((0.2 + 0.6) / 2)},
+        "c": {},
+    }
+    assert readout_cells(found) == [
+        ["one read-out for all data sets", "head", "ncm"],
+        ["a", "0.4000", "0.4000"],
+        ["c", "-", "-"],
+    ]
 
 
 def test_csv_has_a_line_a_training() -> None:

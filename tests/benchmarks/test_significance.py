@@ -90,6 +90,26 @@ def test_pairs_say_who_is_better() -> None:
     assert (third.difference, third.p) == (0, 1)
 
 
+def test_pairs_of_one_method_are_fewer_tests() -> None:
+    made = scores(6, 4)[:, None]
+    names = ["a", "b", "c", "d"]
+    every = compare_pairs(made, names, "data sets")
+    of_c = compare_pairs(made, names, "data sets", control="c")
+    assert len(every) == 6
+    assert [pair.p for pair in of_c] == [p.p for p in every if "c" in (p.better, p.worse)]
+    assert [pair.p_holm for pair in of_c] == holm(np.array([pair.p for pair in of_c])).tolist()
+    assert compare_pairs(made, names, "data sets", control="not trained") == every
+    # One that always wins is found among 22 methods, which all pairs together could not show.
+    many = scores(10, 22)[:, None] + 10 * (np.arange(22) == 0)
+    names = [f"method {number}" for number in range(22)]
+    found = summarise(many, names, control="method 0")
+    assert found is not None
+    assert max(pair["p_holm"] for pair in found["pairs"]) == pytest.approx(21 * 2 / 2**10)
+    found = summarise(many, names)
+    assert found is not None
+    assert min(pair["p_holm"] for pair in found["pairs"]) > 0.05
+
+
 def test_a_gap_is_left_out_of_the_pairs_that_it_concerns() -> None:
     made = scores(6, 3)
     made[4:, 2] = np.nan
