@@ -1,4 +1,4 @@
-# make demo   set up, then train on real digits made long-tailed (75 seconds on 2 cores)
+# make demo   set up, then train on real digits made long-tailed (80 seconds on 2 cores)
 # make test   set up, then lint, types and all CPU tests
 # Everything lands in .venv; only `make install` needs the package index.
 

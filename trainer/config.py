@@ -55,7 +55,7 @@ class RunConfig:
     """Other methods that `clmle run` trains after the run itself, on as many images, for its
     comparison table: name -> settings that differ, as in `--set` (`loss.name: softmax`). One with
     another loss.name than the run has none of the run's loss section, sampler.sampling and
-    sampler.warmup_sampling, but their defaults and its own."""
+    sampler.warmup_sampling, but their defaults and its own; refresh.every is 0 unless set."""
 
     def __post_init__(self) -> None:
         self._check_sampling()
@@ -128,8 +128,12 @@ class RunConfig:
 
     @property
     def readout(self) -> str:
-        """The read-out that the run's method is meant for."""
-        return "head_crt" if self.train.classifier_share else METHODS[self.loss.name].readout
+        """The read-out that the run's method is meant for: of CLMLE with a head, both together."""
+        if self.train.classifier_share:
+            return "head_crt"
+        if self.loss.name == "clmle" and self.loss.has_classifier:
+            return "blend"
+        return METHODS[self.loss.name].readout
 
     @property
     def images_per_step(self) -> int:

@@ -108,7 +108,8 @@ def baseline_config(config: RunConfig, name: str) -> RunConfig:
 
     The run's loss section and its samplings are fitted to its own loss, so a baseline of another
     one starts from the defaults there; it shares the data, the model, the batches' shape, the
-    optimiser and the number of steps.
+    optimiser and the number of steps. No tables are made while it trains (`refresh.every` is 0)
+    unless it says so itself.
     """
     settings = _dotted(config.baselines[name])
     folder = Path(config.run.folder) / "baselines" / name.replace(" ", "_")

@@ -263,7 +263,8 @@ def test_a_classifier_stage_ends_tables_and_draws_class_balanced():
 @pytest.mark.parametrize(
     ("sections", "readout"),
     [
-        ({}, "knc_margin"),
+        ({}, "blend"),
+        ({"loss": {"weight_softmax": 0.0}}, "knc_margin"),
         ({"loss": {"name": "supcon"}}, "ncm"),
         ({"loss": {"name": "softmax"}}, "head"),
         ({"loss": {"name": "softmax"}, "train": {"classifier_share": 0.1}}, "head_crt"),
