@@ -18,6 +18,7 @@ VERBS = {
     ),
     "run": ("cluster_jobs.run", "train on this machine: Ray, clustering, DeepSpeed, report"),
     "evaluate": ("cluster_jobs.evaluate", "classify the test images again, spread over Ray"),
+    "classify": ("cluster_jobs.classify", "image files -> classes, with a trained network"),
     "doctor": ("cluster_jobs.doctor", "what is installed, what works here, what to mend"),
     "recluster": ("cluster_jobs.recluster", "the clustering service alone, for a Ray cluster"),
     "embed": ("cluster_jobs.embed", "images -> embeddings by the weights of one snapshot"),

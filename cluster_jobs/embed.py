@@ -17,6 +17,7 @@ from pathlib import Path
 
 from cluster_jobs.errors import JobError, run_job
 from cluster_jobs.local_ray import ray_session
+from cluster_jobs.snapshots import check_data, find_snapshot
 from cluster_jobs.workers import EmbeddedShard, EmbedWork, embed_one_shard
 from clustering.config import ClusterConfig
 from clustering.tasks import run_tasks
@@ -25,8 +26,8 @@ from data_shards.manifest import Manifest
 from data_shards.progress import Progress
 from trainer.config import RunConfig
 from trainer.config_file import config_parser, load_with_recipe, to_yaml
-from trainer.run_folder import RunFolder, step_name, step_of
-from trainer.snapshot import Snapshot, read_snapshot, snapshot_steps
+from trainer.run_folder import RunFolder
+from trainer.snapshot import Snapshot
 from trainer.tasks import resolve_tasks
 
 logger = logging.getLogger(__name__)
@@ -131,55 +132,6 @@ def embed_works(
         )
         for number in range(len(manifest.split(split).shards))
     ]
-
-
-def check_data(snapshot: Snapshot, manifest: Manifest) -> None:
-    """Refuse shards other than those that a snapshot was trained on.
-
-    Raises:
-        JobError: they differ.
-    """
-    if manifest.checksum != snapshot.data_checksum:
-        raise JobError(
-            f"{snapshot.path} was trained on other shards than those in {manifest.folder}; "
-            "set data.shards to the folder that the run was started with"
-        )
-
-
-def find_snapshot(named: str | None, run: RunFolder) -> Snapshot:
-    """The snapshot that an option names: a step, a folder, or (None) the newest of the run.
-
-    A checkpoint's folder stands for the snapshot of the same step beside it.
-
-    Raises:
-        JobError: there is none.
-        TrainingError: it is damaged.
-    """
-    if named is not None and not named.isdigit():
-        return read_snapshot(_snapshot_folder(Path(named).absolute()))
-    steps = snapshot_steps(run)
-    if not steps:
-        raise JobError(f"{run.path} has no snapshot yet; train first, or name a snapshot's folder")
-    step = steps[-1] if named is None else int(named)
-    if step not in steps:
-        shown = ", ".join(map(str, steps))
-        raise JobError(f"{run.path} has no snapshot of step {step}; it has those of {shown}")
-    return read_snapshot((run.snapshots / step_name(step)).absolute())
-
-
-def _snapshot_folder(path: Path) -> Path:
-    step = step_of(path.name)
-    if path.parent.name != "checkpoints" or step is None:
-        return path
-    run = RunFolder(path.parent.parent)
-    steps = snapshot_steps(run)
-    if step not in steps:
-        raise JobError(
-            f"checkpoint {path} has no snapshot of its weights in {run.snapshots}: one is written "
-            "for each cluster table, and old ones are removed; there are those of steps "
-            f"{', '.join(map(str, steps)) or '(none)'}"
-        )
-    return run.snapshots / step_name(step)
 
 
 def _check_visible(folder: Path, infos: Sequence[EmbeddingShardInfo]) -> None:

@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from cluster_jobs.comparison import evaluation_table
-from cluster_jobs.embed import check_data, find_snapshot, task_resources
-from cluster_jobs.errors import JobError, run_job
+from cluster_jobs.embed import task_resources
+from cluster_jobs.errors import run_job
 from cluster_jobs.local_ray import ray_session
-from cluster_jobs.table_requests import is_served
+from cluster_jobs.snapshots import check_data, check_served, served_snapshot
 from cluster_jobs.workers import Counts, CountWork, count_right_answers
 from clustering import store
 from clustering.config import ClusterConfig
@@ -27,7 +27,6 @@ from data_shards.manifest import Manifest
 from data_shards.progress import Progress
 from trainer.config import RunConfig
 from trainer.config_file import config_parser, load_with_recipe, to_yaml
-from trainer.errors import TrainingError
 from trainer.evaluation.evaluate import Batch, evaluation_batches
 from trainer.evaluation.neighbours import (
     missing_embeddings,
@@ -38,7 +37,7 @@ from trainer.evaluation.report import as_metrics, summarise, write_evaluation
 from trainer.metrics import MetricWriter
 from trainer.run_folder import RunFolder, step_name
 from trainer.sections import EvaluationConfig, TaskConfig
-from trainer.snapshot import Snapshot, snapshot_steps
+from trainer.snapshot import Snapshot
 from trainer.tasks import resolve_tasks
 
 _SHARES_PER_CPU = 4  # evens out slow workers
@@ -82,7 +81,7 @@ def count_works(
     """
     check_data(snapshot, manifest)
     run = RunFolder(config.run_path.absolute())
-    _check_served(run, snapshot)
+    check_served(run, snapshot)
     tasks = resolve_tasks(config, manifest)
     batches = evaluation_batches(
         manifest.split(config.evaluation.split), config.evaluation.batch_size
@@ -138,7 +137,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     manifest = Manifest.load(config.data.shards)
     run = RunFolder(config.run_path)
-    snapshot = _chosen_snapshot(options.checkpoint, run)
+    snapshot = served_snapshot(options.checkpoint, run)
     images = manifest.split(config.evaluation.split).num_samples
     gpus = config.launch.embed_gpus
     with (
@@ -157,44 +156,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     sys.stdout.write(evaluation_table(summary, manifest, config))
     sys.stdout.write(f"\n{path}\n")
     return 0
-
-
-def _chosen_snapshot(named: str | None, run: RunFolder) -> Snapshot:
-    """The named one; by default that of the highest step whose tables are published."""
-    served = _served_steps(run)
-    if named is None:
-        return find_snapshot(str(served[-1]) if served else None, run)
-    try:
-        snapshot = find_snapshot(named, run)
-    except JobError as error:
-        raise JobError(f"{error}{_steps_that_work(served)}") from error
-    _check_served(run, snapshot)
-    return snapshot
-
-
-def _check_served(run: RunFolder, snapshot: Snapshot) -> None:
-    if not is_served(run, snapshot):
-        raise JobError(
-            f"the cluster tables of {snapshot.path} are not published in {run.tables}; make them "
-            "with `clmle recluster --once`, or name another --checkpoint"
-            f"{_steps_that_work(_served_steps(run))}"
-        )
-
-
-def _served_steps(run: RunFolder) -> list[int]:
-    """Steps whose snapshot and tables are there, ascending."""
-    return [step for step in snapshot_steps(run) if _can_be_evaluated(run, step)]
-
-
-def _can_be_evaluated(run: RunFolder, step: int) -> bool:
-    try:
-        return is_served(run, find_snapshot(str(step), run))
-    except TrainingError:  # damaged
-        return False
-
-
-def _steps_that_work(served: Sequence[int]) -> str:
-    return f"; steps that can be evaluated: {', '.join(map(str, served)) or '(none yet)'}"
 
 
 if __name__ == "__main__":

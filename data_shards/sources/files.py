@@ -16,6 +16,20 @@ Files = dict[str, Callable[[], bytes]]
 """Name below the folder or in the tar, with "/" -> returns the file's bytes."""
 
 
+def visible_files(folder: Path) -> list[Path]:
+    """The files at any depth of a folder, in order; hidden files and folders are passed over."""
+    files: list[Path] = []
+    for parent, folders, names in os.walk(folder):
+        folders[:] = sorted(filter(is_visible, folders))
+        files += [Path(parent, name) for name in sorted(filter(is_visible, names))]
+    return files
+
+
+def is_visible(name: str) -> bool:
+    """Whether a file or folder of that name is not hidden."""
+    return not name.startswith(".")
+
+
 def files_of(path: Path) -> Files:
     """List what lies at any depth of a folder or of a tar (also .tgz, .tar.xz, ...).
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import os
 from pathlib import Path
 
 from data_shards.errors import DataError
 from data_shards.sources.base import Source, SourceItem, extension_of
+from data_shards.sources.files import is_visible, visible_files
 
 COLUMN = "class"
 _TEST_NAMES = ("test", "val", "validation")
@@ -43,7 +43,7 @@ def read(root: Path) -> Source:
                 extension_of(path.name),
             )
             for folder in found
-            for path in _files(folder)
+            for path in _images(folder)
         ]
         for split, found in classes.items()
     }
@@ -80,7 +80,7 @@ def _class_folders(folder: Path) -> list[Path]:
     folders = _visible_folders(folder)
     if not folders:
         raise DataError(f"{folder} has no class folder; expected {folder}/CLASS/image.jpg")
-    loose = [entry.name for entry in folder.iterdir() if entry.is_file() and _visible(entry.name)]
+    loose = [entry.name for entry in folder.iterdir() if entry.is_file() and is_visible(entry.name)]
     if loose:
         _logger.warning(
             "%s: %d files beside the class folders are not imported, such as %s",
@@ -91,19 +91,12 @@ def _class_folders(folder: Path) -> list[Path]:
     return folders
 
 
-def _files(class_folder: Path) -> list[Path]:
-    files: list[Path] = []
-    for parent, folders, names in os.walk(class_folder):
-        folders[:] = sorted(filter(_visible, folders))
-        files += [Path(parent, name) for name in sorted(filter(_visible, names))]
+def _images(class_folder: Path) -> list[Path]:
+    files = visible_files(class_folder)
     if not files:
         raise DataError(f"class folder {class_folder} holds no image; add some or remove it")
     return files
 
 
 def _visible_folders(folder: Path) -> list[Path]:
-    return sorted(entry for entry in folder.iterdir() if entry.is_dir() and _visible(entry.name))
-
-
-def _visible(name: str) -> bool:
-    return not name.startswith(".")
+    return sorted(entry for entry in folder.iterdir() if entry.is_dir() and is_visible(entry.name))

@@ -9,6 +9,7 @@ import pytest
 from cluster_jobs import embed, evaluate
 from cluster_jobs.errors import JobError
 from cluster_jobs.refresh import Refresher
+from cluster_jobs.snapshots import find_snapshot
 from clustering import store
 from data_shards.atomic import read_json, write_json
 from data_shards.embeddings import EmbeddingShards
@@ -52,7 +53,7 @@ def test_shares_hold_every_batch_once(tiny: TinyRun, most: int) -> None:
 def test_the_sum_over_workers_is_the_count_of_one_process(
     served: TinyRun, ray_cpus: int, most: int
 ) -> None:
-    snapshot = embed.find_snapshot("5", served.run)
+    snapshot = find_snapshot("5", served.run)
     by_images = {"evaluation.knn": 3, "evaluation.knn_balanced": 100}
     config = with_settings(served.config, by_images | {"evaluation.head_adjustment": 1.0})
     works = evaluate.count_works(config, served.manifest, snapshot, most=most)
@@ -128,9 +129,9 @@ def test_a_checkpoints_folder_stands_for_the_snapshot_of_its_step(served: TinyRu
         folder.mkdir(parents=True)
         write_json(folder / "manifest.json", {"state": {"step": step}})
     assert evaluate.main([*command, str(served.run.checkpoints / step_name(5))]) == 0
-    with pytest.raises(JobError, match="tables of .*; steps that can be evaluated: 5$"):
+    with pytest.raises(JobError, match="tables of .*; steps that have tables: 5$"):
         evaluate.main([*command, str(served.run.checkpoints / step_name(10))])
-    with pytest.raises(JobError, match="no snapshot of its .*; steps that can be evaluated: 5$"):
+    with pytest.raises(JobError, match="no snapshot of its .*; steps that have tables: 5$"):
         evaluate.main([*command, str(served.run.checkpoints / step_name(15))])
 
 
@@ -142,7 +143,7 @@ def test_a_run_without_snapshots_says_so(tiny: TinyRun) -> None:
 def test_data_without_a_test_split_says_so(served: TinyRun) -> None:
     splits = {"train": served.manifest.split("train")}
     manifest = dataclasses.replace(served.manifest, splits=splits)
-    snapshot = embed.find_snapshot("5", served.run)
+    snapshot = find_snapshot("5", served.run)
     with pytest.raises(DataError, match="no split 'test'"):
         evaluate.count_works(served.config, manifest, snapshot, most=1)
 
@@ -156,7 +157,7 @@ def test_embed_writes_what_one_process_computes(
     assert f"{NUM_TEST} embeddings of step 5" in capsys.readouterr().out
     written = EmbeddingShards.open(out / COLUMN)
     manifest: Manifest = served.manifest
-    network = load_network(embed.find_snapshot("5", served.run))
+    network = load_network(find_snapshot("5", served.run))
     alone = embed_shard(network, manifest, 1, split="test", batch_size=5, labels={COLUMN: COLUMN})
     at = [written.ids.tolist().index(i) for i in alone[COLUMN].ids]
     assert (written.rows(at) == alone[COLUMN].embeddings).all()

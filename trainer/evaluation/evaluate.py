@@ -15,7 +15,7 @@ from data_shards.manifest import SplitInfo
 from trainer.embed import decode_batch, embed_images
 from trainer.evaluation.counts import ClassCounts
 from trainer.evaluation.readouts import predict, readouts
-from trainer.models.network import Network
+from trainer.models.network import Network, TaskOutput
 from trainer.sections import EvaluationConfig, TaskConfig
 
 Batch = tuple[int, int]
@@ -73,22 +73,55 @@ def count_batches(  # noqa: PLR0913 - all that a read-out may look at
         outputs = embed_images(network, _read_images(index, start, stop, network))
         for task in tasks:
             labels = index.labels(task.label)[start:stop]
-            output, table = outputs[task.name], tables.get(task.name)
-            head = network.head(task.name)
-            tau_logits = head.tau_logits(output, config.tau) if config.tau > 0 else None
-            predictions = predict(
-                output,
-                table,
-                config,
+            predictions = predict_task(
+                network,
+                outputs[task.name],
+                task.name,
+                table=tables.get(task.name),
+                config=config,
                 class_counts=class_counts[task.name],
                 training=training[task.name] if training is not None else None,
-                tau_logits=tau_logits,
             )
             for readout, predicted in predictions.items():
                 num_classes = network.num_classes[task.name]
                 counted = ClassCounts.of(predicted, labels, num_classes)
                 counts[task.name, readout] = counts[task.name, readout] + counted
     return counts
+
+
+def predict_task(  # noqa: PLR0913 - all that a read-out may look at
+    network: Network,
+    output: TaskOutput,
+    task: str,
+    *,
+    table: ClusterTable | None,
+    config: EvaluationConfig,
+    class_counts: npt.NDArray[np.int64],
+    training: EmbeddingShards | None = None,
+) -> Mapping[str, npt.NDArray[np.int64]]:
+    """Classify images by every read-out of one task.
+
+    Args:
+        network: that the output comes from.
+        output: of the task, of N images.
+        task: its name.
+        table: its clusters; None leaves only the classifiers.
+        config: settings of the read-outs.
+        class_counts: (C,) training images of each class.
+        training: embeddings of the training images, for the read-outs by the nearest of them.
+
+    Returns:
+        read-out -> (N,) predicted classes.
+    """
+    tau_logits = network.head(task).tau_logits(output, config.tau) if config.tau > 0 else None
+    return predict(
+        output,
+        table,
+        config,
+        class_counts=class_counts,
+        training=training,
+        tau_logits=tau_logits,
+    )
 
 
 def _read_images(index: SampleIndex, start: int, stop: int, network: Network) -> np.ndarray:

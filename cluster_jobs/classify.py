@@ -1,0 +1,241 @@
+"""Classify image files with the weights and the cluster table of a run.
+
+    clmle classify --config configs/long_tail.yaml PHOTOS new.jpg --out classes.csv
+
+Writes a CSV line an image and task: the file, the class, and the cosine of the angle to the nearest
+cluster of that class, which is low for an image of no class at all. One process, on a GPU if there
+is one.
+"""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+import numpy.typing as npt
+
+from cluster_jobs.errors import JobError, run_job
+from cluster_jobs.snapshots import check_data, served_snapshot
+from clustering import store
+from clustering.table import ClusterTable
+from data_shards.atomic import atomic_file
+from data_shards.errors import DataError
+from data_shards.manifest import Manifest
+from data_shards.progress import Progress
+from data_shards.sources.files import visible_files
+from data_shards.transforms import decode_image
+from trainer.config_file import config_parser, load_with_recipe, to_yaml
+from trainer.embed import embed_images
+from trainer.evaluation.evaluate import predict_task
+from trainer.evaluation.readouts import readouts
+from trainer.models.network import Network
+from trainer.run_folder import RunFolder
+from trainer.sections import EvaluationConfig, TaskConfig
+from trainer.snapshot import load_network
+from trainer.tasks import resolve_tasks
+from trainer.world import World
+
+HEADER = ("image", "task", "class", "similarity")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classifier:
+    """A network with the clusters of each task."""
+
+    network: Network
+    """In evaluation mode."""
+    manifest: Manifest
+    """Of the training images: their numbers and the names of the classes."""
+    tasks: Sequence[TaskConfig]
+    tables: Mapping[str, ClusterTable]
+    config: EvaluationConfig
+    readout: str
+
+    def check(self) -> None:
+        """Refuse a read-out that a task does not have.
+
+        Raises:
+            JobError: with those that all tasks have.
+        """
+        for task in self.tasks:
+            there = readouts(self.tables[task.name], self.config, self.network)
+            if self.readout not in there:
+                raise JobError(f"--readout {self.readout}: there are {', '.join(there)}")
+
+    def classify(
+        self, images: npt.NDArray[np.uint8]
+    ) -> dict[str, tuple[list[str], npt.NDArray[np.float32]]]:
+        """Classify a batch.
+
+        Args:
+            images: (N, size, size, channels), as the network wants them.
+
+        Returns:
+            Task -> N names of classes, and (N,) similarities in [-1, 1].
+        """
+        outputs = embed_images(self.network, images)
+        found = {}
+        for task in self.tasks:
+            output, table = outputs[task.name], self.tables[task.name]
+            predicted = predict_task(
+                self.network,
+                output,
+                task.name,
+                table=table,
+                config=self.config,
+                class_counts=self.manifest.class_counts("train", task.label),
+            )[self.readout]
+            names = self.manifest.label_names[task.label]
+            embeddings = output.embedding.float().cpu().numpy()
+            found[task.name] = (
+                [names[c] for c in predicted],
+                similarities(embeddings, predicted, table),
+            )
+        return found
+
+
+def similarities(
+    embeddings: npt.NDArray[np.float32], classes: npt.NDArray[np.int64], table: ClusterTable
+) -> npt.NDArray[np.float32]:
+    """Cosine to the nearest cluster of a class each.
+
+    Args:
+        embeddings: (N, D) unit rows.
+        classes: (N,) which have clusters.
+        table: the clusters.
+
+    Returns:
+        (N,) in [-1, 1].
+    """
+    nearest = np.empty(len(embeddings), np.float32)
+    for chosen in np.unique(classes):
+        rows = classes == chosen
+        centroids = table.centroids[table.class_of == chosen]
+        nearest[rows] = (embeddings[rows] @ centroids.T).max(axis=1)
+    return nearest
+
+
+def image_files(named: Iterable[Path]) -> list[Path]:
+    """Files as they are named, and those in named folders at any depth but for hidden ones.
+
+    Raises:
+        DataError: one is not there, or a folder holds none.
+    """
+    files: list[Path] = []
+    for path in named:
+        if not path.exists():
+            raise DataError(f"{path} is not there; name image files or folders of them")
+        below = visible_files(path) if path.is_dir() else [path]
+        if not below:
+            raise DataError(f"{path} holds no file")
+        files += below
+    return files
+
+
+def classified(
+    classifier: Classifier, files: Sequence[Path], *, skip: bool
+) -> Iterator[list[tuple[str, str, str, str]]]:
+    """Lines of the CSV, batch by batch.
+
+    Args:
+        classifier: what classifies.
+        files: in the order of the lines.
+        skip: pass over files that are no images, with a warning.
+
+    Raises:
+        DataError: a file is no image, unless skipped.
+    """
+    size = classifier.config.batch_size
+    for first in range(0, len(files), size):
+        images = list(_decoded(files[first : first + size], classifier.network, skip=skip))
+        found = classifier.classify(np.stack([pixels for _, pixels in images])) if images else {}
+        yield [
+            (str(path), task, name, f"{value:.4f}")
+            for task, (names, nearest) in found.items()
+            for (path, _), name, value in zip(images, names, nearest, strict=True)
+        ]
+
+
+def _decoded(
+    files: Iterable[Path], network: Network, *, skip: bool
+) -> Iterator[tuple[Path, npt.NDArray[np.uint8]]]:
+    for path in files:
+        try:
+            image = decode_image(
+                path.read_bytes(), size=network.input_size, channels=network.channels
+            )
+        except DataError as error:
+            if not skip:
+                raise DataError(f"{path}: {error}; --on-error skip passes over it") from error
+            sys.stderr.write(f"warning: {path} is skipped: {error}\n")
+        else:
+            yield path, image
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The job."""
+    parser = config_parser("clmle classify", __doc__)
+    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE|FOLDER")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="default: standard output")
+    parser.add_argument(
+        "--readout", metavar="NAME", help="default: the one that the run's method is meant for"
+    )
+    parser.add_argument(
+        "--checkpoint",
+        metavar="STEP|FOLDER",
+        help="a step of the run, or the folder of a snapshot or a checkpoint; default: the newest "
+        "with its table",
+    )
+    parser.add_argument(
+        "--on-error", choices=("stop", "skip"), default="stop", help="at files that are no images"
+    )
+    options = parser.parse_args(argv)
+    config, derived = load_with_recipe(options.config, options.overrides)
+    if options.dry_run:
+        sys.stdout.write(to_yaml(config, derived))
+        return 0
+    files = image_files(options.images)
+    manifest, run = Manifest.load(config.data.shards), RunFolder(config.run_path)
+    snapshot = served_snapshot(options.checkpoint, run)
+    check_data(snapshot, manifest)
+    classifier = Classifier(
+        network=load_network(snapshot).to(World.from_environment().device),
+        manifest=manifest,
+        tasks=resolve_tasks(config, manifest),
+        tables=store.load(run.tables, snapshot.step),
+        config=config.evaluation,
+        readout=options.readout or config.readout,
+    )
+    classifier.check()
+    with ExitStack() as stack:
+        file: TextIO = sys.stdout
+        if options.out is not None:
+            temporary = stack.enter_context(atomic_file(options.out))
+            file = stack.enter_context(temporary.open("w", encoding="utf-8", newline=""))
+        progress = stack.enter_context(Progress(len(files), label="classify", unit="images"))
+        _write(file, classifier, files, progress, skip=options.on_error == "skip")
+    if options.out is not None:
+        sys.stdout.write(f"{options.out}\n")
+    return 0
+
+
+def _write(
+    file: TextIO, classifier: Classifier, files: Sequence[Path], progress: Any, *, skip: bool
+) -> None:
+    lines = csv.writer(file, lineterminator="\n")
+    lines.writerow(HEADER)
+    done = 0
+    for batch in classified(classifier, files, skip=skip):
+        lines.writerows(batch)
+        done = min(done + classifier.config.batch_size, len(files))
+        progress.update(done - progress.done)
+
+
+if __name__ == "__main__":
+    sys.exit(run_job(main))

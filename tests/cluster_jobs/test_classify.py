@@ -1,0 +1,149 @@
+"""`clmle classify` says of image files what the evaluation counts of the same images."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cluster_jobs.classify import HEADER, main, similarities
+from cluster_jobs.errors import JobError
+from cluster_jobs.refresh import Refresher
+from clustering import store
+from data_shards.errors import DataError
+from data_shards.index import SampleIndex
+from tests.cluster_jobs.conftest import NUM_TEST, TinyRun
+from tests.helpers.image_shards import COLUMN
+from trainer.embed import decode_batch, embed_images
+from trainer.evaluation.evaluate import count_batches, evaluation_batches
+from trainer.run_folder import step_name
+from trainer.snapshot import load_network, read_snapshot
+from trainer.tasks import resolve_tasks
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture
+def served(tiny: TinyRun, ray_cpus: int) -> TinyRun:
+    """A run with the tables of step 5, and a newer snapshot without."""
+    Refresher(tiny.config, tiny.manifest, cpus=ray_cpus).serve(tiny.snapshot(5))
+    tiny.snapshot(10)
+    return tiny
+
+
+@pytest.fixture
+def photos(served: TinyRun, tmp_path: Path) -> Path:
+    """The test images as files, named by their number; beside them what is no image."""
+    folder = tmp_path / "photos"
+    (folder / "more").mkdir(parents=True)
+    index = SampleIndex(served.manifest, "test")
+    for place, sample_id in enumerate(index.ids):
+        inside = folder / "more" if place % 2 else folder
+        (inside / f"{place:03d}.png").write_bytes(index.read(int(sample_id)))
+    (folder / ".hidden").write_text("passed over")
+    return folder
+
+
+def lines_of(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_files_get_the_classes_that_the_evaluation_counts(
+    served: TinyRun, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest, index = served.manifest, SampleIndex(served.manifest, "test")
+    network = load_network(read_snapshot(served.run.snapshots / step_name(5)))
+    tables = store.load(served.run.tables, 5)
+    tasks = resolve_tasks(served.config, manifest)
+    counts = count_batches(
+        network,
+        index,
+        evaluation_batches(manifest.split("test"), 100),
+        tasks=tasks,
+        tables=tables,
+        config=served.config.evaluation,
+        class_counts={task.name: manifest.class_counts("train", task.label) for task in tasks},
+    )
+    embeddings = embed_images(
+        network, decode_batch((index.read(int(i)) for i in index.ids), network)
+    )[COLUMN].embedding.numpy()
+    names, labels = manifest.label_names[COLUMN], index.labels(COLUMN)
+    out = tmp_path / "classes.csv"
+    for _, readout in counts:
+        command = ["--config", str(served.config_file), "--readout", readout, str(photos)]
+        assert main([*command, "--out", str(out)]) == 0
+        assert capsys.readouterr().out == f"{out}\n"
+        lines = lines_of(out)
+        assert list(lines[0]) == list(HEADER)
+        assert [line["task"] for line in lines] == [COLUMN] * NUM_TEST
+        places = [int(Path(line["image"]).stem) for line in lines]
+        assert sorted(places) == list(range(NUM_TEST))
+        right = [line["class"] == names[labels[p]] for line, p in zip(lines, places, strict=True)]
+        assert sum(right) == counts[COLUMN, readout].correct.sum()
+        table = tables[COLUMN]
+        for line, place in zip(lines, places, strict=True):
+            own = table.centroids[table.class_of == names.index(line["class"])]
+            nearest = max(float(embeddings[place] @ centroid) for centroid in own)
+            assert float(line["similarity"]) == pytest.approx(nearest, abs=1e-4)
+
+
+def test_a_file_may_be_named_twice_and_goes_to_the_screen(
+    served: TinyRun, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = str(photos / "000.png")
+    assert main(["--config", str(served.config_file), file, file]) == 0
+    header, first, second = capsys.readouterr().out.splitlines()
+    assert header == ",".join(HEADER)
+    assert first == second
+    assert first.startswith(f"{file},{COLUMN},")
+
+
+def test_what_is_no_image_is_named_or_skipped(
+    served: TinyRun, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "classes.csv"
+    command = ["--config", str(served.config_file), str(photos), "--out", str(out)]
+    assert main(command) == 0
+    whole = lines_of(out)
+    # More than a batch of them, so that one is left empty.
+    for number in range(12):
+        (photos / f"000.{number:02d}.txt").write_text("no image")
+    before = set(tmp_path.iterdir())
+    with pytest.raises(DataError, match=r"000\.00\.txt: not an image .*; --on-error skip"):
+        main(command)
+    assert set(tmp_path.iterdir()) == before
+    assert lines_of(out) == whole  # of the run before
+    capsys.readouterr()
+    assert main([*command, "--on-error", "skip"]) == 0
+    assert capsys.readouterr().err.count("is skipped: not an image") == 12
+    assert lines_of(out) == whole
+
+
+def test_mistakes_are_named(served: TinyRun, photos: Path, tmp_path: Path) -> None:
+    config = ["--config", str(served.config_file)]
+    with pytest.raises(DataError, match="nowhere is not there; name image files or folders"):
+        main([*config, str(tmp_path / "nowhere")])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="empty holds no file"):
+        main([*config, str(tmp_path / "empty")])
+    with pytest.raises(JobError, match="--readout knn: there are knc_margin, knc_soft, "):
+        main([*config, str(photos), "--readout", "knn"])
+    with pytest.raises(JobError, match="tables of .* are not published .* that have tables: 5$"):
+        main([*config, str(photos), "--checkpoint", "10"])
+
+
+def test_similarity_is_to_the_nearest_cluster_of_the_class(served: TinyRun) -> None:
+    table = store.load(served.run.tables, 5)[COLUMN]
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(7, table.centroids.shape[1])).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    classes = rng.integers(0, 3, size=7)
+    expected = [
+        max(float(row @ c) for c, k in zip(table.centroids, table.class_of, strict=True) if k == y)
+        for row, y in zip(rows, classes, strict=True)
+    ]
+    assert similarities(rows, classes, table) == pytest.approx(expected, abs=1e-6)
+    assert similarities(rows[:0], classes[:0], table).shape == (0,)
