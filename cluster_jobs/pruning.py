@@ -43,7 +43,9 @@ def prune(run: RunFolder, version: int) -> None:
 
 
 def _dispensable(steps: list[int], version: int, needed: set[int]) -> list[int]:
-    return [step for step in steps[:-_NEWEST_KEPT] if step < version and step not in needed]
+    # Newer ones are of a training that went back to an older checkpoint: they do not count.
+    until_now = [step for step in steps if step <= version]
+    return [step for step in until_now[:-_NEWEST_KEPT] if step not in needed]
 
 
 def _named_by_checkpoints(run: RunFolder) -> set[int] | None:

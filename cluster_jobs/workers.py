@@ -46,8 +46,10 @@ class EmbedWork:
 
     @property
     def origin(self) -> str:
-        """What decides the embeddings: weights, data, split, batches."""
-        parts = (self.snapshot.checksum, self.snapshot.data_checksum, self.split, self.batch_size)
+        """What decides the files: weights (first), data, split, batches, each task's labels."""
+        snapshot = self.snapshot
+        labels = (f"{task.name}={task.label}" for task in self.tasks)
+        parts = (snapshot.checksum, snapshot.data_checksum, self.split, self.batch_size, *labels)
         return ":".join(map(str, parts))
 
     def __str__(self) -> str:

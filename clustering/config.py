@@ -30,7 +30,7 @@ class ClusterConfig:
 
     tolerance: float = 1e-4
     """k-means of a class ends early when an iteration raises the mean cosine of samples and
-    centroids by no more than this share of it. 0 = only when nothing moves."""
+    centroids by no more than this share of it. 0 = only when nothing is gained."""
 
     init: Init = "random"
     """What k-means starts from: random samples, samples far from each other (kmeans++), or the

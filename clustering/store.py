@@ -171,8 +171,8 @@ def _check_tables(version: int, tables: Mapping[str, ClusterTable]) -> None:
     for task, table in tables.items():
         if not _TASK_NAME.fullmatch(task) or f"{task}.json" == MANIFEST_NAME:
             raise ClusterError(
-                f"task {task!r} cannot name its files; use letters, digits, '_', '-' and '.', "
-                "and not 'manifest'"
+                f"task {task!r} cannot name its files; use a letter or digit, then letters, "
+                "digits, '_', '-' and '.', and not 'manifest'"
             )
         if (table.version, table.task) != (version, task):
             raise ClusterError(

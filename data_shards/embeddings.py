@@ -36,7 +36,7 @@ class EmbeddingShardInfo:
     num_rows: int
     dim: int
     origin: str
-    """Checksum of the weights and the data that made it."""
+    """What decides its files, weights and data among it."""
     num_bytes: int
     """Size of the file of vectors."""
     sha256: str
@@ -62,7 +62,7 @@ def write_embedding_shard(
         embeddings: (n, D) float32, finite; n may be 0.
         ids: (n,) int64, sample ids.
         labels: (n,) int64, class ids.
-        origin: checksum of the weights and the data that made the embeddings.
+        origin: what decides the files, weights and data among it.
 
     Raises:
         DataError: on wrong shapes or types, or a vector that is not finite (names the sample).
@@ -125,7 +125,7 @@ class EmbeddingShards:
 
     Attributes:
         shards: the shards, in the order of their rows.
-        origin: checksum of the weights and the data that made the embeddings.
+        origin: what decides the files, weights and data among it.
         dim: D.
         ids: (N,) int64, sample ids, each once.
         labels: (N,) int64, class ids.

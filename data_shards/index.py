@@ -94,7 +94,7 @@ class SampleIndex:
         Raises:
             DataError: naming the file that is missing, cut off or changed.
         """
-        self._columns = {c: manifest.column_number(c) for c in manifest.label_columns}
+        self._num_columns = len(manifest.label_columns)
         self._shards = manifest.split(split).shards
         self._folder = manifest.folder
         self._what = f"split {split!r} of {manifest.folder}"
@@ -105,7 +105,11 @@ class SampleIndex:
         if (np.diff(self.ids) <= 0).any():
             raise DataError(f"the sample ids of {self._what} do not ascend; import again")
         self._places = table[:, 1:]
-        self._labels = np.concatenate([labels for _, labels in tables])
+        labels = np.concatenate([labels for _, labels in tables])
+        self._labels = {
+            column: np.ascontiguousarray(labels[:, manifest.column_number(column)])
+            for column in manifest.label_columns
+        }
         self._has_holes = len(self.ids) != self.ids[-1] - self.ids[0] + 1 if len(table) else False
         self._open_tar = lru_cache(maxsize=_MAX_OPEN_TARS)(self._open)
 
@@ -113,15 +117,17 @@ class SampleIndex:
         return len(self.ids)
 
     def labels(self, column: str) -> npt.NDArray[np.int64]:
-        """Return the class of each sample, in the order of `ids`: (N,) int64.
+        """Return the class of each sample, in the order of `ids`: (N,) int64, not to be changed.
+
+        It is the same array each time, so that what is made of it can be kept by its identity.
 
         Raises:
             DataError: when there is no such label column.
         """
-        if column not in self._columns:
-            known = ", ".join(self._columns)
+        if column not in self._labels:
+            known = ", ".join(self._labels)
             raise DataError(f"{self._what} has no label column {column!r}, it has {known}")
-        return np.ascontiguousarray(self._labels[:, self._columns[column]])
+        return self._labels[column]
 
     def read(self, sample_id: int) -> bytes:
         """Return the image file of a sample.
@@ -161,7 +167,7 @@ class SampleIndex:
         path = self._folder / shard.labels_name
         check_file(path, sha256=shard.labels_sha256, remedy=REMEDY)
         labels: npt.NDArray[np.int64] = np.load(path, allow_pickle=False)
-        expected = (shard.num_samples, len(self._columns))
+        expected = (shard.num_samples, self._num_columns)
         if labels.shape != expected or len(table) != shard.num_samples:
             raise DataError(
                 f"shard {shard.name} of {self._folder} disagrees with itself: {len(table)} "

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 from safetensors.numpy import load_file
-from safetensors.torch import save_file
+from safetensors.torch import save as safetensors_of
 
 from data_shards.atomic import read_json, sha256_of, write_json
 from data_shards.errors import DataError
@@ -73,24 +73,41 @@ def save(
     if engine.world.is_first:
         if statistics:
             arrays = {name: rows.cpu().contiguous() for name, rows in statistics.items()}
-            save_file(arrays, folder / _STATISTICS)
+            # Not save_file: it makes files that only their owner can read.
+            (folder / _STATISTICS).write_bytes(safetensors_of(arrays))
         files = {f.name: sha256_of(f) for f in sorted(folder.iterdir()) if f.name != _MANIFEST}
         write_json(folder / _MANIFEST, {"state": asdict(state), "files": files})
         _remove_others(run, state.step, keep=keep)
 
 
 def _remove_others(run: RunFolder, newest: int, *, keep: int) -> None:
-    """Remove what `keep` leaves no place for, and what lies beyond the newest checkpoint.
+    """Remove what `keep` leaves no place for, what lies beyond the newest, and what is unfinished.
 
-    A training that went on from an older one has left those behind; `--resume auto` must not
+    A training that went on from an older one has left the second behind; `--resume auto` must not
     find them.
     """
     steps = checkpoint_steps(run)
-    until_now = [step for step in steps if step <= newest]
-    for step in [*until_now[:-keep], *steps[len(until_now) :]]:
-        folder = run.checkpoints / step_name(step)
-        (folder / _MANIFEST).unlink()  # first, should this be the last act of a killed process
-        shutil.rmtree(folder)
+    kept = [step for step in steps if step <= newest][-keep:]
+    for folder in run.checkpoints.iterdir():
+        step = step_of(folder.name)
+        if step is not None and step not in kept:
+            _remove(folder)
+
+
+def forget_later(run: RunFolder, step: int) -> None:
+    """Remove the checkpoints beyond the one that a training goes on from.
+
+    It will write their tables anew, and `--resume auto` must not mix these with old weights.
+    """
+    for later in checkpoint_steps(run):
+        if later > step:
+            _remove(run.checkpoints / step_name(later))
+
+
+def _remove(folder: Path) -> None:
+    # First, should this be the last act of a killed process.
+    (folder / _MANIFEST).unlink(missing_ok=True)
+    shutil.rmtree(folder)
 
 
 def checkpoint_steps(run: RunFolder) -> list[int]:

@@ -84,13 +84,14 @@ def cluster_batch(
 
     Returns:
         `shape.neighbourhoods` neighbourhoods; the same for the same (seed, step, table version,
-        task, shape).
+        task, shape). The seeds do not depend on the version, so that a new table goes on with the
+        pass of the one before.
     """
-    stream = (seed, table.version, zlib.crc32(table.task.encode()))
+    stream = (seed, zlib.crc32(table.task.encode()))
     batch = []
     for g in range(shape.neighbourhoods):
         seed_cluster = _seed_cluster(table, step * shape.neighbourhoods + g, stream, seed_by)
-        rng = np.random.default_rng((*stream, _MEMBERS, step, g))
+        rng = np.random.default_rng((*stream, table.version, _MEMBERS, step, g))
         clusters = neighbourhood(table, seed_cluster, shape=shape, rng=rng)
         batch.append(draw_members(table, clusters, shape=shape, rng=rng))
     return batch

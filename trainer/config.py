@@ -152,10 +152,12 @@ class RunConfig:
         ignored = self._ignored_by_loss(default)
         if not self.needs_tables and self.refresh.every not in (0, default.refresh.every):
             ignored.append(f"refresh.every is ignored: sampling {self.sampling} uses no table")
-        if self.sampling != "cluster" and self.sampler.max_clusters_per_class:
-            ignored.append(
-                "sampler.max_clusters_per_class is ignored: it needs sampler.sampling cluster"
-            )
+        if self.sampling != "cluster":
+            ignored += [
+                f"sampler.{name} is ignored: it needs sampler.sampling cluster"
+                for name in ("siblings", "seed_by", "max_clusters_per_class")
+                if getattr(self.sampler, name) != getattr(default.sampler, name)
+            ]
         warmup_sampling = self.sampler.warmup_sampling
         if not self.clmle_start and warmup_sampling != default.sampler.warmup_sampling:
             ignored.append("sampler.warmup_sampling is ignored: loss.clmle_from is 0")
@@ -175,6 +177,9 @@ class RunConfig:
             for name in ("class_weight", "logit_adjustment", "spread"):
                 if getattr(loss, name) != getattr(default.loss, name):
                     ignored.append(f"loss.{name} is ignored: loss.weight_softmax is 0")
+        beta = loss.class_weight_beta
+        if loss.class_weight != "effective_number" and beta != default.loss.class_weight_beta:
+            ignored.append("loss.class_weight_beta is ignored: it needs effective_number")
         if loss.reweight_from and loss.class_weight == "none":
             ignored.append("loss.reweight_from is ignored: loss.class_weight is none")
         uses_input = method.head != "cosine" or self.train.classifier_share

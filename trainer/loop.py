@@ -95,7 +95,9 @@ class Loop:
 
         Raises:
             Stopped: a rank was told to stop; a checkpoint was written.
-            NonFiniteLoss, TrainingError, DataError: as the parts raise them, on every rank.
+            NonFiniteLoss, TrainingError: as the parts raise them, on every rank.
+            DataError: an image cannot be read, on the rank that reads it; the launcher ends the
+                others.
         """
         parts, steps = self._parts, self._parts.config.train.steps
         if parts.feed.tables or parts.config.sampling_at(self.step) != "cluster":
@@ -190,7 +192,7 @@ class Loop:
         if last or stopping or _due(step, config.checkpoint.every):
             self._save()
         if stopping and not last:
-            raise Stopped(f"stopped after step {step}; the same command goes on from there")
+            raise Stopped(f"stopped after step {step}; --resume auto (the default) goes on there")
 
     def _log(self) -> None:
         """Mean of each part over the micro-batches and ranks since the last row."""

@@ -5,6 +5,7 @@ Each field's meaning stands under it as a string; `docs/configuration.md` is mad
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -71,10 +72,12 @@ class TaskConfig:
     """Weight of this task's loss in the sum."""
 
     def __post_init__(self) -> None:
+        is_name = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", self.name) is not None
         _require(
-            self.name.replace("_", "").replace("-", "").isalnum(),
+            is_name and self.name != "manifest",
             "tasks[].name",
-            "letters, digits, - and _ (it becomes a file name)",
+            "a letter or digit, then letters, digits, - and _ (it becomes a file name), and not "
+            "manifest",
             self.name,
         )
         _require(self.weight > 0, f"weight of task {self.name}", "> 0", self.weight)

@@ -5,23 +5,27 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from types import FrameType
 from typing import NoReturn
 
+_SAME_REQUEST_SECONDS = 2.0
+
 
 class StopFlag:
-    """Remembers the first SIGTERM or SIGINT; a second one interrupts at once.
+    """Remembers the first SIGTERM or SIGINT; a second one, a while later, interrupts at once.
 
-    Use as a context in the main thread; the former handlers come back at its end.
+    Use as a context in the main thread; the former handlers come back at its end. At Ctrl-C a rank
+    of a `deepspeed` launch gets two at once: the terminal's, and the launcher's SIGTERM.
     """
 
     def __init__(self) -> None:
-        self._told = False
+        self._told_at: float | None = None
         self._former: dict[int, signal._HANDLER] = {}
 
     def __call__(self) -> bool:
         """Whether this process was asked to stop."""
-        return self._told
+        return self._told_at is not None
 
     def __enter__(self) -> StopFlag:
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -33,9 +37,11 @@ class StopFlag:
             signal.signal(number, handler)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self._told:
+        now = time.monotonic()
+        if self._told_at is None:
+            self._told_at = now
+        elif now - self._told_at > _SAME_REQUEST_SECONDS:
             raise KeyboardInterrupt
-        self._told = True
 
 
 def end_process(exit_code: int) -> NoReturn:

@@ -129,6 +129,7 @@ def train(config: RunConfig, *, resume: str = "auto") -> dict[str, Any]:
         named = world.broadcast_text(str(found) if found is not None else None)
         resumed = _restore(parts, Path(named)) if named is not None else None
         if world.is_first:
+            checkpoint.forget_later(run, resumed.step if resumed else 0)
             purge_step = resumed.step if resumed else 0
             parts.metrics = MetricWriter(run, purge_step=purge_step)
             stack.callback(parts.metrics.close)

@@ -10,6 +10,7 @@ from cluster_jobs import embed, evaluate
 from cluster_jobs.errors import JobError
 from cluster_jobs.refresh import Refresher
 from cluster_jobs.snapshots import find_snapshot
+from cluster_jobs.workers import embed_one_shard
 from clustering import store
 from data_shards.atomic import read_json, write_json
 from data_shards.embeddings import EmbeddingShards
@@ -162,6 +163,17 @@ def test_embed_writes_what_one_process_computes(
     at = [written.ids.tolist().index(i) for i in alone[COLUMN].ids]
     assert (written.rows(at) == alone[COLUMN].embeddings).all()
     assert (written.labels[at] == alone[COLUMN].labels).all()
+
+
+def test_shards_with_the_labels_of_another_column_are_not_taken_for_done(tiny: TinyRun) -> None:
+    (work, *_) = embed.embed_works(
+        tiny.config, tiny.manifest, tiny.snapshot(5), split="test", out=tiny.run.path / "out"
+    )
+    assert not embed_one_shard(work).reused
+    assert embed_one_shard(work).reused
+    other = tuple(dataclasses.replace(task, label="another") for task in work.tasks)
+    with pytest.raises(KeyError, match="another"):  # it does embed again, but there is no such one
+        embed_one_shard(dataclasses.replace(work, tasks=other))
 
 
 def test_embed_refuses_an_unknown_split(served: TinyRun, tmp_path: Path) -> None:

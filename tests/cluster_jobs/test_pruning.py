@@ -43,6 +43,12 @@ def test_the_newest_three_stay(run: RunFolder) -> None:
     assert [folder.name for folder in run.embeddings.iterdir()] == [step_name(50)]
 
 
+def test_versions_of_an_abandoned_attempt_count_for_none_of_the_newest(run: RunFolder) -> None:
+    prune(run, 30)  # a training that had come to 50 goes on from a checkpoint
+    assert store.versions(run.tables) == [10, 20, 30, 40, 50]
+    assert snapshot_steps(run) == [10, 20, 30, 40, 50]
+
+
 def test_finished_bundles_go_with_their_table(run: RunFolder) -> None:
     for step in (40, 50):
         (run.embeddings / step_name(step) / "digit" / BUNDLES).mkdir()
@@ -61,8 +67,8 @@ def test_what_a_checkpoint_would_go_on_with_stays(run: RunFolder) -> None:
 def test_nothing_newer_than_the_published_version_goes(run: RunFolder) -> None:
     """They are of an earlier attempt, and some checkpoint may have been meant to need them."""
     prune(run, 10)
-    assert store.versions(run.tables) == [10, *STEPS[2:]]
-    assert snapshot_steps(run) == [10, *STEPS[2:]]
+    assert store.versions(run.tables) == STEPS
+    assert snapshot_steps(run) == STEPS
     kept = sorted(folder.name for folder in run.embeddings.iterdir())
     assert kept == [step_name(step) for step in (10, *STEPS[2:])]
 

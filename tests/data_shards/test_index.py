@@ -35,6 +35,7 @@ def test_every_sample_is_found(manifest: Manifest, ids: list[int]) -> None:
     assert len(index) == 10
     assert index.ids.tolist() == ids
     assert index.labels(COLUMN).tolist() == LABELS
+    assert index.labels(COLUMN) is index.labels(COLUMN)
     for sample_id in reversed(ids):
         assert index.read(sample_id) == png(sample_id)
 

@@ -132,6 +132,34 @@ def test_after_going_on_from_an_older_one_the_newer_ones_are_gone(run):
     assert find("auto", run) == run.checkpoints / "step_000015"
 
 
+def test_going_on_from_an_older_one_forgets_the_newer_ones_before_the_next_save(run):
+    save(run, 10, 20, 30)
+    checkpoint.forget_later(run, 20)
+    assert checkpoint_steps(run) == [10, 20]
+    assert find("auto", run) == run.checkpoints / "step_000020"
+    checkpoint.forget_later(RunFolder(run.path / "none"), 0)
+
+
+def test_what_a_killed_writer_left_goes_with_the_next_save(run):
+    save(run, 10, 20)
+    (run.checkpoints / "step_000010" / "manifest.json").unlink()
+    (run.checkpoints / "step_000015").mkdir()
+    (run.checkpoints / "step_000015" / "weights").write_text("half")
+    save(run, 30)
+    assert sorted(os.listdir(run.checkpoints)) == ["step_000020", "step_000030"]
+
+
+def test_others_may_read_a_checkpoint(run):
+    statistics = {"digit": torch.zeros(2, 3)}
+    checkpoint.save(FakeEngine(), run, STATE, keep=1, statistics=statistics)
+    files = [path for path in run.checkpoints.rglob("*") if path.is_file()]
+    modes = {path.name: path.stat().st_mode & 0o044 for path in files}
+    umask = os.umask(0)
+    os.umask(umask)
+    assert set(modes.values()) == {0o044 & ~umask}
+    assert len(modes) >= 2
+
+
 def test_saving_a_step_again_replaces_it(run, engine):
     save(run, 20)
     path = save(run, 20)

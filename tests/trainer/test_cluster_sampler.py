@@ -183,6 +183,14 @@ def test_every_cluster_is_a_seed_once_a_pass(table: ClusterTable) -> None:
     assert len({tuple(one) for one in passes}) == 4
 
 
+@pytest.mark.parametrize("seed_by", ["cluster", "class"])
+def test_a_new_table_goes_on_with_the_pass(table: ClusterTable, seed_by: str) -> None:
+    steps = range(6)
+    tables = [replace(table, version=100 * (step // 2)) for step in steps]
+    found = [seeds(t, range(s, s + 1), seed_by) for t, s in zip(tables, steps, strict=True)]
+    assert sum(found, []) == seeds(table, steps, seed_by)
+
+
 def test_seeding_by_class_takes_classes_evenly_and_their_clusters_in_turn(
     table: ClusterTable,
 ) -> None:

@@ -81,6 +81,9 @@ def test_there_are_configurations():
         ("tasks: [{name: a}]", r"tasks\[0\]\.label is missing"),
         ("tasks: [{name: a, label: x}, {name: a, label: y}]", "names must differ"),
         ("tasks: {a: b}", "tasks must be a list"),
+        ("tasks: [{name: _a, label: x}]", "must be a letter or digit, then letters"),
+        ("tasks: [{name: âge, label: x}]", "must be a letter or digit, then letters"),
+        ("tasks: [{name: manifest, label: x}]", "and not manifest"),
         ("model: {channels: 2}", r"model\.channels must be one of 1 \| 3, got 2"),
         ("baselines: {other: {loss.nam: softmax}}", r"baselines\.other: unknown setting loss\.nam"),
         ("baselines: {other: {train.steps: 5}}", "the same number"),
@@ -207,6 +210,11 @@ def test_settings_without_effect_are_reported():
             {"loss": {"name": "focal"}, "sampler": {"max_clusters_per_class": 2}},
             "sampler.max_clusters_per_class",
         ),
+        ({"loss": {"name": "focal"}, "sampler": {"siblings": 2}}, "sampler.siblings"),
+        ({"loss": {"name": "focal"}, "sampler": {"seed_by": "class"}}, "sampler.seed_by"),
+        ({"sampler": {"seed_by": "class", "siblings": 2}}, ""),
+        ({"loss": {"class_weight_beta": 0.9}}, "loss.class_weight_beta"),
+        ({"loss": {"class_weight_beta": 0.9, "class_weight": "effective_number"}}, ""),
     ],
 )
 def test_only_what_was_set_and_has_no_effect_is_told(sections, told):

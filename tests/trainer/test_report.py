@@ -37,7 +37,7 @@ def test_a_report_says_how_good_how_fast_and_with_which_tables(tmp_path):
     assert report == {
         **evaluation,
         "loss": "clmle",
-        "readout": "knc_margin",
+        "readout": "blend",
         "sampling": "cluster",
         "steps": 20,
         "images_seen": 600,

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from trainer import stop
 from trainer.stop import StopFlag
 
 
@@ -19,9 +20,12 @@ def test_a_signal_is_remembered_not_obeyed_at_once(number):
         assert told_to_stop()
 
 
-def test_the_second_signal_interrupts():
-    with StopFlag():
+def test_a_second_signal_interrupts_unless_it_is_of_the_same_request(monkeypatch):
+    with StopFlag() as told_to_stop:
+        os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGTERM)
+        assert told_to_stop()
+        monkeypatch.setattr(stop, "_SAME_REQUEST_SECONDS", 0.0)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGTERM)
 
