@@ -80,7 +80,8 @@ class _Run:
 
     def _finished_or_new(self, name: str, chunk: Sequence[SourceItem], first_id: int) -> ShardInfo:
         finished = finished_shard(self.options.out, name, fingerprint=self.fingerprint)
-        if finished is not None:
+        # What lacks an image is written again: it may have been repaired.
+        if finished is not None and finished.num_samples == len(chunk):
             self.num_kept_shards += 1
             self.progress.update(len(chunk), kept_shards=self.num_kept_shards)
             return finished

@@ -134,6 +134,11 @@ def test_skipped_images_leave_holes_and_are_listed(
     assert index.read(22) == (faces / "cy" / "000.png").read_bytes()
     again = run(faces, tmp_path / "out", on_error="skip", test_fraction=0)
     assert again == manifest
+    (faces / "bo" / "003.png").write_bytes(png(0))  # repaired
+    repaired = run(faces, tmp_path / "out", on_error="skip", test_fraction=0)
+    assert repaired.skipped == ("bo/Thumbs.db",)
+    assert repaired.class_counts("train", "class").tolist() == [12, 9, 4]
+    assert SampleIndex(repaired, "train").read(15) == png(0)
 
 
 def test_an_image_of_floats_is_refused_by_name(faces: Path, tmp_path: Path) -> None:
