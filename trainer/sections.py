@@ -130,7 +130,8 @@ class SamplerConfig:
     gradients over its share. One neighbourhood is one micro-batch (BatchNorm sees it whole)."""
 
     clusters: int = 20
-    """M: clusters in a neighbourhood: a seed, its siblings, the nearest of other classes."""
+    """M: clusters in a neighbourhood: a seed, its siblings, the nearest of other classes, and where
+    a table lists too few of these (`cluster.neighbours`), any others."""
 
     samples_per_cluster: int = 5
     """D: images drawn of each cluster; a smaller cluster repeats its images."""
