@@ -35,7 +35,7 @@ from trainer.config_file import (
     recipe_lines,
     to_yaml,
 )
-from trainer.run_folder import RunFolder, step_of
+from trainer.run_folder import RunFolder, checkpoint_steps, find_checkpoint, step_of
 from trainer.tasks import evaluated_split, resolve_tasks
 
 _TERMINATED = 128 + signal.SIGTERM
@@ -88,11 +88,7 @@ def _checked(config: RunConfig, resume: str) -> Manifest:
         sys.stderr.write(f"warning: {manifest.folder} has no test split; nothing is evaluated\n")
     if config.launch.master_port:
         machine.check_port(config.launch.master_port)
-    if resume not in _NO_PATHS and not (Path(resume) / "manifest.json").exists():
-        raise JobError(
-            f"--resume {resume}: no complete checkpoint there (it has no manifest.json); "
-            "name a folder such as RUN/checkpoints/step_000200"
-        )
+    find_checkpoint(resume, RunFolder(config.run_path))  # a path must hold one
     return manifest
 
 
@@ -154,11 +150,9 @@ def _drop_stale_requests(run: RunFolder, resume: str) -> None:
     """Remove snapshots of an attempt that got further than the checkpoint that is gone on from."""
     if resume not in _NO_PATHS:
         return  # what lies beyond an older checkpoint may still be wanted
-    saved = [
-        step_of(path.parent.name) or 0 for path in run.checkpoints.glob("step_*/manifest.json")
-    ]
+    saved = max(checkpoint_steps(run), default=0)
     for folder in run.snapshots.glob("step_*"):
-        if (step_of(folder.name) or 0) > max(saved, default=0):
+        if (step_of(folder.name) or 0) > saved:
             shutil.rmtree(folder)
 
 

@@ -20,14 +20,14 @@ from data_shards.errors import DataError
 from trainer.config import RunConfig
 from trainer.engine import Engine
 from trainer.errors import ConfigError, TrainingError
-from trainer.run_folder import RunFolder, step_name, step_of
+from trainer.run_folder import CHECKPOINT_MANIFEST as _MANIFEST
+from trainer.run_folder import RunFolder, checkpoint_steps, step_name, step_of
 from trainer.snapshot import NetworkDescription
 from trainer.table_feed import FeedState
 from trainer.world import World
 
 logger = logging.getLogger(__name__)
 
-_MANIFEST = "manifest.json"
 _STATISTICS = "running_statistics.safetensors"
 
 
@@ -108,34 +108,6 @@ def _remove(folder: Path) -> None:
     # First, should this be the last act of a killed process.
     (folder / _MANIFEST).unlink(missing_ok=True)
     shutil.rmtree(folder)
-
-
-def checkpoint_steps(run: RunFolder) -> list[int]:
-    """Steps of the complete checkpoints, ascending."""
-    if not run.checkpoints.is_dir():
-        return []
-    steps = {step_of(f.parent.name) for f in run.checkpoints.glob(f"*/{_MANIFEST}")}
-    return sorted(step for step in steps if step is not None)
-
-
-def find(resume: str, run: RunFolder) -> Path | None:
-    """The checkpoint that `--resume` names: "auto" (the newest, if any), "none" or a path.
-
-    Raises:
-        ConfigError: the path holds no complete checkpoint.
-    """
-    if resume == "none":
-        return None
-    if resume == "auto":
-        steps = checkpoint_steps(run)
-        return run.checkpoints / step_name(steps[-1]) if steps else None
-    path = Path(resume)
-    if not (path / _MANIFEST).exists():
-        raise ConfigError(
-            f"--resume {resume}: no complete checkpoint there (it has no {_MANIFEST}); "
-            "name a folder such as RUN/checkpoints/step_000200"
-        )
-    return path
 
 
 def load(

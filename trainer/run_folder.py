@@ -23,6 +23,10 @@ def step_of(name: str) -> int | None:
     return int(digits) if head == "step" and digits.isdigit() else None
 
 
+CHECKPOINT_MANIFEST = "manifest.json"
+"""The file without which a checkpoint's folder is nothing."""
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """Paths under `run.folder`; nothing is created by asking for them."""
@@ -129,6 +133,34 @@ class RunFolder:
                 f"the run folder {self.path} already holds another run: {shown}; "
                 "set run.folder to a new folder, or remove this one"
             )
+
+
+def checkpoint_steps(run: RunFolder) -> list[int]:
+    """Steps of the complete checkpoints, ascending."""
+    if not run.checkpoints.is_dir():
+        return []
+    steps = {step_of(f.parent.name) for f in run.checkpoints.glob(f"*/{CHECKPOINT_MANIFEST}")}
+    return sorted(step for step in steps if step is not None)
+
+
+def find_checkpoint(resume: str, run: RunFolder) -> Path | None:
+    """The checkpoint that `--resume` names: "auto" (the newest, if any), "none" or a path.
+
+    Raises:
+        ConfigError: the path holds no complete checkpoint.
+    """
+    if resume == "none":
+        return None
+    if resume == "auto":
+        steps = checkpoint_steps(run)
+        return run.checkpoints / step_name(steps[-1]) if steps else None
+    path = Path(resume)
+    if not (path / CHECKPOINT_MANIFEST).exists():
+        raise ConfigError(
+            f"--resume {resume}: no complete checkpoint there (it has no {CHECKPOINT_MANIFEST}); "
+            "name a folder such as RUN/checkpoints/step_000200"
+        )
+    return path
 
 
 # What a run's folder may hold before its configuration: some parts are faster than others.

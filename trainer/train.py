@@ -45,7 +45,7 @@ from trainer.loop import Loop, Parts
 from trainer.metrics import MetricWriter
 from trainer.objective import Objective
 from trainer.report import write_report
-from trainer.run_folder import RunFolder
+from trainer.run_folder import RunFolder, find_checkpoint
 from trainer.snapshot import NetworkDescription, copy_snapshot
 from trainer.stop import StopFlag, end_process
 from trainer.table_feed import FeedState, TableFeed
@@ -114,7 +114,7 @@ def train(config: RunConfig, *, resume: str = "auto") -> dict[str, Any]:
     """
     run = RunFolder(config.run_path)
     is_first = int(os.environ.get("RANK", "0")) == 0
-    found = checkpoint.find(resume, run) if is_first else None
+    found = find_checkpoint(resume, run) if is_first else None
     manifest = Manifest.load(Path(config.data.shards))
     if is_first:
         run.claim(config, fresh=resume == "none")

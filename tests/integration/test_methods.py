@@ -13,9 +13,8 @@ from tests.helpers.local_service import LocalService
 from tests.helpers.tiny_data import write_tiny_data
 from tests.helpers.training import series, succeeded, tiny_config, train_ranks, weights
 from tests.integration.test_training import sigterm_at
-from trainer.checkpoint import checkpoint_steps
 from trainer.metrics import read_metrics
-from trainer.run_folder import RunFolder
+from trainer.run_folder import RunFolder, checkpoint_steps
 
 pytestmark = pytest.mark.slow
 

@@ -11,9 +11,8 @@ from clustering import store
 from data_shards.atomic import read_json
 from tests.helpers.local_service import LocalService
 from tests.helpers.training import series, succeeded, tiny_config, train_ranks
-from trainer.checkpoint import checkpoint_steps
 from trainer.objective import Objective
-from trainer.run_folder import RunFolder
+from trainer.run_folder import RunFolder, checkpoint_steps
 from trainer.snapshot import snapshot_steps
 from trainer.table_feed import TableFeed
 

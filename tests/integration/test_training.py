@@ -17,11 +17,10 @@ from tests.helpers.training import (
     weights,
     weights_file,
 )
-from trainer.checkpoint import checkpoint_steps
 from trainer.engine import Engine
 from trainer.models.tiny import Tiny
 from trainer.objective import Objective
-from trainer.run_folder import RunFolder
+from trainer.run_folder import RunFolder, checkpoint_steps
 
 pytestmark = pytest.mark.slow
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from trainer import checkpoint
-from trainer.checkpoint import LoopState, checkpoint_steps, find
+from trainer.checkpoint import LoopState
 from trainer.config_file import build_config
 from trainer.errors import ConfigError, TrainingError
-from trainer.run_folder import RunFolder, step_name
+from trainer.run_folder import RunFolder, checkpoint_steps, find_checkpoint, step_name
 from trainer.snapshot import NetworkDescription
 from trainer.table_feed import FeedState
 from trainer.world import World
@@ -94,21 +94,24 @@ def test_running_statistics_come_back_and_are_checked(run, engine):
 
 def test_nothing_is_found_before_the_first(run):
     assert checkpoint_steps(run) == []
-    assert find("auto", run) is None
-    assert find("none", run) is None
+    assert find_checkpoint("auto", run) is None
+    assert find_checkpoint("none", run) is None
 
 
 def test_auto_is_the_newest_complete_one(run):
     save(run, 5, 20, 1000)
-    assert find("auto", run) == run.checkpoints / "step_001000"
-    assert find("none", run) is None
+    assert find_checkpoint("auto", run) == run.checkpoints / "step_001000"
+    assert find_checkpoint("none", run) is None
     (run.checkpoints / "step_001000" / "manifest.json").unlink()
-    assert find("auto", run) == run.checkpoints / "step_000020"
+    assert find_checkpoint("auto", run) == run.checkpoints / "step_000020"
 
 
 def test_a_path_names_any_checkpoint(run):
     save(run, 10, 20)
-    assert find(str(run.checkpoints / "step_000010"), run) == run.checkpoints / "step_000010"
+    assert (
+        find_checkpoint(str(run.checkpoints / "step_000010"), run)
+        == run.checkpoints / "step_000010"
+    )
 
 
 @pytest.mark.parametrize("name", ["step_000030", "", "../elsewhere"])
@@ -116,7 +119,7 @@ def test_a_path_without_a_complete_checkpoint_is_an_error(run, name):
     save(run, 20)
     (run.checkpoints / "step_000030").mkdir()
     with pytest.raises(ConfigError, match="no complete checkpoint there.*RUN/checkpoints/step_"):
-        find(str(run.checkpoints / name), run)
+        find_checkpoint(str(run.checkpoints / name), run)
 
 
 def test_only_so_many_are_kept(run):
@@ -129,14 +132,14 @@ def test_after_going_on_from_an_older_one_the_newer_ones_are_gone(run):
     save(run, 10, 20, 30)
     save(run, 15, keep=1)
     assert checkpoint_steps(run) == [15]
-    assert find("auto", run) == run.checkpoints / "step_000015"
+    assert find_checkpoint("auto", run) == run.checkpoints / "step_000015"
 
 
 def test_going_on_from_an_older_one_forgets_the_newer_ones_before_the_next_save(run):
     save(run, 10, 20, 30)
     checkpoint.forget_later(run, 20)
     assert checkpoint_steps(run) == [10, 20]
-    assert find("auto", run) == run.checkpoints / "step_000020"
+    assert find_checkpoint("auto", run) == run.checkpoints / "step_000020"
     checkpoint.forget_later(RunFolder(run.path / "none"), 0)
 
 
@@ -177,7 +180,7 @@ def test_while_it_is_written_a_checkpoint_does_not_count(run):
 
     with pytest.raises(KeyboardInterrupt):
         checkpoint.save(Killed(), run, STATE, keep=2)
-    assert find("auto", run) is None
+    assert find_checkpoint("auto", run) is None
 
 
 @pytest.mark.parametrize(
