@@ -65,12 +65,12 @@ class CollapseWatch:
         return measured
 
     def _plateau(self, candidates: Candidates, margin_factor: float) -> float:
-        other, same = rivals(*candidates)
+        other, same = rivals(candidates.rows, candidates.class_of, candidates.log_prior)
         return plateau_loss(
             num_other=other,
             num_same=same,
             scale=self._loss.scale,
-            margin_between_rad=self._loss.margin_between * margin_factor,
+            margin_between_rad=candidates.margin_between,
             margin_within_rad=self._loss.margin_within * margin_factor,
             weight_within=self._loss.weight_within,
         )

@@ -29,7 +29,7 @@ def spread_out():
     return torch.cat([torch.eye(4), -torch.eye(4)])
 
 
-def terms_of_a_collapse(margin_factor, log_prior=None):
+def terms_of_a_collapse(margin_factor, log_prior=None, margin=LOSS.margin_between):
     """What the loss really is when all embeddings and centroids are one point."""
     return clmle_loss(
         point(),
@@ -37,7 +37,7 @@ def terms_of_a_collapse(margin_factor, log_prior=None):
         point(),
         CLASSES,
         scale=LOSS.scale,
-        margin_between_rad=LOSS.margin_between * margin_factor,
+        margin_between_rad=margin * margin_factor,
         margin_within_rad=LOSS.margin_within * margin_factor,
         weight_within=LOSS.weight_within,
         log_prior=log_prior,
@@ -52,20 +52,29 @@ def row(terms, task="identity"):
     }
 
 
-def measure(watch, embeddings, *, metrics=None, task="identity", margin_factor=1.0, log_prior=None):
+def measure(  # noqa: PLR0913
+    watch,
+    embeddings,
+    *,
+    metrics=None,
+    task="identity",
+    margin_factor=1.0,
+    log_prior=None,
+    margin=LOSS.margin_between,
+):
     if metrics is None:
-        metrics = row(terms_of_a_collapse(margin_factor, log_prior), task)
-    candidates = {task: Candidates(OWN, CLASSES, log_prior)}
+        metrics = row(terms_of_a_collapse(margin_factor, log_prior, margin), task)
+    candidates = {task: Candidates(OWN, CLASSES, log_prior, margin * margin_factor)}
     return watch.measure({task: embeddings}, candidates, metrics, margin_factor=margin_factor)
 
 
+@pytest.mark.parametrize("margin", [0.4, torch.tensor([0.4, 0.4, 0.6, 0.6, 0.6, 1.3])])
 @pytest.mark.parametrize("log_prior", PRIORS, ids=["alike", "by size"])
 @pytest.mark.parametrize("margin_factor", [0.0, 0.5, 1.0])
-def test_the_plateau_is_the_loss_of_a_collapse(margin_factor, log_prior):
-    measured = measure(
-        CollapseWatch(LOSS), point(), margin_factor=margin_factor, log_prior=log_prior
-    )
-    expected = float(terms_of_a_collapse(margin_factor, log_prior).loss)
+def test_the_plateau_is_the_loss_of_a_collapse(margin_factor, log_prior, margin):
+    watch, settings = CollapseWatch(LOSS), {"log_prior": log_prior, "margin": margin}
+    measured = measure(watch, point(), margin_factor=margin_factor, **settings)
+    expected = float(terms_of_a_collapse(margin_factor, **settings).loss)
     assert measured["train/identity/plateau"] == pytest.approx(expected, rel=1e-3)
 
 

@@ -5,7 +5,6 @@ Legend: N samples, D embedding, K candidate clusters.
 
 from __future__ import annotations
 
-import math
 from collections import deque
 
 import torch
@@ -56,7 +55,7 @@ def plateau_loss(
     num_other: Tensor,
     num_same: Tensor,
     scale: float,
-    margin_between_rad: float,
+    margin_between_rad: Tensor | float,
     margin_within_rad: float,
     weight_within: float,
 ) -> float:
@@ -66,15 +65,16 @@ def plateau_loss(
         num_other: (N,) float64 candidate clusters of other classes of each sample (`rivals`).
         num_same: (N,) float64 candidate clusters of its class beside its own.
         scale: s of the loss.
-        margin_between_rad: margin now in force, radians.
+        margin_between_rad: margin now in force, radians; a number or (N,).
         margin_within_rad: margin now in force, radians.
         weight_within: weight of the within-class part.
     """
 
-    def term(num_candidates: Tensor, margin_rad: float) -> float:
-        exponent = scale * (1 - math.cos(margin_rad))
+    def term(num_candidates: Tensor, margin_rad: Tensor | float) -> float:
+        margins = torch.as_tensor(margin_rad, dtype=torch.float64, device="cpu")
+        exponent = scale * (1 - margins.cos())
         # log(1 + n e^x) where e^x may overflow.
-        terms = exponent + (num_candidates + math.exp(-exponent)).log()
+        terms = exponent + (num_candidates + (-exponent).exp()).log()
         return float(terms.where(num_candidates > 0, 0.0).mean())
 
     between, within = term(num_other, margin_between_rad), term(num_same, margin_within_rad)

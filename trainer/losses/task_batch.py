@@ -78,7 +78,7 @@ class TaskBatch:
 
 
 class Candidates(NamedTuple):
-    """The clusters that CLMLE compared a micro-batch with."""
+    """The clusters that CLMLE compared a micro-batch with, and by which margins."""
 
     rows: Tensor
     """(B,) int64 which of them is each image's own."""
@@ -86,6 +86,8 @@ class Candidates(NamedTuple):
     """(K,) int64."""
     log_prior: Tensor | None
     """(K,) of each; None for 0."""
+    margin_between: Tensor | float
+    """Radians, a number or (B,) of each image's class: the one in force."""
 
 
 class TermValue(NamedTuple):

@@ -134,19 +134,20 @@ class ClmleTerm:
         margin: Tensor | float = self._loss.margin_between
         if self._margins_of_class is not None:
             margin = self._margins_of_class[batch.labels]
+        margin = margin * batch.margin_factor
         terms = clmle_loss(
             embedding,
             rows,
             centroids,
             class_of,
             scale=self._loss.scale,
-            margin_between_rad=margin * batch.margin_factor,
+            margin_between_rad=margin,
             margin_within_rad=self._loss.margin_within * batch.margin_factor,
             weight_within=self._loss.weight_within,
             log_prior=log_prior,
         )
         parts = {"between": terms.between, "within": terms.within}
-        return TermValue(terms.loss, parts, Candidates(rows, class_of, log_prior))
+        return TermValue(terms.loss, parts, Candidates(rows, class_of, log_prior, margin))
 
 
 class MagnetTerm:
