@@ -93,14 +93,16 @@ def test_a_search_reads_validation_images_and_its_choice_is_used(
 ) -> None:
     out = tmp_path / "results.json"
     softmax = ("--methods", "softmax")
-    # One rate that learns, one that cannot.
+    # One rate that learns, one that cannot; the first is an end of the grid.
     tried = replace(DATASETS["digits"], learning_rates=(0.1, 1e6))
     monkeypatch.setattr(recipes, "DATASETS", {"digits": tried})
     assert main(arguments(out, *softmax, "--search")) == 0
     recipe = json.loads((tmp_path / "recipes.json").read_text())["digits"]["softmax"]
     assert recipe["settings"] == {"optim.learning_rate": 0.1}
-    values, diverged = (trial["balanced_accuracy"] for trial in recipe["tried"])
+    values, diverged, beyond = (trial["balanced_accuracy"] for trial in recipe["tried"])
     assert diverged == {}
+    assert recipe["tried"][2]["settings"]["optim.learning_rate"] == pytest.approx(1e-8)
+    assert max(beyond.values()) < recipe["balanced_accuracy"]
     assert set(values) >= READOUTS
     assert recipe["balanced_accuracy"] == max(values.values()) == values[recipe["readout"]]
     assert {json.loads(line)["split"] for line in records_of(out)} == {"validation"}
