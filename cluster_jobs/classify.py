@@ -15,13 +15,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 import numpy as np
 import numpy.typing as npt
 
 from cluster_jobs.errors import JobError, run_job
-from cluster_jobs.snapshots import check_data, served_snapshot
+from cluster_jobs.snapshots import add_checkpoint_option, check_data, served_snapshot
 from clustering import store
 from clustering.table import ClusterTable
 from data_shards.atomic import atomic_file
@@ -140,8 +140,8 @@ def image_files(named: Iterable[Path]) -> list[Path]:
 
 def classified(
     classifier: Classifier, files: Sequence[Path], *, skip: bool
-) -> Iterator[list[tuple[str, str, str, str]]]:
-    """Lines of the CSV, batch by batch.
+) -> list[tuple[str, str, str, str]]:
+    """Lines of the CSV, of one batch.
 
     Args:
         classifier: what classifies.
@@ -151,15 +151,15 @@ def classified(
     Raises:
         DataError: a file is no image, unless skipped.
     """
-    size = classifier.config.batch_size
-    for first in range(0, len(files), size):
-        images = list(_decoded(files[first : first + size], classifier.network, skip=skip))
-        found = classifier.classify(np.stack([pixels for _, pixels in images])) if images else {}
-        yield [
-            (str(path), task, name, f"{value:.4f}")
-            for task, (names, nearest) in found.items()
-            for (path, _), name, value in zip(images, names, nearest, strict=True)
-        ]
+    images = list(_decoded(files, classifier.network, skip=skip))
+    if not images:
+        return []
+    found = classifier.classify(np.stack([pixels for _, pixels in images]))
+    return [
+        (str(path), task, name, f"{value:.4f}")
+        for task, (names, nearest) in found.items()
+        for (path, _), name, value in zip(images, names, nearest, strict=True)
+    ]
 
 
 def _decoded(
@@ -186,12 +186,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--readout", metavar="NAME", help="default: the one that the run's method is meant for"
     )
-    parser.add_argument(
-        "--checkpoint",
-        metavar="STEP|FOLDER",
-        help="a step of the run, or the folder of a snapshot or a checkpoint; default: the newest "
-        "with its table",
-    )
+    add_checkpoint_option(parser)
     parser.add_argument(
         "--on-error", choices=("stop", "skip"), default="stop", help="at files that are no images"
     )
@@ -226,15 +221,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _write(
-    file: TextIO, classifier: Classifier, files: Sequence[Path], progress: Any, *, skip: bool
+    file: TextIO, classifier: Classifier, files: Sequence[Path], progress: Progress, *, skip: bool
 ) -> None:
-    lines = csv.writer(file, lineterminator="\n")
+    lines, size = csv.writer(file, lineterminator="\n"), classifier.config.batch_size
     lines.writerow(HEADER)
-    done = 0
-    for batch in classified(classifier, files, skip=skip):
-        lines.writerows(batch)
-        done = min(done + classifier.config.batch_size, len(files))
-        progress.update(done - progress.done)
+    for first in range(0, len(files), size):
+        batch = files[first : first + size]
+        lines.writerows(classified(classifier, batch, skip=skip))
+        progress.update(len(batch))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from cluster_jobs.comparison import evaluation_table
 from cluster_jobs.embed import task_resources
 from cluster_jobs.errors import run_job
 from cluster_jobs.local_ray import ray_session
-from cluster_jobs.snapshots import check_data, check_served, served_snapshot
+from cluster_jobs.snapshots import add_checkpoint_option, check_data, check_served, served_snapshot
 from cluster_jobs.workers import Counts, CountWork, count_right_answers
 from clustering import store
 from clustering.config import ClusterConfig
@@ -124,12 +124,7 @@ def shares(batches: Sequence[Batch], most: int) -> list[tuple[Batch, ...]]:
 def main(argv: Sequence[str] | None = None) -> int:
     """The job."""
     parser = config_parser("clmle evaluate", __doc__)
-    parser.add_argument(
-        "--checkpoint",
-        metavar="STEP|FOLDER",
-        help="a step of the run, or the folder of a snapshot or a checkpoint; default: the newest "
-        "with its table",
-    )
+    add_checkpoint_option(parser)
     options = parser.parse_args(argv)
     config, derived = load_with_recipe(options.config, options.overrides)
     if options.dry_run:

@@ -9,7 +9,13 @@ from pathlib import Path
 from clustering import store
 from data_shards.atomic import read_json
 from data_shards.errors import DataError
-from trainer.run_folder import RunFolder, step_name, step_of
+from trainer.run_folder import (
+    CHECKPOINT_MANIFEST,
+    RunFolder,
+    checkpoint_steps,
+    step_name,
+    step_of,
+)
 from trainer.snapshot import snapshot_steps
 
 logger = logging.getLogger(__name__)
@@ -51,7 +57,8 @@ def _dispensable(steps: list[int], version: int, needed: set[int]) -> list[int]:
 def _named_by_checkpoints(run: RunFolder) -> set[int] | None:
     """Versions that a checkpoint would go on with; None if one cannot be read."""
     named: set[int] = set()
-    for path in run.checkpoints.glob("step_*/manifest.json"):
+    for step in checkpoint_steps(run):
+        path = run.checkpoints / step_name(step) / CHECKPOINT_MANIFEST
         try:
             feed = read_json(path)["state"]["feed"]
             named |= {int(version) for version in feed["requested"]}

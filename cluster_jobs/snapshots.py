@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +12,16 @@ from data_shards.manifest import Manifest
 from trainer.errors import TrainingError
 from trainer.run_folder import RunFolder, step_name, step_of
 from trainer.snapshot import Snapshot, read_snapshot, snapshot_steps
+
+
+def add_checkpoint_option(parser: ArgumentParser) -> None:
+    """Add `--checkpoint`, which names what `served_snapshot` takes."""
+    parser.add_argument(
+        "--checkpoint",
+        metavar="STEP|FOLDER",
+        help="a step of the run, or the folder of a snapshot or a checkpoint; default: the newest "
+        "with its table",
+    )
 
 
 def check_data(snapshot: Snapshot, manifest: Manifest) -> None:

@@ -129,9 +129,9 @@ def train(config: RunConfig, *, resume: str = "auto") -> dict[str, Any]:
         named = world.broadcast_text(str(found) if found is not None else None)
         resumed = _restore(parts, Path(named)) if named is not None else None
         if world.is_first:
-            checkpoint.forget_later(run, resumed.step if resumed else 0)
-            purge_step = resumed.step if resumed else 0
-            parts.metrics = MetricWriter(run, purge_step=purge_step)
+            first_step = resumed.step if resumed else 0
+            checkpoint.forget_later(run, first_step)
+            parts.metrics = MetricWriter(run, purge_step=first_step)
             stack.callback(parts.metrics.close)
         loop = Loop(parts, told_to_stop=told_to_stop, resumed=resumed)
         evaluation = loop.run()

@@ -55,21 +55,7 @@ def markdown_tables(results: Mapping[str, Any]) -> str:
             )
         )
     if tested:
-        of_data_sets = tested.get("blocks_are") == "data sets"  # older results do not say: pairs
-        blocks = "data sets" if of_data_sets else "pairs of data set and seed"
-        p = tested["friedman_p"]
-        parts += [
-            _part(
-                f"Mean ranks over {tested['blocks']} {blocks}; those further apart than "
-                f"{tested['critical_difference']:.2f} differ at 0.05 (Nemenyi)"
-                + ("" if p is None else f"; all alike: p = {p:.2g} (Friedman)"),
-                [["method", "mean rank"], *([m, f"{r:.2f}"] for m, r in _ascending(ranks))],
-            ),
-            _part(
-                f"CLMLE against each of the others over {blocks} (Wilcoxon's signed-rank test)",
-                pair_cells(tested),
-            ),
-        ]
+        parts += _significance(tested)
     if results["claims"]:
         claims = results["claims"]
         words = (single_text(claims) + missing_text(claims)).replace("\n", "  \n")
@@ -90,6 +76,24 @@ def markdown_tables(results: Mapping[str, Any]) -> str:
         )
     )
     return "\n".join(parts)
+
+
+def _significance(tested: Mapping[str, Any]) -> list[str]:
+    of_data_sets = tested.get("blocks_are") == "data sets"  # older results do not say: pairs
+    blocks = "data sets" if of_data_sets else "pairs of data set and seed"
+    ranks, p = tested["mean_ranks"], tested["friedman_p"]
+    return [
+        _part(
+            f"Mean ranks over {tested['blocks']} {blocks}; those further apart than "
+            f"{tested['critical_difference']:.2f} differ at 0.05 (Nemenyi)"
+            + ("" if p is None else f"; all alike: p = {p:.2g} (Friedman)"),
+            [["method", "mean rank"], *([m, f"{r:.2f}"] for m, r in _ascending(ranks))],
+        ),
+        _part(
+            f"CLMLE against each of the others over {blocks} (Wilcoxon's signed-rank test)",
+            pair_cells(tested),
+        ),
+    ]
 
 
 def _part(heading: str, cells: Sequence[Sequence[str]]) -> str:

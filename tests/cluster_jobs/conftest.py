@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from cluster_jobs.local_ray import ray_session
+from cluster_jobs.refresh import Refresher
 from data_shards.manifest import Manifest
 from tests.helpers.image_shards import COLUMN, write_split
 from trainer.config import RunConfig
@@ -96,3 +97,11 @@ def ray_cpus() -> Iterator[int]:
         os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
         yield cpus
         del os.environ["RAY_ADDRESS"]
+
+
+@pytest.fixture
+def served(tiny: TinyRun, ray_cpus: int) -> TinyRun:
+    """A run with the tables of step 5, and a newer snapshot without."""
+    Refresher(tiny.config, tiny.manifest, cpus=ray_cpus).serve(tiny.snapshot(5))
+    tiny.snapshot(10)
+    return tiny

@@ -10,7 +10,6 @@ import pytest
 
 from cluster_jobs.classify import HEADER, main, similarities
 from cluster_jobs.errors import JobError
-from cluster_jobs.refresh import Refresher
 from clustering import store
 from data_shards.errors import DataError
 from data_shards.index import SampleIndex
@@ -23,14 +22,6 @@ from trainer.snapshot import load_network, read_snapshot
 from trainer.tasks import resolve_tasks
 
 pytestmark = pytest.mark.ray
-
-
-@pytest.fixture
-def served(tiny: TinyRun, ray_cpus: int) -> TinyRun:
-    """A run with the tables of step 5, and a newer snapshot without."""
-    Refresher(tiny.config, tiny.manifest, cpus=ray_cpus).serve(tiny.snapshot(5))
-    tiny.snapshot(10)
-    return tiny
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import pytest
 
 from cluster_jobs import embed, evaluate
 from cluster_jobs.errors import JobError
-from cluster_jobs.refresh import Refresher
 from cluster_jobs.snapshots import find_snapshot
 from cluster_jobs.workers import embed_one_shard
 from clustering import store
@@ -31,14 +30,6 @@ from trainer.snapshot import load_network
 from trainer.tasks import resolve_tasks
 
 pytestmark = pytest.mark.ray
-
-
-@pytest.fixture
-def served(tiny: TinyRun, ray_cpus: int) -> TinyRun:
-    """A run with the tables of step 5, and a newer snapshot without."""
-    Refresher(tiny.config, tiny.manifest, cpus=ray_cpus).serve(tiny.snapshot(5))
-    tiny.snapshot(10)
-    return tiny
 
 
 @pytest.mark.parametrize("most", [1, 3, 100])
