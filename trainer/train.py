@@ -44,6 +44,7 @@ from trainer.evaluation.ranks import RankEvaluator
 from trainer.loop import Loop, Parts
 from trainer.metrics import MetricWriter
 from trainer.objective import Objective
+from trainer.precision import emulation_warning
 from trainer.report import write_report
 from trainer.run_folder import RunFolder, find_checkpoint
 from trainer.snapshot import NetworkDescription, copy_snapshot
@@ -124,6 +125,9 @@ def train(config: RunConfig, *, resume: str = "auto") -> dict[str, Any]:
     with StopFlag() as told_to_stop, ExitStack() as stack:
         world = start_distributed(config)
         stack.callback(torch.distributed.destroy_process_group)
+        slow = emulation_warning(config.train.precision, world.device)
+        if slow is not None and world.is_first:
+            logger.warning("%s", slow)
         parts = _build(config, world, run, manifest, stack, told_to_stop)
         # One rank decides: on a shared file system another may not see the newest checkpoint yet.
         named = world.broadcast_text(str(found) if found is not None else None)

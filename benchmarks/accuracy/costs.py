@@ -14,7 +14,8 @@ class CostEstimate:
     """Seconds an image, from what was measured.
 
     The median of the same data set and method where there is one, else of the data set (times the
-    methods' stated ratio), else what the data set states.
+    methods' stated ratio), else what the data set states. Those may be of another machine, so that
+    what is told of this one makes all longer or shorter.
     """
 
     def __init__(self, records: Iterable[Record]) -> None:
@@ -28,9 +29,19 @@ class CostEstimate:
             as_softmax = rate / METHODS[record.method].cost
             self._by_data.setdefault(record.data, []).append(as_softmax)
 
+        self._expected = self._spent = 0.0
+
+    def tell(self, record: Record) -> None:
+        """Take account of a training that ended on this machine just now."""
+        if record.balanced_accuracy:
+            rate = self._seconds_per_image(record.data, record.method)
+            self._expected += record.images_seen * rate
+            self._spent += record.seconds
+
     def seconds(self, job: Job) -> float:
         """Core seconds of a job."""
-        return job.num_images * self._seconds_per_image(job.data, job.method)
+        slowness = self._spent / self._expected if self._expected else 1.0
+        return job.num_images * self._seconds_per_image(job.data, job.method) * slowness
 
     def wall_seconds(self, jobs: Sequence[Job], at_once: int) -> float:
         """How long the jobs take, so many at a time."""

@@ -16,6 +16,7 @@ from benchmarks.accuracy.methods import METHODS
 from data_shards.manifest import Manifest
 from trainer.config import RunConfig, as_dict
 from trainer.config_file import build_config, with_settings
+from trainer.precision import cpu_has_bf16
 from trainer.recipe import derived_settings
 from trainer.tasks import resolve_tasks
 
@@ -40,7 +41,6 @@ _FRAME = {
     "train.log_every": 50,
     # With the trainer's default of 0.0005 the classics are under-regularised (docs/accuracy.md).
     "optim.weight_decay": 0.002,
-    "train.precision": "bf16",  # a third faster on a CPU that has it
     "launch.num_ranks": 1,
     "launch.threads_per_rank": 1,
 }
@@ -74,7 +74,8 @@ class Job:
         """Name of its record: other settings or data, another name.
 
         Settings at their defaults do not count, so that a new setting leaves old records valid; as
-        changed code does, a changed default goes unnoticed.
+        changed code does, a changed default goes unnoticed. Nor does the precision count, which is
+        the machine's: a comparison may be continued on another.
         """
         content = json.dumps([_changed_settings(self.config), self.data_checksum], sort_keys=True)
         checksum = hashlib.sha256(content.encode()).hexdigest()[:12]
@@ -101,6 +102,8 @@ class Record:
     """By read-out, then by group (`shot_groups`): mean recall of its classes; None for a group
     without a class that has images in the split."""
     images_seen: int
+    precision: str
+    """fp32 or bf16."""
     seconds: float
     """From the start of its process to the end."""
 
@@ -117,6 +120,7 @@ def _changed_settings(config: RunConfig) -> dict[str, Any]:
     # A recipe is in the values that it derived.
     del settings["run"]["folder"], settings["data"]["shards"], settings["recipe"]
     del settings["baselines"]  # trainings of their own
+    del settings["train"]["precision"]  # the machine's
     return {
         section: {name: v for name, v in values.items() if v != defaults[section][name]}
         if isinstance(values, dict)
@@ -156,6 +160,7 @@ def make_job(
     settings = {
         **stated_settings(data, method),
         **chosen,
+        "train.precision": "bf16" if cpu_has_bf16() else "fp32",  # whichever is faster
         "run.seed": seed,
         "data.shards": str(manifest.folder),
         "evaluation.split": split,

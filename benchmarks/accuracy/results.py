@@ -35,6 +35,7 @@ class Row:
     few: float | None
     """Those with fewer than 20."""
     images_seen: int
+    precision: str
     seconds: float
 
 
@@ -62,6 +63,7 @@ def make_row(record: Record, recipe: Recipe) -> Row:
         readout=recipe.readout,
         balanced_accuracy=values.get(recipe.readout),
         images_seen=record.images_seen,
+        precision=record.precision,
         seconds=record.seconds,
         **record.recall_by_size.get(recipe.readout, nothing),
     )

@@ -52,6 +52,7 @@ def run_job(job: Job, work: Path) -> None:
         balanced_accuracy=report["balanced_accuracy"],
         recall_by_size=_by_size(job, report["per_class_recall"]),
         images_seen=job.num_images,
+        precision=job.config.train.precision,
         seconds=round(time.monotonic() - started, 2),
     )
     write_json(work / RECORD_FILE, asdict(record))

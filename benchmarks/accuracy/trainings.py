@@ -77,15 +77,17 @@ def do_jobs(plan: Plan, records: Records, jobs: Sequence[Job]) -> list[str]:
     work.mkdir(parents=True)
     failures = []
     left = {job.name: job for job in todo}
+    costs = CostEstimate(records.all())
     for job, result in run_jobs(todo, work=work, at_once=plan.at_once):
         del left[job.name]
         if isinstance(result, Record):
             records.add(job, result)
+            costs.tell(result)
             outcome = _outcome(result)
         else:
             failures.append(f"{job}: {result}")
             outcome = f"failed, {result}"
-        wall = CostEstimate(records.all()).wall_seconds(list(left.values()), plan.at_once)
+        wall = costs.wall_seconds(list(left.values()), plan.at_once)
         place = f"[{len(todo) - len(left)}/{len(todo)}]"
         print(f"{place} {job}: {outcome}; about {in_words(wall)} left", flush=True)
     for failure in failures:

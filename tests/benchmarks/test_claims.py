@@ -28,6 +28,7 @@ def row(
         medium=None,
         few=few,
         images_seen=1,
+        precision="fp32",
         seconds=1.0,
     )
 

@@ -78,6 +78,7 @@ def finish(records: Records, jobs: Sequence[Job], **values: float) -> None:
                 name: {"many": None, "medium": value, "few": value} for name, value in all_.items()
             },
             images_seen=6000,
+            precision="fp32",
             seconds=6.0,
         )
         if job.config.loss.has_classifier:

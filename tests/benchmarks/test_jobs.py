@@ -77,6 +77,17 @@ def test_what_was_chosen_is_set_and_a_trial_is_known_by_it(digits: Manifest) -> 
     )
 
 
+def test_the_precision_is_the_machines_and_does_not_change_the_name(
+    digits: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = {}
+    for has_bf16 in (True, False):
+        monkeypatch.setattr(jobs, "cpu_has_bf16", lambda answer=has_bf16: answer)
+        made[has_bf16] = job(digits)
+    assert [made[known].config.train.precision for known in (True, False)] == ["bf16", "fp32"]
+    assert made[True].name == made[False].name
+
+
 def test_suites_name_what_there_is() -> None:
     for suite in SUITES.values():
         assert set(suite.datasets) <= set(DATASETS)

@@ -50,6 +50,7 @@ RECORD = Record(
         "knc_soft": {"many": 1.0, "medium": 0.8, "few": 0.4},
     },
     images_seen=6000,
+    precision="fp32",
     seconds=12.0,
 )
 SOFT = Recipe(settings={}, readout="knc_soft", tried=[])
@@ -140,11 +141,11 @@ def test_one_read_out_for_all_data_sets() -> None:
 def test_csv_has_a_line_a_training() -> None:
     lines = as_csv([row("a", 0.5), row("b", None)]).splitlines()
     assert lines[0] == (
-        "data,method,seed,readout,balanced_accuracy,many,medium,few,images_seen,seconds"
+        "data,method,seed,readout,balanced_accuracy,many,medium,few,images_seen,precision,seconds"
     )
     assert lines[1:] == [
-        "digits,a,0,knc_soft,0.5,1.0,0.8,0.4,6000,12.0",
-        "digits,b,0,knc_soft,,1.0,0.8,0.4,6000,12.0",
+        "digits,a,0,knc_soft,0.5,1.0,0.8,0.4,6000,fp32,12.0",
+        "digits,b,0,knc_soft,,1.0,0.8,0.4,6000,fp32,12.0",
     ]
 
 
@@ -288,6 +289,13 @@ class TestCosts:
         assert costs.wall_seconds([self.job("clmle")] * 3, 2) == pytest.approx(9)
         assert costs.wall_seconds([self.job("clmle")], 2) == pytest.approx(6)
         assert costs.wall_seconds([], 2) == 0
+
+    def test_a_slow_machine_makes_what_is_left_take_longer(self) -> None:
+        costs = CostEstimate([RECORD])
+        costs.tell(replace(RECORD, seconds=18.0))
+        assert costs.wall_seconds([self.job("clmle")], 2) == pytest.approx(9)
+        costs.tell(replace(RECORD, seconds=30.0))
+        assert costs.wall_seconds([self.job("clmle")], 2) == pytest.approx(12)
 
     def test_durations_in_words(self) -> None:
         assert [in_words(s) for s in (45.4, 720, 12_240)] == ["45 s", "12 min", "3.4 h"]

@@ -1,0 +1,23 @@
+"""Which arithmetic a machine is fast in."""
+
+from __future__ import annotations
+
+import torch
+
+_BF16_UNITS = ("amx_bf16", "avx512_bf16", "bf16")  # Intel, Intel and AMD, Arm
+
+
+def cpu_has_bf16() -> bool:
+    """Whether this machine's CPU multiplies bf16 itself; others emulate it, slower than fp32."""
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name, False) for name in _BF16_UNITS)
+
+
+def emulation_warning(precision: str, device: torch.device) -> str | None:
+    """What to tell a user whose precision is slow on the device; None when it is not."""
+    if precision != "bf16" or device.type != "cpu" or cpu_has_bf16():
+        return None
+    return (
+        "train.precision=bf16 is emulated on this CPU, which has no units for it, and takes about "
+        "twice as long as fp32; set train.precision=fp32"
+    )
