@@ -36,11 +36,13 @@ from trainer.config_file import (
     to_yaml,
 )
 from trainer.run_folder import RunFolder, checkpoint_steps, find_checkpoint, step_of
-from trainer.tasks import evaluated_split, resolve_tasks
+from trainer.tasks import resolve_tasks
 
 _TERMINATED = 128 + signal.SIGTERM
 _NO_PATHS = ("auto", "none")  # of --resume
-_GO_ON = "the same command goes on from the newest checkpoint, if there is one"
+_GO_ON = (
+    "--resume auto (the default) goes on from the newest checkpoint, or from the start without one"
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -84,8 +86,6 @@ def _checked(config: RunConfig, resume: str) -> Manifest:
     manifest = Manifest.load(config.data.shards)
     manifest.split("train")
     resolve_tasks(config, manifest)
-    if evaluated_split(config, manifest) is None:
-        sys.stderr.write(f"warning: {manifest.folder} has no test split; nothing is evaluated\n")
     if config.launch.master_port:
         machine.check_port(config.launch.master_port)
     find_checkpoint(resume, RunFolder(config.run_path))  # a path must hold one

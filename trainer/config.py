@@ -158,6 +158,12 @@ class RunConfig:
                 for name in ("siblings", "seed_by", "max_clusters_per_class")
                 if getattr(self.sampler, name) != getattr(default.sampler, name)
             ]
+        read_out = self.needs_tables or self.loss.has_classifier or self.train.classifier_share
+        if self.evaluation.every and not read_out:
+            ignored.append(
+                f"evaluation.every is ignored: loss.name {self.loss.name} has no classifier, and "
+                "its tables are made at the end"
+            )
         warmup_sampling = self.sampler.warmup_sampling
         if not self.clmle_start and warmup_sampling != default.sampler.warmup_sampling:
             ignored.append("sampler.warmup_sampling is ignored: loss.clmle_from is 0")

@@ -183,10 +183,19 @@ class Engine:
         self._engine.save_checkpoint(str(folder), tag=tag, save_latest=False)
 
     def load(self, folder: Path, tag: str) -> None:
-        """Restore what `save` wrote. Every rank must call it."""
+        """Restore weights and optimiser state as `save` wrote them. Every rank must call it.
+
+        Settings such as weight decay and clipping stay as they are: those of this run.
+        """
+        groups = self._optimizer.param_groups
+        settings = [{k: v for k, v in group.items() if k != "params"} for group in groups]
         loaded, _ = self._engine.load_checkpoint(str(folder), tag=tag)
         if loaded is None:
             raise ConfigError(f"DeepSpeed could not load the checkpoint {folder / tag}")
+        for group, mine in zip(self._optimizer.param_groups, settings, strict=True):
+            group.update(mine)
+        if hasattr(self._optimizer, "clip_grad"):  # ZeRO 1 and 2 take the checkpoint's
+            self._optimizer.clip_grad = self._engine.gradient_clipping()
 
 
 class _Evaluating:

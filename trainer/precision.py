@@ -9,7 +9,8 @@ _BF16_UNITS = ("amx_bf16", "avx512_bf16", "bf16")  # Intel, Intel and AMD, Arm
 
 def cpu_has_bf16() -> bool:
     """Whether this machine's CPU multiplies bf16 itself; others emulate it, slower than fp32."""
-    capabilities = torch.cpu.get_capabilities()
+    # Older versions of torch do not tell.
+    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     return any(capabilities.get(name, False) for name in _BF16_UNITS)
 
 

@@ -147,7 +147,8 @@ def find_checkpoint(resume: str, run: RunFolder) -> Path | None:
     """The checkpoint that `--resume` names: "auto" (the newest, if any), "none" or a path.
 
     Raises:
-        ConfigError: the path holds no complete checkpoint.
+        ConfigError: the path holds no complete checkpoint, or one of another run while this one has
+            its own, which going back would remove.
     """
     if resume == "none":
         return None
@@ -159,6 +160,12 @@ def find_checkpoint(resume: str, run: RunFolder) -> Path | None:
         raise ConfigError(
             f"--resume {resume}: no complete checkpoint there (it has no {CHECKPOINT_MANIFEST}); "
             "name a folder such as RUN/checkpoints/step_000200"
+        )
+    mine = checkpoint_steps(run)
+    if mine and path.resolve().parent != run.checkpoints.resolve():
+        raise ConfigError(
+            f"--resume {resume}: {run.path} has gone on to step {mine[-1]} by itself; --resume "
+            "auto (the default) goes on there, a new run.folder starts again from that checkpoint"
         )
     return path
 

@@ -44,6 +44,7 @@ class NetworkDescription:
     def of(cls, config: RunConfig, num_classes: Mapping[str, int]) -> NetworkDescription:
         """Describe the network that a configuration asks for."""
         model, loss = config.model, config.loss
+        several = "vectors_per_class" in METHODS[loss.name].settings
         classifier_input: ClassifierInput | None = None
         if loss.has_classifier:
             cosine = METHODS[loss.name].head == "cosine"
@@ -55,7 +56,7 @@ class NetworkDescription:
             embedding_dim=model.embedding_dim,
             classifier_input=classifier_input,
             num_classes=dict(num_classes),
-            vectors_per_class=int(loss.or_default("vectors_per_class")) or 1,
+            vectors_per_class=int(loss.or_default("vectors_per_class")) if several else 1,
             retrained_input=model.classifier_input if config.train.classifier_share else None,
         )
 
@@ -153,7 +154,8 @@ def copy_snapshot(former: RunFolder, run: RunFolder, step: int) -> None:
     original = read_snapshot(former.snapshots / step_name(step))
     run.snapshots.mkdir(parents=True, exist_ok=True)
     with atomic_folder(run.snapshots / step_name(step), replace=True) as folder:
-        shutil.copytree(original.path, folder, dirs_exist_ok=True)
+        # As new files: the request that was written last is served, and this one is made now.
+        shutil.copytree(original.path, folder, dirs_exist_ok=True, copy_function=shutil.copyfile)
 
 
 def snapshot_steps(run: RunFolder) -> list[int]:

@@ -157,8 +157,8 @@ class TableFeed:
         told = torch.tensor(self._told_to_stop(), dtype=torch.int32)
         if self._world.sum(told):
             raise Stopped(
-                f"stopped at step {step}, while waiting for cluster table {version}; the same "
-                "command goes on from there"
+                f"stopped at step {step}, while waiting for cluster table {version}; "
+                "--resume auto (the default) goes on from the newest checkpoint"
             )
 
     def _switch_to_newest(self, versions: list[int], step: int, until: float = 0.0) -> bool:

@@ -122,6 +122,8 @@ def train(config: RunConfig, *, resume: str = "auto") -> dict[str, Any]:
         run.report.unlink(missing_ok=True)  # it would say that this training has ended
         for ignored in config.ignored_settings():
             logger.warning("%s", ignored)
+        if evaluated_split(config, manifest) is None:
+            logger.warning("%s has no test split; nothing is evaluated", manifest.folder)
     with StopFlag() as told_to_stop, ExitStack() as stack:
         world = start_distributed(config)
         stack.callback(torch.distributed.destroy_process_group)

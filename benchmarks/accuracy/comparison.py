@@ -26,6 +26,7 @@ from benchmarks.accuracy.results import (
     accuracy_text,
     as_csv,
     make_row,
+    precision_text,
     score_table,
     shot_text,
     significance_text,
@@ -202,7 +203,7 @@ def _write(
     if readouts:
         sys.stdout.write(aligned(readout_cells(readouts)) + "\n")
     sys.stdout.write(significance_text(tested, rows))
-    sys.stdout.write(ablation_text(ablations) + claims_text(claims))
+    sys.stdout.write(ablation_text(ablations) + claims_text(claims) + precision_text(rows))
     machine = f"{platform.machine()}, {os.cpu_count()} CPUs, {platform.system()}"
     write_json(
         plan.out,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from benchmarks.accuracy.ablation_table import ablation_cells
@@ -13,6 +14,7 @@ from benchmarks.accuracy.results import (
     mean_and_deviation,
     mean_of,
     pair_cells,
+    precision_text,
 )
 
 _SHOTS = ("many", "medium", "few")
@@ -71,9 +73,11 @@ def markdown_tables(results: Mapping[str, Any]) -> str:
         )
     parts.append(
         _part(
-            f"Seconds a training, one core ({results['machine']}), start and evaluation included",
-            _pivot(rows, methods, _seconds),
+            "Seconds a training, one core, start and evaluation included; written on "
+            f"{results['machine']}",
+            _pivot(rows, methods, partial(_seconds, mixed=len({r.precision for r in rows}) > 1)),
         )
+        + precision_text(rows)
     )
     return "\n".join(parts)
 
@@ -166,6 +170,14 @@ def _readouts(mine: Sequence[Row]) -> str:
     return ", ".join(dict.fromkeys(row.readout for row in mine)) or "-"
 
 
-def _seconds(mine: Sequence[Row]) -> str:
-    mean = mean_of(row.seconds for row in mine if row.balanced_accuracy is not None)
-    return "-" if mean is None else f"{mean:.0f}"
+def _seconds(mine: Sequence[Row], *, mixed: bool) -> str:
+    """By precision where a table has both: those are two machines' seconds."""
+    seconds: dict[str, list[float]] = {}
+    for row in mine:
+        if row.balanced_accuracy is not None:
+            seconds.setdefault(row.precision, []).append(row.seconds)
+    means = [
+        f"{sum(values) / len(values):.0f}" + (f" ({kind})" if mixed else "")
+        for kind, values in sorted(seconds.items())
+    ]
+    return ", ".join(means) or "-"

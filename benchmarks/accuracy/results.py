@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -66,6 +67,20 @@ def make_row(record: Record, recipe: Recipe) -> Row:
         precision=record.precision,
         seconds=record.seconds,
         **record.recall_by_size.get(recipe.readout, nothing),
+    )
+
+
+def precision_text(rows: Sequence[Row]) -> str:
+    """Which trainings had the rarer precision, a line; empty where all had the same."""
+    kinds = Counter(row.precision for row in rows)
+    if len(kinds) <= 1:
+        return ""
+    (common, _), (rare, number) = kinds.most_common()
+    per_method = Counter(row.method for row in rows if row.precision == rare)
+    named = ", ".join(f"{method} {count}" for method, count in per_method.items())
+    return (
+        f"\n{number} of {len(rows)} trainings were computed in {rare} ({named}), the others in "
+        f"{common}, on other machines.\n"
     )
 
 

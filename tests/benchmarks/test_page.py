@@ -68,6 +68,14 @@ def test_tables_in_markdown() -> None:
     assert "What each choice is worth" not in few
 
 
+def test_two_precisions_are_two_machines() -> None:
+    assert "were computed in" not in markdown_tables(results(ROWS))
+    other = replace(ROWS[1], precision="bf16")
+    tables = markdown_tables(results([ROWS[0], other, *ROWS[2:]]))
+    assert "| softmax | 14 (bf16), 10 (fp32) | 1 (fp32) |" in tables
+    assert "1 of 8 trainings were computed in bf16 (softmax 1), the others in fp32" in tables
+
+
 def test_headings_name_the_blocks() -> None:
     made = results(ROWS)
     assert "### Mean ranks over 2 pairs of data set and seed; those" in markdown_tables(made)

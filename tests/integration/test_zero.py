@@ -26,6 +26,8 @@ pytestmark = pytest.mark.slow
 STAGES, PRECISIONS = (0, 1, 2, 3), ("fp32", "bf16")
 # Class vectors, which are weights of the loss, and from the third step on a frozen network.
 IN_PARTS = {"loss.name": "arcface", "train.classifier_share": 0.9}
+# So that a step does nothing but shrink the matrices.
+OTHER = {"train.gradient_clipping": 1e-9, "optim.momentum": 0.0, "optim.weight_decay": 0.25}
 STEPS = 4
 NUM_RANKS = 2
 
@@ -46,6 +48,11 @@ def train_everything(rank, num_ranks, folder, shards):
         trained = _Trained(with_settings(base, IN_PARTS | {"train.zero_stage": stage}), world)
         run = RunFolder(folder / f"{stage}_in_parts")
         results[stage, "in parts"] = trained.look_at_everything(run)
+        world.barrier()
+    for stage in STAGES:
+        trained = _Trained(with_settings(base, OTHER | {"train.zero_stage": stage}), world)
+        checkpoints = RunFolder(folder / f"{stage}_fp32").checkpoints
+        results[stage, "other settings"] = trained.shrinkage_after(checkpoints)
         world.barrier()
     torch.distributed.destroy_process_group()
     return results
@@ -116,6 +123,17 @@ class _Trained:
             "training again": self.engine.network.training != self.frozen,
         }
 
+    def shrinkage_after(self, checkpoints):
+        """A matrix after one step against before, and what weight decay alone makes of it."""
+        self.engine.load(checkpoints, "tag")
+        name = "heads.task_shape.classifier.weight"
+        before = self.engine.full_state()[name].clone()
+        self.run_steps(STEPS, STEPS + 1)
+        after = self.engine.full_state()[name]
+        self.loader.close()
+        ratio = float(after.norm() / before.norm())
+        return ratio, 1 - 0.25 * self.step.learning_rate
+
     def embed(self):
         """In evaluation mode, with more batches on one rank than on the other."""
         with self.engine.evaluate():
@@ -134,7 +152,7 @@ def embed(network, index, count):
 def results(tmp_path_factory, tiny_shards):
     folder = tmp_path_factory.mktemp("zero")
     first, second = run_ranks(train_everything, NUM_RANKS, folder, tiny_shards, timeout=100)
-    for key in first:
+    for key in (key for key in first if key[1] != "other settings"):
         assert first[key]["losses"] == second[key]["losses"]
     return first
 
@@ -154,6 +172,13 @@ def test_a_classifier_stage_changes_the_second_classifier_alone(results, stage):
     assert result["changed"] == second
     whole = results[stage, "fp32"]
     assert whole["changed"] == sorted(whole["state"])
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_after_a_checkpoint_of_other_settings_those_of_this_run_hold(results, stage):
+    ratio, expected = results[stage, "other settings"]
+    assert expected < 0.999
+    assert ratio == pytest.approx(expected, rel=1e-5)
 
 
 def test_half_precision_is_near_but_not_the_same(results):

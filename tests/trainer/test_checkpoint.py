@@ -114,6 +114,15 @@ def test_a_path_names_any_checkpoint(run):
     )
 
 
+def test_another_runs_checkpoint_does_not_undo_what_this_run_has_done(run, tmp_path):
+    former = RunFolder(tmp_path / "former")
+    path = str(save(former, 10))
+    assert find_checkpoint(path, run) == former.checkpoints / "step_000010"
+    save(run, 20)
+    with pytest.raises(ConfigError, match="has gone on to step 20 by itself; --resume auto"):
+        find_checkpoint(path, run)
+
+
 @pytest.mark.parametrize("name", ["step_000030", "", "../elsewhere"])
 def test_a_path_without_a_complete_checkpoint_is_an_error(run, name):
     save(run, 20)

@@ -214,6 +214,8 @@ def test_settings_without_effect_are_reported():
         ({"loss": {"name": "focal"}, "sampler": {"seed_by": "class"}}, "sampler.seed_by"),
         ({"sampler": {"seed_by": "class", "siblings": 2}}, ""),
         ({"loss": {"class_weight_beta": 0.9}}, "loss.class_weight_beta"),
+        ({"loss": {"name": "supcon"}, "evaluation": {"every": 5}}, "evaluation.every"),
+        ({"loss": {"name": "softmax"}, "evaluation": {"every": 5}}, ""),
         ({"loss": {"class_weight_beta": 0.9, "class_weight": "effective_number"}}, ""),
     ],
 )

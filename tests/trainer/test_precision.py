@@ -27,6 +27,11 @@ def test_bf16_is_fast_where_the_cpu_has_units_for_it(
     assert emulation_warning("fp32", CPU) is None
 
 
+def test_a_torch_that_does_not_tell_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert not cpu_has_bf16()
+
+
 def test_a_gpu_and_a_cpu_without_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
     assert emulation_warning("bf16", torch.device("cuda", 0)) is None

@@ -15,6 +15,7 @@ from trainer.errors import TrainingError
 from trainer.run_folder import RunFolder, step_name
 from trainer.snapshot import (
     NetworkDescription,
+    copy_snapshot,
     load_network,
     read_snapshot,
     snapshot_steps,
@@ -53,6 +54,25 @@ def test_a_snapshot_reads_back_as_it_was_written(run, network):
     assert written.path == run.snapshots / "step_000200"
     assert read_snapshot(written.path) == written
     assert read_snapshot(str(written.path)).network == DESCRIPTION
+
+
+def test_a_copy_is_written_now(run, network, tmp_path):
+    """The request that was written last is the one that is served."""
+    former = RunFolder(tmp_path / "former")
+    original = write(former, network).path / "manifest.json"
+    os.utime(original, (1, 1))
+    copy_snapshot(former, run, 200)
+    copied = read_snapshot(run.snapshots / "step_000200")
+    assert copied.checksum == read_snapshot(original.parent).checksum
+    assert (copied.path / "manifest.json").stat().st_mtime > 1
+
+
+@pytest.mark.parametrize(
+    ("name", "vectors"), [("subcenter_arcface", 2), ("arcface", 1), ("ldam", 1)]
+)
+def test_several_vectors_a_class_only_where_the_loss_has_them(name, vectors):
+    config = build_config({"loss": {"name": name, "vectors_per_class": 2}})
+    assert NetworkDescription.of(config, {"shape": 4}).vectors_per_class == vectors
 
 
 def test_the_network_comes_back_with_weights_and_statistics(run, network):

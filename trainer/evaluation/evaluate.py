@@ -57,7 +57,8 @@ def count_batches(  # noqa: PLR0913 - all that a read-out may look at
             them; or None.
 
     Returns:
-        (task, read-out) -> counts. The keys are the same for any share, also an empty one.
+        (task, read-out) -> counts. The keys are the same for any share, also an empty one. There
+        are none for a network without a classifier before the first table.
 
     Raises:
         DataError: an image cannot be read.
@@ -69,6 +70,8 @@ def count_batches(  # noqa: PLR0913 - all that a read-out may look at
         names = readouts(tables.get(task.name), config, network, has_training=training is not None)
         for readout in names:
             counts[task.name, readout] = ClassCounts(zero, zero)
+    if not counts:
+        return counts
     for start, stop in batches:
         outputs = embed_images(network, _read_images(index, start, stop, network))
         for task in tasks:

@@ -70,7 +70,8 @@ class RankEvaluator:
             version: the tables' version.
 
         Returns:
-            The summary, and its scalars as metrics; the same on every rank.
+            The summary, and its scalars as metrics; the same on every rank. Both are empty, and no
+            file is written, where nothing can be read out: no classifier, and no tables yet.
         """
         mine = count_batches(
             network,
@@ -82,6 +83,8 @@ class RankEvaluator:
             class_counts=self._class_counts,
             training=self._training(step, tables, version),
         )
+        if not mine:
+            return {}, {}
         counts = {key: self._summed(counted) for key, counted in mine.items()}
         summary = summarise(counts, step=step, table_version=version, split=self._config.split)
         if self._world.is_first:

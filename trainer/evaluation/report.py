@@ -48,17 +48,19 @@ def summarise(
 
 
 def write_evaluation(run: RunFolder, summary: Mapping[str, Any]) -> Path:
-    """Write `RUN/evaluation/step_....json`."""
-    path = run.evaluation / f"{step_name(summary['step'])}.json"
+    """Write `RUN/evaluation/step_....json`, or `step_...-SPLIT.json` of another split than test."""
+    of_split = "" if summary["split"] == "test" else f"-{summary['split']}"
+    path = run.evaluation / f"{step_name(summary['step'])}{of_split}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, dict(summary))
     return path
 
 
 def as_metrics(summary: Mapping[str, Any]) -> dict[str, float]:
-    """The scalars of an evaluation for TensorBoard."""
+    """The scalars of an evaluation for TensorBoard; another split than test is in their names."""
+    of_split = "" if summary["split"] == "test" else f"{summary['split']}/"
     return {
-        f"evaluation/{kind}/{name}": value
+        f"evaluation/{of_split}{kind}/{name}": value
         for kind in ("balanced_accuracy", "accuracy")
         for name, value in summary[kind].items()
     }

@@ -29,7 +29,16 @@ def test_the_validation_split_is_read_where_that_is_asked_for(tmp_path, tiny_dat
     evaluator = RankEvaluator(run, ALONE, manifest, TASKS, config)
     summary, _ = evaluator.run(tiny_network, 5, {}, None)
     assert (summary["split"], summary["test_images"]) == ("validation", 21)
-    assert read_json(run.evaluation / "step_000005.json") == summary
+    assert read_json(run.evaluation / "step_000005-validation.json") == summary
+
+
+def test_without_classifier_and_tables_there_is_nothing_to_say(tmp_path, tiny_data):
+    shape = {"channels": 1, "input_size": 8, "embedding_dim": 8, "num_classes": {"shape": 4}}
+    network = build_network("tiny", **shape, classifier_input=None).eval()
+    run = RunFolder(tmp_path)
+    evaluator = RankEvaluator(run, ALONE, tiny_data, TASKS, EvaluationConfig())
+    assert evaluator.run(network, 5, {}, None) == ({}, {})
+    assert not run.evaluation.exists()
 
 
 def summary_on(world, folder, shards):

@@ -60,6 +60,15 @@ def test_an_evaluation_is_a_file_of_its_step(tmp_path):
     json.loads(path.read_text(), parse_constant=pytest.fail)
 
 
+def test_another_split_has_a_file_and_metrics_of_its_own(tmp_path):
+    run = RunFolder(tmp_path)
+    write_evaluation(run, summarise(ONE_TASK, step=40, table_version=30))
+    held_back = summarise(ONE_TASK, step=40, table_version=30, split="validation")
+    assert write_evaluation(run, held_back).name == "step_000040-validation.json"
+    assert read_json(run.evaluation / "step_000040.json")["split"] == "test"
+    assert "evaluation/validation/accuracy/ncm" in as_metrics(held_back)
+
+
 def test_metrics_are_the_scalars():
     assert as_metrics(summarise(ONE_TASK, step=40, table_version=30)) == {
         "evaluation/balanced_accuracy/ncm": 0.625,
