@@ -48,7 +48,7 @@ def embed_split(
     works: Sequence[EmbedWork],
     config: ClusterConfig,
     *,
-    cpus: int,
+    cpus: int = 0,
     gpus: float = 0.0,
     on_shard: Callable[[int], None] = lambda rows: None,
 ) -> EmbedStats:
@@ -57,7 +57,7 @@ def embed_split(
     Args:
         works: those of all shards, in order (`embed_works`).
         config: patience with tasks.
-        cpus: of the cluster; as many tasks are under way.
+        cpus: as many tasks are under way; 0 = all CPUs that the cluster has now.
         gpus: share of a GPU that a task asks for, if the cluster has any.
         on_shard: called with the number of images of each shard that is done.
 
@@ -90,12 +90,14 @@ def task_resources(cpus: int, gpus: float) -> tuple[int, float]:
     """How many tasks fit the connected Ray at a time, and the share of a GPU that each can have.
 
     Args:
-        cpus: of the cluster; a task needs one.
+        cpus: for them, one each; 0 = all that the cluster has now.
         gpus: wanted share, in [0, 1].
     """
     import ray
 
-    there = float(ray.cluster_resources().get("GPU", 0.0)) if gpus else 0.0
+    resources = ray.cluster_resources()
+    cpus = cpus or max(1, int(resources.get("CPU", 0)))
+    there = float(resources.get("GPU", 0.0)) if gpus else 0.0
     if gpus and not there:
         logger.warning("launch.embed_gpus is %g, but the Ray cluster has no GPU: using CPUs", gpus)
     if not there:
@@ -160,10 +162,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     works = embed_works(config, manifest, snapshot, split=options.split, out=options.out)
     gpus = config.launch.embed_gpus
     with (
-        ray_session(num_cpus=config.launch.ray_cpus, gpus=gpus > 0) as cpus,
+        ray_session(num_cpus=config.launch.ray_cpus, gpus=gpus > 0),
         Progress(images, label=f"embed {options.split}", unit="images") as progress,
     ):
-        stats = embed_split(works, config.cluster, cpus=cpus, gpus=gpus, on_shard=progress.update)
+        stats = embed_split(works, config.cluster, gpus=gpus, on_shard=progress.update)
     sys.stdout.write(f"{stats.rows:,} embeddings of step {snapshot.step} in {options.out}\n")
     return 0
 

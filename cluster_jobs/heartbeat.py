@@ -27,7 +27,7 @@ BUSY_STATES = ("embedding", "clustering")
 
 
 def patience_seconds(config: ClusterConfig) -> float:
-    """How long a working service may say nothing new: the time of a task, in all its attempts."""
+    """How long a working service may make no progress: the time of a task, in all its attempts."""
     return config.task_timeout_seconds * (config.max_retries + 1)
 
 
@@ -55,6 +55,11 @@ class Heartbeat:
             self._said = (state, version)
             self._write()
 
+    def progress(self) -> None:
+        """What was said last goes on, and `renewed` may say so; any thread may call this."""
+        with self._lock:
+            self._said_at = time.monotonic()
+
     @property
     def state(self) -> str | None:
         """What was said last; None before the first."""
@@ -65,7 +70,8 @@ class Heartbeat:
         """Inside the block a thread renews the time, as long as the caller seems to work.
 
         Args:
-            patience: seconds after the last call from which on nothing is renewed.
+            patience: seconds after the last call, or the last `progress`, from which on nothing is
+                renewed.
         """
         ended = threading.Event()
         thread = threading.Thread(

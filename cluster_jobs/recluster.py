@@ -22,7 +22,7 @@ from cluster_jobs.heartbeat import BUSY_STATES, patience_seconds
 from cluster_jobs.local_ray import ray_session
 from cluster_jobs.ray_watch import watched_ray
 from cluster_jobs.refresh import SPLIT
-from cluster_jobs.service import Service, only_service
+from cluster_jobs.service import LOCK_NAME, Service, only_service
 from clustering.plan import plan_report
 from clustering.workers import RayWorkers
 from data_shards.manifest import Manifest
@@ -47,13 +47,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.write(run_plan(config, manifest, num_workers=options.workers))
         return 0
     run = RunFolder(config.run_path)
-    run.claim(config, fresh=False)
+    if not (run.path / LOCK_NAME).exists():
+        # No service was ever here. Should the folder be of something else, it is left as it is.
+        run.claim(config, fresh=False)
+    with only_service(run):
+        # Who is refused must not have changed the settings that the one at work goes by.
+        run.claim(config, fresh=False)
+        _serve(config, manifest, once=options.once)
+    return 0
+
+
+def _serve(config: RunConfig, manifest: Manifest, *, once: bool) -> None:
     gpus = config.launch.embed_gpus > 0
     with (
-        only_service(run),
-        ray_session(num_cpus=config.launch.ray_cpus, gpus=gpus) as cpus,
+        ray_session(num_cpus=config.launch.ray_cpus, gpus=gpus),
         _sigterm_ends(),
-        Service(config, manifest, cpus=cpus) as service,
+        Service(config, manifest) as service,
     ):
         try:
             with (
@@ -63,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                     on_lost=lambda: service.heartbeat("failed"),
                 ),
             ):
-                service.serve_once() if options.once else service.serve()
+                service.serve_once() if once else service.serve()
         except SystemExit:
             service.heartbeat("stopped")
             raise
@@ -71,7 +80,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             service.heartbeat("failed")
             raise
         service.heartbeat("done")
-    return 0
 
 
 def run_plan(config: RunConfig, manifest: Manifest, *, num_workers: int | None) -> str:

@@ -65,22 +65,25 @@ class Refresher:
         config: RunConfig,
         manifest: Manifest,
         *,
-        cpus: int,
+        cpus: int = 0,
         on_phase: Callable[[str, int], None] = lambda phase, version: None,
+        on_progress: Callable[[], None] = lambda: None,
     ) -> None:
         """Prepare.
 
         Args:
             config: the run.
             manifest: its shards.
-            cpus: of the Ray cluster.
-            on_phase: called with ("embedding" | "clustering" | "publishing", version).
+            cpus: that embedding uses; 0 = all that the Ray cluster has when a refresh begins.
+            on_phase: called with ("embedding" | "clustering" | "publishing", version) as it begins.
+            on_progress: called whenever a task has ended well, from several threads.
         """
         self._config = config
         self._manifest = manifest
         self._run = RunFolder(config.run_path.absolute())
         self._cpus = cpus
         self._on_phase = on_phase
+        self._on_progress = on_progress
 
     def serve(self, snapshot: Snapshot) -> Measured:
         """Publish the tables of a snapshot; work that an earlier attempt finished is kept.
@@ -139,7 +142,7 @@ class Refresher:
 
         def on_shard(rows: int) -> None:
             progress.update(rows)
-            self._on_phase("embedding", version)
+            self._on_progress()
 
         with Progress(images, label=f"table {version}: embed", unit="images") as progress:
             return embed_split(
@@ -160,7 +163,7 @@ class Refresher:
         """The tables of all tasks, and who made them."""
         self._on_phase("clustering", version)
         tables, kept = {}, []
-        workers = RayWorkers(self._config.cluster)
+        workers = RayWorkers(self._config.cluster, on_task=self._on_progress)
         for task in tasks:
             folder = out / task.name
             embeddings = sha256_of(folder / EMBEDDINGS_MANIFEST)
@@ -182,7 +185,6 @@ class Refresher:
 
         def on_classes(done: int, total: int) -> None:
             progress.update(done - progress.done)
-            self._on_phase("clustering", version)
 
         label = f"table {version}: cluster {task.name}"
         with Progress(num_classes, label=label, unit="classes") as progress:

@@ -23,6 +23,9 @@ from trainer.snapshot import Snapshot, read_snapshot
 
 logger = logging.getLogger(__name__)
 
+LOCK_NAME = "service.lock"
+"""In the folder of a run that has, or had, a service."""
+
 _POLL_SECONDS = 0.2
 _FAILURES = (ClusterError, DataError, JobError, OSError, TrainingError)
 
@@ -30,13 +33,15 @@ _FAILURES = (ClusterError, DataError, JobError, OSError, TrainingError)
 class Service:
     """Serves the requests of one run until its training is finished. A context manager."""
 
-    def __init__(self, config: RunConfig, manifest: Manifest, *, cpus: int) -> None:
+    def __init__(self, config: RunConfig, manifest: Manifest) -> None:
         self._run = RunFolder(config.run_path.absolute())
         self.heartbeat = Heartbeat(self._run)
         self._metrics = ServiceMetrics(self._run)
         self._served: Request | None = None
         self._at_work: Request | None = None
-        self._refresher = Refresher(config, manifest, cpus=cpus, on_phase=self.heartbeat)
+        self._refresher = Refresher(
+            config, manifest, on_phase=self.heartbeat, on_progress=self.heartbeat.progress
+        )
 
     def __enter__(self) -> Service:
         return self
@@ -108,10 +113,13 @@ class Service:
 def only_service(run: RunFolder) -> Iterator[None]:
     """Inside the block no other service publishes tables of the run; a dead one is no obstacle.
 
+    Args:
+        run: whose folder exists.
+
     Raises:
         JobError: another one is at work.
     """
-    with (run.path / "service.lock").open("w") as lock:
+    with (run.path / LOCK_NAME).open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

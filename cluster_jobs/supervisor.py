@@ -165,7 +165,8 @@ class Supervisor:
         elif self._heartbeat.silent_seconds > LONGEST_SILENCE_SECONDS and self._heartbeat.state:
             problem = self._service.failure(
                 f"hangs: its heartbeat, {self._heartbeat.path}, was not renewed for "
-                f"{LONGEST_SILENCE_SECONDS:g} s (last state: {self._heartbeat.state})"
+                f"{LONGEST_SILENCE_SECONDS:g} s (last state: {self._heartbeat.state}); if it was "
+                "at work, and merely slow, raise cluster.task_timeout_seconds"
             )
             self._restart_or_raise(problem, with_ray=False)
 

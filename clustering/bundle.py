@@ -91,7 +91,7 @@ def cluster_bundle(work: BundleWork) -> BundleResult:
         ClusterError: when an embedding is not a finite vector of length 1.
     """
     # Whoever planned the work has compared the checksums already.
-    shards = EmbeddingShards.open(work.folder, verify=False)
+    shards = EmbeddingShards.open_checked(work.folder)
     return cluster_classes(lambda positions: shards.rows(positions.astype(np.int64)), work)
 
 

@@ -18,6 +18,9 @@ from clustering.top_k import row_blocks, top_k
 
 Rule = Literal["margin", "soft", "balanced"]
 
+# "balanced" holds up to five float32 arrays of a block: 160 MiB.
+_BALANCED_ENTRIES = 1 << 23
+
 
 def knc_scores(  # noqa: PLR0913 - a class per rule would only rename these
     queries: npt.NDArray[np.float32],
@@ -57,9 +60,8 @@ def knc_scores(  # noqa: PLR0913 - a class per rule would only rename these
     _check(queries, centroids, class_of, num_classes)
     vote = _Vote(rule, num_neighbours, scale)
     scores = np.full((len(queries), num_classes), -np.inf, dtype=np.float32)
-    for rows in row_blocks(len(queries), len(centroids)):
-        pairs = vote.pairs(queries[rows], centroids, class_of)
-        scores[rows][pairs.query, pairs.class_] = pairs.score
+    for rows in row_blocks(len(queries), len(centroids), vote.block_size(len(centroids))):
+        vote.of(queries[rows], centroids, class_of).put_in(scores[rows])
     return scores
 
 
@@ -96,8 +98,9 @@ def knc_predict(  # noqa: PLR0913 - as `knc_scores`
     _check(queries, centroids, class_of, num_classes)
     vote = _Vote(rule, num_neighbours, scale)
     predictions = np.empty(len(queries), dtype=np.int64)
+    block_size = block_size or vote.block_size(len(centroids))
     for rows in row_blocks(len(queries), len(centroids), block_size):
-        predictions[rows] = vote.pairs(queries[rows], centroids, class_of).best_class()
+        predictions[rows] = vote.of(queries[rows], centroids, class_of).best_class()
     return predictions
 
 
@@ -127,12 +130,35 @@ class _Pairs:
     score: npt.NDArray[np.float32]
     """(P,)"""
 
+    def put_in(self, scores: npt.NDArray[np.float32]) -> None:
+        """Write them into the (N, C) scores of the block."""
+        scores[self.query, self.class_] = self.score
+
     def best_class(self) -> npt.NDArray[np.int64]:
         """The class of the best score of each query; the lowest of equal ones."""
         starts = _run_starts(self.query)
         best = np.maximum.reduceat(self.score, starts)
         at_best = np.flatnonzero(self.score == best[self.query])
         return self.class_[at_best[_run_starts(self.query[at_best])]]
+
+
+@dataclass(frozen=True)
+class _OfAll:
+    """Scores of every class that has clusters, for every query."""
+
+    classes: npt.NDArray[np.int64]
+    """(classes with clusters,) ascending."""
+    scores: npt.NDArray[np.float32]
+    """(N, classes with clusters)"""
+
+    def put_in(self, scores: npt.NDArray[np.float32]) -> None:
+        """Write them into the (N, C) scores of the block."""
+        scores[:, self.classes] = self.scores
+
+    def best_class(self) -> npt.NDArray[np.int64]:
+        """The class of the best score of each query; the lowest of equal ones."""
+        best: npt.NDArray[np.int64] = self.classes[self.scores.argmax(axis=1)]
+        return best
 
 
 @dataclass(frozen=True)
@@ -151,21 +177,39 @@ class _Vote:
         if not self.scale > 0:
             raise ValueError(f"scale must be > 0, got {self.scale}")
 
-    def pairs(
+    def block_size(self, num_clusters: int) -> int | None:
+        """Queries to vote for at a time; None for as many as `row_blocks` takes."""
+        if self.rule != "balanced":
+            return None
+        return max(1, _BALANCED_ENTRIES // num_clusters)
+
+    def of(
         self,
         queries: npt.NDArray[np.float32],
         centroids: npt.NDArray[np.float32],
         class_of: npt.NDArray[np.int64],
-    ) -> _Pairs:
+    ) -> _Pairs | _OfAll:
         """Score the classes of a block of queries."""
+        cosines = queries @ centroids.T
         if self.rule == "balanced":
-            return self._balanced_pairs(queries @ centroids.T, class_of)
-        num_nearest = min(self.num_neighbours, len(centroids))
-        nearest, cosines = top_k(queries @ centroids.T, num_nearest)
+            return self._balanced(cosines, class_of)
+        return self._of_nearest(cosines, class_of)
+
+    def _of_nearest(
+        self, cosines: npt.NDArray[np.float32], class_of: npt.NDArray[np.int64]
+    ) -> _Pairs:
+        """Rules "margin" and "soft".
+
+        Args:
+            cosines: (N, M) of queries and clusters.
+            class_of: (M,) of the clusters.
+        """
+        num_nearest = min(self.num_neighbours, len(class_of))
+        nearest, cosines = top_k(cosines, num_nearest)
         classes = class_of[nearest]
         # Sorted by class within each query, the clusters of a pair lie side by side.
         order = np.argsort(classes, axis=1, kind="stable")
-        query = np.repeat(np.arange(len(queries)), num_nearest)
+        query = np.repeat(np.arange(len(cosines)), num_nearest)
         class_ = np.take_along_axis(classes, order, axis=1).ravel()
         starts = _run_starts(query, class_)
         query, class_ = query[starts], class_[starts]
@@ -177,32 +221,52 @@ class _Vote:
             score = _nearest_of_others(cosines, classes, query, class_) - farthest
         return _Pairs(query, class_, score.astype(np.float32))
 
-    def _balanced_pairs(
+    def _balanced(
         self, cosines: npt.NDArray[np.float32], class_of: npt.NDArray[np.int64]
-    ) -> _Pairs:
-        """Every query with every class that has clusters.
+    ) -> _OfAll:
+        """Rule "balanced".
 
         Args:
-            cosines: (N, M) of queries and clusters.
+            cosines: (N, M) of queries and clusters; overwritten.
             class_of: (M,) of the clusters.
         """
-        order = np.argsort(class_of, kind="stable")
-        starts = _run_starts(class_of[order])
-        ends = np.append(starts[1:], len(order))
-        nearest = [cosines[:, order[a:b]] for a, b in zip(starts, ends, strict=True)]
-        for place in np.flatnonzero(ends - starts > self.num_neighbours):
-            nearest[place] = top_k(nearest[place], self.num_neighbours)[1]
-        counts = np.minimum(ends - starts, self.num_neighbours)
-        votes = np.concatenate(nearest, axis=1)
-        firsts = np.cumsum(counts) - counts
-        at = (np.arange(len(votes))[:, None] * votes.shape[1] + firsts).ravel()
-        return _Pairs(
-            query=np.repeat(np.arange(len(votes)), len(starts)),
-            class_=np.tile(class_of[order][starts], len(votes)),
-            score=_log_mean_exp(self.scale * votes.ravel().astype(np.float64), at).astype(
-                np.float32
-            ),
-        )
+        if (class_of[1:] < class_of[:-1]).any():  # those of a table are sorted
+            order = np.argsort(class_of, kind="stable")
+            cosines, class_of = cosines.take(order, axis=1), class_of[order]
+        starts = _run_starts(class_of)
+        votes = np.multiply(cosines, np.float32(self.scale), out=cosines)
+        return _OfAll(class_of[starts], _class_votes(votes, starts, self.num_neighbours))
+
+
+def _class_votes(
+    votes: npt.NDArray[np.float32], starts: npt.NDArray[np.int64], num_nearest: int
+) -> npt.NDArray[np.float32]:
+    """log(mean(exp(votes))) over the largest votes of each class.
+
+    Args:
+        votes: (N, M) scaled cosines, sorted by class; overwritten.
+        starts: (classes,) where each class begins.
+        num_nearest: votes of a class that count, at most.
+
+    Returns:
+        (N, classes) float32.
+    """
+    sizes = np.diff(starts, append=votes.shape[1])
+    if sizes.max() == 1:
+        return votes
+    for class_ in np.flatnonzero(sizes > num_nearest).tolist():
+        own = votes[:, starts[class_] : starts[class_] + sizes[class_]]
+        num_farther = own.shape[1] - num_nearest
+        own.partition(num_farther, axis=1)
+        own[:, :num_farther] = -np.inf
+    largest = np.maximum.reduceat(votes, starts, axis=1)
+    votes -= np.repeat(largest, sizes, axis=1)
+    # Pairwise, so float32 is exact enough also for a class of many thousand clusters.
+    scores = np.add.reduceat(np.exp(votes, out=votes), starts, axis=1)
+    scores /= np.minimum(sizes, num_nearest).astype(np.float32)
+    np.log(scores, out=scores)
+    scores += largest
+    return scores
 
 
 def _nearest_of_others(

@@ -1,12 +1,13 @@
 """Who clusters what: the number of clusters of each class, and classes in bundles for the workers.
 
 Pure. How a class is clustered never changes its clusters, only who does it. Cost is counted in
-row-centroid comparisons.
+row-centroid comparisons, and what is done once to each row as so many of them.
 """
 
 from __future__ import annotations
 
 import heapq
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,8 +29,13 @@ exceeds a worker's memory, or would keep the others waiting, is divided over sev
 
 # Several bundles a worker even out what the cost estimate gets wrong; a lost one costs little.
 _BUNDLES_PER_WORKER = 4
-# About half a minute of one CPU at 512 dimensions, so that a share ends well within its timeout.
+# Comparisons that take as long as to read a row, check it and sum it up once: measured 3.3 to 6 us
+# from the page cache against 23 to 29 ns a comparison, at 512 dimensions; disks take longer.
+_ROW_COST = 250
+# About a minute of one CPU at 512 dimensions, so that a bundle ends well within its timeout.
 _LARGEST_COST = 2e9
+# Of the rows of a bundle, which may be very many at the same cost: half a minute at 35 MB/s.
+_LARGEST_BYTES = 2**30
 # Multiplications below which dividing a class over workers costs more than it saves: a call of its
 # shares takes some 8 ms, as long as a thousand million of them do.
 _SHARDED_MULTIPLICATIONS = 2e10
@@ -63,7 +69,7 @@ class Plan:
     lanes: Mapping[int, int]
     """Of each class that is divided: over how many workers."""
     costs: npt.NDArray[np.int64]
-    """(C,) row-centroid comparisons of each class."""
+    """(C,) work of each class, in row-centroid comparisons."""
     iterations: int
     """Of k-means, at most."""
     num_workers: int
@@ -116,8 +122,7 @@ class Plan:
         lines = [f"{'regime':8} {'classes':>12} {'samples':>14} {'clusters':>12} {'work':>6}"]
         for regime in get_args(Regime):
             own = np.array([name == regime for name in self.regimes])
-            columns = (self.class_sizes, self.num_clusters)
-            samples, clusters = (int(column[own].sum()) for column in columns)
+            samples, clusters = (int(n[own].sum()) for n in (self.class_sizes, self.num_clusters))
             work = self.costs[own].sum() / self.costs.sum()
             lines.append(
                 f"{regime:8} {np.count_nonzero(own):12,} {samples:14,} {clusters:12,} {work:6.1%}"
@@ -237,27 +242,22 @@ def make_plan(
         ClusterError: when a class has no sample.
     """
     transport = choose_transport(
-        config,
-        num_workers=num_workers,
-        num_nodes=num_nodes,
-        object_store_bytes=object_store_bytes,
+        config, num_workers=num_workers, num_nodes=num_nodes, object_store_bytes=object_store_bytes
     )
     num_clusters = clusters_per_class(class_sizes, config)
     means = num_clusters == 1
-    costs = np.where(means, class_sizes, class_sizes * num_clusters * config.iterations)
+    costs = class_sizes * (np.where(means, 0, num_clusters * config.iterations) + _ROW_COST)
     sharded = _too_large(class_sizes, costs, config, num_workers=num_workers, dim=dim)
     single = np.flatnonzero(~sharded)
-    num_bundles = max(
-        num_workers * _BUNDLES_PER_WORKER,
-        int(np.ceil(costs[single].sum() / _LARGEST_COST)),
-    )
-    if transport.route == "object_store":
-        # So small that a wave has one for each worker.
-        num_bytes = int(class_sizes[single].sum()) * 4 * dim
-        num_bundles = max(num_bundles, int(num_workers * num_bytes / transport.wave_bytes))
+    least = math.ceil(costs[single].sum() / _LARGEST_COST)
+    num_bundles = max(least, num_workers * _BUNDLES_PER_WORKER)
+    largest_bytes: float = _LARGEST_BYTES
+    if transport.route == "object_store":  # so small that a wave has one for each worker
+        largest_bytes = min(largest_bytes, transport.wave_bytes / num_workers)
     bundles = [
         Bundle(np.sort(classes), int(class_sizes[classes].sum()), float(costs[classes].sum()))
-        for classes in _spread(single, costs[single], min(num_bundles, len(single)))
+        for dealt in _spread(single, costs, num_bundles)
+        for classes in _cut(dealt, class_sizes, largest_bytes / (4 * dim))
     ]
     bundles.sort(key=lambda bundle: (-bundle.cost, bundle.classes[0]))
     lanes = _divide(
@@ -322,7 +322,7 @@ def _divide(
     Args:
         classes: to be divided.
         class_sizes: (C,) samples of each.
-        costs: (C,) row-centroid comparisons of each.
+        costs: (C,) of each.
         bundles: all the other work.
         num_workers: of all.
         held_rows: that a worker can hold; a class is divided over so many that all of it is held,
@@ -373,15 +373,23 @@ def _jobs(
 def _spread(
     classes: npt.NDArray[np.int64], costs: npt.NDArray[np.int64], num_bundles: int
 ) -> list[npt.NDArray[np.int64]]:
-    """Deal the classes out, the costliest first, each to the bundle that has the least so far."""
-    bundles: list[list[int]] = [[] for _ in range(num_bundles)]
-    least = [(0, number) for number in range(num_bundles)]
-    order = np.argsort(-costs, kind="stable")
-    for class_, its_cost in zip(classes[order].tolist(), costs[order].tolist(), strict=True):
+    """Deal some of the C classes out, the costliest first, each to the bundle with the least."""
+    bundles: list[list[int]] = [[] for _ in range(min(num_bundles, len(classes)))]
+    least = [(0, number) for number in range(len(bundles))]
+    order = classes[np.argsort(-costs[classes], kind="stable")]
+    for class_, its_cost in zip(order.tolist(), costs[order].tolist(), strict=True):
         cost, number = least[0]
         bundles[number].append(class_)
         heapq.heapreplace(least, (cost + its_cost, number))
     return [np.array(bundle, dtype=np.int64) for bundle in bundles]
+
+
+def _cut(
+    bundle: npt.NDArray[np.int64], class_sizes: npt.NDArray[np.int64], most_rows: float
+) -> list[npt.NDArray[np.int64]]:
+    """Cut a bundle of too many rows into even parts; none exceeds the bound by a class or more."""
+    num_parts = math.ceil(class_sizes[bundle].sum() / most_rows)
+    return [bundle] if num_parts == 1 else _spread(bundle, class_sizes, num_parts)
 
 
 def _size(num_bytes: int) -> str:

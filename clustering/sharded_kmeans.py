@@ -88,7 +88,7 @@ def share_reader(work: ShareWork) -> ReadRows:
 
     def read(first: int, end: int) -> npt.NDArray[np.float32]:
         if not shards:
-            shards.append(EmbeddingShards.open(work.folder, verify=False))
+            shards.append(EmbeddingShards.open_checked(work.folder))
         rows = shards[0].rows(work.positions[first:end])
         check_share_rows(work, rows, first)
         return rows

@@ -50,7 +50,7 @@ def hold_rows(
     started = time.monotonic()
     positions = work.positions[: work.num_held(dim)]
     rows = np.empty((len(positions), dim), dtype=np.float32)
-    shards = None if pieces else EmbeddingShards.open(work.folder, verify=False)
+    shards = None if pieces else EmbeddingShards.open_checked(work.folder)
     in_order = np.sort(positions)
     for first in range(0, len(positions), CHUNK_ROWS):
         part = slice(first, first + CHUNK_ROWS)

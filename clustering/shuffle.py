@@ -49,7 +49,7 @@ def split_span(work: SpanWork) -> Iterator[npt.NDArray[np.float32] | float]:
         DataError: when a shard cannot be read.
     """
     started = time.monotonic()
-    rows = EmbeddingShards.open(work.folder, verify=False).rows(work.positions)
+    rows = EmbeddingShards.open_checked(work.folder).rows(work.positions)
     for piece in range(work.num_pieces):
         yield rows[work.piece_of == piece]
     yield time.monotonic() - started

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse import csr_matrix
 
 from clustering.errors import ClusterError
 
@@ -27,6 +29,7 @@ _DTYPES: Mapping[str, tuple[type[np.generic], int]] = {
 """Arrays of a table -> (dtype, number of dimensions)."""
 
 _UNIT_TOLERANCE = 1e-3
+_BLOCK_CLUSTERS = 2048  # summed at a time, in float64: 8 MiB at 512 dimensions
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,20 +99,35 @@ class ClusterTable:
         return np.arange(first, end)
 
     def class_means(self) -> npt.NDArray[np.float32]:
-        """Directions of the mean embedding of each class.
+        """Directions of the mean embedding of each class; computed once.
 
         Exact: a cluster's members sum up to size x concentration x centroid.
 
         Returns:
-            (C, D) float32 unit rows. A class whose members cancel out gets its first centroid.
+            (C, D) float32 unit rows, read-only. A class whose members cancel out gets its first
+            centroid.
         """
+        return self._class_means
+
+    @cached_property
+    def _class_means(self) -> npt.NDArray[np.float32]:
         weights = self.cluster_sizes * self.concentration.astype(np.float64)
-        starts = self._class_starts
-        sums = np.add.reduceat(weights[:, np.newaxis] * self.centroids, starts, axis=0)
-        lengths = np.linalg.norm(sums, axis=1, keepdims=True)
-        cancelled = lengths < 1e-6 * self.class_sizes[:, np.newaxis]
-        means = sums / np.where(cancelled, 1.0, lengths)
-        return np.where(cancelled, self.centroids[starts], means).astype(np.float32)
+        class_sizes = self.class_sizes
+        ends = np.append(self._class_starts, self.num_clusters)
+        means = np.empty((self.num_classes, self.dim), dtype=np.float32)
+        # Whole classes, so a block may exceed its clusters by those of its last class.
+        firsts = np.flatnonzero(np.diff(ends[:-1] // _BLOCK_CLUSTERS, prepend=-1)).tolist()
+        for first, end in zip(firsts, [*firsts[1:], self.num_classes], strict=True):
+            own, clusters = slice(first, end), slice(ends[first], ends[end])
+            centroids = self.centroids[clusters]
+            starts = ends[first : end + 1] - ends[first]
+            sums = csr_matrix((weights[clusters], np.arange(len(centroids)), starts)) @ centroids
+            lengths = np.linalg.norm(sums, axis=1, keepdims=True)
+            cancelled = lengths < 1e-6 * class_sizes[own, np.newaxis]
+            directions = sums / np.where(cancelled, 1.0, lengths)
+            means[own] = np.where(cancelled, centroids[starts[:-1]], directions)
+        means.setflags(write=False)
+        return means
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """All arrays by field name; `from_arrays` turns them back."""

@@ -66,15 +66,23 @@ class Kind:
 class TaskRunner:
     """Runs calls on the Ray cluster that this process is connected to; threads may share one."""
 
-    def __init__(self, config: ClusterConfig, *, num_gpus: float = 0.0) -> None:
+    def __init__(
+        self,
+        config: ClusterConfig,
+        *,
+        num_gpus: float = 0.0,
+        on_answer: Callable[[], None] = lambda: None,
+    ) -> None:
         """Prepare.
 
         Args:
             config: `task_timeout_seconds` and `max_retries`.
             num_gpus: share of a GPU for the kinds of tasks that need one, in [0, 1].
+            on_answer: called whenever a task has answered, by the thread that waits for it.
         """
         self.config = config
         self.num_gpus = num_gpus
+        self.on_answer = on_answer
         self.stopped = threading.Event()
 
     def run(
@@ -174,6 +182,7 @@ class _Tasks:
         self._calls = calls
         self._timeout_seconds = runner.config.task_timeout_seconds
         self._max_retries = runner.config.max_retries
+        self._on_answer = runner.on_answer
         self._remote: Any = _remote(kind.function).options(
             num_cpus=1,
             num_gpus=runner.num_gpus if kind.on_gpu else 0,
@@ -212,6 +221,7 @@ class _Tasks:
         except ray.exceptions.RayError as error:
             self._try_again(attempt, f"its worker was lost ({error})")
         else:
+            self._on_answer()
             yield attempt.number, [*attempt.kept, answer] if attempt.kept else answer
 
     def _judge(self, attempt: _Attempt, error: Any) -> None:

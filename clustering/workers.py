@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
@@ -128,8 +128,15 @@ class LocalWorker:
 class RayWorkers:
     """Tasks of one CPU each on the Ray cluster that this process is connected to."""
 
-    def __init__(self, config: ClusterConfig) -> None:
+    def __init__(
+        self, config: ClusterConfig, *, on_task: Callable[[], None] = lambda: None
+    ) -> None:
         """Look what there is.
+
+        Args:
+            config: how many workers, their backend, and patience with them.
+            on_task: called whenever a task has ended well, from several threads. A bundle is one
+                task; a divided class takes many, of which nothing else is heard until its end.
 
         Raises:
             ClusterError: when there is no CPU, or the backend of the settings does not work where
@@ -156,12 +163,13 @@ class RayWorkers:
         self.num_workers = min(config.num_workers or num_cpus, num_cpus)
         self.seconds = 0.0
         self._config = config
+        self._on_task = on_task
         on_gpu = self.backend != "faiss-cpu"
         self._num_gpus = gpu_share(self.num_workers, _total("GPU", nodes)) if on_gpu else 0.0
 
     def run(self, works: WorkList) -> Iterator[Done]:
         """See `Workers`. All checks come first: damaged rows would fail in stranger ways."""
-        runner = TaskRunner(self._config, num_gpus=self._num_gpus)
+        runner = TaskRunner(self._config, num_gpus=self._num_gpus, on_answer=self._on_task)
         jobs = _Jobs(works, runner, self.num_workers)
         for phase in (jobs.checks(), jobs.clustering()):
             for end in run_in_lanes(phase, self.num_workers, stop=runner.stop):

@@ -75,10 +75,14 @@ def atomic_folder(path: Path | str, replace: bool = False) -> Iterator[Path]:
 
 
 def clear_leftovers(folder: Path | str) -> None:
-    """Remove what killed writers left directly in `folder`; no writer may be at work there."""
+    """Remove what killed writers left directly in `folder`; no writer may be at work there.
+
+    What of a folder cannot be removed stays until the next time: some network file systems keep
+    a file as long as somebody reads it.
+    """
     for leftover in Path(folder).glob(f"{TEMPORARY_PREFIX}*"):
         if leftover.is_dir():
-            shutil.rmtree(leftover)
+            shutil.rmtree(leftover, ignore_errors=True)
         else:
             leftover.unlink()
 
@@ -133,7 +137,8 @@ def _put_in_place(new: Path, path: Path) -> None:
     except BaseException:
         os.rename(old, path)
         raise
-    shutil.rmtree(old)
+    # The new one is there: an old one that cannot be removed counts for nothing.
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _flush(path: Path) -> None:

@@ -11,8 +11,10 @@ Legend: n rows of a shard, N rows in all, D embedding, P rows asked for.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import resource
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from data_shards.record import check_file, record_from_json
 MANIFEST_NAME = "manifest.json"
 FORMAT = "clmle-embedding-shards-1"
 _REMEDY = "embed again"
+_MOST_MAPPED = 16_384  # shards at a time: a quarter of the maps that Linux grants a process
 
 
 @dataclass(frozen=True)
@@ -123,12 +126,14 @@ def finish_embeddings(folder: Path | str, infos: Sequence[EmbeddingShardInfo], o
 class EmbeddingShards:
     """The embeddings of a folder as one long table whose vectors stay on the disk.
 
+    A shard is mapped into memory when a row of it is first wanted.
+
     Attributes:
+        folder: where they lie.
         shards: the shards, in the order of their rows.
         origin: what decides the files, weights and data among it.
         dim: D.
-        ids: (N,) int64, sample ids, each once.
-        labels: (N,) int64, class ids.
+        num_rows: N, the number of embeddings.
     """
 
     def __init__(self, folder: Path, shards: Sequence[EmbeddingShardInfo], origin: str) -> None:
@@ -136,15 +141,15 @@ class EmbeddingShards:
         self.shards = tuple(shards)
         self.origin = origin
         self.dim = self.shards[0].dim
-        self.ids = self._concatenate("ids.npy")
-        self.labels = self._concatenate("labels.npy")
-        self._vectors = [_map_vectors(folder, shard) for shard in self.shards]
+        self._starts = np.cumsum([0, *(shard.num_rows for shard in self.shards)])
+        self.num_rows = int(self._starts[-1])
+        self._mapped = lru_cache(_most_mapped())(partial(_map_vectors, folder))
 
     @classmethod
     def open(
         cls, folder: Path | str, verify: bool = True, *, verify_vectors: bool = True
     ) -> EmbeddingShards:
-        """Open a folder that `finish_embeddings` completed.
+        """Open a folder that `finish_embeddings` completed, and read its ids and labels.
 
         Args:
             folder: the folder.
@@ -156,26 +161,45 @@ class EmbeddingShards:
             DataError: when the folder is not complete, or naming the file that is damaged.
         """
         folder = Path(folder)
-        path = folder / MANIFEST_NAME
-        if not path.exists():
-            raise DataError(
-                f"{folder} holds no finished embeddings (it has no {MANIFEST_NAME}); {_REMEDY}"
-            )
-        content = read_json(path)
-        if content.get("format") != FORMAT or not content.get("shards"):
-            raise DataError(f"{path} is no manifest of {FORMAT}; {_REMEDY}")
-        shards = [record_from_json(EmbeddingShardInfo, entry) for entry in content["shards"]]
-        for shard in shards:
+        opened = cls(folder, *_read_manifest(folder / MANIFEST_NAME))
+        for shard in opened.shards:
             _check_shard(folder, shard, verify=verify, verify_vectors=verify_vectors)
-        opened = cls(folder, shards, str(content.get("origin", "")))
+        # Read now: a file that is damaged is to show here, not in the middle of an evaluation.
+        _ = opened.ids, opened.labels
         if verify:
             _check_unique(opened)
         return opened
 
-    @property
-    def num_rows(self) -> int:
-        """N, the number of embeddings."""
-        return len(self.ids)
+    @classmethod
+    def open_checked(cls, folder: Path | str) -> EmbeddingShards:
+        """Open a folder whose files somebody has checked: a task's way, of which there are many.
+
+        Only the manifest is looked at, and read once in a process while it stays the same. What is
+        missing or damaged by now shows when it is wanted.
+
+        Raises:
+            DataError: when the folder is not complete.
+        """
+        path = Path(folder) / MANIFEST_NAME
+        return cls(path.parent, *_known_manifest(path, _stamp(path)))
+
+    @cached_property
+    def ids(self) -> npt.NDArray[np.int64]:
+        """(N,) int64, sample ids, each once; read when first wanted.
+
+        Raises:
+            DataError: naming the file that cannot be read.
+        """
+        return self._concatenate("ids.npy")
+
+    @cached_property
+    def labels(self) -> npt.NDArray[np.int64]:
+        """(N,) int64, class ids; read when first wanted.
+
+        Raises:
+            DataError: naming the file that cannot be read.
+        """
+        return self._concatenate("labels.npy")
 
     def rows(self, positions: npt.NDArray[np.integer]) -> npt.NDArray[np.float32]:
         """Gather vectors.
@@ -187,7 +211,7 @@ class EmbeddingShards:
             (P, D) float32, a new array in the order of `positions`.
 
         Raises:
-            DataError: when a position is out of range.
+            DataError: when a position is out of range, or naming the file that cannot be read.
         """
         positions = np.asarray(positions)
         if len(positions) and not 0 <= positions.min() <= positions.max() < self.num_rows:
@@ -195,7 +219,10 @@ class EmbeddingShards:
                 f"positions must lie in 0..{self.num_rows - 1}, "
                 f"got {positions.min()}..{positions.max()}"
             )
-        return gather_rows(self._vectors, positions, self.dim)
+        return _gather(self._part, self._starts, positions, self.dim)
+
+    def _part(self, number: int) -> npt.NDArray[np.float32]:
+        return self._mapped(self.shards[number])
 
     def _concatenate(self, suffix: str) -> npt.NDArray[np.int64]:
         parts = [
@@ -218,13 +245,8 @@ def gather_rows(
     Returns:
         (P, D) float32, a new array in the order of `positions`.
     """
-    gathered = np.empty((len(positions), dim), dtype=np.float32)
     starts = np.cumsum([0, *(len(part) for part in parts)])
-    part_of = np.searchsorted(starts, positions, side="right") - 1
-    for number in np.flatnonzero(np.bincount(part_of)).tolist():
-        chosen = np.flatnonzero(part_of == number)
-        gathered[chosen] = parts[number][positions[chosen] - starts[number]]
-    return gathered
+    return _gather(parts.__getitem__, starts, positions, dim)
 
 
 def check_vectors(folder: Path | str, shard: EmbeddingShardInfo) -> None:
@@ -235,6 +257,57 @@ def check_vectors(folder: Path | str, shard: EmbeddingShardInfo) -> None:
     """
     vectors = _paths(Path(folder), shard.name)[0]
     check_file(vectors, num_bytes=shard.num_bytes, sha256=shard.sha256, remedy=_REMEDY)
+
+
+def _gather(
+    part: Callable[[int], npt.NDArray[np.float32]],
+    starts: npt.NDArray[np.int64],
+    positions: npt.NDArray[np.integer],
+    dim: int,
+) -> npt.NDArray[np.float32]:
+    """`gather_rows` of parts that begin at `starts` and are asked for only if a row is wanted."""
+    gathered = np.empty((len(positions), dim), dtype=np.float32)
+    part_of = np.searchsorted(starts, positions, side="right") - 1
+    # Sorted once: to look for the rows of each part anew takes time with the number of parts.
+    order = np.argsort(part_of, kind="stable")
+    numbers, firsts = np.unique(part_of[order], return_index=True)
+    for number, chosen in zip(numbers.tolist(), np.split(order, firsts[1:]), strict=False):
+        gathered[chosen] = part(number)[positions[chosen] - starts[number]]
+    return gathered
+
+
+def _read_manifest(path: Path) -> tuple[tuple[EmbeddingShardInfo, ...], str]:
+    """The shards of a folder and their origin."""
+    if not path.exists():
+        raise _unfinished(path)
+    content = read_json(path)
+    if content.get("format") != FORMAT or not content.get("shards"):
+        raise DataError(f"{path} is no manifest of {FORMAT}; {_REMEDY}")
+    shards = tuple(record_from_json(EmbeddingShardInfo, entry) for entry in content["shards"])
+    return shards, str(content.get("origin", ""))
+
+
+@lru_cache(maxsize=1)  # of the manifest alone: files kept open would outlive a removed folder
+def _known_manifest(
+    path: Path, stamp: tuple[int, int, int]
+) -> tuple[tuple[EmbeddingShardInfo, ...], str]:
+    """`_read_manifest`, which is not done again while the stamp stays the same."""
+    return _read_manifest(path)
+
+
+def _stamp(path: Path) -> tuple[int, int, int]:
+    """What differs when a manifest was written anew."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        raise _unfinished(path) from None
+    return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+def _unfinished(path: Path) -> DataError:
+    return DataError(
+        f"{path.parent} holds no finished embeddings (it has no {MANIFEST_NAME}); {_REMEDY}"
+    )
 
 
 def _paths(folder: Path, name: str) -> tuple[Path, Path, Path, Path]:
@@ -293,9 +366,16 @@ def _check_unique(embeddings: EmbeddingShards) -> None:
         )
 
 
+def _most_mapped() -> int:
+    """Shards to have mapped at a time: each holds a file open, of which others need some too."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return _MOST_MAPPED if files == resource.RLIM_INFINITY else min(files // 2, _MOST_MAPPED)
+
+
 def _map_vectors(folder: Path, shard: EmbeddingShardInfo) -> npt.NDArray[np.float32]:
     path = folder / f"{shard.name}.npy"
-    return _load(path, (shard.num_rows, shard.dim), np.float32, mapped=shard.num_rows > 0)
+    check_file(path, num_bytes=shard.num_bytes, remedy=_REMEDY)
+    return _load(path, (shard.num_rows, shard.dim), np.float32, mapped=True)
 
 
 def _load(

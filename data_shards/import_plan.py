@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +21,7 @@ from data_shards.sources.base import Source, SourceItem
 DEFAULT_TEST_FRACTION = 0.25
 SPLITS = ("train", "test", "validation")
 """In the order of their ids."""
+_ITEMS_AT_ONCE = 1000  # of a fingerprint
 _logger = logging.getLogger(__name__)
 _Items = Sequence[SourceItem]
 
@@ -103,13 +104,24 @@ class ImportPlan:
 
     def fingerprint(self) -> str:
         """Return a checksum of all that decides over the files written (except image content)."""
-        items = {
-            split: [(item.name, dict(item.labels)) for item in items]
-            for split, items in self.splits.items()
-        }
-        content = [FORMAT, self.source, self.label_columns, self.label_names, self.settings, items]
-        text = json.dumps(content, sort_keys=True, default=dict)
-        return hashlib.sha256(text.encode("ascii")).hexdigest()
+        digest = hashlib.sha256()
+        for text in self._as_json():
+            digest.update(text.encode("ascii"))
+        return digest.hexdigest()
+
+    def _as_json(self) -> Iterator[str]:
+        """The JSON text of a list of all that decides, in parts: as a whole it would be large."""
+        to_json = json.JSONEncoder(sort_keys=True, default=dict).encode
+        head = [FORMAT, self.source, self.label_columns, self.label_names, self.settings]
+        yield to_json(head)[:-1] + ", {"
+        for number, split in enumerate(sorted(self.splits)):
+            yield f"{', ' if number else ''}{to_json(split)}: ["
+            items = self.splits[split]
+            for first in range(0, len(items), _ITEMS_AT_ONCE):
+                part = [(i.name, dict(i.labels)) for i in items[first : first + _ITEMS_AT_ONCE]]
+                yield f"{', ' if first else ''}{to_json(part)[1:-1]}"
+            yield "]"
+        yield "}]"
 
 
 def plan_import(source: Source, options: ImportOptions) -> ImportPlan:

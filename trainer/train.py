@@ -24,6 +24,7 @@ import torch
 
 from clustering import store
 from clustering.errors import ClusterError
+from data_shards.atomic import clear_leftovers
 from data_shards.errors import DataError
 from data_shards.index import SampleIndex
 from data_shards.manifest import Manifest
@@ -120,6 +121,7 @@ def train(config: RunConfig, *, resume: str = "auto") -> dict[str, Any]:
     if is_first:
         run.claim(config, fresh=resume == "none")
         run.report.unlink(missing_ok=True)  # it would say that this training has ended
+        clear_leftovers(run.snapshots)  # only this rank writes there
         for ignored in config.ignored_settings():
             logger.warning("%s", ignored)
         if evaluated_split(config, manifest) is None:

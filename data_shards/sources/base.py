@@ -12,7 +12,7 @@ from data_shards.sample import LABEL_EXTENSION
 _PLAIN_SUFFIX = re.compile(r"[a-z0-9]{1,8}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # there is one for each image of a source
 class SourceItem:
     """One image that can be loaded."""
 

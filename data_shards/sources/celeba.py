@@ -5,7 +5,7 @@ Liu, Luo, Wang, Tang: Deep Learning Face Attributes in the Wild, ICCV 2015.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from data_shards.errors import DataError
@@ -26,19 +26,15 @@ def read(folder: Path) -> Source:
     official ones.
 
     Raises:
-        DataError: when a list is missing or a line of it is not as published.
+        DataError: when a list is missing, a line of it is not as published, or the images of the
+            one list are not those of the other, each once.
     """
     columns, labels = _attributes(folder / ATTRIBUTES)
     splits: dict[str, list[SourceItem]] = {split: [] for split in _SPLITS.values()}
-    for number, (name, *rest) in _lines(folder / PARTITION):
-        if len(rest) != 1 or rest[0] not in _SPLITS or name not in labels:
-            raise DataError(
-                f"{folder / PARTITION}:{number}: expected an image of {ATTRIBUTES} and 0, 1 or 2, "
-                f"got {' '.join([name, *rest])!r}"
-            )
+    for name, split in _partition(folder / PARTITION, labels).items():
         path = folder / IMAGES / name
         classes = dict(zip(columns, labels[name], strict=True))
-        splits[_SPLITS[rest[0]]].append(
+        splits[split].append(
             SourceItem(f"{IMAGES}/{name}", classes, path.read_bytes, extension_of(name))
         )
     return Source(
@@ -68,6 +64,33 @@ def _attributes(path: Path) -> tuple[tuple[str, ...], dict[str, tuple[int, ...]]
             f"image; the first line says {' '.join(count)!r}, images listed: {len(labels):,}"
         )
     return tuple(names), labels
+
+
+def _partition(path: Path, images: Collection[str]) -> dict[str, str]:
+    """Image -> split, in the order of the list; `images` are those of the other list."""
+    splits: dict[str, str] = {}
+    repeated: list[str] = []
+    for number, (name, *rest) in _lines(path):
+        if len(rest) != 1 or rest[0] not in _SPLITS or name not in images:
+            raise DataError(
+                f"{path}:{number}: expected an image of {ATTRIBUTES} and 0, 1 or 2, "
+                f"got {' '.join([name, *rest])!r}"
+            )
+        if name in splits:
+            repeated.append(name)
+        splits[name] = _SPLITS[rest[0]]
+    missing = [name for name in images if name not in splits]
+    if missing or repeated:
+        raise DataError(
+            f"{path}: expected each of the {len(images):,} images of {ATTRIBUTES} once; missing: "
+            f"{_counted(missing)}, repeated: {_counted(repeated)}; copy the published list again, "
+            "or, for a part of the images, shorten both lists alike"
+        )
+    return splits
+
+
+def _counted(names: list[str]) -> str:
+    return f"{len(names):,} (the first is {names[0]})" if names else "none"
 
 
 def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:

@@ -6,7 +6,7 @@ import lzma
 import os
 import tarfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
@@ -39,6 +39,28 @@ def files_of(path: Path) -> Files:
         DataError: when the tar cannot be read.
     """
     return _folder_files(path) if path.is_dir() else _tar_files(path)
+
+
+def refuse_copies(path: Path, names: Iterable[str], image_of: Callable[[str], str]) -> None:
+    """Refuse files that are the same image: its copies could come into training and test split.
+
+    Args:
+        path: the folder or tar, for the message.
+        names: of the files, each once.
+        image_of: what tells which image a file is, whatever the folder that it lies in.
+
+    Raises:
+        DataError: naming the first two files that are the same image.
+    """
+    first_of: dict[str, str] = {}
+    for name in names:
+        first = first_of.setdefault(image_of(name), name)
+        if first != name:
+            raise DataError(
+                f"{path} holds an image twice, as {first} and {name}, so that it could come into "
+                "training and test split; if these are two versions of a set, import the folder "
+                "of one alone, otherwise remove a file"
+            )
 
 
 def _folder_files(folder: Path) -> Files:

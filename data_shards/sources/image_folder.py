@@ -33,12 +33,12 @@ def read(root: Path) -> Source:
     folders = _split_folders(root)
     classes = {split: _class_folders(folder) for split, folder in folders.items()}
     names = tuple(sorted({folder.name for found in classes.values() for folder in found}))
-    number_of = {name: number for number, name in enumerate(names)}
+    labels_of = {name: {COLUMN: number} for number, name in enumerate(names)}
     splits = {
         split: [
             SourceItem(
                 path.relative_to(root).as_posix(),
-                {COLUMN: number_of[folder.name]},
+                labels_of[folder.name],
                 path.read_bytes,
                 extension_of(path.name),
             )

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from data_shards.errors import DataError
 from data_shards.sources.base import Source, SourceItem, extension_of
-from data_shards.sources.files import files_of
+from data_shards.sources.files import files_of, refuse_copies
 
 COLUMN = "identity"
 _NUMBER = re.compile(r"_\d+\.\w+")
@@ -19,12 +19,14 @@ def read(path: Path) -> Source:
     Only files NAME/NAME_NUMBER.SUFFIX count, at any depth; lists and notes beside them do not.
 
     Raises:
-        DataError: when there is no such file, or the tar cannot be read.
+        DataError: when there is no such file, a face is there twice, such as below lfw/ and
+            lfw-deepfunneled/, or the tar cannot be read.
     """
     files = files_of(path)
     faces = sorted(name for name in files if _is_face(name))
     if not faces:
         raise DataError(f"{path} holds no face; expected files such as Ann_Lee/Ann_Lee_0001.jpg")
+    refuse_copies(path, faces, lambda name: PurePosixPath(name).stem)
     identities = tuple(sorted({_identity(name) for name in faces}))
     number_of = {identity: number for number, identity in enumerate(identities)}
     items = [

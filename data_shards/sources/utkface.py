@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from data_shards.errors import DataError
 from data_shards.sources.base import Source, SourceItem, extension_of
-from data_shards.sources.files import files_of
+from data_shards.sources.files import files_of, refuse_copies
 
 GENDERS = ("male", "female")
 RACES = ("white", "black", "asian", "indian", "other")
@@ -48,7 +48,8 @@ def read(path: Path) -> Source:
     one class only is left out. Images whose name has not these parts are `unlabelled`.
 
     Raises:
-        DataError: when no file's name has these parts, or the tar cannot be read.
+        DataError: when no file's name has these parts, a face is there twice, such as below
+            UTKFace/ and crop_part1/, or the tar cannot be read.
     """
     files = files_of(path)
     images = sorted(name for name in files if _is_image(name))
@@ -58,6 +59,7 @@ def read(path: Path) -> Source:
             f"{path} holds no face; expected files such as 26_1_2_20170116184024662.jpg "
             "(age_gender_race_time)"
         )
+    refuse_copies(path, faces, _photo)
     columns = _columns(list(faces.values()))
     items = [
         SourceItem(
@@ -110,6 +112,11 @@ def decade_bins(counts: Sequence[int], least: int) -> list[tuple[int, int]]:
     if first < len(counts):
         bins[-1:] = [(bins[-1][0] if bins else 0, len(counts) - 1)]
     return bins
+
+
+def _photo(name: str) -> str:
+    """AGE_GENDER_RACE_TIME; what follows tells versions of a photo apart (.jpg, .jpg.chip.jpg)."""
+    return PurePosixPath(name).name.split(".")[0]
 
 
 def _is_image(name: str) -> bool:

@@ -10,6 +10,7 @@ import torch
 
 from cluster_jobs import embed, evaluate, launch, local_ray, workers
 from cluster_jobs.refresh import Refresher
+from cluster_jobs.service import Service
 from tests.cluster_jobs.conftest import TinyRun
 from trainer.config_file import with_settings
 from trainer.errors import ConfigError
@@ -25,6 +26,9 @@ from trainer.errors import ConfigError
         (8, 2.0, 0.4, (4, 0.4)),
         (2, 4.0, 0.25, (2, 0.25)),
         (8, 2.0, 1.0, (2, 1.0)),
+        (0, 0.0, 0.0, (3, 0.0)),
+        (0, 2.0, 0.25, (3, 0.25)),
+        (0, 2.0, 1.0, (2, 1.0)),
     ],
 )
 def test_as_many_tasks_as_fit(
@@ -34,8 +38,34 @@ def test_as_many_tasks_as_fit(
     wanted: float,
     expected: tuple[int, float],
 ) -> None:
-    monkeypatch.setattr(ray, "cluster_resources", lambda: {"GPU": there} if there else {})
+    resources = {"CPU": 3.0} | ({"GPU": there} if there else {})
+    monkeypatch.setattr(ray, "cluster_resources", lambda: resources)
     assert embed.task_resources(cpus, wanted) == expected
+
+
+def test_a_cluster_without_a_cpu_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`watched_ray` ends the wait."""
+    monkeypatch.setattr(ray, "cluster_resources", dict)
+    assert embed.task_resources(0, 0.0) == (1, 0.0)
+
+
+def test_each_refresh_uses_the_cpus_that_are_there_then(
+    tiny: TinyRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def stop_here(*args: Any, num_at_once: int, **others: Any) -> Any:
+        asked.append(num_at_once)
+        raise InterruptedError
+
+    monkeypatch.setattr(embed, "run_tasks", stop_here)
+    served = Service(tiny.config, tiny.manifest)
+    tiny.snapshot(5)
+    for cpus in (1.0, 16.0, 4.0):
+        monkeypatch.setattr(ray, "cluster_resources", lambda cpus=cpus: {"CPU": cpus})
+        with pytest.raises(InterruptedError):
+            served.serve_once()
+    assert asked == [1, 16, 4]
 
 
 def test_the_share_reaches_the_tasks(tiny: TinyRun, monkeypatch: pytest.MonkeyPatch) -> None:

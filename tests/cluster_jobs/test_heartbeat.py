@@ -43,6 +43,28 @@ def test_it_is_not_renewed_for_a_service_that_hangs(run: RunFolder) -> None:
         assert written(run) == first
 
 
+def test_it_is_renewed_while_one_state_makes_progress(run: RunFolder) -> None:
+    """A divided class takes many tasks, each as long as it may, before anything else is said."""
+    patience = 1.0
+    beat = Heartbeat(run)
+    with beat.renewed(patience):
+        beat("clustering", 5)
+        begun = time.time()
+        while time.time() < begun + 2 * patience:
+            beat.progress()
+            time.sleep(0.02)
+        assert written(run) > begun + 1.5 * patience
+    assert read_json(run.path / "service.json")["state"] == "clustering"
+
+
+def test_progress_of_what_has_ended_changes_nothing(run: RunFolder) -> None:
+    beat = Heartbeat(run)
+    beat("failed")
+    first = read_json(run.path / "service.json")
+    beat.progress()
+    assert read_json(run.path / "service.json") == first
+
+
 def test_a_task_may_use_all_its_attempts() -> None:
     config = ClusterConfig(task_timeout_seconds=10.0, max_retries=3)
     assert patience_seconds(config) == 40.0

@@ -14,6 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from cluster_jobs import recluster, service
 from cluster_jobs.errors import JobError, run_job
+from cluster_jobs.heartbeat import Heartbeat
 from cluster_jobs.refresh import Measured, Refresher
 from cluster_jobs.table_requests import is_served, newest_request, waiting_requests
 from clustering import store
@@ -21,7 +22,7 @@ from data_shards.atomic import read_json, write_json
 from data_shards.errors import DataError
 from tests.cluster_jobs.conftest import LAST_STEP, NUM_TRAIN, TinyRun
 from tests.helpers.image_shards import COLUMN
-from trainer.config_file import with_settings
+from trainer.config_file import load_config, with_settings
 from trainer.errors import ConfigError, TrainingError
 from trainer.metrics import read_metrics
 from trainer.run_folder import step_name
@@ -159,6 +160,56 @@ def test_a_second_service_is_refused(tiny: TinyRun, ray_cpus: int) -> None:
         recluster.main(["--config", str(tiny.config_file)])
     write_json(tiny.run.report, {})
     assert recluster.main(["--config", str(tiny.config_file)]) == 0
+
+
+def test_a_second_service_that_is_refused_changes_no_settings(tiny: TinyRun) -> None:
+    tiny.run.claim(tiny.config, fresh=True)
+    other = ["--config", str(tiny.config_file), "--set", "cluster.task_timeout_seconds=5"]
+    before = tiny.run.config.read_bytes()
+    with (
+        service.only_service(tiny.run),
+        pytest.raises(JobError, match="another clustering service"),
+    ):
+        recluster.main(other)
+    assert tiny.run.config.read_bytes() == before
+
+
+def test_a_service_may_go_on_with_other_free_settings(tiny: TinyRun, ray_cpus: int) -> None:
+    tiny.run.claim(tiny.config, fresh=True)
+    write_json(tiny.run.report, {})
+    with service.only_service(tiny.run):
+        pass  # an earlier one
+    other = ["--config", str(tiny.config_file), "--set", "cluster.task_timeout_seconds=5"]
+    assert recluster.main(other) == 0
+    assert load_config(tiny.run.config).cluster.task_timeout_seconds == 5
+
+
+@pytest.mark.parametrize("name", ["holiday.jpg", "config.yaml"])
+def test_a_folder_of_something_else_stays_as_it_is(tiny: TinyRun, name: str) -> None:
+    tiny.run.path.mkdir()
+    (tiny.run.path / name).write_text("of: something else")
+    with pytest.raises(ConfigError):
+        recluster.main(["--config", str(tiny.config_file)])
+    assert os.listdir(tiny.run.path) == [name]
+    assert (tiny.run.path / name).read_text() == "of: something else"
+
+
+def test_every_task_renews_the_heartbeat(
+    tiny: TinyRun, ray_cpus: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    progress = Heartbeat.progress
+    renewed = []
+
+    def counts(heartbeat: Heartbeat) -> None:
+        renewed.append(heartbeat.state)
+        progress(heartbeat)
+
+    monkeypatch.setattr(Heartbeat, "progress", counts)
+    tiny.snapshot(5)
+    assert recluster.main(["--config", str(tiny.config_file), "--once"]) == 0
+    assert renewed.count("embedding") == len(tiny.manifest.split("train").shards)
+    assert renewed.count("clustering") >= 2, "a check of the shards, and a bundle"
+    assert set(renewed) == {"embedding", "clustering"}
 
 
 @pytest.mark.parametrize("workers", [["--workers", "3"], []], ids=["told", "asked of Ray"])

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -39,6 +41,52 @@ def test_equals_the_loops(rule: Rule, num_neighbours: int, num_classes: int) -> 
         predicted = knc_predict(queries, centroids, class_of, **settings, block_size=block_size)
         assert predicted.dtype == np.int64
         np.testing.assert_array_equal(predicted, expected.argmax(axis=1))
+
+
+@pytest.mark.parametrize("counts", [(1,) * 9, (1, 7, 1, 1, 3, 2, 12), (12, 1), (5, 5, 5), (40,)])
+@pytest.mark.parametrize("num_neighbours", [1, 2, 3, 5, 100])
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_the_balanced_vote_equals_the_loops_for_classes_of_any_size(
+    monkeypatch: pytest.MonkeyPatch, counts: tuple[int, ...], num_neighbours: int, shuffled: bool
+) -> None:
+    """Sorted by class, as in a table, and not; every third class has no cluster."""
+    monkeypatch.setattr("clustering.knc._BALANCED_ENTRIES", 3 * sum(counts))  # 3 queries a block
+    rng = np.random.default_rng(len(counts))
+    classes = np.arange(3 * len(counts))[np.arange(3 * len(counts)) % 3 > 0][: len(counts)]
+    class_of = np.repeat(classes, counts)
+    class_of = rng.permutation(class_of) if shuffled else class_of
+    centroids = reference.unit_rows(rng, len(class_of), 5)
+    centroids[-1] = centroids[0]  # equal cosines
+    queries = reference.unit_rows(rng, 10, 5)
+    num_classes = int(classes.max()) + 2
+    before = class_of.copy()
+    expected = _expected("balanced", queries, centroids, class_of, num_classes, num_neighbours)
+    settings = {"num_classes": num_classes, "rule": "balanced", "num_neighbours": num_neighbours}
+    scores = knc_scores(queries, centroids, class_of, **settings)
+    np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-5)
+    predicted = knc_predict(queries, centroids, class_of, **settings)
+    np.testing.assert_array_equal(predicted, scores.argmax(axis=1))
+    np.testing.assert_array_equal(class_of, before)
+
+
+@pytest.mark.parametrize("of_one", [True, False])
+def test_the_balanced_vote_holds_little_at_a_time(of_one: bool) -> None:
+    """The block that the docstring promises, however many classes there are."""
+    num_clusters = 200_000
+    class_of = np.arange(num_clusters) // (1 if of_one else 2)
+    centroids = reference.unit_rows(np.random.default_rng(0), num_clusters, 2)
+    tracemalloc.start()
+    knc_predict(
+        centroids[:90],
+        centroids,
+        class_of,
+        num_classes=int(class_of[-1]) + 1,
+        rule="balanced",
+        num_neighbours=5,
+    )
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 200 * 2**20
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -95,14 +143,15 @@ def test_the_balanced_vote_does_not_favour_the_class_of_many_clusters() -> None:
     assert (soft.tolist(), balanced.tolist()) == ([0], [1])
 
 
-def test_a_large_scale_does_not_overflow() -> None:
+@pytest.mark.parametrize("rule", ["soft", "balanced"])
+def test_a_large_scale_does_not_overflow(rule: Rule) -> None:
     centroids = np.array([[1, 0], [-1, 0]], dtype=np.float32)
     scores = knc_scores(
         centroids[:1],
         centroids,
         np.array([0, 1]),
         num_classes=2,
-        rule="soft",
+        rule=rule,
         num_neighbours=2,
         scale=1e4,
     )

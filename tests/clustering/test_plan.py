@@ -44,11 +44,47 @@ def test_the_heaviest_bundle_comes_first_and_the_load_is_even() -> None:
     assert max(costs) < 1.01 * min(costs)
 
 
+def test_rows_are_even_too_where_some_classes_have_one_cluster() -> None:
+    """A row costs what a few hundred comparisons do, also one that is compared with nothing."""
+    large = np.random.default_rng(0).integers(70_000, 100_001, size=33)
+    sizes = np.concatenate([large, np.full(50_000, 100)])
+    plan = make_plan(sizes, ClusterConfig(), num_workers=8, dim=512)
+    num_rows = np.array([bundle.num_samples for bundle in plan.bundles])
+    assert num_rows.max() < 6 * np.median(num_rows)
+    assert max(plan.bundle_bytes) <= 2**30 + 100 * 512 * 4
+    assert plan.balance < 1.05
+
+
+@pytest.mark.parametrize("class_size", [100, 250, 290])
+def test_a_bundle_has_a_gibibyte_of_rows_at_most(class_size: int) -> None:
+    """Even if its cost is small; but for less than a class. No class is lost by it."""
+    sizes = np.full(30_000, class_size)
+    plan = make_plan(sizes, ClusterConfig(), num_workers=1, dim=512)
+    assert max(plan.bundle_bytes) < 2**30 + class_size * 512 * 4
+    together = np.concatenate([bundle.classes for bundle in plan.bundles])
+    np.testing.assert_array_equal(np.sort(together), np.arange(30_000))
+    for bundle in plan.bundles:
+        assert (np.diff(bundle.classes) > 0).all()
+
+
+def test_a_wave_has_a_bundle_for_each_worker() -> None:
+    """Also where half of the cost, and few of the rows, are those of large classes."""
+    sizes = np.array([*[2000] * 60, *[100] * 20_000])
+    plan = make_plan(
+        sizes, CONFIG, num_workers=4, dim=64, num_nodes=2, object_store_bytes=500 * MIB
+    )
+    most = plan.transport.wave_bytes / 4 + 2000 * 64 * 4
+    assert plan.transport.route == "object_store"
+    assert max(plan.bundle_bytes) < most
+    assert min(map(len, plan.waves[:-1])) >= 4
+
+
 def test_cost_of_a_mean_and_of_kmeans() -> None:
+    """Comparisons, and as much for each row as 250 of them."""
     config = ClusterConfig(samples_per_cluster=100, iterations=10)
     plan = make_plan(np.array([120, 300]), config, num_workers=1, dim=64)
     assert plan.regimes == ("mean", "fits")
-    assert [bundle.cost for bundle in plan.bundles] == [300 * 3 * 10, 120]
+    assert [bundle.cost for bundle in plan.bundles] == [300 * (3 * 10 + 250), 120 * 250]
 
 
 def test_much_work_makes_more_bundles() -> None:

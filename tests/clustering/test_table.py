@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -48,6 +49,39 @@ def test_class_means_are_exact() -> None:
     means = table.class_means()
     assert means.dtype == np.float32
     np.testing.assert_allclose(means, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("block", [1, 2, 3, 5, 100])
+def test_class_means_are_made_in_blocks_of_whole_classes(
+    monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
+    monkeypatch.setattr("clustering.table._BLOCK_CLUSTERS", block)
+    table = tiny_table(clusters_per_class=(1, 4, 1, 1, 9, 2, 1))
+    for class_, mean in enumerate(table.class_means()):
+        total = sum(
+            table.cluster_sizes[j] * float(table.concentration[j]) * table.centroids[j]
+            for j in table.clusters_of_class(class_)
+        )
+        np.testing.assert_allclose(mean, total / np.linalg.norm(total), atol=1e-6)
+
+
+def test_class_means_are_computed_once() -> None:
+    """They are asked for with every batch of an evaluation."""
+    table = tiny_table()
+    means = table.class_means()
+    assert table.class_means() is means
+    with pytest.raises(ValueError, match="read-only"):
+        means[0] = 0
+
+
+def test_a_changed_or_copied_table_has_its_own_class_means() -> None:
+    table = tiny_table()
+    means = table.class_means()
+    turned = replace(table, centroids=-table.centroids)
+    np.testing.assert_array_equal(turned.class_means(), -means)
+    for copied in (copy.copy(table), copy.deepcopy(table)):
+        np.testing.assert_array_equal(copied.class_means(), means)
+    assert table.arrays().keys() == turned.arrays().keys()
 
 
 def test_class_mean_of_members_that_cancel_out() -> None:

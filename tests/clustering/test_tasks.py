@@ -110,6 +110,24 @@ def test_a_mistake_in_a_task_is_shown_with_its_trace() -> None:
         list(run_tasks(wrong, ["work c"], num_at_once=1, config=CONFIG))
 
 
+def test_every_answer_is_told_and_no_lost_attempt(tmp_path: Path) -> None:
+    marker = str(tmp_path / "died")
+
+    def dies_once(number: int) -> int:
+        if not os.path.exists(marker):
+            with open(marker, "w"):
+                os.kill(os.getpid(), signal.SIGKILL)
+        return number
+
+    told: list[None] = []
+    runner = TaskRunner(CONFIG, on_answer=lambda: told.append(None))
+    calls = [Call(f"work {number}", (number,)) for number in range(3)]
+    for number, _ in enumerate(runner.run(Kind(function=dies_once), calls, num_at_once=1), start=1):
+        assert len(told) == number
+    assert len(told) == 3
+    assert os.path.exists(marker)
+
+
 def test_what_is_kept_stays_in_the_object_store() -> None:
     def halves(values: np.ndarray) -> Iterator[object]:
         yield values[:2]

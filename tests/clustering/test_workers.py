@@ -280,6 +280,20 @@ def test_an_embedding_that_is_no_unit_vector_is_named(
         cluster_embeddings(folder, **_settings(config))
 
 
+def test_a_divided_class_is_heard_of_long_before_its_end(tmp_path: Path) -> None:
+    """Otherwise a service that clusters one for long would seem to hang."""
+    heard: list[str] = []
+    workers = RayWorkers(CONFIG, on_task=lambda: heard.append("a task"))
+    cluster_embeddings(
+        write_shards(tmp_path, *labelled_rows((20_000,))),
+        **(_settings(CONFIG) | {"num_classes": 1}),
+        workers=workers,
+        on_progress=lambda done, total: heard.append("the class"),
+    )
+    assert heard.index("the class") == len(heard) - 1
+    assert len(heard) > CONFIG.iterations * 3, "each of three shares answers in each iteration"
+
+
 def test_more_workers_than_cpus_is_said(caplog: pytest.LogCaptureFixture) -> None:
     assert RayWorkers(ClusterConfig(num_workers=9)).num_workers == 4
     assert "cluster.num_workers is 9, but the Ray cluster has 4 CPUs" in caplog.text

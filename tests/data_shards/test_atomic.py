@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +94,28 @@ def test_the_old_folder_comes_back_when_the_new_one_cannot_be_renamed(
         pass
     assert os.listdir(tmp_path) == ["made"]
     assert os.listdir(tmp_path / "made") == ["old"]
+
+
+def test_an_old_folder_that_cannot_be_removed_is_no_obstacle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network file system may keep its files as long as somebody reads them."""
+    monkeypatch.setattr(shutil, "rmtree", _busy)
+    for text in ("old", "new"):
+        with atomic_folder(tmp_path / "made", replace=True) as temporary:
+            (temporary / text).write_text(text)
+    assert os.listdir(tmp_path / "made") == ["new"]
+    clear_leftovers(tmp_path)
+    (left,) = set(os.listdir(tmp_path)) - {"made"}
+    assert left.startswith(".tmp-"), "counts for nothing"
+    monkeypatch.undo()
+    clear_leftovers(tmp_path)
+    assert os.listdir(tmp_path) == ["made"]
+
+
+def _busy(path: Path, ignore_errors: bool = False) -> None:
+    if not ignore_errors:
+        raise OSError(errno.EBUSY, "Device or resource busy", str(path))
 
 
 def test_leftovers_are_cleared_and_nothing_else(tmp_path: Path) -> None:

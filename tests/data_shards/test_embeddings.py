@@ -1,17 +1,21 @@
 from __future__ import annotations
 
 import os
+import resource
+import weakref
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from data_shards import embeddings as module
 from data_shards.embeddings import (
     EmbeddingShardInfo,
     EmbeddingShards,
     finish_embeddings,
     finished_shard,
+    gather_rows,
     write_embedding_shard,
 )
 from data_shards.errors import DataError
@@ -149,3 +153,96 @@ def test_a_sample_in_two_shards_is_refused(tmp_path: Path) -> None:
         DataError, match="sample 2 2 times, expected each sample once; embed again$"
     ):
         EmbeddingShards.open(tmp_path)
+
+
+def test_a_task_touches_only_the_shards_of_its_rows(folder: Path) -> None:
+    for path in folder.glob("shard-*"):
+        if path.name != "shard-000002.npy":
+            path.unlink()
+    embeddings = EmbeddingShards.open_checked(folder)
+    assert (embeddings.num_rows, embeddings.dim, embeddings.origin) == (6, DIM, "w1")
+    np.testing.assert_array_equal(embeddings.rows(np.array([4, 3])), vectors(np.array([11, 10])))
+    assert embeddings.rows(np.array([], dtype=np.int32)).shape == (0, DIM)
+
+
+def test_a_task_may_ask_for_ids_and_labels(folder: Path) -> None:
+    embeddings = EmbeddingShards.open_checked(folder)
+    assert embeddings.ids.tolist() == [3, 1, 2, 10, 11, 7]
+    assert embeddings.labels.tolist() == [0, 1, 2, 1, 2, 1]
+    assert embeddings.ids is embeddings.ids
+
+
+def test_a_task_names_the_file_that_it_cannot_read(folder: Path) -> None:
+    embeddings = EmbeddingShards.open_checked(folder)
+    path = folder / "shard-000002.npy"
+    os.truncate(path, path.stat().st_size - 4)
+    with pytest.raises(DataError, match=r"shard-000002\.npy is cut off or changed.*embed again"):
+        embeddings.rows(np.array([0, 4]))
+    path.unlink()
+    with pytest.raises(DataError, match=r"shard-000002\.npy is missing; embed again"):
+        embeddings.rows(np.array([0, 4]))
+    np.save(folder / "shard-000003.npy", vectors(np.array([7])).astype(np.int32))
+    with pytest.raises(DataError, match=r"shard-000003\.npy holds int32\(1, 5\), expected float32"):
+        embeddings.rows(np.array([5]))
+    (folder / "shard-000000.labels.npy").unlink()
+    with pytest.raises(DataError, match=r"shard-000000\.labels\.npy.*embed again"):
+        _ = embeddings.labels
+    (folder / "manifest.json").unlink()
+    with pytest.raises(DataError, match=r"holds no finished embeddings.*embed again"):
+        EmbeddingShards.open_checked(folder)
+
+
+def test_a_process_reads_a_manifest_once_while_it_stays_the_same(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Path] = []
+    read_json = module.read_json
+    monkeypatch.setattr(module, "read_json", lambda path: read.append(path) or read_json(path))
+    for _ in range(3):
+        assert EmbeddingShards.open_checked(folder).num_rows == 6
+    assert len(read) == 1
+    finish_embeddings(folder, [write(folder, "shard-000000", [5, 4])], "w1")
+    again = EmbeddingShards.open_checked(folder)
+    np.testing.assert_array_equal(again.rows(np.array([1, 0])), vectors(np.array([4, 5])))
+    assert len(read) == 2
+
+
+def test_few_shards_are_mapped_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    infos = [write(tmp_path, f"s{at}", [2 * at, 2 * at + 1]) for at in range(6)]
+    finish_embeddings(tmp_path, infos, "w1")
+    maps: list[weakref.ref[np.ndarray]] = []
+    map_vectors = module._map_vectors
+
+    def recorded(folder: Path, shard: EmbeddingShardInfo) -> np.ndarray:
+        made = map_vectors(folder, shard)
+        maps.append(weakref.ref(made))
+        return made
+
+    monkeypatch.setattr(module, "_map_vectors", recorded)
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (5, 100))
+    embeddings = EmbeddingShards.open(tmp_path)
+    assert maps == []
+    wanted = np.random.default_rng(0).permutation(12)
+    np.testing.assert_array_equal(embeddings.rows(wanted), vectors(wanted))
+    assert (len(maps), sum(made() is not None for made in maps)) == (6, 2)
+    embeddings.rows(np.array([8, 11]))
+    assert len(maps) == 6  # these two were still there
+
+
+@pytest.mark.parametrize(
+    ("files", "most"), [(1024, 512), (2**20, 16_384), (resource.RLIM_INFINITY, 16_384)]
+)
+def test_half_of_the_files_allowed_are_for_shards(
+    files: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (files, files))
+    assert module._most_mapped() == most
+
+
+def test_rows_of_parts_are_those_of_the_parts_joined() -> None:
+    rng = np.random.default_rng(0)
+    parts = [rng.random((n, DIM), dtype=np.float32) for n in (4, 0, 1, 7, 0)]
+    for num_rows in (0, 1, 50):
+        positions = rng.integers(0, 12, num_rows, dtype=np.int32)
+        got = gather_rows(parts, positions, DIM)
+        np.testing.assert_array_equal(got, np.concatenate(parts)[positions])

@@ -1,15 +1,21 @@
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
+import tracemalloc
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
 
+from data_shards import import_plan
 from data_shards.errors import DataError
 from data_shards.import_plan import ImportOptions, ImportPlan, plan_import
+from data_shards.manifest import FORMAT
 from data_shards.sources.base import Source, SourceItem
 from tests.helpers.image_shards import png
 
@@ -197,6 +203,48 @@ def test_the_fingerprint_tells_imports_apart() -> None:
         replace(first, label_names={"class": ("a", "z")}),
     ]
     assert len({first.fingerprint(), *(other.fingerprint() for other in others)}) == 6
+
+
+def json_of(made: ImportPlan) -> str:
+    """The JSON text that a fingerprint is a checksum of, made at once."""
+    items = {
+        split: [(item.name, dict(item.labels)) for item in items]
+        for split, items in made.splits.items()
+    }
+    content = [FORMAT, made.source, made.label_columns, made.label_names, made.settings, items]
+    return json.dumps(content, sort_keys=True, default=dict)
+
+
+@pytest.mark.parametrize("items_at_once", [1, 3, 1000])
+def test_the_fingerprint_is_of_one_json_text(
+    items_at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(import_plan, "_ITEMS_AT_ONCE", items_at_once)
+    odd = [
+        SourceItem(f'Zoë "{n}\\', MappingProxyType({"z": n % 2, "a": n % 3}), lambda: b"", "png")
+        for n in range(7)
+    ]
+    names = MappingProxyType({"z": ("0", "ö"), "a": ("x", "y", "z")})
+    plans = [
+        plan(source([8, 9], [2, 3]), validation_fraction=0.5),
+        replace(plan(source([4, 8])), splits={"train": odd, "test": odd[:6]}, label_names=names),
+        replace(plan(source([4, 8])), splits={"train": [], "test": odd[:1]}),
+        replace(plan(source([4, 8])), splits={}),
+    ]
+    for made in plans:
+        expected = hashlib.sha256(json_of(made).encode("ascii")).hexdigest()
+        assert made.fingerprint() == expected
+
+
+def test_a_fingerprint_does_not_hold_its_text() -> None:
+    made = plan(source([10_000, 10_000]))
+    tracemalloc.start()
+    try:
+        made.fingerprint()
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < len(json_of(made))
 
 
 def test_the_seed_alone_decides() -> None:

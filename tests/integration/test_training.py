@@ -160,7 +160,10 @@ def test_a_resumed_training_is_the_same_to_the_last_bit(alone, tmp_path, tiny_sh
         assert checkpoint_steps(run) == [10]
         assert max(series(config)) == 13, "rows that the resumed training writes again"
         assert not run.report.exists()
+        killed_while_writing = run.snapshots / ".tmp-1-0-step_000012"
+        killed_while_writing.mkdir()
         succeeded(train_ranks(config))
+    assert not killed_while_writing.exists()
     assert series(config) == series(alone)
     for step in (8, 16, 20):
         expected = weights_file(alone, step).read_bytes()

@@ -65,3 +65,22 @@ def test_a_missing_list_is_named(folder: Path) -> None:
     (folder / celeba.PARTITION).unlink()
     with pytest.raises(DataError, match=r"list_eval_partition.txt does not exist"):
         celeba.read(folder)
+
+
+@pytest.mark.parametrize(("listed", "missing"), [(4, "2"), (0, "6")])
+def test_a_partition_that_is_cut_off_is_refused(folder: Path, listed: int, missing: str) -> None:
+    lines = (folder / celeba.PARTITION).read_text().splitlines()
+    (folder / celeba.PARTITION).write_text("\n".join(lines[:listed]))
+    first = f"{listed:06d}.jpg"
+    with pytest.raises(DataError) as caught:
+        celeba.read(folder)
+    assert f"each of the 6 images of {celeba.ATTRIBUTES} once" in str(caught.value)
+    assert f"missing: {missing} (the first is {first}), repeated: none" in str(caught.value)
+
+
+@pytest.mark.parametrize("split", [0, 2])
+def test_an_image_that_is_listed_twice_is_refused(folder: Path, split: int) -> None:
+    with (folder / celeba.PARTITION).open("a") as file:
+        file.write(f"000001.jpg {split}\n")
+    with pytest.raises(DataError, match=r"missing: none, repeated: 1 \(the first is 000001.jpg\)"):
+        celeba.read(folder)

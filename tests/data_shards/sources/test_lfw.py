@@ -69,3 +69,21 @@ def test_a_folder_without_faces_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(png(0))
     with pytest.raises(DataError, match=r"holds no face; expected files such as Ann_Lee"):
         lfw.read(tmp_path)
+
+
+@pytest.mark.parametrize("as_tar", [False, True])
+def test_a_face_in_two_folders_is_refused(folder: Path, as_tar: bool) -> None:
+    copies = folder.with_name("lfw-deepfunneled") / "Cy"
+    copies.mkdir(parents=True)
+    (copies / "Cy_0002.jpg").write_bytes(png(9))
+    path = folder.parent
+    if as_tar:
+        path = folder.with_name("faces.tar")
+        with tarfile.open(path, "w") as tar:
+            for part in (folder, copies.parent):
+                tar.add(part, arcname=part.name)
+    message = "lfw-deepfunneled/Cy/Cy_0002.jpg and lfw/Cy/Cy_0002.jpg.*the folder of one"
+    with pytest.raises(DataError, match=message):
+        lfw.read(path)
+    (copies / "Cy_0002.jpg").rename(copies / "Cy_0004.jpg")
+    assert len(lfw.read(folder.parent).splits["train"]) == 7

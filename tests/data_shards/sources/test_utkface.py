@@ -95,6 +95,30 @@ def test_a_folder_without_faces_is_refused(tmp_path: Path) -> None:
         utkface.read(write_faces(tmp_path / "faces", ["a.jpg"]))
 
 
+@pytest.mark.parametrize("as_tar", [False, True])
+@pytest.mark.parametrize("suffix", [".jpg.chip.jpg", ".jpg"])
+def test_a_face_in_two_folders_is_refused(tmp_path: Path, suffix: str, as_tar: bool) -> None:
+    root = tmp_path / "faces"
+    names = names_of((20, 0, 0), (70, 1, 1))
+    write_faces(root / "UTKFace", names)
+    write_faces(root / "crop_part1", [names[-1].replace(".jpg.chip.jpg", suffix)])
+    path = root
+    if as_tar:
+        path = tmp_path / "faces.tar"
+        with tarfile.open(path, "w") as tar:
+            tar.add(root, arcname=".")
+    name = "70_1_1_20170117000000019"
+    with pytest.raises(DataError, match=rf"UTKFace/{name}.*crop_part1/{name}.*the folder of one"):
+        utkface.read(path)
+    assert len(utkface.read(root / "UTKFace").splits["train"]) == len(names)
+
+
+def test_faces_may_lie_in_several_folders(tmp_path: Path) -> None:
+    write_faces(tmp_path / "part1", names_of((20, 0, 0)))
+    write_faces(tmp_path / "part2", names_of((70, 1, 1)))
+    assert len(utkface.read(tmp_path).splits["train"]) == 40
+
+
 @pytest.mark.parametrize(
     ("counts", "bins"),
     [
