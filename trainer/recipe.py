@@ -117,8 +117,8 @@ _SMALL_CLUSTERS = 20
 # Samplings that show large classes more often; priors in the loss make up for it. Without: -4.3.
 _UNBALANCED = ("instance", "square_root")
 
-# Share of the training with the softmax term alone, so that the first table is of features. Without:
-# 0.0; a prototype on faces whose batches were neighbourhoods gained by it.
+# Share of the training with the softmax term alone, so that the first table is of features.
+# Without: 0.0; a prototype on faces whose batches were neighbourhoods gained by it.
 _WARM_UP = 0.3
 
 # Length of the training, in passes over the images, and its bounds in steps.
@@ -126,9 +126,9 @@ _EPOCHS = 20
 _LEAST_STEPS = 600
 _MOST_STEPS = 100_000
 
-# Share of the steps that have tables after which the next table is asked for (the first table only:
-# -0.1); and share of all steps between two checkpoints, and two evaluations. Each is at least so many
-# steps apart.
+# Share of the steps that have tables after which the next table is asked for (the first one only:
+# -0.1); and share of all steps between two checkpoints, and two evaluations. Each is at least so
+# many steps apart.
 _REFRESH_SHARE = 0.1
 _CHECKPOINT_SHARE = 0.1
 _EVALUATION_SHARE = 0.2
