@@ -34,7 +34,7 @@ check: install
 	$(BIN)/mypy
 
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 clean:
 	rm -rf data/digits_lt runs/digits .pytest_cache .ruff_cache .mypy_cache
