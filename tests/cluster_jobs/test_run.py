@@ -262,6 +262,7 @@ def test_an_end_without_a_report_is_a_failure(
 ) -> None:
     """DeepSpeed's launchers can end well although the ranks did not."""
     scripts["trainer"] = "(folder / 'report.json').write_text('{\"half\": ');"
+    scripts["service"] = "time.sleep(60)"  # not at its end before the trainer is
     assert run_job(run.main, configure(tiny, {})) == 1
     assert "the trainer failed (exit code 0)" in capsys.readouterr().err
 

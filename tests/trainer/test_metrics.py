@@ -1,6 +1,7 @@
 """Scalars must be readable by TensorBoard and as JSON lines, also after a kill and a resume."""
 
 import json
+import time
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -59,6 +60,7 @@ def test_what_is_written_can_be_read_before_the_end(run):
 
 def test_going_on_drops_what_lies_beyond_the_checkpoint(run):
     record(run, [1, 2, 3, 4])
+    time.sleep(1)  # TensorBoard orders files by the second; no training is resumed sooner
     record(run, [3, 4, 5], purge_step=2, factor=10.0)
     expected = {1: 1.0, 2: 2.0, 3: 30.0, 4: 40.0, 5: 50.0}
     assert lines(run) == list(expected.items())
