@@ -140,9 +140,10 @@ class LossConfig:
         )
 
     def or_default(self, setting: NullSetting) -> float:
-        """A setting that may be null: its value, or the default of this loss."""
-        value: float | None = getattr(self, setting)
-        return METHODS[self.name].defaults.get(setting, 0.0) if value is None else value
+        """A setting that may be null: its value, or the default of this loss; 0 if it has none."""
+        method = METHODS[self.name]
+        value: float | None = getattr(self, setting) if setting in method.settings else None
+        return method.defaults.get(setting, 0.0) if value is None else value
 
     @property
     def warmup_share(self) -> float:

@@ -44,7 +44,6 @@ class NetworkDescription:
     def of(cls, config: RunConfig, num_classes: Mapping[str, int]) -> NetworkDescription:
         """Describe the network that a configuration asks for."""
         model, loss = config.model, config.loss
-        several = "vectors_per_class" in METHODS[loss.name].settings
         classifier_input: ClassifierInput | None = None
         if loss.has_classifier:
             cosine = METHODS[loss.name].head == "cosine"
@@ -56,7 +55,7 @@ class NetworkDescription:
             embedding_dim=model.embedding_dim,
             classifier_input=classifier_input,
             num_classes=dict(num_classes),
-            vectors_per_class=int(loss.or_default("vectors_per_class")) if several else 1,
+            vectors_per_class=int(loss.or_default("vectors_per_class")) or 1,
             retrained_input=model.classifier_input if config.train.classifier_share else None,
         )
 
