@@ -22,7 +22,8 @@ from cluster_jobs.heartbeat import BUSY_STATES, patience_seconds
 from cluster_jobs.local_ray import ray_session
 from cluster_jobs.ray_watch import watched_ray
 from cluster_jobs.refresh import SPLIT
-from cluster_jobs.service import LOCK_NAME, Service, only_service
+from cluster_jobs.run_lock import SERVICE, claimed_alone
+from cluster_jobs.service import Service
 from clustering.plan import plan_report
 from clustering.workers import RayWorkers
 from data_shards.manifest import Manifest
@@ -47,12 +48,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.write(run_plan(config, manifest, num_workers=options.workers))
         return 0
     run = RunFolder(config.run_path)
-    if not (run.path / LOCK_NAME).exists():
-        # No service was ever here. Should the folder be of something else, it is left as it is.
-        run.claim(config, fresh=False)
-    with only_service(run):
-        # Who is refused must not have changed the settings that the one at work goes by.
-        run.claim(config, fresh=False)
+    busy = (
+        f"another clustering service is at work in {run.path}; leave it to it, or stop it first "
+        "(its process id is in service.json)"
+    )
+    with claimed_alone(run, SERVICE, lambda: run.claim(config, fresh=False), busy=busy):
         _serve(config, manifest, once=options.once)
     return 0
 

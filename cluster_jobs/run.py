@@ -10,19 +10,18 @@ command again goes on from the newest checkpoint. With RAY_ADDRESS set, that clu
 from __future__ import annotations
 
 import argparse
-import fcntl
 import shutil
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from cluster_jobs import launch, machine
 from cluster_jobs.comparison import comparison_table
 from cluster_jobs.errors import JobError, PartFailed, run_job
 from cluster_jobs.ray_part import RayPart
+from cluster_jobs.run_lock import LAUNCHER, claimed_alone
 from cluster_jobs.supervisor import Supervisor, is_finished
 from data_shards.atomic import read_json, write_json
 from data_shards.manifest import Manifest
@@ -57,10 +56,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.write(f"{line}\n")
     methods = _methods(config)
     run = RunFolder(config.run_path)
+    busy = (
+        f"another `clmle run` is at work in {run.path}; wait for it, stop it, or set another "
+        "run.folder"
+    )
     with _sigterm_unwinds():
         try:
-            with _only_one_at_a_time(run):
-                _claim_all(methods, options.resume)
+            with claimed_alone(
+                run, LAUNCHER, lambda: _claim_all(methods, options.resume), busy=busy
+            ):
                 _train_all(methods, manifest, options.resume)
         except PartFailed as error:
             raise PartFailed(f"{error}\n{_GO_ON}") from error
@@ -166,34 +170,6 @@ def _report(run: RunFolder, methods: Mapping[str, RunConfig], manifest: Manifest
     write_json(run.report, reports[name])
     sys.stdout.write("\n" + comparison_table(reports, manifest, methods[name]))
     sys.stdout.write(f"\nreport: {run.report}\ntensorboard --logdir {run.tensorboard}\n")
-
-
-@contextmanager
-def _only_one_at_a_time(run: RunFolder) -> Iterator[None]:
-    with _lock_file(run) as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise JobError(
-                f"another `clmle run` is at work in {run.path}; wait for it, stop it, "
-                "or set another run.folder"
-            ) from error
-        try:
-            yield
-        finally:
-            if not run.config.exists():  # the folder was refused: it is something else's
-                Path(lock.name).unlink(missing_ok=True)
-
-
-def _lock_file(run: RunFolder) -> TextIO:
-    try:
-        run.path.mkdir(parents=True, exist_ok=True)
-        return (run.path / "run.lock").open("w")
-    except OSError as error:
-        raise JobError(
-            f"cannot write to the run folder {run.path} ({error.strerror}); "
-            "set run.folder to a place that you can write to"
-        ) from error
 
 
 @contextmanager

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from cluster_jobs.errors import JobError
 from cluster_jobs.heartbeat import Heartbeat
@@ -22,9 +19,6 @@ from trainer.run_folder import RunFolder
 from trainer.snapshot import Snapshot, read_snapshot
 
 logger = logging.getLogger(__name__)
-
-LOCK_NAME = "service.lock"
-"""In the folder of a run that has, or had, a service."""
 
 _POLL_SECONDS = 0.2
 _FAILURES = (ClusterError, DataError, JobError, OSError, TrainingError)
@@ -107,26 +101,3 @@ class Service:
             return None
         self._at_work = request
         return snapshot
-
-
-@contextmanager
-def only_service(run: RunFolder) -> Iterator[None]:
-    """Inside the block no other service publishes tables of the run; a dead one is no obstacle.
-
-    Args:
-        run: whose folder exists.
-
-    Raises:
-        JobError: another one is at work.
-    """
-    with (run.path / LOCK_NAME).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise JobError(
-                f"another clustering service is at work in {run.path}; leave it to it, or stop it "
-                "first (its process id is in service.json)"
-            ) from error
-        except OSError as error:  # a file system without locks
-            logger.warning("cannot lock %s (%s): start no second service", lock.name, error)
-        yield

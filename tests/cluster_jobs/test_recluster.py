@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from cluster_jobs import recluster, service
 from cluster_jobs.errors import JobError, run_job
 from cluster_jobs.heartbeat import Heartbeat
 from cluster_jobs.refresh import Measured, Refresher
+from cluster_jobs.run_lock import SERVICE, claimed_alone
 from cluster_jobs.table_requests import is_served, newest_request, waiting_requests
 from clustering import store
 from data_shards.atomic import read_json, write_json
@@ -38,6 +40,11 @@ def refresher(tiny: TinyRun, cpus: int) -> Refresher:
 def start_service(tiny: TinyRun, *options: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "cluster_jobs.recluster", "--config", str(tiny.config_file)]
     return subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True)
+
+
+def at_work(tiny: TinyRun) -> AbstractContextManager[None]:
+    """As if a service were: it holds the lock."""
+    return claimed_alone(tiny.run, SERVICE, lambda: None, busy="not in this test")
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 60.0) -> None:
@@ -154,7 +161,7 @@ def test_waiting_requests_are_those_after_the_newest_served_one(
 def test_a_second_service_is_refused(tiny: TinyRun, ray_cpus: int) -> None:
     tiny.run.claim(tiny.config, fresh=True)
     with (
-        service.only_service(tiny.run),
+        at_work(tiny),
         pytest.raises(JobError, match=r"another clustering service .* service\.json"),
     ):
         recluster.main(["--config", str(tiny.config_file)])
@@ -167,7 +174,7 @@ def test_a_second_service_that_is_refused_changes_no_settings(tiny: TinyRun) -> 
     other = ["--config", str(tiny.config_file), "--set", "cluster.task_timeout_seconds=5"]
     before = tiny.run.config.read_bytes()
     with (
-        service.only_service(tiny.run),
+        at_work(tiny),
         pytest.raises(JobError, match="another clustering service"),
     ):
         recluster.main(other)
@@ -177,7 +184,7 @@ def test_a_second_service_that_is_refused_changes_no_settings(tiny: TinyRun) -> 
 def test_a_service_may_go_on_with_other_free_settings(tiny: TinyRun, ray_cpus: int) -> None:
     tiny.run.claim(tiny.config, fresh=True)
     write_json(tiny.run.report, {})
-    with service.only_service(tiny.run):
+    with at_work(tiny):
         pass  # an earlier one
     other = ["--config", str(tiny.config_file), "--set", "cluster.task_timeout_seconds=5"]
     assert recluster.main(other) == 0
@@ -370,6 +377,7 @@ def test_a_folder_of_another_run_is_refused(tiny: TinyRun) -> None:
     tiny.run.claim(with_settings(tiny.config, {"loss.scale": 8.0}), fresh=False)
     with pytest.raises(ConfigError, match="already holds another run"):
         recluster.main(["--config", str(tiny.config_file)])
+    assert os.listdir(tiny.run.path) == [tiny.run.config.name]
 
 
 def test_missing_shards_are_an_error_before_ray_starts(tiny: TinyRun) -> None:

@@ -129,7 +129,7 @@ def test_a_folder_of_something_else_is_refused_and_left_alone(run):
 def test_what_the_launcher_makes_before_the_claim_is_no_obstacle(run):
     for folder in ("logs", "baselines", ".tmp-1-2-config.yaml"):
         (run.path / folder).mkdir(parents=True)
-    for file in ("run.lock", "service.json", ".DS_Store"):
+    for file in ("run.lock", "service.lock", "service.json", ".DS_Store"):
         (run.path / file).touch()
     claim(run)
     assert run.config.exists()
