@@ -150,8 +150,12 @@ class RunConfig:
         """Settings that differ from their default and have no effect on this run, in words."""
         default = RunConfig()
         ignored = self._ignored_by_loss(default)
-        if not self.needs_tables and self.refresh.every not in (0, default.refresh.every):
-            ignored.append(f"refresh.every is ignored: sampling {self.sampling} uses no table")
+        if not self.needs_tables and self.refresh.every:  # 0 asks for no tables
+            ignored += [
+                f"refresh.{name} is ignored: sampling {self.sampling} uses no table"
+                for name in ("every", "lag")
+                if getattr(self.refresh, name) != getattr(default.refresh, name)
+            ]
         if self.sampling != "cluster":
             ignored += [
                 f"sampler.{name} is ignored: it needs sampler.sampling cluster"
@@ -164,6 +168,12 @@ class RunConfig:
                 f"evaluation.every is ignored: loss.name {self.loss.name} has no classifier, and "
                 "its tables are made at the end"
             )
+        if METHODS[self.loss.name].head == "cosine" or not self.loss.has_classifier:
+            ignored += [
+                f"evaluation.{name} is ignored: loss.name {self.loss.name} trains no linear head"
+                for name in ("tau", "head_adjustment")
+                if getattr(self.evaluation, name) != getattr(default.evaluation, name)
+            ]
         warmup_sampling = self.sampler.warmup_sampling
         if not self.clmle_start and warmup_sampling != default.sampler.warmup_sampling:
             ignored.append("sampler.warmup_sampling is ignored: loss.clmle_from is 0")

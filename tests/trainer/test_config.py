@@ -184,7 +184,16 @@ def test_settings_without_effect_are_reported():
     [
         ({"loss": {"name": "softmax"}}, ""),
         ({"loss": {"name": "softmax"}, "refresh": {"every": 0}}, ""),
-        ({"loss": {"name": "softmax"}, "refresh": {"every": 7, "lag": 1}}, "refresh.every"),
+        ({"loss": {"name": "softmax"}, "refresh": {"every": 70}}, "refresh.every"),
+        ({"loss": {"name": "softmax"}, "refresh": {"lag": 1}}, "refresh.lag"),
+        ({"loss": {"name": "softmax"}, "refresh": {"every": 0, "lag": 1}}, ""),
+        ({"refresh": {"lag": 1}}, ""),
+        ({"loss": {"name": "arcface"}, "evaluation": {"tau": 0.7}}, "evaluation.tau"),
+        ({"loss": {"name": "softmax"}, "evaluation": {"tau": 0.7, "head_adjustment": 1.0}}, ""),
+        (
+            {"loss": {"weight_softmax": 0}, "evaluation": {"head_adjustment": 1.0}},
+            "evaluation.head_adjustment",
+        ),
         ({"loss": {"weight_softmax": 0, "class_weight": "inverse"}}, "loss.class_weight"),
         ({"loss": {"name": "softmax", "class_weight": "inverse"}}, ""),
         ({"loss": {"name": "softmax", "weight_softmax": 0}}, "loss.weight_softmax"),
