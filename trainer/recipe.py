@@ -53,7 +53,7 @@ DERIVED_SETTINGS = (
 )
 """All that a recipe may decide, in the order in which it does."""
 
-# Up to so many classes are few: a batch drawn from all images has images of most of them.
+# Up to so many classes are few: they overlap more, and a batch has images of most of them.
 _FEW_CLASSES = 20
 
 
@@ -65,8 +65,6 @@ class _Profile:
     Fashion-MNIST, 100 : 1, five seeds. Below 0.3 they are chance.
     """
 
-    sampling: LabelSampling
-    """Of the warm-up too. Class-balanced: -1.4; by neighbourhoods: -1.7; square root: +0.4."""
     scale: float
     """The more rivals, the sharper the loss must be for the nearest to count most. Doubled: -0.5;
     halved: +0.1."""
@@ -86,7 +84,6 @@ class _Profile:
 
 
 _FEW = _Profile(
-    sampling="instance",
     scale=8.0,
     margin_between=0.2,
     margin_within=0.05,
@@ -97,7 +94,6 @@ _FEW = _Profile(
     spread=0.5,
 )
 _MANY = _Profile(
-    sampling="square_root",
     scale=24.0,
     margin_between=0.8,
     margin_within=0.2,
@@ -113,6 +109,10 @@ _MANY = _Profile(
 _LARGE_CLASS = 100
 _LARGE_CLUSTERS = 200
 _SMALL_CLUSTERS = 20
+
+# Of the warm-up too: rare classes come more often than by instance, and are not learnt by heart as
+# when classes come equally often. By instance: -0.4; class-balanced: -1.4; by neighbourhoods: -1.7.
+_SAMPLING: LabelSampling = "square_root"
 
 # Samplings that show large classes more often; priors in the loss make up for it. Without: -4.3.
 _UNBALANCED = ("instance", "square_root")
@@ -180,7 +180,7 @@ def derive(
     _derive_batch(choices, data)
     _derive_steps(choices, data)
     if choices.value("loss.name") == "clmle":
-        _derive_sampling(choices, data)
+        _derive_sampling(choices)
         _derive_loss(choices, data)
     _derive_periods(choices)
     _derive_model(choices, data)
@@ -300,11 +300,10 @@ def _derive_batch(choices: _Choices, data: _Data) -> None:
     choices.put("sampler.samples_per_cluster", data.profile.samples_per_cluster, data.classes)
 
 
-def _derive_sampling(choices: _Choices, data: _Data) -> None:
+def _derive_sampling(choices: _Choices) -> None:
     choices.put("loss.candidates", "table", "a batch drawn by labels holds few rivals")
-    by_label = data.profile.sampling
     if choices.value("loss.candidates") == "table":  # else auto, batches of clusters
-        choices.put("sampler.sampling", by_label, data.classes)
+        choices.put("sampler.sampling", _SAMPLING, "between the classes' shares and equal ones")
     sampling = choices.value("sampler.sampling")
     prior, reason = 0.0, f"sampling {sampling} needs none"
     if sampling in _UNBALANCED:
@@ -319,7 +318,7 @@ def _derive_sampling(choices: _Choices, data: _Data) -> None:
         "the first table is of features that mean something",
     )
     if choices.value("loss.clmle_from"):
-        choices.put("sampler.warmup_sampling", by_label, data.classes)
+        choices.put("sampler.warmup_sampling", _SAMPLING, "as afterwards")
 
 
 def _derive_loss(choices: _Choices, data: _Data) -> None:

@@ -46,7 +46,9 @@ def test_every_method_fits_every_data_set_and_sees_as_many_images(digits: Manife
         jobs = [job(digits, data, method) for method in METHODS]
         assert len({made.num_images for made in jobs}) == 1
         for made in jobs:
-            assert made.config.ignored_settings() == [], made
+            # Read-outs of a head are asked for of all, and given by those that have one.
+            ignored = made.config.ignored_settings()
+            assert not [line for line in ignored if not line.startswith("evaluation.")], made
 
 
 def test_the_middle_of_a_grid_is_the_default_and_a_family_has_one_grid() -> None:

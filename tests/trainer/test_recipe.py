@@ -72,8 +72,8 @@ def test_two_large_classes():
             "cluster.max_clusters_per_class": 3,
             "sampler.clusters": 20,
             "sampler.samples_per_cluster": 5,
-            "sampler.sampling": "instance",
-            "sampler.warmup_sampling": "instance",
+            "sampler.sampling": "square_root",
+            "sampler.warmup_sampling": "square_root",
             "loss.cluster_prior": 1.0,
             "loss.logit_adjustment": 1.0,
             "loss.scale": 8.0,
@@ -98,14 +98,14 @@ def test_two_large_classes():
         ([1] * 30, {"cluster.samples_per_cluster": 20, "train.steps": 600}),
         ([1] * 2, {"train.steps": 600}),
         # Where few classes end, and the embedding grows.
-        ([9] * 20, {"sampler.sampling": "instance", "model.embedding_dim": 32}),
-        ([9] * 21, {"sampler.sampling": "square_root", "model.embedding_dim": 64}),
+        ([9] * 20, {"loss.scale": 8.0, "model.embedding_dim": 32}),
+        ([9] * 21, {"loss.scale": 24.0, "model.embedding_dim": 64}),
         ([9] * 1000, {"model.embedding_dim": 64}),
         ([9] * 1001, {"model.embedding_dim": 128}),
         ([50] * 100_000, {"model.embedding_dim": 256, "train.steps": 100_000}),
         ([1] * 100_001, {"model.embedding_dim": 512}),
         # Classes that only the test split has.
-        ([99] * 20 + [0] * 9, {"sampler.sampling": "instance"}),
+        ([99] * 20 + [0] * 9, {"loss.scale": 8.0}),
     ],
 )
 def test_what_the_counts_decide(counts, settings):
@@ -126,7 +126,7 @@ def test_many_images_keep_the_default_weight_decay():
 def test_a_reason_names_what_decided():
     def why(counts):
         derived = derive([np.array(counts)])
-        return {item.setting: item.reason for item in derived}["sampler.sampling"]
+        return {item.setting: item.reason for item in derived}["loss.scale"]
 
     assert why([9] * 21) == "21 classes"
 
