@@ -108,6 +108,11 @@ ABLATIONS: Mapping[str, Ablation] = MappingProxyType(
             choice="no priors",
             settings={"loss.cluster_prior": 0.0, "loss.logit_adjustment": 0.0},
         ),
+        # As the batches' own shares have it, where they are drawn by square root.
+        "clmle_half_prior": Ablation(
+            choice="priors halved",
+            factors={"loss.cluster_prior": 0.5, "loss.logit_adjustment": 0.5},
+        ),
         "clmle_neighbourhoods": Ablation(
             # Whose classes come about equally often, so that nothing is to be adjusted.
             choice="batches from neighbourhoods, class-balanced before",
