@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 import fcntl
 import os
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -68,6 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     try:
         with _alone(plan.folder):
+            if not plan.dry_run:  # of trainings that failed before, or were killed
+                shutil.rmtree(plan.work, ignore_errors=True)
             return search(plan) if options.search else compare(plan)
     except (DataError, ConfigError) as error:
         sys.stderr.write(f"benchmarks.accuracy: error: {error}\n")

@@ -195,21 +195,37 @@ def import_data(name: str, data: Path | None, out: Path, *, validation: bool) ->
         validation: hold validation images back from the training images.
 
     Raises:
-        DataError: the files are not there or not what the source needs.
+        DataError: the files are not there or not what the source needs, or other settings made the
+            shards that are there.
     """
     dataset = DATASETS[name]
     folder = out / (f"{name}-validation" if validation else name)
-    if (folder / "manifest.json").exists():
-        return Manifest.load(folder)
-    path = None
-    if dataset.path is not None:
-        if data is None:
-            raise DataError(f"{name} needs --data DIR with {dataset.path} in it")
-        path = data / dataset.path
     options = ImportOptions(
         out=folder,
         validation_fraction=VALIDATION_FRACTION if validation else 0.0,
         **dataset.options,
     )
+    if (folder / "manifest.json").exists():
+        return _imported_with(options)
+    path = None
+    if dataset.path is not None:
+        if data is None:
+            raise DataError(f"{name} needs --data DIR with {dataset.path} in it")
+        path = data / dataset.path
     source = read_source(dataset.source, path)
     return import_source(dataset.prepare(source) if dataset.prepare else source, options)
+
+
+def _imported_with(options: ImportOptions) -> Manifest:
+    manifest = Manifest.load(options.out)
+    wanted = options.settings()
+    differing = sorted(name for name in wanted if manifest.settings.get(name) != wanted[name])
+    if differing:
+        shown = ", ".join(
+            f"{name} {manifest.settings.get(name)} (wanted: {wanted[name]})" for name in differing
+        )
+        raise DataError(
+            f"{options.out} was imported with {shown}; remove that folder to import it anew, or "
+            "name a file in another folder by --out"
+        )
+    return manifest

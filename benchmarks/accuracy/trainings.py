@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,6 +42,11 @@ class Plan:
         """Shards and what is under way lie beside the results."""
         return self.out.absolute().parent
 
+    @property
+    def work(self) -> Path:
+        """What is under way, and logs of what failed."""
+        return self.folder / "work"
+
     def import_data(self, datasets: Iterable[str], *, validation: bool) -> dict[str, Manifest]:
         """Import data sets, or find them imported.
 
@@ -72,13 +77,11 @@ def do_jobs(plan: Plan, records: Records, jobs: Sequence[Job]) -> list[str]:
     todo = records.missing(jobs)
     if not todo:
         return []
-    work = plan.folder / "work"
-    shutil.rmtree(work, ignore_errors=True)  # of a benchmark that was killed
-    work.mkdir(parents=True)
+    plan.work.mkdir(parents=True, exist_ok=True)
     failures = []
     left = {job.name: job for job in todo}
     costs = CostEstimate(records.all())
-    for job, result in run_jobs(todo, work=work, at_once=plan.at_once):
+    for job, result in run_jobs(todo, work=plan.work, at_once=plan.at_once):
         del left[job.name]
         if isinstance(result, Record):
             records.add(job, result)
@@ -92,8 +95,8 @@ def do_jobs(plan: Plan, records: Records, jobs: Sequence[Job]) -> list[str]:
         print(f"{place} {job}: {outcome}; about {in_words(wall)} left", flush=True)
     for failure in failures:
         sys.stderr.write(f"failed: {failure}\n")
-    if not failures:
-        shutil.rmtree(work)
+    with suppress(OSError):
+        plan.work.rmdir()  # unless logs of failures lie there
     return failures
 
 

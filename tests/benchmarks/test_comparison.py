@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import ANY
@@ -19,7 +19,7 @@ from benchmarks.accuracy.recipes import Recipe, save
 from benchmarks.accuracy.records import Records
 from benchmarks.accuracy.search import search
 from benchmarks.accuracy.seeds import best_methods, costliest_methods
-from benchmarks.accuracy.trainings import Plan
+from benchmarks.accuracy.trainings import Plan, do_jobs
 from data_shards.errors import DataError
 from tests.benchmarks.test_claims import row
 
@@ -86,6 +86,33 @@ def finish(records: Records, jobs: Sequence[Job], **values: float) -> None:
         else:
             values_left = {name: value for name, value in all_.items() if name != "head"}
             records.add(job, replace(record, balanced_accuracy=values_left))
+
+
+def test_the_log_of_a_failed_training_outlives_the_trainings_after_it(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = plan.work / "digits-softmax" / "log.txt"
+
+    def run(jobs: Sequence[Job], *, work: Path, at_once: int) -> Iterator[tuple[Job, str | Record]]:
+        assert (work, at_once) == (plan.work, 1)
+        for job in jobs:
+            if job.method == "softmax":
+                log.parent.mkdir()
+                log.write_text("why")
+                yield job, f"exit code 1: why ({log})"
+            else:
+                finish(Records(plan.records), [job])
+                yield job, Records(plan.records).of([job])[0]
+
+    monkeypatch.setattr("benchmarks.accuracy.trainings.run_jobs", run)
+    records = Records(plan.records)
+    failing, well = (
+        comparison_of(replace(plan, methods=(name,))).first_jobs() for name in ("softmax", "focal")
+    )
+    assert len(do_jobs(plan, records, failing)) == len(failing)
+    assert do_jobs(plan, records, well) == []
+    assert log.read_text() == "why"
+    assert str(log) in capsys.readouterr().err
 
 
 def test_a_search_is_of_families_and_of_clmle_for_its_ablations(

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.accuracy import jobs
+from benchmarks.accuracy import datasets, jobs
 from benchmarks.accuracy.datasets import DATASETS, import_data
 from benchmarks.accuracy.jobs import SEARCH_SEED, Job, make_job
 from benchmarks.accuracy.methods import METHODS
@@ -39,6 +39,17 @@ def test_validation_images_are_held_back_and_test_images_stay(digits: Manifest, 
     held, all_ = (m.class_counts("train", "digit") for m in (digits, whole))
     assert all_[0] - held[0] == digits.class_counts("validation", "digit")[0]
     assert import_data("digits", None, tmp_path, validation=False).checksum == whole.checksum
+
+
+def test_shards_of_other_settings_are_not_taken_for_the_data_sets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import_data("digits", None, tmp_path, validation=False)
+    other = dataclasses.replace(DATASETS["digits"], options={"long_tail_ratio": 100})
+    monkeypatch.setattr(datasets, "DATASETS", {"digits": other})
+    told = r"digits was imported with long_tail_ratio 20.0 \(wanted: 100.0\); remove that folder"
+    with pytest.raises(DataError, match=told):
+        import_data("digits", None, tmp_path, validation=False)
 
 
 def test_every_method_fits_every_data_set_and_sees_as_many_images(digits: Manifest) -> None:
