@@ -189,10 +189,12 @@ class RunConfig:
             if item.name not in method.settings | {"name"}
             and getattr(loss, item.name) != getattr(default.loss, item.name)
         ]
-        if "class_weight" in method.settings and not loss.has_classifier:
-            for name in ("class_weight", "logit_adjustment", "spread"):
-                if getattr(loss, name) != getattr(default.loss, name):
-                    ignored.append(f"loss.{name} is ignored: loss.weight_softmax is 0")
+        if not loss.has_classifier:
+            ignored += [
+                f"loss.{name} is ignored: loss.weight_softmax is 0"
+                for name in ("class_weight", "logit_adjustment", "spread")
+                if name in method.settings and getattr(loss, name) != getattr(default.loss, name)
+            ]
         beta = loss.class_weight_beta
         if loss.class_weight != "effective_number" and beta != default.loss.class_weight_beta:
             ignored.append("loss.class_weight_beta is ignored: it needs effective_number")

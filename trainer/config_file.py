@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import inspect
 import math
+import re
 import textwrap
 import types
 import typing
@@ -43,7 +44,7 @@ def load_with_recipe(
     derived = fill_open(raw)
     config = build_config(raw)
     for name, settings in config.baselines.items():
-        _checked_baseline(config, name, settings)
+        _check_baseline(config, name, settings)
     return config, derived
 
 
@@ -137,7 +138,14 @@ def _dotted(settings: Mapping[str, Any]) -> dict[str, Any]:
     return dotted
 
 
-def _checked_baseline(config: RunConfig, name: str, settings: Any) -> None:
+def _check_baseline(config: RunConfig, name: str, settings: Any) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9 _-]*", name):
+        raise ConfigError(
+            f"baselines: {name!r} becomes the name of a folder, so it must be a letter or digit, "
+            "then letters, digits, spaces, - and _"
+        )
+    if " " in name and name.replace(" ", "_") in config.baselines:
+        raise ConfigError(f"baselines: {name!r} and {name.replace(' ', '_')!r} share a folder")
     if not isinstance(settings, dict):
         raise ConfigError(f"baselines.{name} must map settings to values, got {settings!r}")
     try:
@@ -216,8 +224,8 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
     origin = typing.get_origin(kind)
     if origin is Literal:
         allowed = typing.get_args(kind)
-        if value not in allowed or isinstance(value, bool):
-            names = " | ".join(map(str, allowed))
+        if not any(value == choice and type(value) is type(choice) for choice in allowed):
+            names = " | ".join(map(str, allowed))  # 3.0 is not 3, nor is true 1
             raise ConfigError(f"{where} must be one of {names}, got {value!r}")
         return value
     if origin is types.UnionType:  # T | None: null leaves the choice to the program

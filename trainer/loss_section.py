@@ -120,6 +120,12 @@ class LossConfig:
             "< pi/2 radians",
             self.margin,
         )
+        require(
+            self.name != "lmle" or self.or_default("margin") <= 1,
+            "loss.margin of lmle",
+            "<= 1, a share of the paper's",
+            self.margin,
+        )
         for name in ("margin_anneal", "reweight_from"):
             require(0 <= getattr(self, name) <= 1, f"loss.{name}", "in [0, 1]", getattr(self, name))
         for name in ("clmle_from", "mean_momentum"):

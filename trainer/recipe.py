@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -318,7 +318,12 @@ def _derive_sampling(choices: _Choices) -> None:
         "the first table is of features that mean something",
     )
     if choices.value("loss.clmle_from"):
-        choices.put("sampler.warmup_sampling", _SAMPLING, "as afterwards")
+        by_label = sampling in get_args(LabelSampling)
+        choices.put(
+            "sampler.warmup_sampling",
+            sampling if by_label else "class_balanced",
+            "as afterwards" if by_label else "neighbourhoods show all classes about as often, too",
+        )
 
 
 def _derive_loss(choices: _Choices, data: _Data) -> None:

@@ -97,7 +97,7 @@ def test_the_log_of_a_failed_training_outlives_the_trainings_after_it(
         assert (work, at_once) == (plan.work, 1)
         for job in jobs:
             if job.method == "softmax":
-                log.parent.mkdir()
+                log.parent.mkdir(exist_ok=True)
                 log.write_text("why")
                 yield job, f"exit code 1: why ({log})"
             else:

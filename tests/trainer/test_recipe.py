@@ -152,10 +152,20 @@ def test_a_task_without_images_is_refused(counts):
         ({"train__steps": 10_000, "loss__clmle_from": 0.0}, {"refresh.every": 1000}),
         ({"train__classifier_share": 0.5, "train__steps": 10_000}, {"refresh.every": 350}),
         ({"train__steps": 40, "refresh__lag": 60}, {"refresh.every": 60}),
-        # Priors belong to the sampling that is in force.
-        ({"sampler__sampling": "class_balanced"}, {"loss.cluster_prior": 0.0}),
-        ({"sampler__sampling": "instance"}, {"loss.logit_adjustment": 1.0}),
-        ({"sampler__sampling": "cluster"}, {"loss.cluster_prior": 0.0}),
+        # Priors and warm-up belong to the sampling that is in force.
+        (
+            {"sampler__sampling": "class_balanced"},
+            {"loss.cluster_prior": 0.0, "sampler.warmup_sampling": "class_balanced"},
+        ),
+        (
+            {"sampler__sampling": "instance"},
+            {"loss.logit_adjustment": 1.0, "sampler.warmup_sampling": "instance"},
+        ),
+        (
+            {"sampler__sampling": "cluster"},
+            {"loss.cluster_prior": 0.0, "sampler.warmup_sampling": "class_balanced"},
+        ),
+        ({"loss__candidates": "batch"}, {"sampler.warmup_sampling": "class_balanced"}),
         # Margins keep their order, growth and warm-up fit into the training.
         ({"loss__margin_between": 0.02}, {"loss.margin_within": 0.02}),
         ({"loss__margin_within": 0.9}, {"loss.margin_between": 0.9}),
