@@ -1,5 +1,6 @@
 """What is left open follows from the class histogram; what is set stays."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,8 @@ from trainer.recipe import DERIVED_SETTINGS, derive, derived_settings
 from trainer.run_folder import RunFolder
 from trainer.tasks import resolve_tasks
 
-LONG_TAIL = Path(__file__).parents[2] / "configs" / "long_tail.yaml"
+ROOT = Path(__file__).parents[2]
+LONG_TAIL = ROOT / "configs" / "long_tail.yaml"
 
 
 def values(*class_counts, **given):
@@ -219,6 +221,24 @@ def test_a_program_without_a_file_gets_the_same(tiny_data):
 @pytest.fixture
 def overrides(tiny_data, tmp_path):
     return [f"data.shards={tiny_data.folder}", f"run.folder={tmp_path / 'run'}"]
+
+
+def documented_values():
+    """Setting -> what docs/methods.md says of its value."""
+    section = (ROOT / "docs" / "methods.md").read_text().split("## The recipe")[1].split("\n## ")[0]
+    rows = [line.split(" | ") for line in section.splitlines() if line.startswith("| `")]
+    return {name: row[1] for row in rows for name in re.findall(r"`([a-z_.]+)`", row[0])}
+
+
+@pytest.mark.parametrize(("counts", "side"), [([500] * 10, 0), ([30] * 150, -1)])
+def test_the_documented_values_are_those_that_are_derived(counts, side):
+    documented = documented_values()
+    assert set(documented) == {*DERIVED_SETTINGS, "optim.learning_rate"}
+    for setting, value in values(counts).items():
+        if not setting.endswith(".every"):  # shares of the steps
+            said = documented[setting].split(" for C <= 20")[side].replace("no limit", "0")
+            told = value if isinstance(value, str) else f"{value:g}"
+            assert told in re.findall(r"[a-z_]+|[\d.]+\d|\d", said.replace(",", "")), setting
 
 
 def test_what_the_file_and_the_command_line_set_stays(overrides, tmp_path):
