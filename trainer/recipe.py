@@ -66,18 +66,18 @@ class _Profile:
     """
 
     scale: float
-    """The more rivals, the sharper the loss must be for the nearest to count most. Doubled: -0.5;
-    halved: +0.1."""
+    """The more rivals, the sharper the loss must be for the nearest to count most. Doubled: -0.2;
+    halved: +0.2."""
     mean_momentum: float
-    """Few clusters get many images a step, so their means may follow them quickly. 0: -0.1."""
+    """Few clusters get many images a step, so their means may follow them quickly. 0: 0.0."""
     clusters: int
     """Times `samples_per_cluster`: the images of a micro-batch."""
     samples_per_cluster: int
     max_clusters_per_class: int
-    """0 = no limit. Few classes overlap, and many clusters of each would model the overlap. 1: -0.1
+    """0 = no limit. Few classes overlap, and many clusters of each would model the overlap. 1: +0.2
     (three of the ten classes have more)."""
     spread: float
-    """lambda of the implicit augmentation. 0: -0.5; tripled: +0.1."""
+    """lambda of the implicit augmentation. 0: -0.2; tripled: +0.3."""
 
 
 _FEW = _Profile(
@@ -104,20 +104,21 @@ _LARGE_CLUSTERS = 200
 _SMALL_CLUSTERS = 20
 
 # Margins between and within classes. Few images of a class are learnt by heart unless more is asked
-# for, but large classes overlap, and wide margins between them cannot be kept: on 44 classes of 150
-# validation faces lose 3 points by them (docs/results.md). No margins: -0.3; half as wide again: 0.0.
+# for, but large classes overlap, and wide margins between them cannot be kept: 44 classes of 170
+# faces on average lose 3 points by them (docs/results.md). None: -0.2; half as wide again: +0.1.
 _MARGINS = (0.2, 0.05)
 _MARGINS_OF_MANY_SMALL_CLASSES = (0.8, 0.2)
 
 # Of the warm-up too: rare classes come more often than by instance, and are not learnt by heart as
-# when classes come equally often. By instance: -0.4; class-balanced: -1.4; by neighbourhoods: -1.7.
+# when classes come equally often. By instance: -0.2; class-balanced: -1.6; by neighbourhoods: -2.0.
 _SAMPLING: LabelSampling = "square_root"
 
-# Samplings that show large classes more often; priors in the loss make up for it. Without: -4.3.
+# Samplings that show large classes more often; priors in the loss make up for it. Without: -1.7;
+# halved, which is what square-root batches call for in theory: -0.3.
 _UNBALANCED = ("instance", "square_root")
 
 # Share of the training with the softmax term alone, so that the first table is of features.
-# Without: 0.0; a prototype on faces whose batches were neighbourhoods gained by it.
+# Without: +0.2; a prototype on faces whose batches were neighbourhoods gained by it.
 _WARM_UP = 0.3
 
 # Length of the training, in passes over the images, and its bounds in steps.
@@ -126,7 +127,7 @@ _LEAST_STEPS = 600
 _MOST_STEPS = 100_000
 
 # Share of the steps that have tables after which the next table is asked for (the first one only:
-# -0.1); and share of all steps between two checkpoints, and two evaluations. Each is at least so
+# 0.0); and share of all steps between two checkpoints, and two evaluations. Each is at least so
 # many steps apart.
 _REFRESH_SHARE = 0.1
 _CHECKPOINT_SHARE = 0.1
