@@ -9,22 +9,9 @@ import numpy as np
 
 from data_shards.manifest import Manifest
 from trainer.config import RunConfig
+from trainer.evaluation.readout_names import READOUTS
 from trainer.tasks import resolve_tasks
 
-# The names in reports (trainer.evaluation.readouts, which needs torch).
-READOUTS = (
-    "knc_margin",
-    "knc_soft",
-    "knc_balanced",
-    "ncm",
-    "blend",
-    "knn",
-    "knn_balanced",
-    "head",
-    "head_tau",
-    "head_adjusted",
-    "head_crt",
-)
 _MOST_CLASSES_SHOWN = 20
 # Training images of a class.
 _MANY, _FEW = 100, 20

@@ -6,7 +6,7 @@ from typing import get_args
 
 import pytest
 
-from cluster_jobs.comparison import READOUTS
+from trainer.evaluation.readout_names import READOUTS
 from trainer.methods import METHODS, Sampling
 
 ROOT = Path(__file__).parents[2]

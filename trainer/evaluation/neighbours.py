@@ -15,10 +15,8 @@ from clustering.table import ClusterTable
 from clustering.top_k import row_blocks, top_k
 from data_shards.embeddings import EmbeddingShards
 from data_shards.errors import DataError
+from trainer.evaluation.readout_names import NEAREST_IMAGES, NEAREST_IMAGES_BALANCED
 from trainer.sections import EvaluationConfig, TaskConfig
-
-NEAREST_IMAGES = "knn"
-NEAREST_IMAGES_BALANCED = "knn_balanced"
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]

@@ -17,19 +17,20 @@ from clustering.knc import Rule, knc_predict, knc_scores, nearest_class_mean_sco
 from clustering.table import ClusterTable
 from data_shards.embeddings import EmbeddingShards
 from trainer.evaluation.neighbours import neighbour_readouts, predict_by_images
+from trainer.evaluation.readout_names import (
+    BLEND,
+    HEAD,
+    HEAD_ADJUSTED,
+    HEAD_RETRAINED,
+    HEAD_TAU,
+    KNC_BALANCED,
+    KNC_MARGIN,
+    KNC_SOFT,
+    NEAREST_CLASS_MEAN,
+)
 from trainer.losses.softmax import log_priors
 from trainer.models.network import Network, TaskOutput
 from trainer.sections import EvaluationConfig
-
-KNC_MARGIN = "knc_margin"
-KNC_SOFT = "knc_soft"
-KNC_BALANCED = "knc_balanced"
-NEAREST_CLASS_MEAN = "ncm"
-BLEND = "blend"
-HEAD = "head"
-HEAD_TAU = "head_tau"
-HEAD_ADJUSTED = "head_adjusted"
-HEAD_RETRAINED = "head_crt"
 
 _RULES: Mapping[str, Rule] = {KNC_MARGIN: "margin", KNC_SOFT: "soft"}
 
