@@ -162,6 +162,10 @@ class RunConfig:
                 for name in ("siblings", "seed_by", "max_clusters_per_class")
                 if getattr(self.sampler, name) != getattr(default.sampler, name)
             ]
+        elif self.sampler.siblings > (listed := self.cluster.siblings):
+            ignored.append(
+                f"sampler.siblings beyond {listed} is ignored: tables list cluster.siblings of them"
+            )
         read_out = self.needs_tables or self.loss.has_classifier or self.train.classifier_share
         if self.evaluation.every and not read_out:
             ignored.append(

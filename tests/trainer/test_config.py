@@ -228,6 +228,8 @@ def test_settings_without_effect_are_reported():
         ({"loss": {"name": "focal"}, "sampler": {"siblings": 2}}, "sampler.siblings"),
         ({"loss": {"name": "focal"}, "sampler": {"seed_by": "class"}}, "sampler.seed_by"),
         ({"sampler": {"seed_by": "class", "siblings": 2}}, ""),
+        ({"sampler": {"siblings": 9}}, "sampler.siblings"),
+        ({"sampler": {"siblings": 9}, "cluster": {"siblings": 9}}, ""),
         ({"loss": {"class_weight_beta": 0.9}}, "loss.class_weight_beta"),
         ({"loss": {"name": "supcon"}, "evaluation": {"every": 5}}, "evaluation.every"),
         ({"loss": {"name": "softmax"}, "evaluation": {"every": 5}}, ""),
