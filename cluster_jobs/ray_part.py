@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from types import TracebackType
 
 from cluster_jobs import launch, machine
 from cluster_jobs.errors import PartFailed
@@ -69,10 +68,5 @@ class RayPart:
     def __enter__(self) -> RayPart:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.stop()

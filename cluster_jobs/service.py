@@ -40,7 +40,7 @@ class Service:
     def __enter__(self) -> Service:
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, *error: object) -> None:
         self._metrics.close()
 
     def serve(self) -> None:

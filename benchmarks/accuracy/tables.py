@@ -12,7 +12,6 @@ import threading
 import time
 import traceback
 from dataclasses import replace
-from types import TracebackType
 
 from cluster_jobs.embed import embed_works
 from cluster_jobs.pruning import prune
@@ -50,12 +49,7 @@ class TableThread:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._ended.set()
         self._thread.join()
 
