@@ -111,7 +111,7 @@ def _embeddings(
     folder = run.embeddings / step_name(snapshot.step)
     if training_embeddings(folder, tasks, store.load(run.tables, snapshot.step)) is not None:
         return folder
-    sys.stderr.write(f"warning: {missing_embeddings(config, snapshot.step)}\n")
+    sys.stderr.write(f"warning: {missing_embeddings(config, snapshot.step, folder)}\n")
     return None
 
 

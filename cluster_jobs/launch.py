@@ -50,11 +50,18 @@ def trainer_command(
     ]
 
 
-def trainer_environment(threads: int, *, on_gpu: bool) -> dict[str, str]:
-    """The environment of the ranks: this one without Ray's, quiet, with its share of the cores."""
+def trainer_environment(config: RunConfig, *, share: int, on_gpu: bool) -> dict[str, str]:
+    """The environment of the ranks: this one without Ray's, quiet, and with their CPU threads.
+
+    Args:
+        config: the run; `launch.threads_per_rank` wins over OMP_NUM_THREADS of this process, which
+            wins over the rank's share.
+        share: of the machine's cores, for each rank.
+        on_gpu: whether the ranks train on CUDA devices.
+    """
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     defaults = {
-        "OMP_NUM_THREADS": str(threads),
+        "OMP_NUM_THREADS": str(share),
         "TORCH_CPP_LOG_LEVEL": "ERROR",
         "PYTHONWARNINGS": "ignore",  # DeepSpeed's and torch's own deprecations
     }
@@ -62,7 +69,10 @@ def trainer_environment(threads: int, *, on_gpu: bool) -> dict[str, str]:
         defaults["DS_ACCELERATOR"] = "cpu"
         if sys.platform == "linux":
             defaults["GLOO_SOCKET_IFNAME"] = "lo"
-    return {**defaults, **environment, "PYTHONUNBUFFERED": "1"}
+    decided = {"PYTHONUNBUFFERED": "1"}
+    if config.launch.threads_per_rank:
+        decided["OMP_NUM_THREADS"] = str(config.launch.threads_per_rank)
+    return {**defaults, **environment, **decided}
 
 
 def service_command(config_file: Path) -> list[str]:

@@ -83,8 +83,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _checked(config: RunConfig, resume: str) -> Manifest:
     """Find now what would otherwise fail minutes later."""
-    for ignored in config.ignored_settings():
-        sys.stderr.write(f"warning: {ignored}\n")
+    _tell_of_ignored(config)
     if not config.data.shards:
         raise JobError("data.shards is not set: the folder that `clmle import ... --out` wrote")
     manifest = Manifest.load(config.data.shards)
@@ -94,6 +93,16 @@ def _checked(config: RunConfig, resume: str) -> Manifest:
         machine.check_port(config.launch.master_port)
     find_checkpoint(resume, RunFolder(config.run_path))  # a path must hold one
     return manifest
+
+
+def _tell_of_ignored(config: RunConfig) -> None:
+    """Warn of settings without effect; of a baseline's, only of those that it names itself."""
+    for ignored in config.ignored_settings():
+        sys.stderr.write(f"warning: {ignored}\n")
+    for name, settings in config.baselines.items():
+        for ignored in baseline_config(config, name).ignored_settings():
+            if ignored.split()[0] in settings:
+                sys.stderr.write(f"warning: baseline {name}: {ignored}\n")
 
 
 def _methods(config: RunConfig) -> dict[str, RunConfig]:
@@ -142,6 +151,11 @@ def _say_what_starts(config: RunConfig, manifest: Manifest, devices: Sequence[st
         sys.stderr.write(
             f"warning: {ranks} ranks instead of {config.launch.num_ranks}: there are "
             f"{len(devices)} CUDA devices; the batches are the same\n"
+        )
+    if devices and config.launch.embed_gpus == 0 and config.model.backbone != "tiny":
+        sys.stderr.write(
+            f"warning: {config.model.backbone} embeds the training images for each table on CPUs, "
+            "which may take longer than the training; set launch.embed_gpus, such as 0.2\n"
         )
     sys.stdout.flush()
 

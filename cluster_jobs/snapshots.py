@@ -70,8 +70,8 @@ def served_snapshot(named: str | None, run: RunFolder) -> Snapshot:
         TrainingError: it is damaged.
     """
     served = _served_steps(run)
-    if named is None:
-        return find_snapshot(str(served[-1]) if served else None, run)
+    if named is None and served:
+        named = str(served[-1])
     try:
         snapshot = find_snapshot(named, run)
     except JobError as error:

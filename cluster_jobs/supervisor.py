@@ -130,7 +130,6 @@ class Supervisor:
         port = config.launch.master_port
         if port:
             machine.check_port(port)
-        threads = config.launch.threads_per_rank or max(1, machine.num_cores() // ranks)
         return Part(
             "trainer",
             launch.trainer_command(
@@ -141,7 +140,9 @@ class Supervisor:
                 devices=devices,
             ),
             log=self._run.logs / "trainer.log",
-            environment=launch.trainer_environment(threads, on_gpu=bool(devices)),
+            environment=launch.trainer_environment(
+                config, share=max(1, machine.num_cores() // ranks), on_gpu=bool(devices)
+            ),
             grace_seconds=_TRAINER_GRACE_SECONDS,
         )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from data_shards.progress import Progress
+from trainer.metric_rows import parse_rows
 
 _LOSS = "train/loss"
 _VERSION = "table/version"
@@ -99,4 +99,4 @@ class TrainingProgress:
             text = file.read()
         whole = text[: text.rfind(b"\n") + 1]  # the last row may be half written
         self._offset += len(whole)
-        return [json.loads(line) for line in whole.splitlines()]
+        return parse_rows(whole.decode(errors="replace"))

@@ -26,7 +26,7 @@ _EXAMPLES = """\
 examples:
   the digits that come with scikit-learn, class 9 with 1/20 of the images of class 0:
     clmle import digits --out data/digits --long-tail-ratio 20
-  your own images, a folder per class (also split into train/ and test/):
+  your own images, a folder per class (also split into train/, val/ and test/):
     clmle import image-folder photos --out data/photos --on-error skip
   Fashion-MNIST as a long tail from 1,000 images down to 10:
     clmle import idx fashion_mnist --out data/fashion --long-tail-ratio 100 --max-per-class 1000

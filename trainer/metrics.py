@@ -12,6 +12,7 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 
 from data_shards.atomic import atomic_file
+from trainer.metric_rows import parse_rows
 from trainer.run_folder import RunFolder
 
 
@@ -69,12 +70,5 @@ def _is_cut_off(path: Path) -> bool:
 def read_metrics(path: Path, names: Iterable[str] | None = None) -> list[dict[str, Any]]:
     """The rows of a `metrics.jsonl`; a last line cut off by a kill is left out."""
     wanted = None if names is None else set(names)
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if wanted is None or row["name"] in wanted:
-            rows.append(row)
-    return rows
+    rows = parse_rows(path.read_text(encoding="utf-8"))
+    return [row for row in rows if wanted is None or row["name"] in wanted]

@@ -21,6 +21,7 @@ from data_shards.errors import DataError
 from data_shards.manifest import Manifest
 from trainer.config import RunConfig
 from trainer.errors import ConfigError
+from trainer.loss_section import LossConfig
 from trainer.losses.schedule import step_at
 from trainer.methods import METHODS, LabelSampling
 from trainer.sections import TaskConfig
@@ -362,15 +363,18 @@ def _derive_steps(choices: _Choices, data: _Data) -> None:
 
 def _derive_periods(choices: _Choices) -> None:
     steps = choices.value("train.steps")
-    loss = choices.value("loss.name")
-    if METHODS[loss].needs_table or choices.value("sampler.sampling") == "cluster":
-        end = steps - step_at(choices.value("train.classifier_share"), steps)
+    loss, share = choices.value("loss.name"), choices.value("train.classifier_share")
+    uses_tables = METHODS[loss].needs_table or choices.value("sampler.sampling") == "cluster"
+    if uses_tables:
+        end = steps - step_at(share, steps)
         warm_up = choices.value("loss.clmle_from") if loss == "clmle" else 0.0
         with_tables = end - step_at(warm_up, end)
         every = max(_apart(_REFRESH_SHARE, with_tables), choices.value("refresh.lag"))
         choices.put("refresh.every", every, f"{with_tables:,} steps use tables")
-    for section, share in (("checkpoint", _CHECKPOINT_SHARE), ("evaluation", _EVALUATION_SHARE)):
-        choices.put(f"{section}.every", _apart(share, steps), f"{steps:,} steps")
+    choices.put("checkpoint.every", _apart(_CHECKPOINT_SHARE, steps), f"{steps:,} steps")
+    classifies = LossConfig(name=loss, weight_softmax=choices.value("loss.weight_softmax"))
+    if uses_tables or classifies.has_classifier or share:  # else nothing to read out before the end
+        choices.put("evaluation.every", _apart(_EVALUATION_SHARE, steps), f"{steps:,} steps")
 
 
 def _apart(share: float, steps: int) -> int:

@@ -348,7 +348,8 @@ class LaunchConfig:
     """DeepSpeed ranks (processes). The batches are the same for any number."""
 
     threads_per_rank: int = 0
-    """CPU threads a rank. 0 = the machine's cores shared among the ranks."""
+    """CPU threads a rank, of `clmle run`. 0 = OMP_NUM_THREADS of the environment or, without it, an
+    equal share of the machine's cores."""
 
     master_port: int = 0
     """TCP port on which the ranks meet. 0 = a free one."""

@@ -10,8 +10,9 @@ from data_shards.sources.base import Source, SourceItem, extension_of
 from data_shards.sources.files import is_visible, visible_files
 
 COLUMN = "class"
-_TEST_NAMES = ("test", "val", "validation")
-"""Folders that may be the test split, the one that is taken first."""
+_HELD_OUT_NAMES = ("test", "val", "validation")
+"""Folders that may be held-out splits: the first that is there is the test split, a second one,
+beside "test", the validation split."""
 _MAX_NAMED = 5
 _logger = logging.getLogger(__name__)
 
@@ -19,14 +20,14 @@ _logger = logging.getLogger(__name__)
 def read(root: Path) -> Source:
     """List the images below `root`.
 
-    Two layouts serve: `CLASS/...` and `train/CLASS/...` beside `test/CLASS/...` (or `val/`,
-    `validation/`).
-    Folders inside a class folder are walked too. Hidden files and folders are passed over; every
-    other file counts as an image. The label column is "class", its names are the folders'.
+    Two layouts serve: `CLASS/...`, and `train/CLASS/...` beside `test/CLASS/...` and perhaps
+    `val/CLASS/...` (or `validation/`). Without `test`, `val` is the test split. Folders inside a
+    class folder are walked too. Hidden files and folders are passed over; every other file counts
+    as an image. The label column is "class", its names are the folders'.
 
     Raises:
-        DataError: when there is no class folder, or one without an image, or splits and other
-            folders lie side by side.
+        DataError: when there is no class folder, or one without an image, or two folders for
+            one split, or splits and other folders lie side by side.
     """
     if not root.is_dir():
         raise DataError(f"{root} is not a folder; expected {root}/CLASS/image.jpg")
@@ -53,22 +54,20 @@ def read(root: Path) -> Source:
 def _split_folders(root: Path) -> dict[str, Path]:
     """Return split -> folder that holds its class folders."""
     names = {folder.name for folder in _visible_folders(root)}
-    tests = [name for name in _TEST_NAMES if name in names]
-    others = sorted(names.difference({"train"}, tests))
-    if "train" not in names or (others and not tests):
+    held_out = [name for name in _HELD_OUT_NAMES if name in names]
+    others = sorted(names.difference({"train"}, held_out))
+    if "train" not in names or (others and not held_out):
         return {"train": root}
     if others:
         raise DataError(
-            f"{root} holds train and {tests[0]}, and beside these splits also {_shown(others)}; "
+            f"{root} holds train and {held_out[0]}, and beside these splits also {_shown(others)}; "
             f"expected either splits alone or classes alone: move {_shown(others)} away, or, if "
             "train is a class here, rename it"
         )
-    folders = {"train": root / "train"}
-    if tests:
-        folders["test"] = root / tests[0]
-    for name in tests[1:]:
-        _logger.warning("%s: %s is not imported, %s serves as the test split", root, name, tests[0])
-    return folders
+    if {"val", "validation"} <= names:
+        raise DataError(f"{root} holds both val and validation; join them, or move one away")
+    splits = dict(zip(("train", "test", "validation"), ("train", *held_out), strict=False))
+    return {split: root / name for split, name in splits.items()}
 
 
 def _shown(names: list[str]) -> str:

@@ -8,7 +8,7 @@ import pytest
 
 from cluster_jobs import embed, evaluate
 from cluster_jobs.errors import JobError
-from cluster_jobs.snapshots import find_snapshot
+from cluster_jobs.snapshots import find_snapshot, served_snapshot
 from cluster_jobs.workers import embed_one_shard
 from clustering import store
 from data_shards.atomic import read_json, write_json
@@ -97,9 +97,14 @@ def test_the_nearest_training_images_vote_as_long_as_their_embeddings_are_there(
     assert "knn_balanced" in capsys.readouterr().out
     shutil.rmtree(served.run.embeddings)
     assert evaluate.main(command) == 0
-    assert "warning: no read-out knn_balanced: the embeddings" in capsys.readouterr().err
-    written = read_json(served.run.evaluation / "step_000005.json")
-    assert "knn_balanced" not in written["balanced_accuracy"]
+    warning = capsys.readouterr().err
+    assert "warning: no read-out knn_balanced: the embeddings" in warning
+    without = read_json(served.run.evaluation / "step_000005.json")
+    assert "knn_balanced" not in without["balanced_accuracy"]
+    remedy = warning.split("`clmle embed ")[1].split("`")[0]
+    assert embed.main(["--config", str(served.config_file), *remedy.split()]) == 0
+    assert evaluate.main(command) == 0
+    assert read_json(served.run.evaluation / "step_000005.json") == written
 
 
 def test_a_checkpoint_is_a_step_or_a_folder(served: TinyRun) -> None:
@@ -125,6 +130,12 @@ def test_a_checkpoints_folder_stands_for_the_snapshot_of_its_step(served: TinyRu
         evaluate.main([*command, str(served.run.checkpoints / step_name(10))])
     with pytest.raises(JobError, match="no snapshot of its .*; steps that have tables: 5$"):
         evaluate.main([*command, str(served.run.checkpoints / step_name(15))])
+
+
+def test_without_tables_the_newest_snapshot_is_no_answer(served: TinyRun) -> None:
+    shutil.rmtree(served.run.tables)
+    with pytest.raises(JobError, match="step_000010 are not published.*tables: .none yet"):
+        served_snapshot(None, served.run)
 
 
 def test_a_run_without_snapshots_says_so(tiny: TinyRun) -> None:

@@ -21,6 +21,7 @@ from cluster_jobs import launch, machine, run, supervisor, training_progress
 from cluster_jobs.errors import JobError, run_job
 from data_shards.atomic import read_json, write_json
 from tests.cluster_jobs.conftest import TinyRun
+from trainer.config import RunConfig
 from trainer.config_file import build_config, to_yaml, with_settings
 from trainer.run_folder import step_name
 
@@ -363,6 +364,16 @@ def test_an_ignored_setting_is_warned_of(
     assert "warning: optim.momentum is ignored" in capsys.readouterr().err
 
 
+def test_of_a_baseline_the_ignored_settings_that_it_names_are_warned_of(
+    tiny: TinyRun, scripts: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    baseline = {"loss.name": "softmax", "loss.margin": 0.2}
+    command = configure(tiny, {"sampler.siblings": 1, "baselines": {"plain": baseline}})
+    assert run_job(run.main, command) == 0
+    warnings = [line for line in capsys.readouterr().err.splitlines() if "ignored" in line]
+    assert warnings == ["warning: baseline plain: loss.margin is ignored by loss.name softmax"]
+
+
 def test_dry_run_prints_the_configuration_and_touches_nothing(
     tiny: TinyRun, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -480,10 +491,19 @@ def test_devices_are_those_that_torch_can_use(
 def test_no_rank_sees_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "somewhere:1")
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    environment = launch.trainer_environment(8, on_gpu=False)
+    environment = launch.trainer_environment(RunConfig(), share=8, on_gpu=False)
     assert not [name for name in environment if name.startswith("RAY_")]
     assert environment["OMP_NUM_THREADS"] == "3"
     assert environment["DS_ACCELERATOR"] == "cpu"
+
+
+def test_threads_that_are_set_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    config = with_settings(RunConfig(), {"launch.threads_per_rank": 6})
+    assert launch.trainer_environment(config, share=8, on_gpu=True)["OMP_NUM_THREADS"] == "6"
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    defaults = launch.trainer_environment(RunConfig(), share=8, on_gpu=True)
+    assert defaults["OMP_NUM_THREADS"] == "8"
 
 
 def test_a_free_port_is_free_and_a_taken_one_is_not() -> None:

@@ -50,6 +50,17 @@ def test_a_row_in_two_pieces_is_read_once_whole(
     assert "10/40" in said(progress, capsys)
 
 
+def test_what_a_kill_left_of_a_row_is_passed_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metrics = tmp_path / "metrics.jsonl"
+    append(metrics, row(5)[:9])
+    progress = TrainingProgress(metrics, label="clmle", steps=40)
+    append(metrics, "\n" + row(10)[:9] + "\n\n" + row(20))
+    progress.poll()
+    assert "20/40" in said(progress, capsys)
+
+
 def test_rows_of_an_earlier_attempt_do_not_count(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

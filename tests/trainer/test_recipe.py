@@ -17,6 +17,7 @@ from trainer.config_file import (
     with_settings,
 )
 from trainer.errors import ConfigError
+from trainer.methods import METHODS
 from trainer.recipe import DERIVED_SETTINGS, derive, derived_settings
 from trainer.run_folder import RunFolder
 from trainer.tasks import resolve_tasks
@@ -203,11 +204,13 @@ def test_nothing_without_effect_is_derived(given, left_alone):
     assert resolved([9] * 30, **given).ignored_settings() == []
 
 
-@pytest.mark.parametrize(("loss", "has_tables"), [("magnet", True), ("softmax", False)])
-def test_other_losses_get_what_is_not_fitted_to_clmle(loss, has_tables):
+@pytest.mark.parametrize("loss", sorted(set(METHODS) - {"clmle"}))
+def test_other_losses_get_what_is_not_fitted_to_clmle(loss):
     derived = values([9] * 30, loss__name=loss)
     assert not [name for name in derived if name.startswith("loss.") or name.endswith("sampling")]
-    assert ("refresh.every" in derived) == has_tables
+    assert ("refresh.every" in derived) == METHODS[loss].needs_table
+    nothing_to_read = loss in ("triplet", "supcon")
+    assert ("evaluation.every" in derived) == (not nothing_to_read)
     assert {"train.steps", "model.embedding_dim", "sampler.clusters"} <= set(derived)
     assert resolved([9] * 30, loss__name=loss).ignored_settings() == []
 

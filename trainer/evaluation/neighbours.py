@@ -28,12 +28,12 @@ def neighbour_readouts(config: EvaluationConfig) -> list[str]:
     return [readout for readout, num_neighbours in wanted.items() if num_neighbours]
 
 
-def missing_embeddings(config: EvaluationConfig, step: int) -> str:
-    """What to say when there are no `training_embeddings` by the weights of a step."""
+def missing_embeddings(config: EvaluationConfig, step: int, folder: Path) -> str:
+    """What to say when there are no `training_embeddings` in their folder."""
     return (
         f"no read-out {', '.join(neighbour_readouts(config))}: the embeddings of the training "
-        f"images by the weights of step {step} are not in the run's folder (they are kept for the "
-        "newest table alone); `clmle recluster --once` makes them"
+        f"images by the weights of step {step} are kept for the newest table alone; make them with "
+        f"`clmle embed --split train --snapshot {step} --out {folder}` and evaluate again"
     )
 
 

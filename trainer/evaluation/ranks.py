@@ -97,12 +97,13 @@ class RankEvaluator:
         """The training images' embeddings by these very weights; None on every rank or on none."""
         if not neighbour_readouts(self._config) or version != step:
             return None
-        found = training_embeddings(self._run.embeddings / step_name(step), self._tasks, tables)
+        folder = self._run.embeddings / step_name(step)
+        found = training_embeddings(folder, self._tasks, tables)
         everywhere = self._world.sum(torch.tensor(found is not None, dtype=torch.int64))
         if int(everywhere) == self._world.size:
             return found
         if self._world.is_first:
-            logger.warning("%s", missing_embeddings(self._config, step))
+            logger.warning("%s", missing_embeddings(self._config, step, folder))
         return None
 
     def _summed(self, counts: ClassCounts) -> ClassCounts:

@@ -47,15 +47,21 @@ def test_train_and_test_folders_become_splits(tmp_path: Path, test_name: str) ->
     ]
 
 
-def test_val_beside_test_is_said_to_be_left_out(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    for name in ("train", "test", "val"):
-        write_image_folder(tmp_path / name, {"ann": 1, "bo": 1})
-    with caplog.at_level(logging.WARNING):
-        source = image_folder.read(tmp_path)
-    assert [item.name for item in source.splits["test"]] == ["test/ann/000.png", "test/bo/000.png"]
-    assert "val is not imported" in caplog.text
+@pytest.mark.parametrize("name", ["val", "validation"])
+def test_val_beside_test_is_the_validation_split(tmp_path: Path, name: str) -> None:
+    for folder in ("train", "test", name):
+        write_image_folder(tmp_path / folder, {"ann": 1, "bo": 1})
+    splits = image_folder.read(tmp_path).splits
+    assert set(splits) == {"train", "test", "validation"}
+    assert [i.name for i in splits["test"]] == ["test/ann/000.png", "test/bo/000.png"]
+    assert [i.name for i in splits["validation"]] == [f"{name}/ann/000.png", f"{name}/bo/000.png"]
+
+
+def test_two_folders_for_one_split_are_refused(tmp_path: Path) -> None:
+    for folder in ("train", "val", "validation"):
+        write_image_folder(tmp_path / folder, {"ann": 1, "bo": 1})
+    with pytest.raises(DataError, match="both val and validation; join them"):
+        image_folder.read(tmp_path)
 
 
 @pytest.mark.parametrize("test_name", ["test", "val", "validation"])

@@ -123,11 +123,12 @@ def test_a_large_scale_overflows_no_vote() -> None:
     assert balanced_vote(cosines, labels, counts, scale=1.0).tolist() == [0]
 
 
-def test_what_is_missing_is_named() -> None:
-    both = EvaluationConfig(knn=1, knn_balanced=2)
-    assert missing_embeddings(both, 5).startswith("no read-out knn, knn_balanced: the embeddings")
-    balanced = EvaluationConfig(knn_balanced=2)
-    assert missing_embeddings(balanced, 5).startswith("no read-out knn_balanced: the embeddings")
+def test_what_is_missing_is_named(tmp_path: Path) -> None:
+    both = missing_embeddings(EvaluationConfig(knn=1, knn_balanced=2), 5, tmp_path)
+    assert both.startswith("no read-out knn, knn_balanced: the embeddings")
+    assert f"`clmle embed --split train --snapshot 5 --out {tmp_path}`" in both
+    balanced = missing_embeddings(EvaluationConfig(knn_balanced=2), 5, tmp_path)
+    assert balanced.startswith("no read-out knn_balanced: the embeddings")
 
 
 def test_embeddings_of_other_weights_are_none(tmp_path: Path) -> None:
