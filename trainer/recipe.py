@@ -114,8 +114,9 @@ _MARGINS_OF_MANY_SMALL_CLASSES = (0.8, 0.2)
 # when classes come equally often. By instance: -0.2; class-balanced: -1.6; by neighbourhoods: -2.0.
 _SAMPLING: LabelSampling = "square_root"
 
-# Samplings that show large classes more often; priors in the loss make up for it. Without: -1.7;
-# halved, which is what square-root batches call for in theory: -0.3.
+# Samplings that show large classes more often; priors in the loss make up for it. Without: -1.7, or
+# -0.1 where the head is adjusted afterwards; halved, which is what square-root batches call for in
+# theory: -0.3.
 _UNBALANCED = ("instance", "square_root")
 
 # Share of the training with the softmax term alone, so that the first table is of features.
