@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from clustering.config import ClusterConfig
 from trainer.errors import ConfigError
+from trainer.evaluation.readout_names import BLEND, HEAD_RETRAINED
 from trainer.loss_section import LossConfig
 from trainer.losses.schedule import step_at
 from trainer.methods import METHODS, Sampling
@@ -130,9 +131,9 @@ class RunConfig:
     def readout(self) -> str:
         """The read-out that the run's method is meant for: of CLMLE with a head, both together."""
         if self.train.classifier_share:
-            return "head_crt"
+            return HEAD_RETRAINED
         if self.loss.name == "clmle" and self.loss.has_classifier:
-            return "blend"
+            return BLEND
         return METHODS[self.loss.name].readout
 
     @property

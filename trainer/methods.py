@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from trainer.evaluation.readout_names import HEAD, KNC_MARGIN, KNC_SOFT, NEAREST_CLASS_MEAN
+
 LossName = Literal[
     "clmle",
     "softmax",
@@ -50,7 +52,7 @@ class Method:
     """Whether it is defined on neighbourhoods of clusters."""
     sampling: Sampling = "instance"
     """What `sampler.sampling` auto means."""
-    readout: str = "head"
+    readout: str = HEAD
     """The read-out that it is meant for."""
     defaults: dict[str, float] = field(default_factory=dict)
     """Values of the settings that are null unless set; 0 for those not named here."""
@@ -62,7 +64,7 @@ METHODS: dict[LossName, Method] = {
         head="joint",
         needs_table=True,
         sampling="cluster",
-        readout="knc_margin",
+        readout=KNC_MARGIN,
         settings=_JOINT
         | {
             "scale",
@@ -125,7 +127,7 @@ METHODS: dict[LossName, Method] = {
         paper="Schroff et al., CVPR 2015; Hermans et al., 2017",
         head="joint",
         sampling="class_groups",
-        readout="ncm",
+        readout=NEAREST_CLASS_MEAN,
         settings=_JOINT | {"margin", "mining"},
         defaults={"margin": 0.2},
     ),
@@ -133,7 +135,7 @@ METHODS: dict[LossName, Method] = {
         paper="Khosla et al., NeurIPS 2020",
         head="joint",
         sampling="class_groups",
-        readout="ncm",
+        readout=NEAREST_CLASS_MEAN,
         settings=_JOINT | {"scale"},
     ),
     "magnet": Method(
@@ -141,7 +143,7 @@ METHODS: dict[LossName, Method] = {
         head="joint",
         needs_table=True,
         sampling="cluster",
-        readout="knc_soft",
+        readout=KNC_SOFT,
         settings=_JOINT | {"margin"},
         defaults={"margin": 1.0},
     ),
@@ -150,7 +152,7 @@ METHODS: dict[LossName, Method] = {
         head="joint",
         needs_table=True,
         sampling="cluster",
-        readout="knc_margin",
+        readout=KNC_MARGIN,
         settings=_JOINT | {"margin"},
         defaults={"margin": 0.5},
     ),

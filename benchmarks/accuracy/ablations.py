@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from trainer.config import RunConfig
+from trainer.evaluation.readout_names import KNC_SOFT
 from trainer.methods import LabelSampling
 
 # Margins are full where the recipe's are, which count from the end of its warm-up.
@@ -87,7 +88,7 @@ ABLATIONS: Mapping[str, Ablation] = MappingProxyType(
                 "loss.spread": 0.0,
                 **_NO_WARMUP,
             },
-            readout="knc_soft",
+            readout=KNC_SOFT,
         ),
         "clmle_no_spread": Ablation(choice="no spread", settings={"loss.spread": 0.0}),
         "clmle_triple_spread": Ablation(choice="spread tripled", factors={"loss.spread": 3.0}),

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from benchmarks.accuracy.ablations import ABLATIONS, Ablation
+from trainer.evaluation.readout_names import HEAD_RETRAINED, NEAREST_IMAGES_BALANCED
 from trainer.methods import METHODS as LOSSES
 from trainer.methods import LossName
 
@@ -64,7 +65,7 @@ def _ablated(base: Method, ablation: Ablation) -> Method:
 
 _CLMLE = replace(
     _method("ours", "clmle", cost=_TABLES, recipe="long_tail"),
-    readout="knn_balanced",
+    readout=NEAREST_IMAGES_BALANCED,
 )
 
 METHODS: Mapping[str, Method] = MappingProxyType(
@@ -83,7 +84,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
         "ldam_drw": _classic(
             "ldam", loss__class_weight="effective_number", loss__reweight_from=0.8
         ),
-        "crt": replace(_classic(train__classifier_share=0.2), readout="head_crt"),
+        "crt": replace(_classic(train__classifier_share=0.2), readout=HEAD_RETRAINED),
         # Other geometry
         "arcface": _classic("arcface"),
         "arcface_balanced": _classic("arcface", sampler__sampling="class_balanced"),
