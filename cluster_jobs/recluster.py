@@ -5,8 +5,8 @@
 
 It waits for the run's snapshots, always takes the newest, and ends when the run's report.json says
 that the training is finished, or on SIGTERM. Start it before, with or after the trainer, again
-after a failure, and one at a time. To train a finished run
-again from an older checkpoint (`--resume PATH`), start the trainer first.
+after a failure, and one at a time. To train a finished run again from an older checkpoint
+(`--resume PATH`), start the trainer first.
 """
 
 from __future__ import annotations

@@ -51,10 +51,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.dry_run:
         sys.stdout.write(to_yaml(config, derived))
         return 0
+    methods = _methods(config)
+    _tell_of_ignored(methods, config.baselines)
     manifest = _checked(config, options.resume)
     for line in recipe_lines(config, derived):
         sys.stdout.write(f"{line}\n")
-    methods = _methods(config)
     run = RunFolder(config.run_path)
     busy = (
         f"another `clmle run` is at work in {run.path}; wait for it, stop it, or set another "
@@ -83,7 +84,6 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _checked(config: RunConfig, resume: str) -> Manifest:
     """Find now what would otherwise fail minutes later."""
-    _tell_of_ignored(config)
     if not config.data.shards:
         raise JobError("data.shards is not set: the folder that `clmle import ... --out` wrote")
     manifest = Manifest.load(config.data.shards)
@@ -95,13 +95,15 @@ def _checked(config: RunConfig, resume: str) -> Manifest:
     return manifest
 
 
-def _tell_of_ignored(config: RunConfig) -> None:
+def _tell_of_ignored(
+    methods: Mapping[str, RunConfig], baselines: Mapping[str, Mapping[str, Any]]
+) -> None:
     """Warn of settings without effect; of a baseline's, only of those that it names itself."""
-    for ignored in config.ignored_settings():
-        sys.stderr.write(f"warning: {ignored}\n")
-    for name, settings in config.baselines.items():
-        for ignored in baseline_config(config, name).ignored_settings():
-            if ignored.split()[0] in settings:
+    for name, config in methods.items():
+        for ignored in config.ignored_settings():
+            if name not in baselines:
+                sys.stderr.write(f"warning: {ignored}\n")
+            elif ignored.split()[0] in baselines[name]:
                 sys.stderr.write(f"warning: baseline {name}: {ignored}\n")
 
 

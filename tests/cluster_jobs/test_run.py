@@ -374,6 +374,28 @@ def test_of_a_baseline_the_ignored_settings_that_it_names_are_warned_of(
     assert warnings == ["warning: baseline plain: loss.margin is ignored by loss.name softmax"]
 
 
+@pytest.mark.parametrize(
+    ("settings", "warned"),
+    [
+        ({"model.backbone": "iresnet18"}, True),
+        ({"model.backbone": "iresnet18", "launch.embed_gpus": 0.2}, False),
+        ({}, False),
+    ],
+)
+def test_a_large_backbone_beside_gpus_is_warned_of_cpu_workers(
+    tiny: TinyRun,
+    scripts: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    settings: dict[str, Any],
+    warned: bool,
+) -> None:
+    monkeypatch.setattr(machine, "cuda_devices", lambda: ["0"])
+    assert run_job(run.main, configure(tiny, settings)) == 0
+    told = "warning: iresnet18 embeds the training images" in capsys.readouterr().err
+    assert told == warned
+
+
 def test_dry_run_prints_the_configuration_and_touches_nothing(
     tiny: TinyRun, capsys: pytest.CaptureFixture[str]
 ) -> None:
