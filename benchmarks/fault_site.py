@@ -28,7 +28,8 @@ from data_shards.sample import Sample
 from data_shards.transforms import encode_png
 from data_shards.writer import write_shard
 from trainer.config import RunConfig
-from trainer.config_file import build_config, to_yaml
+from trainer.config_builder import build_config
+from trainer.config_file import to_yaml
 from trainer.run_folder import RunFolder
 from trainer.snapshot import NetworkDescription, write_snapshot
 

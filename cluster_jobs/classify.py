@@ -30,7 +30,7 @@ from data_shards.manifest import Manifest
 from data_shards.progress import Progress
 from data_shards.sources.files import visible_files
 from data_shards.transforms import decode_image
-from trainer.config_file import config_parser, load_with_recipe, to_yaml
+from trainer.config_file import config_parser, resolved
 from trainer.embed import embed_images
 from trainer.evaluation.evaluate import predict_task
 from trainer.evaluation.readouts import readouts
@@ -38,7 +38,7 @@ from trainer.models.network import Network
 from trainer.run_folder import RunFolder
 from trainer.sections import EvaluationConfig, TaskConfig
 from trainer.snapshot import load_network
-from trainer.tasks import resolve_tasks
+from trainer.tasks import load_manifest, resolve_tasks
 from trainer.world import World
 
 HEADER = ("image", "task", "class", "similarity")
@@ -191,12 +191,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--on-error", choices=("stop", "skip"), default="stop", help="at files that are no images"
     )
     options = parser.parse_args(argv)
-    config, derived = load_with_recipe(options.config, options.overrides)
-    if options.dry_run:
-        sys.stdout.write(to_yaml(config, derived))
+    found = resolved(options)
+    if found is None:
         return 0
+    config, _ = found
     files = image_files(options.images)
-    manifest, run = Manifest.load(config.data.shards), RunFolder(config.run_path)
+    manifest, run = load_manifest(config), RunFolder(config.run_path)
     snapshot = served_snapshot(options.checkpoint, run)
     check_data(snapshot, manifest)
     classifier = Classifier(

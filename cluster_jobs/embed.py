@@ -25,10 +25,10 @@ from data_shards.embeddings import EmbeddingShardInfo, finish_embeddings
 from data_shards.manifest import Manifest
 from data_shards.progress import Progress
 from trainer.config import RunConfig
-from trainer.config_file import config_parser, load_with_recipe, to_yaml
+from trainer.config_file import config_parser, resolved
 from trainer.run_folder import RunFolder
 from trainer.snapshot import Snapshot
-from trainer.tasks import resolve_tasks
+from trainer.tasks import load_manifest, resolve_tasks
 
 logger = logging.getLogger(__name__)
 
@@ -152,11 +152,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--snapshot", metavar="STEP|FOLDER", help="default: the run's newest")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR")
     options = parser.parse_args(argv)
-    config, derived = load_with_recipe(options.config, options.overrides)
-    if options.dry_run:
-        sys.stdout.write(to_yaml(config, derived))
+    found = resolved(options)
+    if found is None:
         return 0
-    manifest = Manifest.load(config.data.shards)
+    config, _ = found
+    manifest = load_manifest(config)
     images = manifest.split(options.split).num_samples
     snapshot = find_snapshot(options.snapshot, RunFolder(config.run_path))
     works = embed_works(config, manifest, snapshot, split=options.split, out=options.out)

@@ -26,9 +26,9 @@ from clustering.tasks import run_tasks
 from data_shards.manifest import Manifest
 from data_shards.progress import Progress
 from trainer.config import RunConfig
-from trainer.config_file import config_parser, load_with_recipe, to_yaml
+from trainer.config_file import config_parser, resolved
 from trainer.evaluation.evaluate import Batch, evaluation_batches
-from trainer.evaluation.neighbours import (
+from trainer.evaluation.knn import (
     missing_embeddings,
     neighbour_readouts,
     training_embeddings,
@@ -38,7 +38,7 @@ from trainer.metrics import MetricWriter
 from trainer.run_folder import RunFolder, step_name
 from trainer.sections import EvaluationConfig, TaskConfig
 from trainer.snapshot import Snapshot
-from trainer.tasks import resolve_tasks
+from trainer.tasks import load_manifest, resolve_tasks
 
 _SHARES_PER_CPU = 4  # evens out slow workers
 
@@ -126,11 +126,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = config_parser("clmle evaluate", __doc__)
     add_checkpoint_option(parser)
     options = parser.parse_args(argv)
-    config, derived = load_with_recipe(options.config, options.overrides)
-    if options.dry_run:
-        sys.stdout.write(to_yaml(config, derived))
+    found = resolved(options)
+    if found is None:
         return 0
-    manifest = Manifest.load(config.data.shards)
+    config, _ = found
+    manifest = load_manifest(config)
     run = RunFolder(config.run_path)
     snapshot = served_snapshot(options.checkpoint, run)
     images = manifest.split(config.evaluation.split).num_samples

@@ -29,9 +29,9 @@ from clustering.plan import plan_report
 from clustering.workers import RayWorkers
 from data_shards.manifest import Manifest
 from trainer.config import RunConfig
-from trainer.config_file import config_parser, load_with_recipe, to_yaml
+from trainer.config_file import config_parser, resolved
 from trainer.run_folder import RunFolder
-from trainer.tasks import resolve_tasks
+from trainer.tasks import load_manifest, resolve_tasks
 
 _LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 
@@ -39,12 +39,12 @@ _LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 def main(argv: Sequence[str] | None = None) -> int:
     """The job."""
     options = _parse(argv)
-    config, derived = load_with_recipe(options.config, options.overrides)
-    if options.dry_run:
-        sys.stdout.write(to_yaml(config, derived))
+    found = resolved(options)
+    if found is None:
         return 0
+    config, _ = found
     logging.basicConfig(level=logging.INFO, format=_LOG_FORMAT, datefmt="%H:%M:%S")
-    manifest = Manifest.load(config.data.shards)
+    manifest = load_manifest(config)
     if options.plan:
         sys.stdout.write(run_plan(config, manifest, num_workers=options.workers))
         return 0

@@ -19,23 +19,22 @@ from typing import Any
 
 from cluster_jobs import launch, machine
 from cluster_jobs.comparison import comparison_table
-from cluster_jobs.errors import JobError, PartFailed, run_job
+from cluster_jobs.errors import PartFailed, run_job
 from cluster_jobs.ray_part import RayPart
 from cluster_jobs.run_lock import LAUNCHER, claimed_alone
 from cluster_jobs.supervisor import Supervisor, is_finished
 from data_shards.atomic import read_json, write_json
 from data_shards.manifest import Manifest
+from trainer.baselines import baseline_config
 from trainer.config import RunConfig
 from trainer.config_file import (
     add_resume_option,
-    baseline_config,
     config_parser,
-    load_with_recipe,
     recipe_lines,
-    to_yaml,
+    resolved,
 )
 from trainer.run_folder import RunFolder, checkpoint_steps, find_checkpoint, step_of
-from trainer.tasks import resolve_tasks
+from trainer.tasks import load_manifest, resolve_tasks
 
 _TERMINATED = 128 + signal.SIGTERM
 _NO_PATHS = ("auto", "none")  # of --resume
@@ -47,10 +46,10 @@ _GO_ON = (
 def main(argv: Sequence[str] | None = None) -> int:
     """Train a run and its baselines, then compare them."""
     options = _parse(argv)
-    config, derived = load_with_recipe(options.config, options.overrides)
-    if options.dry_run:
-        sys.stdout.write(to_yaml(config, derived))
+    found = resolved(options)
+    if found is None:
         return 0
+    config, derived = found
     methods = _methods(config)
     _tell_of_ignored(methods, config.baselines)
     manifest = _checked(config, options.resume)
@@ -84,9 +83,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _checked(config: RunConfig, resume: str) -> Manifest:
     """Find now what would otherwise fail minutes later."""
-    if not config.data.shards:
-        raise JobError("data.shards is not set: the folder that `clmle import ... --out` wrote")
-    manifest = Manifest.load(config.data.shards)
+    manifest = load_manifest(config)
     manifest.split("train")
     resolve_tasks(config, manifest)
     if config.launch.master_port:

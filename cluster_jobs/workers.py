@@ -21,7 +21,7 @@ from data_shards.manifest import Manifest
 from trainer.embed import ShardEmbeddings, embed_shard
 from trainer.evaluation.counts import ClassCounts
 from trainer.evaluation.evaluate import Batch, count_batches
-from trainer.evaluation.neighbours import training_embeddings
+from trainer.evaluation.knn import training_embeddings
 from trainer.models.network import Network
 from trainer.sections import EvaluationConfig, TaskConfig
 from trainer.snapshot import Snapshot, load_network, read_snapshot

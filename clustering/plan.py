@@ -256,7 +256,7 @@ def make_plan(
         largest_bytes = min(largest_bytes, transport.wave_bytes / num_workers)
     bundles = [
         Bundle(np.sort(classes), int(class_sizes[classes].sum()), float(costs[classes].sum()))
-        for dealt in _spread(single, costs, num_bundles)
+        for dealt in _deal(single, costs, num_bundles)
         for classes in _cut(dealt, class_sizes, largest_bytes / (4 * dim))
     ]
     bundles.sort(key=lambda bundle: (-bundle.cost, bundle.classes[0]))
@@ -370,7 +370,7 @@ def _jobs(
     return divided + [(bundle.cost, 1) for bundle in bundles]
 
 
-def _spread(
+def _deal(
     classes: npt.NDArray[np.int64], costs: npt.NDArray[np.int64], num_bundles: int
 ) -> list[npt.NDArray[np.int64]]:
     """Deal some of the C classes out, the costliest first, each to the bundle with the least."""
@@ -389,7 +389,7 @@ def _cut(
 ) -> list[npt.NDArray[np.int64]]:
     """Cut a bundle of too many rows into even parts; none exceeds the bound by a class or more."""
     num_parts = math.ceil(class_sizes[bundle].sum() / most_rows)
-    return [bundle] if num_parts == 1 else _spread(bundle, class_sizes, num_parts)
+    return [bundle] if num_parts == 1 else _deal(bundle, class_sizes, num_parts)
 
 
 def _size(num_bytes: int) -> str:

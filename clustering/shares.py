@@ -264,12 +264,11 @@ class Share:
             (rows,) int32 cluster of each row, and (K',) int64 sum of the angles of the members to
             their centroid, in radians, in units of 2^-36.
         """
-        self._assignment = number_of.astype(np.int32)[self._assignment]
+        assignment = number_of.astype(np.int32)[self._assignment]
         angles = np.zeros(len(centroids), dtype=np.int64)
         for number, part in enumerate(self._parts):
-            own = self._assignment[part]
-            angles += angle_sums(self._rows(number), own, centroids)
-        return self._assignment, angles
+            angles += angle_sums(self._rows(number), assignment[part], centroids)
+        return assignment, angles
 
     def _rows(self, number: int) -> npt.NDArray[np.float32]:
         if number in self._held:

@@ -13,9 +13,9 @@ from typing import Any, Literal
 from clustering.config import ClusterConfig
 from trainer.errors import ConfigError
 from trainer.evaluation.readout_names import BLEND, HEAD_RETRAINED
+from trainer.loss_facts import LOSSES, Sampling
 from trainer.loss_section import LossConfig
 from trainer.losses.schedule import step_at
-from trainer.methods import METHODS, Sampling
 from trainer.sections import (
     CheckpointConfig,
     DataConfig,
@@ -73,7 +73,7 @@ class RunConfig:
     def _check_sampling(self) -> None:
         """Refuse batches by label for losses whose rivals are in the batch."""
         loss, name = self.loss, self.loss.name
-        if not METHODS[name].needs_table or self.sampling == "cluster":
+        if not LOSSES[name].needs_table or self.sampling == "cluster":
             return
         if name == "clmle" and loss.candidates == "table":
             return
@@ -104,12 +104,12 @@ class RunConfig:
         """How images are drawn in the main part of the training; elsewhere: `sampling_at`."""
         if self.sampler.sampling != "auto":
             return self.sampler.sampling
-        return METHODS[self.loss.name].sampling
+        return LOSSES[self.loss.name].sampling
 
     @property
     def needs_tables(self) -> bool:
         """Whether it trains on cluster tables; one for the last evaluation is made anyway."""
-        return METHODS[self.loss.name].needs_table or self.sampling == "cluster"
+        return LOSSES[self.loss.name].needs_table or self.sampling == "cluster"
 
     @property
     def classifier_start(self) -> int:
@@ -134,7 +134,7 @@ class RunConfig:
             return HEAD_RETRAINED
         if self.loss.name == "clmle" and self.loss.has_classifier:
             return BLEND
-        return METHODS[self.loss.name].readout
+        return LOSSES[self.loss.name].readout
 
     @property
     def images_per_step(self) -> int:
@@ -173,7 +173,7 @@ class RunConfig:
                 f"evaluation.every is ignored: loss.name {self.loss.name} has no classifier, and "
                 "its tables are made at the end"
             )
-        if METHODS[self.loss.name].head == "cosine" or not self.loss.has_classifier:
+        if LOSSES[self.loss.name].head == "cosine" or not self.loss.has_classifier:
             ignored += [
                 f"evaluation.{name} is ignored: loss.name {self.loss.name} trains no linear head"
                 for name in ("tau", "head_adjustment")
@@ -187,7 +187,7 @@ class RunConfig:
         return ignored
 
     def _ignored_by_loss(self, default: RunConfig) -> list[str]:
-        loss, method = self.loss, METHODS[self.loss.name]
+        loss, method = self.loss, LOSSES[self.loss.name]
         ignored = [
             f"loss.{item.name} is ignored by loss.name {loss.name}"
             for item in dataclasses.fields(loss)

@@ -18,7 +18,7 @@ from functools import lru_cache
 import numpy as np
 
 from trainer.cluster_sampler import BatchShape, Neighbourhood
-from trainer.methods import LabelSampling
+from trainer.loss_facts import LabelSampling
 from trainer.permutations import IntArray, permuted
 
 # Every use of randomness has a stream of its own; `cluster_sampler`'s are longer.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 from trainer.errors import require
-from trainer.methods import METHODS, LossName
+from trainer.loss_facts import LOSSES, LossName
 
-_RIGHT_ANGLE = 1.5708
+_RIGHT_ANGLE = math.pi / 2
 NullSetting = Literal["margin", "weight_softmax", "logit_adjustment", "vectors_per_class"]
 
 
@@ -61,18 +62,20 @@ class LossConfig:
     of absent ones as old as the table, unless mean_momentum is above 0)."""
 
     mean_momentum: float = 0.0
-    """beta in [0, 1): a cluster stands where beta of its running mean and 1 - beta of its images in
-    the micro-batch say; absent ones at their running mean, which each step moves likewise by its
-    images on all ranks. Starts anew with each table. 0 = no running means."""
+    """beta in [0, 1): a cluster's centroid in the loss is the direction of beta x its running mean
+    + (1 - beta) x the mean of its images in the micro-batch; without images there, of its running
+    mean, which each step moves likewise by the images on all ranks. Starts anew with each table.
+    0 = no running means."""
 
     cluster_prior: float = 0.0
     """tau: a cluster of n_j images weighs (n_j / n_own)^tau in the between-class term, so that
     large clusters are pushed away harder (Menon et al., ICLR 2021, for clusters)."""
 
     spread: float = 0.0
-    """lambda at the end of the training, growing linearly from 0 at clmle_from: each image stands,
-    in the softmax term, for all that lie around it as images of a cluster do (closed form; the
-    covariance is pooled over all clusters, so that rare classes borrow it). 0 = off."""
+    """lambda of implicit semantic data augmentation (ISDA: Wang et al., NeurIPS 2019) in the
+    softmax term, growing linearly from 0 at clmle_from to this at the last step: each image stands
+    for all that lie around it as images of a cluster do. One covariance is pooled over all
+    clusters, so that rare classes borrow it. 0 = off."""
 
     clmle_from: float = 0.0
     """Share of the training before which only the softmax term is minimised, on batches drawn by
@@ -147,7 +150,7 @@ class LossConfig:
 
     def or_default(self, setting: NullSetting) -> float:
         """A setting that may be null: its value, or the default of this loss; 0 if it has none."""
-        method = METHODS[self.name]
+        method = LOSSES[self.name]
         value: float | None = getattr(self, setting) if setting in method.settings else None
         return method.defaults.get(setting, 0.0) if value is None else value
 
@@ -162,11 +165,11 @@ class LossConfig:
         return self.name == "clmle" and self.mean_momentum > 0
 
     @property
-    def keeps_spread(self) -> bool:
-        """Whether the spread of embeddings around their clusters is followed."""
+    def keeps_covariance(self) -> bool:
+        """Whether the covariance of embeddings within their clusters is followed."""
         return self.name == "clmle" and self.spread > 0 and self.has_classifier
 
     @property
     def has_classifier(self) -> bool:
         """Whether the network has a head that classifies."""
-        return METHODS[self.name].head != "joint" or self.or_default("weight_softmax") > 0
+        return LOSSES[self.name].head != "joint" or self.or_default("weight_softmax") > 0

@@ -14,8 +14,8 @@ import torch
 from clustering.table import ClusterTable
 from data_shards.index import SampleIndex
 from trainer.loss_section import LossConfig
-from trainer.losses.schedule import margin_factor, spread_factor, step_at
-from trainer.losses.spread import moved_covariance
+from trainer.losses.isda import moved_covariance
+from trainer.losses.schedule import isda_factor, margin_factor, step_at
 from trainer.losses.task_batch import Candidates, TaskBatch, TaskTable
 from trainer.losses.terms import RetrainedTerm, SoftmaxTerm, Term, make_terms
 from trainer.models.network import TaskOutput
@@ -88,7 +88,7 @@ class Objective:
             task = name.removesuffix(_COVARIANCE)
             if task == name and self._loss.keeps_means:
                 self._tables[task] = replace(self._tables[task], centroids=rows.to(self._device))
-            elif task != name and self._loss.keeps_spread:
+            elif task != name and self._loss.keeps_covariance:
                 self._covariances[task] = rows.to(self._device)
 
     def move_statistics(self, world: World) -> None:
@@ -98,7 +98,7 @@ class Objective:
         """
         for task, (embeddings, clusters) in self._step_embeddings.gather(world).items():
             table = self._tables[task]
-            if self._loss.keeps_spread:
+            if self._loss.keeps_covariance:
                 self._covariances[task] = moved_covariance(
                     self._covariances.get(task),
                     embeddings,
@@ -150,7 +150,7 @@ class Objective:
         return total, parts
 
     def _collect(self, batch: TaskBatch, task: str) -> None:
-        if self._loss.keeps_means or self._loss.keeps_spread:
+        if self._loss.keeps_means or self._loss.keeps_covariance:
             _, clusters = batch.clusters()
             self._step_embeddings.add(task, batch.output.embedding, clusters)
 
@@ -172,8 +172,6 @@ class Objective:
             table=self._tables.get(task),
             margin_factor=self.margin_factor(step),
             reweighted=step >= step_at(self._loss.reweight_from, self._num_steps),
-            spread_factor=spread_factor(
-                step, first_step=self._clmle_start, num_steps=self._num_steps
-            ),
+            isda_factor=isda_factor(step, first_step=self._clmle_start, num_steps=self._num_steps),
             covariance=self._covariances.get(task),
         )

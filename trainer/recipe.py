@@ -21,11 +21,11 @@ from data_shards.errors import DataError
 from data_shards.manifest import Manifest
 from trainer.config import RunConfig
 from trainer.errors import ConfigError
+from trainer.loss_facts import LOSSES, LabelSampling
 from trainer.loss_section import LossConfig
 from trainer.losses.schedule import step_at
-from trainer.methods import METHODS, LabelSampling
 from trainer.sections import TaskConfig
-from trainer.tasks import resolve_tasks
+from trainer.tasks import load_manifest, resolve_tasks
 
 CountArray = npt.NDArray[np.int64]
 
@@ -195,7 +195,7 @@ def derived_settings(
     tasks: Sequence[TaskConfig],
     given: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, Any]:
-    """The recipe for shards, as dotted settings for `config_file.with_settings`.
+    """The recipe for shards, as dotted settings for `config_builder.with_settings`.
 
     Args:
         manifest: of the shards.
@@ -221,15 +221,12 @@ def derive_for(config: RunConfig, given: Mapping[str, Any]) -> list[Derived]:
     """
     if config.recipe == "none" or all(setting in given for setting in DERIVED_SETTINGS):
         return []
-    needs = f"recipe {config.recipe} needs data.shards"
-    if not config.data.shards:
-        raise ConfigError(f"{needs}: set it to the folder that `clmle import ... --out` wrote")
     try:
-        manifest = Manifest.load(config.data.shards)
+        manifest = load_manifest(config)
         tasks = resolve_tasks(config, manifest)
         return _derive_from(manifest, tasks, given)
     except DataError as error:
-        raise ConfigError(f"{needs}: {error}") from error
+        raise ConfigError(f"recipe {config.recipe} needs data.shards: {error}") from error
 
 
 def _derive_from(
@@ -365,7 +362,7 @@ def _derive_steps(choices: _Choices, data: _Data) -> None:
 def _derive_periods(choices: _Choices) -> None:
     steps = choices.value("train.steps")
     loss, share = choices.value("loss.name"), choices.value("train.classifier_share")
-    uses_tables = METHODS[loss].needs_table or choices.value("sampler.sampling") == "cluster"
+    uses_tables = LOSSES[loss].needs_table or choices.value("sampler.sampling") == "cluster"
     if uses_tables:
         end = steps - step_at(share, steps)
         warm_up = choices.value("loss.clmle_from") if loss == "clmle" else 0.0

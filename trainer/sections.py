@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from trainer.errors import require as _require
-from trainer.methods import LabelSampling, Sampling
+from trainer.loss_facts import LabelSampling, Sampling
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -17,7 +17,7 @@ from data_shards.atomic import atomic_folder, read_json, sha256_of, write_json
 from data_shards.errors import DataError
 from trainer.config import RunConfig
 from trainer.errors import TrainingError
-from trainer.methods import METHODS
+from trainer.loss_facts import LOSSES
 from trainer.models import build_network
 from trainer.models.network import ClassifierInput, Network
 from trainer.run_folder import RunFolder, step_name, step_of
@@ -46,7 +46,7 @@ class NetworkDescription:
         model, loss = config.model, config.loss
         classifier_input: ClassifierInput | None = None
         if loss.has_classifier:
-            cosine = METHODS[loss.name].head == "cosine"
+            cosine = LOSSES[loss.name].head == "cosine"
             classifier_input = "cosine" if cosine else model.classifier_input
         return cls(
             backbone=model.backbone,

@@ -11,6 +11,18 @@ from trainer.errors import ConfigError
 from trainer.sections import TaskConfig
 
 
+def load_manifest(config: RunConfig) -> Manifest:
+    """The manifest of the run's shards.
+
+    Raises:
+        ConfigError: the run names no shards.
+        DataError: what it names holds none that can be read.
+    """
+    if not config.data.shards:
+        raise ConfigError("data.shards is not set: the folder that `clmle import ... --out` wrote")
+    return Manifest.load(config.data.shards)
+
+
 def resolve_tasks(config: RunConfig, manifest: Manifest) -> tuple[TaskConfig, ...]:
     """The run's tasks: those of the configuration, or one on the first label column.
 

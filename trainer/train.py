@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -35,9 +34,8 @@ from trainer.config import RunConfig
 from trainer.config_file import (
     add_resume_option,
     config_parser,
-    load_with_recipe,
     recipe_lines,
-    to_yaml,
+    resolved,
 )
 from trainer.engine import Engine, start_distributed
 from trainer.errors import ConfigError, Stopped, TrainingError
@@ -51,7 +49,7 @@ from trainer.run_folder import RunFolder, find_checkpoint
 from trainer.snapshot import NetworkDescription, copy_snapshot
 from trainer.stop import StopFlag, end_process
 from trainer.table_feed import FeedState, TableFeed
-from trainer.tasks import check_tables, evaluated_split, resolve_tasks
+from trainer.tasks import check_tables, evaluated_split, load_manifest, resolve_tasks
 from trainer.world import World
 
 logger = logging.getLogger(__name__)
@@ -65,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         or was stopped; 2 for a mistake in the configuration or the data.
     """
     options = parse_options(argv)
-    rank = int(os.environ.get("RANK", "0"))
+    rank = World.from_environment().rank
     logging.basicConfig(
         level=logging.INFO if rank == 0 else logging.WARNING,
         format=f"%(asctime)s rank {rank} %(levelname)s %(message)s",
@@ -73,10 +71,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         force=True,
     )
     try:
-        config, derived = load_with_recipe(options.config, options.overrides)
-        if options.dry_run:
-            sys.stdout.write(to_yaml(config, derived))
+        found = resolved(options)
+        if found is None:
             return 0
+        config, derived = found
         for line in recipe_lines(config, derived):
             logger.info("%s", line)  # which rank 0 alone shows
         train(config, resume=options.resume)
@@ -115,9 +113,9 @@ def train(config: RunConfig, *, resume: str = "auto") -> dict[str, Any]:
         The final evaluation, the same on every rank.
     """
     run = RunFolder(config.run_path)
-    is_first = int(os.environ.get("RANK", "0")) == 0
+    is_first = World.from_environment().is_first
     found = find_checkpoint(resume, run) if is_first else None
-    manifest = Manifest.load(Path(config.data.shards))
+    manifest = load_manifest(config)
     if is_first:
         run.claim(config, fresh=resume == "none")
         run.report.unlink(missing_ok=True)  # it would say that this training has ended
@@ -203,7 +201,7 @@ def _build(
     if evaluated_split(config, manifest) is not None:
         evaluator = RankEvaluator(run, world, manifest, tasks, config.evaluation)
     network = description.build()
-    if config.loss.keeps_spread:
+    if config.loss.keeps_covariance:
         network.give_slopes()
     return Parts(
         config=config,

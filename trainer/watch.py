@@ -11,13 +11,13 @@ from collections.abc import Mapping
 import torch
 
 from trainer.loss_section import LossConfig
-from trainer.losses.collapse import CollapseDetector, batch_spread, plateau_loss, rivals
+from trainer.losses.collapse import CollapseDetector, batch_dispersion, plateau_loss, rivals
 from trainer.losses.task_batch import Candidates
 
 logger = logging.getLogger(__name__)
 
 _CHECKS_IN_A_ROW = 3
-_SPREAD_OF_A_POINT = 0.02
+_DISPERSION_OF_A_POINT = 0.02
 
 
 class CollapseWatch:
@@ -44,12 +44,12 @@ class CollapseWatch:
             margin_factor: share of the full margins in force.
 
         Returns:
-            Further metrics: the spread of the embeddings and the loss that a collapse would have.
+            Further metrics: the dispersion of the embeddings, the loss that a collapse would have.
         """
         measured = {}
         for task, rows in embeddings.items():
-            spread = float(batch_spread(rows))
-            measured[f"embedding/{task}/spread"] = spread
+            dispersion = float(batch_dispersion(rows))
+            measured[f"embedding/{task}/dispersion"] = dispersion
             if task not in candidates:
                 continue
             plateau = self._plateau(candidates[task], margin_factor)
@@ -57,9 +57,9 @@ class CollapseWatch:
             loss = metrics[f"train/{task}/between"]
             loss += self._loss.weight_within * metrics[f"train/{task}/within"]
             detector = self._detectors.setdefault(
-                task, CollapseDetector(window=_CHECKS_IN_A_ROW, threshold=_SPREAD_OF_A_POINT)
+                task, CollapseDetector(window=_CHECKS_IN_A_ROW, threshold=_DISPERSION_OF_A_POINT)
             )
-            message = detector.update(spread, loss, plateau)
+            message = detector.update(dispersion, loss, plateau)
             if message:
                 logger.warning("task %s: %s", task, message)
         return measured

@@ -13,7 +13,7 @@ from typing import Any
 
 from trainer.config import RunConfig
 from trainer.evaluation.readout_names import KNC_SOFT
-from trainer.methods import LabelSampling
+from trainer.loss_facts import LabelSampling
 
 # Margins are full where the recipe's are, which count from the end of its warm-up.
 _NO_WARMUP = {

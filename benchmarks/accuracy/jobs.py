@@ -15,7 +15,7 @@ from benchmarks.accuracy.datasets import DATASETS
 from benchmarks.accuracy.methods import METHODS
 from data_shards.manifest import Manifest
 from trainer.config import RunConfig, as_dict
-from trainer.config_file import build_config, with_settings
+from trainer.config_builder import build_config, with_settings
 from trainer.precision import cpu_has_bf16
 from trainer.recipe import derived_settings
 from trainer.tasks import resolve_tasks

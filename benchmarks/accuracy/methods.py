@@ -12,8 +12,7 @@ from typing import Any, Literal
 
 from benchmarks.accuracy.ablations import ABLATIONS, Ablation
 from trainer.evaluation.readout_names import HEAD_RETRAINED, NEAREST_IMAGES_BALANCED
-from trainer.methods import METHODS as LOSSES
-from trainer.methods import LossName
+from trainer.loss_facts import LOSSES, LossName
 
 Group = Literal["classic", "cluster", "ours", "ablation"]
 OURS = "clmle"

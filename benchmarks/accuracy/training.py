@@ -25,7 +25,7 @@ from benchmarks.accuracy.tables import TableThread
 from cluster_jobs.comparison import mean_recall, shot_groups
 from data_shards.atomic import read_json, write_json
 from data_shards.manifest import Manifest
-from trainer.config_file import with_settings
+from trainer.config_builder import with_settings
 from trainer.errors import NonFiniteLoss
 from trainer.run_folder import RunFolder
 from trainer.train import train

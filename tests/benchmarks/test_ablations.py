@@ -15,7 +15,7 @@ from benchmarks.accuracy.methods import METHODS, OURS
 from benchmarks.accuracy.suites import SUITES
 from tests.benchmarks.test_claims import row
 from tests.helpers import reference_significance as reference
-from trainer.config_file import build_config, with_settings
+from trainer.config_builder import build_config, with_settings
 from trainer.recipe import derive
 
 

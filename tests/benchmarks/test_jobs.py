@@ -13,7 +13,7 @@ from benchmarks.accuracy.methods import METHODS
 from benchmarks.accuracy.suites import SUITES
 from data_shards.errors import DataError
 from data_shards.manifest import Manifest
-from trainer.config_file import with_settings
+from trainer.config_builder import with_settings
 
 
 @pytest.fixture(scope="module")

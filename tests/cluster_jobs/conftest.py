@@ -15,7 +15,8 @@ from cluster_jobs.refresh import Refresher
 from data_shards.manifest import Manifest
 from tests.helpers.image_shards import COLUMN, write_split
 from trainer.config import RunConfig
-from trainer.config_file import build_config, to_yaml
+from trainer.config_builder import build_config
+from trainer.config_file import to_yaml
 from trainer.run_folder import RunFolder
 from trainer.snapshot import NetworkDescription, Snapshot, write_snapshot
 

@@ -5,8 +5,8 @@ from typing import Any
 
 from cluster_jobs.comparison import comparison_table, evaluation_table
 from data_shards.manifest import Manifest, SplitInfo
-from trainer.config_file import build_config
-from trainer.methods import METHODS
+from trainer.config_builder import build_config
+from trainer.loss_facts import LOSSES
 
 
 def with_class_sizes(manifest: Manifest, columns: dict[str, list[int]]) -> Manifest:
@@ -24,7 +24,7 @@ def with_class_sizes(manifest: Manifest, columns: dict[str, list[int]]) -> Manif
 def report(loss: str, **recall: list[float | None]) -> dict[str, Any]:
     return {
         "loss": loss,
-        "readout": METHODS[loss].readout,
+        "readout": LOSSES[loss].readout,
         "balanced_accuracy": {name.replace("__", "/"): 0.5 for name in recall},
         "per_class_recall": {name.replace("__", "/"): values for name, values in recall.items()},
         "images_seen": 12345,

@@ -18,11 +18,11 @@ from data_shards.index import SampleIndex
 from data_shards.manifest import Manifest
 from tests.cluster_jobs.conftest import NUM_TEST, TinyRun
 from tests.helpers.image_shards import COLUMN
-from trainer.config_file import with_settings
+from trainer.config_builder import with_settings
 from trainer.embed import embed_shard
 from trainer.errors import TrainingError
 from trainer.evaluation.evaluate import count_batches, evaluation_batches
-from trainer.evaluation.neighbours import training_embeddings
+from trainer.evaluation.knn import training_embeddings
 from trainer.evaluation.report import summarise
 from trainer.metrics import read_metrics
 from trainer.run_folder import step_name

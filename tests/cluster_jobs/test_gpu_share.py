@@ -12,7 +12,7 @@ from cluster_jobs import embed, evaluate, launch, local_ray, workers
 from cluster_jobs.refresh import Refresher
 from cluster_jobs.service import Service
 from tests.cluster_jobs.conftest import TinyRun
-from trainer.config_file import with_settings
+from trainer.config_builder import with_settings
 from trainer.errors import ConfigError
 
 

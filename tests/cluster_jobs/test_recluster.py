@@ -24,7 +24,8 @@ from data_shards.atomic import read_json, write_json
 from data_shards.errors import DataError
 from tests.cluster_jobs.conftest import LAST_STEP, NUM_TRAIN, TinyRun
 from tests.helpers.image_shards import COLUMN
-from trainer.config_file import load_config, with_settings
+from trainer.config_builder import with_settings
+from trainer.config_file import load_config
 from trainer.errors import ConfigError, TrainingError
 from trainer.metrics import read_metrics
 from trainer.run_folder import step_name

@@ -22,7 +22,8 @@ from cluster_jobs.errors import JobError, run_job
 from data_shards.atomic import read_json, write_json
 from tests.cluster_jobs.conftest import TinyRun
 from trainer.config import RunConfig
-from trainer.config_file import build_config, to_yaml, with_settings
+from trainer.config_builder import build_config, with_settings
+from trainer.config_file import to_yaml
 from trainer.run_folder import step_name
 
 REPORT = {

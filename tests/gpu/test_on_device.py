@@ -6,7 +6,7 @@ import torch
 
 from clustering.knc import knc_predict
 from tests.helpers.reference_clustering import unit_rows
-from trainer.config_file import build_config
+from trainer.config_builder import build_config
 from trainer.embed import embed_images
 from trainer.losses.clmle import clmle_loss, with_batch_means
 from trainer.models import build_network

@@ -85,7 +85,7 @@ def running_covariance(steps: Sequence[tuple[Tensor, Tensor]], momentum: float) 
     return result
 
 
-def spread_offsets(slopes: Tensor, covariance: Tensor, labels: Sequence[int]) -> Tensor:
+def isda_offsets(slopes: Tensor, covariance: Tensor, labels: Sequence[int]) -> Tensor:
     """Half the variance of each logit's lead over the sample's own."""
     table = []
     for label in labels:

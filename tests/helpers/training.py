@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 
 from tests.helpers.ranks import run_ranks
 from trainer.config import RunConfig
-from trainer.config_file import build_config, to_yaml, with_settings
+from trainer.config_builder import build_config, with_settings
+from trainer.config_file import to_yaml
 from trainer.metrics import read_metrics
 from trainer.run_folder import RunFolder, step_name
 from trainer.train import main

@@ -12,7 +12,7 @@ from tests.helpers.ranks import run_ranks
 from tests.helpers.training import tiny_config
 from trainer.batch_plan import BatchPlan
 from trainer.batches import BatchLoader
-from trainer.config_file import with_settings
+from trainer.config_builder import with_settings
 from trainer.embed import decode_batch, embed_images
 from trainer.engine import Engine, start_distributed
 from trainer.objective import Objective

@@ -7,7 +7,7 @@ from typing import get_args
 import pytest
 
 from trainer.evaluation.readout_names import READOUTS
-from trainer.methods import METHODS, Sampling
+from trainer.loss_facts import LOSSES, Sampling
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -37,5 +37,5 @@ def test_configurations_that_are_named_exist(path):
 
 def test_every_loss_sampling_and_readout_has_its_line():
     text = (ROOT / "docs" / "methods.md").read_text()
-    for name in (*METHODS, *get_args(Sampling), *READOUTS):
+    for name in (*LOSSES, *get_args(Sampling), *READOUTS):
         assert re.search(rf"^\|.*`{name}`", text, re.MULTILINE), name

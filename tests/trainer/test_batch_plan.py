@@ -8,7 +8,7 @@ import torch
 
 from tests.helpers.sized_tables import make_table
 from trainer.batch_plan import BatchPlan
-from trainer.config_file import build_config
+from trainer.config_builder import build_config
 from trainer.errors import ConfigError
 from trainer.sections import TaskConfig
 from trainer.world import World

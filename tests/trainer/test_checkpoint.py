@@ -9,7 +9,7 @@ import torch
 
 from trainer import checkpoint
 from trainer.checkpoint import LoopState
-from trainer.config_file import build_config
+from trainer.config_builder import build_config
 from trainer.errors import ConfigError, TrainingError
 from trainer.run_folder import RunFolder, checkpoint_steps, find_checkpoint, step_name
 from trainer.snapshot import NetworkDescription

@@ -4,15 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from trainer.baselines import baseline_config
 from trainer.config import RunConfig
-from trainer.config_file import (
-    baseline_config,
-    build_config,
-    field_docs,
-    load_config,
-    reference,
-    to_yaml,
-)
+from trainer.config_builder import build_config
+from trainer.config_file import load_config, to_yaml
+from trainer.config_reference import field_docs, reference
 from trainer.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -335,5 +331,5 @@ def test_every_setting_is_documented():
 def test_the_reference_page_is_up_to_date():
     page = ROOT / "docs" / "configuration.md"
     assert page.read_text() == reference(), (
-        "run: python -m trainer.config_file > docs/configuration.md"
+        "run: python -m trainer.config_reference > docs/configuration.md"
     )

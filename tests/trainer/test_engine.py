@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from trainer.config_file import build_config
+from trainer.config_builder import build_config
 from trainer.engine import deepspeed_config, make_optimizer
 from trainer.errors import ConfigError
 

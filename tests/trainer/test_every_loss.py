@@ -12,7 +12,7 @@ from tests.helpers.training import tiny_config
 from trainer.batch_plan import BatchPlan
 from trainer.batches import BatchLoader
 from trainer.config import RunConfig
-from trainer.methods import METHODS
+from trainer.loss_facts import LOSSES
 from trainer.models.network import Network
 from trainer.objective import Objective
 from trainer.snapshot import NetworkDescription
@@ -59,7 +59,7 @@ def trained(config: RunConfig, manifest: Manifest, index: SampleIndex) -> tuple[
     return network, losses
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", LOSSES)
 def test_a_loss_falls_and_all_weights_learn(tmp_path, tiny_data, train_index, name) -> None:
     config = tiny_config(
         tmp_path, tiny_data.folder, loss__name=name, loss__margin_anneal=0.0, data__shift=0
@@ -69,7 +69,7 @@ def test_a_loss_falls_and_all_weights_learn(tmp_path, tiny_data, train_index, na
     assert network.has_classifier == config.loss.has_classifier
 
 
-@pytest.mark.parametrize("name", [n for n, m in METHODS.items() if m.head == "joint"])
+@pytest.mark.parametrize("name", [n for n, m in LOSSES.items() if m.head == "joint"])
 def test_a_loss_of_embeddings_can_have_a_joint_softmax(
     tmp_path, tiny_data, train_index, name
 ) -> None:

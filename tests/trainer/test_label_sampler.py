@@ -10,7 +10,7 @@ import pytest
 
 from trainer.cluster_sampler import BatchShape
 from trainer.label_sampler import label_batch, round_quotas
-from trainer.methods import LabelSampling
+from trainer.loss_facts import LabelSampling
 
 SHAPE = BatchShape(neighbourhoods=2, clusters=4, samples_per_cluster=3, siblings=1)
 SAMPLINGS = get_args(LabelSampling)

@@ -7,13 +7,13 @@ import torch
 
 from tests.helpers import reference_trainer as reference
 from tests.helpers.tiny_tables import table_of
+from trainer.loss_facts import LOSSES, LossName
 from trainer.loss_section import LossConfig
 from trainer.losses.class_margins import rare_class_margins
 from trainer.losses.clmle import clmle_loss, with_batch_means
 from trainer.losses.softmax import class_weights, log_priors, softmax_loss
 from trainer.losses.task_batch import TaskTable
 from trainer.losses.terms import FACTORIES
-from trainer.methods import METHODS, LossName
 from trainer.models.network import TaskOutput
 from trainer.objective import Objective
 from trainer.sections import TaskConfig
@@ -249,7 +249,7 @@ def test_the_softmax_term_stands_for_all_that_lies_around_an_image(
         made(outputs, sample_ids, 60)
     covariance = reference.running_covariance(steps, 0.99)
     labels = table.class_of[clusters].tolist()
-    offsets = reference.spread_offsets(slopes, covariance, labels)
+    offsets = reference.isda_offsets(slopes, covariance, labels)
     for at, strength in ((20, 0.0), (60, 1.0)):
         _, parts = made(outputs, sample_ids, at)
         spread = output._replace(logits=output.logits + strength * offsets)
@@ -343,9 +343,9 @@ def test_logits_are_adjusted_by_the_class_shares(
 
 
 def test_every_loss_that_can_be_chosen_is_known_everywhere():
-    assert set(get_args(LossName)) == set(METHODS) == set(FACTORIES)
+    assert set(get_args(LossName)) == set(LOSSES) == set(FACTORIES)
     fields = set(LossConfig.__dataclass_fields__)
-    for name, method in METHODS.items():
+    for name, method in LOSSES.items():
         assert method.settings <= fields, name
         assert set(method.defaults) <= method.settings, name
         assert method.needs_table <= (method.sampling == "cluster"), name

@@ -8,16 +8,10 @@ import pytest
 
 from tests.helpers.tiny_data import PARITY, SHAPE, TRAIN_COUNTS
 from trainer import train
-from trainer.config_file import (
-    build_config,
-    fill_open,
-    load_config,
-    load_with_recipe,
-    to_yaml,
-    with_settings,
-)
+from trainer.config_builder import build_config, with_settings
+from trainer.config_file import fill_open, load_config, load_with_recipe, to_yaml
 from trainer.errors import ConfigError
-from trainer.methods import METHODS
+from trainer.loss_facts import LOSSES
 from trainer.recipe import DERIVED_SETTINGS, derive, derived_settings
 from trainer.run_folder import RunFolder
 from trainer.tasks import resolve_tasks
@@ -204,11 +198,11 @@ def test_nothing_without_effect_is_derived(given, left_alone):
     assert resolved([9] * 30, **given).ignored_settings() == []
 
 
-@pytest.mark.parametrize("loss", sorted(set(METHODS) - {"clmle"}))
+@pytest.mark.parametrize("loss", sorted(set(LOSSES) - {"clmle"}))
 def test_other_losses_get_what_is_not_fitted_to_clmle(loss):
     derived = values([9] * 30, loss__name=loss)
     assert not [name for name in derived if name.startswith("loss.") or name.endswith("sampling")]
-    assert ("refresh.every" in derived) == METHODS[loss].needs_table
+    assert ("refresh.every" in derived) == LOSSES[loss].needs_table
     nothing_to_read = loss in ("triplet", "supcon")
     assert ("evaluation.every" in derived) == (not nothing_to_read)
     assert {"train.steps", "model.embedding_dim", "sampler.clusters"} <= set(derived)
@@ -306,7 +300,7 @@ def test_each_task_has_its_counts(tiny_data, overrides):
 @pytest.mark.parametrize(
     ("shards", "message"),
     [
-        ("", r"recipe long_tail needs data\.shards: set it to the folder that `clmle import"),
+        ("", r"data\.shards is not set: the folder that `clmle import \.\.\. --out` wrote"),
         ("nowhere", r"recipe long_tail needs data\.shards: .*nowhere is not a folder; make it"),
     ],
 )

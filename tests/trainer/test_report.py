@@ -3,7 +3,7 @@
 from importlib.metadata import version
 
 from data_shards.atomic import read_json
-from trainer.config_file import build_config
+from trainer.config_builder import build_config
 from trainer.report import write_report
 from trainer.run_folder import RunFolder
 from trainer.table_feed import FeedState

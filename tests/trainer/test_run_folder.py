@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from trainer.config_file import build_config, load_config
+from trainer.config_builder import build_config
+from trainer.config_file import load_config
 from trainer.errors import ConfigError
 from trainer.run_folder import RunFolder, step_name, step_of
 

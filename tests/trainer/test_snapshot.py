@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.helpers.ranks import fresh_processes
-from trainer.config_file import build_config
+from trainer.config_builder import build_config
 from trainer.errors import TrainingError
 from trainer.run_folder import RunFolder, step_name
 from trainer.snapshot import (

@@ -7,7 +7,7 @@ import pytest
 
 from data_shards.errors import DataError
 from tests.helpers.cluster_tables import tiny_table
-from trainer.config_file import build_config
+from trainer.config_builder import build_config
 from trainer.errors import ConfigError
 from trainer.sections import TaskConfig
 from trainer.tasks import check_tables, evaluated_split, resolve_tasks, task_of_step

@@ -80,8 +80,8 @@ def test_the_plateau_is_the_loss_of_a_collapse(margin_factor, log_prior, margin)
 
 def test_spread_goes_from_0_to_1():
     watch = CollapseWatch(LOSS)
-    assert measure(watch, point())["embedding/identity/spread"] == pytest.approx(0.0, abs=1e-6)
-    assert measure(watch, spread_out())["embedding/identity/spread"] == pytest.approx(1.0)
+    assert measure(watch, point())["embedding/identity/dispersion"] == pytest.approx(0.0, abs=1e-6)
+    assert measure(watch, spread_out())["embedding/identity/dispersion"] == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("log_prior", PRIORS, ids=["alike", "by size"])
@@ -121,4 +121,4 @@ def test_each_task_has_a_detector_of_its_own(caplog):
 def test_a_task_without_clusters_is_measured_by_its_spread_alone():
     watch = CollapseWatch(LOSS)
     measured = watch.measure({"identity": point()}, {}, {"train/loss": 1.0}, margin_factor=1.0)
-    assert list(measured) == ["embedding/identity/spread"]
+    assert list(measured) == ["embedding/identity/dispersion"]

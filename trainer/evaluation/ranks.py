@@ -15,7 +15,7 @@ from data_shards.index import SampleIndex
 from data_shards.manifest import Manifest
 from trainer.evaluation.counts import ClassCounts
 from trainer.evaluation.evaluate import count_batches, evaluation_batches
-from trainer.evaluation.neighbours import (
+from trainer.evaluation.knn import (
     missing_embeddings,
     neighbour_readouts,
     training_embeddings,

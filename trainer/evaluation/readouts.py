@@ -16,7 +16,7 @@ from torch import Tensor
 from clustering.knc import Rule, knc_predict, knc_scores, nearest_class_mean_scores
 from clustering.table import ClusterTable
 from data_shards.embeddings import EmbeddingShards
-from trainer.evaluation.neighbours import neighbour_readouts, predict_by_images
+from trainer.evaluation.knn import neighbour_readouts, predict_by_images
 from trainer.evaluation.readout_names import (
     BLEND,
     HEAD,

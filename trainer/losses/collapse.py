@@ -14,7 +14,7 @@ from torch import Tensor
 _AT_PLATEAU = 0.95
 
 
-def batch_spread(embeddings: Tensor) -> Tensor:
+def batch_dispersion(embeddings: Tensor) -> Tensor:
     """How far apart embeddings are: the mean of 1 - cosine over all ordered pairs.
 
     For unit vectors that is 1 - |mean|^2 (a sample's pair with itself counts, as 0), so no (N, N)
@@ -84,8 +84,8 @@ def plateau_loss(
 class CollapseDetector:
     """Speaks once when the embeddings have collapsed, and again only after a recovery.
 
-    Collapsed means: in each of the last `window` updates the spread was below `threshold` and the
-    loss at its plateau (or above). A small spread alone can still separate classes.
+    Collapsed means: in each of the last `window` updates the dispersion was below `threshold` and
+    the loss at its plateau (or above). A small dispersion alone can still separate classes.
     """
 
     def __init__(self, *, window: int, threshold: float) -> None:
@@ -93,32 +93,32 @@ class CollapseDetector:
 
         Args:
             window: updates in a row that must look collapsed, >= 1.
-            threshold: spread (see `batch_spread`) below which embeddings are nearly one point.
+            threshold: `batch_dispersion` below which embeddings are nearly one point.
         """
         self._recent: deque[bool] = deque(maxlen=window)
         self._threshold = threshold
         self._told = False
 
-    def update(self, spread: float, loss: float, plateau: float) -> str | None:
+    def update(self, dispersion: float, loss: float, plateau: float) -> str | None:
         """Look at one more batch.
 
         Args:
-            spread: `batch_spread` of its embeddings.
+            dispersion: `batch_dispersion` of its embeddings.
             loss: its CLMLE loss, without the softmax term.
             plateau: `plateau_loss` of its shape and the margins in force.
 
         Returns:
             What happened and what to change, or None.
         """
-        self._recent.append(spread < self._threshold and loss >= _AT_PLATEAU * plateau)
+        self._recent.append(dispersion < self._threshold and loss >= _AT_PLATEAU * plateau)
         if not self._recent[-1]:
             self._told = False
         if self._told or len(self._recent) < (self._recent.maxlen or 0) or not all(self._recent):
             return None
         self._told = True
         return (
-            f"the embeddings have collapsed to one point: spread {spread:.4f} (expected above "
-            f"{self._threshold}) and loss {loss:.3f} at its plateau {plateau:.3f}, "
+            f"the embeddings have collapsed to one point: dispersion {dispersion:.4f} "
+            f"(expected above {self._threshold}) and loss {loss:.3f} at its plateau {plateau:.3f}, "
             f"{len(self._recent)} checks in a row. Going on rarely helps: start again with a "
             "larger loss.margin_anneal, a smaller loss.margin_between, a lower "
             "optim.learning_rate, or loss.weight_softmax 1"

@@ -26,8 +26,8 @@ def margin_factor(step: int, *, num_steps: int, anneal_share: float) -> float:
     return min(1.0, step / growing_steps) if growing_steps > 0 else 1.0
 
 
-def spread_factor(step: int, *, first_step: int, num_steps: int) -> float:
-    """Share of the full spread at a step, in [0, 1]: linear from 0 at the first step with tables.
+def isda_factor(step: int, *, first_step: int, num_steps: int) -> float:
+    """Share of the full `loss.spread` at a step, in [0, 1]: linear, 0 at the first with tables.
 
     Args:
         step: 0 is the first of the training.

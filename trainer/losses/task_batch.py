@@ -65,11 +65,11 @@ class TaskBatch:
     """Share of the full margins in force, in [0, 1]."""
     reweighted: bool
     """Whether class weights are in force."""
-    spread_factor: float = 0.0
+    isda_factor: float = 0.0
     """Share of the full `loss.spread` in force, in [0, 1]."""
     covariance: Tensor | None = None
-    """(D, D) float32 of embeddings within their clusters; None where no spread is kept, and before
-    it is known."""
+    """(D, D) float32 of embeddings within their clusters; None where `loss.spread` is 0, and
+    before it is known."""
 
     def clusters(self) -> tuple[TaskTable, Tensor]:
         """The table, and (B,) int64 cluster of each image in it; only where a table is active."""

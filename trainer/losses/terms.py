@@ -13,9 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trainer.loss_facts import LOSSES, LossName
 from trainer.loss_section import LossConfig
 from trainer.losses.class_margins import ldam_margins, rare_class_margins
 from trainer.losses.clmle import clmle_loss, with_batch_means
+from trainer.losses.isda import isda_offsets
 from trainer.losses.lmle import lmle_loss, lmle_margins
 from trainer.losses.magnet import magnet_loss
 from trainer.losses.metric_learning import ClassVectorTerm, PairTerm
@@ -26,9 +28,7 @@ from trainer.losses.softmax import (
     margin_softmax_loss,
     softmax_loss,
 )
-from trainer.losses.spread import spread_offsets
 from trainer.losses.task_batch import Candidates, TaskBatch, TermValue
-from trainer.methods import METHODS, LossName
 
 
 class Term(Protocol):
@@ -64,8 +64,8 @@ class SoftmaxTerm:
         if batch.covariance is not None:
             slopes = batch.output.logit_slopes
             assert slopes is not None, "the network was not told to give slopes"
-            offsets = spread_offsets(slopes, batch.covariance, batch.labels)
-            logits = logits + self._spread * batch.spread_factor * offsets
+            offsets = isda_offsets(slopes, batch.covariance, batch.labels)
+            logits = logits + self._spread * batch.isda_factor * offsets
         weights = self._class_weights if batch.reweighted else None
         if self._gamma:
             value = focal_loss(logits, batch.labels, weights, gamma=self._gamma)
@@ -209,7 +209,7 @@ def make_terms(loss: LossConfig, class_counts: np.ndarray, device: torch.device)
     """
     terms = [FACTORIES[loss.name](loss, class_counts, device)]
     joint = loss.or_default("weight_softmax")
-    if METHODS[loss.name].head == "joint" and joint:
+    if LOSSES[loss.name].head == "joint" and joint:
         terms.append(SoftmaxTerm(loss, class_counts, device, weight=joint))
     return terms
 

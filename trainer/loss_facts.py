@@ -41,10 +41,9 @@ _JOINT = _SOFTMAX | {"weight_softmax"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Method:
+class LossFacts:
     """What one loss needs, and the defaults that its paper suggests."""
 
-    paper: str
     head: Head
     settings: frozenset[str]
     """Settings of the loss section that it heeds, beside its name."""
@@ -58,9 +57,8 @@ class Method:
     """Values of the settings that are null unless set; 0 for those not named here."""
 
 
-METHODS: dict[LossName, Method] = {
-    "clmle": Method(
-        paper="Huang et al., TPAMI 2020",
+LOSSES: dict[LossName, LossFacts] = {
+    "clmle": LossFacts(
         head="joint",
         needs_table=True,
         sampling="cluster",
@@ -81,65 +79,55 @@ METHODS: dict[LossName, Method] = {
         },
         defaults={"weight_softmax": 1.0},
     ),
-    "softmax": Method(paper="", head="linear", settings=_SOFTMAX),
-    "balanced_softmax": Method(
-        paper="Ren et al., NeurIPS 2020; Menon et al., ICLR 2021",
+    "softmax": LossFacts(head="linear", settings=_SOFTMAX),
+    "balanced_softmax": LossFacts(
         head="linear",
         settings=_SOFTMAX,
         defaults={"logit_adjustment": 1.0},
     ),
-    "focal": Method(
-        paper="Lin et al., ICCV 2017",
+    "focal": LossFacts(
         head="linear",
         settings=_SOFTMAX | {"focal_gamma"},
     ),
-    "ldam": Method(
-        paper="Cao et al., NeurIPS 2019",
+    "ldam": LossFacts(
         head="cosine",
         settings=_WEIGHTS | {"scale", "margin"},
         defaults={"margin": 0.5},
     ),
-    "arcface": Method(
-        paper="Deng et al., CVPR 2019",
+    "arcface": LossFacts(
         head="cosine",
         settings=frozenset({"scale", "margin", "margin_anneal"}),
         defaults={"margin": 0.5},
     ),
-    "cosface": Method(
-        paper="Wang et al., CVPR 2018",
+    "cosface": LossFacts(
         head="cosine",
         settings=frozenset({"scale", "margin", "margin_anneal"}),
         defaults={"margin": 0.35},
     ),
-    "subcenter_arcface": Method(
-        paper="Deng et al., ECCV 2020",
+    "subcenter_arcface": LossFacts(
         head="cosine",
         settings=frozenset({"scale", "margin", "margin_anneal", "vectors_per_class"}),
         defaults={"margin": 0.5, "vectors_per_class": 3},
     ),
-    "softtriple": Method(
-        paper="Qian et al., ICCV 2019",
+    "softtriple": LossFacts(
         head="cosine",
         settings=frozenset({"scale", "margin", "vectors_per_class"}),
         defaults={"margin": 0.01, "vectors_per_class": 10},
     ),
-    "triplet": Method(
-        paper="Schroff et al., CVPR 2015; Hermans et al., 2017",
+    "triplet": LossFacts(
         head="joint",
         sampling="class_groups",
         readout=NEAREST_CLASS_MEAN,
         settings=_JOINT | {"margin", "mining"},
         defaults={"margin": 0.2},
     ),
-    "supcon": Method(
-        paper="Khosla et al., NeurIPS 2020",
+    "supcon": LossFacts(
         head="joint",
         sampling="class_groups",
         readout=NEAREST_CLASS_MEAN,
         settings=_JOINT | {"scale"},
     ),
-    "magnet": Method(
-        paper="Rippel et al., ICLR 2016",
+    "magnet": LossFacts(
         head="joint",
         needs_table=True,
         sampling="cluster",
@@ -147,8 +135,7 @@ METHODS: dict[LossName, Method] = {
         settings=_JOINT | {"margin"},
         defaults={"margin": 1.0},
     ),
-    "lmle": Method(
-        paper="Huang et al., CVPR 2016",
+    "lmle": LossFacts(
         head="joint",
         needs_table=True,
         sampling="cluster",

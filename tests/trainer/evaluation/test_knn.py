@@ -13,7 +13,7 @@ from data_shards.embeddings import EmbeddingShards, finish_embeddings, write_emb
 from tests.helpers.cluster_tables import tiny_table
 from tests.helpers.reference_clustering import unit_rows
 from tests.helpers.reference_trainer import nearest_images_vote
-from trainer.evaluation.neighbours import (
+from trainer.evaluation.knn import (
     balanced_vote,
     missing_embeddings,
     nearest_images,

@@ -9,8 +9,8 @@ from torch.nn import functional
 
 from tests.helpers import reference_trainer as reference
 from tests.trainer.test_models import images, tiny_network
-from trainer.losses.schedule import spread_factor
-from trainer.losses.spread import moved_covariance, spread_offsets
+from trainer.losses.isda import isda_offsets, moved_covariance
+from trainer.losses.schedule import isda_factor
 
 
 def rows(num: int, seed: int, dim: int = 4) -> Tensor:
@@ -26,8 +26,8 @@ def covariance(seed: int = 3) -> Tensor:
 @pytest.mark.parametrize("labels", [[0], [4, 4, 1, 0, 3]])
 def test_offsets_are_those_of_the_slow_twin(labels: list[int]) -> None:
     slopes = 5 * rows(5, 0)
-    offsets = spread_offsets(slopes, covariance(), torch.tensor(labels))
-    expected = reference.spread_offsets(slopes, covariance(), labels)
+    offsets = isda_offsets(slopes, covariance(), torch.tensor(labels))
+    expected = reference.isda_offsets(slopes, covariance(), labels)
     torch.testing.assert_close(offsets, expected, rtol=1e-4, atol=1e-5)
     assert offsets.min() > -1e-5
     own = offsets.gather(1, torch.tensor(labels)[:, None])
@@ -39,7 +39,7 @@ def test_offsets_have_the_right_gradient() -> None:
     weights = rows(3, 1, dim=5)
 
     def value(slopes: Tensor) -> Tensor:
-        return (weights * spread_offsets(slopes, covariance(), labels)).sum()
+        return (weights * isda_offsets(slopes, covariance(), labels)).sum()
 
     assert torch.autograd.gradcheck(value, (slopes,), eps=1e-2, atol=1e-3, rtol=1e-3)
 
@@ -52,7 +52,7 @@ def test_the_loss_bounds_that_of_drawn_embeddings() -> None:
     for point, label in zip(points, labels, strict=True):
         logits = (point + noise) @ slopes.T
         drawn = functional.cross_entropy(logits, label.expand(len(noise)))
-        offsets = 0.5 * spread_offsets(slopes, covariance(), label[None])
+        offsets = 0.5 * isda_offsets(slopes, covariance(), label[None])
         closed = functional.cross_entropy((point @ slopes.T)[None] + offsets, label[None])
         plain = functional.cross_entropy((point @ slopes.T)[None], label[None])
         assert plain < drawn < closed
@@ -68,9 +68,9 @@ def test_the_covariance_moves_as_in_the_slow_twin() -> None:
 
 
 def test_the_spread_grows_from_the_first_table_to_the_end() -> None:
-    factors = [spread_factor(step, first_step=30, num_steps=80) for step in (0, 30, 55, 80, 90)]
+    factors = [isda_factor(step, first_step=30, num_steps=80) for step in (0, 30, 55, 80, 90)]
     assert factors == [0, 0, 0.5, 1, 1]
-    assert spread_factor(5, first_step=5, num_steps=5) == 0
+    assert isda_factor(5, first_step=5, num_steps=5) == 0
 
 
 @pytest.mark.parametrize("classifier_input", ["features", "embedding"])

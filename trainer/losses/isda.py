@@ -1,4 +1,4 @@
-"""Images that were never seen, in closed form: each stands for all that lie around it.
+"""Implicit semantic data augmentation: each image stands for all around it, in closed form.
 
 Images of a rare class show few of the ways in which images of a class differ. These ways are much
 alike for all classes, and the pooled covariance Sigma of embeddings within their clusters tells
@@ -40,8 +40,8 @@ def moved_covariance(
     return of_step if covariance is None else momentum * covariance + (1 - momentum) * of_step
 
 
-def spread_offsets(slopes: Tensor, covariance: Tensor, labels: Tensor) -> Tensor:
-    """What the spread of embeddings adds to each logit, for lambda = 1.
+def isda_offsets(slopes: Tensor, covariance: Tensor, labels: Tensor) -> Tensor:
+    """What the offsets of embeddings add to each logit, for lambda = 1.
 
     Args:
         slopes: (C, D) floating point: how fast each class's logit grows along the embedding.
@@ -54,7 +54,7 @@ def spread_offsets(slopes: Tensor, covariance: Tensor, labels: Tensor) -> Tensor
     """
     with torch.autocast(slopes.device.type, enabled=False):
         slopes = slopes.float()
-        spread = slopes @ covariance
-        own = (spread * slopes).sum(dim=1)
-        together = spread[labels] @ slopes.T
+        moved = slopes @ covariance
+        own = (moved * slopes).sum(dim=1)
+        together = moved[labels] @ slopes.T
         return 0.5 * (own[None, :] + own[labels][:, None]) - together
