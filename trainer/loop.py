@@ -216,6 +216,7 @@ class Loop:
         if parts.world.is_first:  # who alone writes and warns
             values |= self._watch.measure(
                 record.embeddings,
+                record.projections,
                 parts.objective.candidates,
                 values,
                 margin_factor=values["train/margin_factor"],

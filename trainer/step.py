@@ -29,6 +29,7 @@ class StepRecord:
         self.waiting_seconds = 0.0
         """Time in which the step stood still for its images."""
         self.embeddings: dict[str, torch.Tensor] = {}
+        self.projections: dict[str, torch.Tensor] = {}
         """task -> (B, D) of the last micro-batch of this rank."""
 
     def add(self, parts: Mapping[str, torch.Tensor]) -> None:
@@ -96,6 +97,7 @@ class TrainingStep:
             self._statistics.finish(engine.world.mean)
         self._objective.move_statistics(engine.world)
         record.embeddings = {task: output.embedding.detach() for task, output in outputs.items()}
+        record.projections = {task: output.projection for task, output in outputs.items()}
         record.seconds += time.monotonic() - started
         return stop
 

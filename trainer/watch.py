@@ -17,6 +17,7 @@ from trainer.losses.task_batch import Candidates
 logger = logging.getLogger(__name__)
 
 _CHECKS_IN_A_ROW = 3
+# Healthy networks have 0.2 and more before BatchNorm, 0.8 and more behind it.
 _DISPERSION_OF_A_POINT = 0.02
 
 
@@ -30,6 +31,7 @@ class CollapseWatch:
     def measure(
         self,
         embeddings: Mapping[str, torch.Tensor],
+        projections: Mapping[str, torch.Tensor],
         candidates: Mapping[str, Candidates],
         metrics: Mapping[str, float],
         *,
@@ -39,27 +41,29 @@ class CollapseWatch:
 
         Args:
             embeddings: task -> (B, D) unit rows of this rank's last micro-batch.
-            candidates: task -> the clusters that the loss compared them with.
+            projections: task -> (B, D) what BatchNorm made them of.
+            candidates: task -> the clusters that CLMLE compared them with.
             metrics: the row being written, with the loss parts.
             margin_factor: share of the full margins in force.
 
         Returns:
-            Further metrics: the dispersion of the embeddings, the loss that a collapse would have.
+            Further metrics: the dispersion of both, the loss that a collapse would have.
         """
         measured = {}
-        for task, rows in embeddings.items():
-            dispersion = float(batch_dispersion(rows))
-            measured[f"embedding/{task}/dispersion"] = dispersion
-            if task not in candidates:
-                continue
-            plateau = self._plateau(candidates[task], margin_factor)
-            measured[f"train/{task}/plateau"] = plateau
-            loss = metrics[f"train/{task}/between"]
-            loss += self._loss.weight_within * metrics[f"train/{task}/within"]
+        for task in embeddings:
+            after, before = batch_dispersion(embeddings[task]), batch_dispersion(projections[task])
+            measured[f"embedding/{task}/dispersion"] = float(after)
+            measured[f"embedding/{task}/dispersion_before_norm"] = float(before)
+            loss = plateau = 0.0
+            if task in candidates:
+                plateau = self._plateau(candidates[task], margin_factor)
+                measured[f"train/{task}/plateau"] = plateau
+                loss = metrics[f"train/{task}/between"]
+                loss += self._loss.weight_within * metrics[f"train/{task}/within"]
             detector = self._detectors.setdefault(
                 task, CollapseDetector(window=_CHECKS_IN_A_ROW, threshold=_DISPERSION_OF_A_POINT)
             )
-            message = detector.update(dispersion, loss, plateau)
+            message = detector.update(min(float(after), float(before)), loss, plateau)
             if message:
                 logger.warning("task %s: %s", task, message)
         return measured

@@ -11,18 +11,20 @@ from trainer.losses.clmle import clmle_loss
 from trainer.losses.collapse import CollapseDetector, batch_dispersion, plateau_loss, rivals
 
 
-def test_spread_is_the_mean_distance_of_all_pairs() -> None:
+def test_dispersion_is_the_mean_distance_of_all_pairs() -> None:
     rows = torch.randn(12, 5, generator=torch.Generator().manual_seed(0)) + 0.5
     embeddings = functional.normalize(rows, dim=1)
     expected = reference.mean_pair_distance(embeddings)
     assert float(batch_dispersion(embeddings)) == pytest.approx(expected, abs=1e-6)
 
 
-def test_spread_at_its_ends() -> None:
+def test_dispersion_at_its_ends() -> None:
     point = functional.normalize(torch.ones(1, 5), dim=1)
     assert float(batch_dispersion(point.expand(8, 5))) == pytest.approx(0, abs=1e-6)
     assert float(batch_dispersion(torch.cat([point, -point]))) == pytest.approx(1)
     assert float(batch_dispersion(point)) >= 0
+    assert float(batch_dispersion(torch.zeros(3, 5))) == 0
+    assert float(batch_dispersion(100 * torch.cat([point, -point]))) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("sizes", [None, (900.0, 40.0, 3.0, 70.0, 70.0, 1.0)])

@@ -31,7 +31,7 @@ def batch(
     grown: float = 1.0,
 ) -> TaskBatch:
     return TaskBatch(
-        output=TaskOutput(rows, rows, None, vectors),
+        output=TaskOutput(rows, rows, rows, None, vectors),
         labels=torch.tensor(labels),
         sample_ids=np.arange(len(labels)),
         table=None,

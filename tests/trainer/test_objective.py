@@ -44,9 +44,8 @@ def outputs():
     def output(num_classes):
         features = torch.randn(len(SAMPLE_IDS), 8, generator=generator).requires_grad_()
         embedding = torch.nn.functional.normalize(features, dim=1)
-        return TaskOutput(
-            embedding, features, torch.randn(len(SAMPLE_IDS), num_classes, generator=generator)
-        )
+        logits = torch.randn(len(SAMPLE_IDS), num_classes, generator=generator)
+        return TaskOutput(embedding, features, features, logits)
 
     return {name: output(count) for name, count in NUM_CLASSES.items()}
 

@@ -1,4 +1,4 @@
-"""The watch measures spread and plateau of each task, and warns of a collapse in words."""
+"""The watch measures dispersion and plateau of each task, and warns of a collapse in words."""
 
 import logging
 
@@ -8,6 +8,7 @@ import torch
 from trainer.loss_section import LossConfig
 from trainer.losses.clmle import clmle_loss
 from trainer.losses.task_batch import Candidates
+from trainer.snapshot import NetworkDescription
 from trainer.watch import CollapseWatch
 
 LOSS = LossConfig(scale=8.0, margin_between=0.4, margin_within=0.2, weight_within=0.5)
@@ -65,7 +66,9 @@ def measure(  # noqa: PLR0913
     if metrics is None:
         metrics = row(terms_of_a_collapse(margin_factor, log_prior, margin), task)
     candidates = {task: Candidates(OWN, CLASSES, log_prior, margin * margin_factor)}
-    return watch.measure({task: embeddings}, candidates, metrics, margin_factor=margin_factor)
+    return watch.measure(
+        {task: embeddings}, {task: embeddings}, candidates, metrics, margin_factor=margin_factor
+    )
 
 
 @pytest.mark.parametrize("margin", [0.4, torch.tensor([0.4, 0.4, 0.6, 0.6, 0.6, 1.3])])
@@ -78,7 +81,7 @@ def test_the_plateau_is_the_loss_of_a_collapse(margin_factor, log_prior, margin)
     assert measured["train/identity/plateau"] == pytest.approx(expected, rel=1e-3)
 
 
-def test_spread_goes_from_0_to_1():
+def test_dispersion_goes_from_0_to_1():
     watch = CollapseWatch(LOSS)
     assert measure(watch, point())["embedding/identity/dispersion"] == pytest.approx(0.0, abs=1e-6)
     assert measure(watch, spread_out())["embedding/identity/dispersion"] == pytest.approx(1.0)
@@ -99,7 +102,7 @@ def test_a_collapse_is_told_once_with_the_task_and_the_remedy(caplog, log_prior)
 
 
 @pytest.mark.parametrize(
-    ("embeddings", "factor"), [(spread_out(), 1.0), (point(), 0.5)], ids=["spread", "low loss"]
+    ("embeddings", "factor"), [(spread_out(), 1.0), (point(), 0.5)], ids=["dispersed", "low loss"]
 )
 def test_healthy_training_is_left_in_peace(caplog, embeddings, factor):
     metrics = {name: factor * value for name, value in row(terms_of_a_collapse(1.0)).items()}
@@ -118,7 +121,38 @@ def test_each_task_has_a_detector_of_its_own(caplog):
     assert "task smiling" in record.getMessage()
 
 
-def test_a_task_without_clusters_is_measured_by_its_spread_alone():
-    watch = CollapseWatch(LOSS)
-    measured = watch.measure({"identity": point()}, {}, {"train/loss": 1.0}, margin_factor=1.0)
-    assert list(measured) == ["embedding/identity/dispersion"]
+def test_a_task_without_clusters_is_watched_by_its_dispersion_alone(caplog):
+    watch, rows = CollapseWatch(LossConfig(name="triplet")), {"identity": point()}
+    for _ in range(3):
+        measured = watch.measure(rows, rows, {}, {"train/loss": 0.2}, margin_factor=1.0)
+    assert set(measured.values()) == {0.0}
+    assert list(measured) == [
+        "embedding/identity/dispersion",
+        "embedding/identity/dispersion_before_norm",
+    ]
+    assert "have collapsed to one point" in caplog.text
+
+
+@pytest.mark.parametrize("backbone", ["tiny", "iresnet18"])
+@pytest.mark.parametrize("collapsed", [True, False])
+def test_a_network_that_sees_no_difference_is_noticed_behind_its_batch_norm(
+    caplog, backbone, collapsed
+):
+    network = NetworkDescription(
+        backbone=backbone,
+        channels=1,
+        input_size=32,
+        embedding_dim=8,
+        classifier_input="features",
+        num_classes={"identity": 3},
+    ).build()
+    noise = torch.randn(16, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    images = noise[:1] + 1e-3 * noise if collapsed else noise
+    output = network(images)["identity"]
+    embeddings, projections = {"identity": output.embedding}, {"identity": output.projection}
+    watch = CollapseWatch(LossConfig(name="softmax"))
+    for _ in range(3):
+        measured = watch.measure(embeddings, projections, {}, {}, margin_factor=1.0)
+    assert ("have collapsed" in caplog.text) == collapsed
+    assert (measured["embedding/identity/dispersion_before_norm"] < 0.02) == collapsed
+    assert measured["embedding/identity/dispersion"] > 0.5, "which BatchNorm sees to"

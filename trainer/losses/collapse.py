@@ -15,18 +15,21 @@ _AT_PLATEAU = 0.95
 
 
 def batch_dispersion(embeddings: Tensor) -> Tensor:
-    """How far apart embeddings are: the mean of 1 - cosine over all ordered pairs.
+    """How far apart embeddings are: the share of their mean square that lies about their mean.
 
-    For unit vectors that is 1 - |mean|^2 (a sample's pair with itself counts, as 0), so no (N, N)
-    matrix is needed.
+    For unit vectors that is the mean of 1 - cosine over all ordered pairs (a sample's pair with
+    itself counts, as 0), without an (N, N) matrix.
 
     Args:
-        embeddings: (N, D) floating point unit rows, N >= 1.
+        embeddings: (N, D) floating point, N >= 1.
 
     Returns:
-        Scalar float32 in [0, 1]: 0 = all are one point, 1 = their mean is the centre of the sphere.
+        Scalar float32 in [0, 1]: 0 = all are one point, 1 = their mean is 0.
     """
-    return (1 - embeddings.detach().float().mean(dim=0).square().sum()).clamp(min=0.0)
+    rows = embeddings.detach().float()
+    square, square_of_mean = rows.square().sum(dim=1).mean(), rows.mean(dim=0).square().sum()
+    share = (1 - square_of_mean / square).clamp(min=0.0)
+    return share.where(square > 0, 0.0)
 
 
 def rivals(rows: Tensor, class_of: Tensor, log_prior: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -85,7 +88,7 @@ class CollapseDetector:
     """Speaks once when the embeddings have collapsed, and again only after a recovery.
 
     Collapsed means: in each of the last `window` updates the dispersion was below `threshold` and
-    the loss at its plateau (or above). A small dispersion alone can still separate classes.
+    the loss, where it has a plateau, there or above.
     """
 
     def __init__(self, *, window: int, threshold: float) -> None:
@@ -99,13 +102,13 @@ class CollapseDetector:
         self._threshold = threshold
         self._told = False
 
-    def update(self, dispersion: float, loss: float, plateau: float) -> str | None:
+    def update(self, dispersion: float, loss: float = 0.0, plateau: float = 0.0) -> str | None:
         """Look at one more batch.
 
         Args:
             dispersion: `batch_dispersion` of its embeddings.
-            loss: its CLMLE loss, without the softmax term.
-            plateau: `plateau_loss` of its shape and the margins in force.
+            loss: its CLMLE loss, without the softmax term; 0 for a loss without a known plateau.
+            plateau: `plateau_loss` of its shape and the margins in force; 0 likewise.
 
         Returns:
             What happened and what to change, or None.
@@ -117,9 +120,9 @@ class CollapseDetector:
             return None
         self._told = True
         return (
-            f"the embeddings have collapsed to one point: dispersion {dispersion:.4f} "
-            f"(expected above {self._threshold}) and loss {loss:.3f} at its plateau {plateau:.3f}, "
-            f"{len(self._recent)} checks in a row. Going on rarely helps: start again with a "
-            "larger loss.margin_anneal, a smaller loss.margin_between, a lower "
-            "optim.learning_rate, or loss.weight_softmax 1"
+            f"the embeddings have collapsed to one point: dispersion {dispersion:.4f} (expected "
+            f"above {self._threshold}) and loss {loss:.3f} (plateau {plateau:.3f}), "
+            f"{len(self._recent)} checks in a row. Going on rarely helps: start again with a lower "
+            "optim.learning_rate, smaller margins (loss.margin_between, loss.margin) that grow "
+            "longer (loss.margin_anneal), or loss.weight_softmax 1"
         )

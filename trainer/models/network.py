@@ -27,6 +27,9 @@ class TaskOutput(NamedTuple):
     """(B, D) float32 unit rows."""
     features: Tensor
     """(B, D) float32: the embedding before normalisation."""
+    projection: Tensor
+    """(B, D) float32 without a gradient: the features before BatchNorm, which would hide a collapse
+    by spreading even one point out."""
     logits: Tensor | None
     """(B, C) float32, or None without a classifier. With class vectors, the cosine to the nearest
     vector of each class."""
@@ -100,7 +103,8 @@ class TaskHead(nn.Module):
 
     def forward(self, features: Tensor) -> TaskOutput:
         """(B, num_features) -> the task's outputs."""
-        projected: Tensor = self.norm(self.projection(features))
+        projection = self.projection(features)
+        projected: Tensor = self.norm(projection)
         embedding = functional.normalize(projected.float(), dim=1)
         logits = vectors = slopes = None
         if isinstance(self.classifier, ClassVectors):
@@ -111,7 +115,14 @@ class TaskHead(nn.Module):
             length = rows.detach().float().norm(dim=1).mean() if self.gives_slopes else None
             logits, slopes = self.classifier(rows, length)
             logits = logits.float()
-        return TaskOutput(embedding, projected.float(), logits, vectors, logit_slopes=slopes)
+        return TaskOutput(
+            embedding,
+            projected.float(),
+            projection.detach().float(),
+            logits,
+            vectors,
+            logit_slopes=slopes,
+        )
 
     def retrained_logits(self, output: TaskOutput) -> Tensor | None:
         """(B, C) of the second classifier, without a gradient for anything before it."""

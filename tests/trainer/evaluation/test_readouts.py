@@ -25,7 +25,7 @@ def output(num_queries=50, *, with_logits=True):
     rng = np.random.default_rng(5)
     embedding = torch.from_numpy(unit_rows(rng, num_queries, 4))
     logits = torch.from_numpy(rng.normal(size=(num_queries, 3)).astype(np.float32))
-    return TaskOutput(embedding, embedding, logits if with_logits else None)
+    return TaskOutput(embedding, embedding, embedding, logits if with_logits else None)
 
 
 def small_network(classifier, retrained=None):
