@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
-from cluster_jobs.errors import USAGE_EXIT_CODE, run_job
+from cluster_jobs.errors import ERROR_EXIT_CODE, run_job
 
 # verb -> the module that does it, what it does
 VERBS = {
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.write(f"clmle {_version()}\n")
         return 0
     sys.stderr.write(_unknown(first) if first else _help())
-    return USAGE_EXIT_CODE
+    return ERROR_EXIT_CODE
 
 
 def entry() -> None:

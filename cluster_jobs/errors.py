@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 
-USAGE_EXIT_CODE = 2
+ERROR_EXIT_CODE = 2
 
 
 class JobError(RuntimeError):
@@ -24,8 +24,8 @@ def run_job(job: Callable[[Sequence[str] | None], int], argv: Sequence[str] | No
         argv: the arguments; those of the process when None.
 
     Returns:
-        The job's own code; 1 when a part of it failed; 2 for a mistake in the configuration, the
-        data or the files; 130 after Ctrl-C.
+        The job's own code; 1 when a part that it had started failed; 2 for any other error that is
+        told in one message; 130 after Ctrl-C.
     """
     from clustering.errors import ClusterError
     from data_shards.errors import DataError
@@ -44,4 +44,4 @@ def run_job(job: Callable[[Sequence[str] | None], int], argv: Sequence[str] | No
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         sys.stderr.write(f"error: {where}{error.strerror or error}\n")
-    return USAGE_EXIT_CODE
+    return ERROR_EXIT_CODE

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 
 import psutil
 
-from cluster_jobs.errors import USAGE_EXIT_CODE, JobError
+from cluster_jobs.errors import ERROR_EXIT_CODE, JobError
 
 logger = logging.getLogger(__name__)
 
@@ -125,4 +125,4 @@ class _Watch:
         for child in psutil.Process().children(recursive=True):  # of a Ray of our own
             with contextlib.suppress(psutil.NoSuchProcess):
                 child.kill()
-        os._exit(USAGE_EXIT_CODE)
+        os._exit(ERROR_EXIT_CODE)

@@ -1,6 +1,6 @@
 """The clustering service of a run: for each new snapshot, embeds, clusters and publishes tables.
 
-    python -m cluster_jobs.recluster --config configs/digits.yaml
+    clmle recluster --config configs/digits.yaml
     ray job submit --working-dir . -- python -m cluster_jobs.recluster --config ...
 
 It waits for the run's snapshots, always takes the newest, and ends when the run's report.json says
@@ -23,14 +23,14 @@ from cluster_jobs.heartbeat import BUSY_STATES, patience_seconds
 from cluster_jobs.local_ray import ray_session
 from cluster_jobs.ray_watch import watched_ray
 from cluster_jobs.refresh import SPLIT
-from cluster_jobs.run_lock import SERVICE, claimed_alone
 from cluster_jobs.service import Service
-from clustering.plan import plan_report
+from clustering.plan import make_plan
 from clustering.workers import RayWorkers
 from data_shards.manifest import Manifest
 from trainer.config import RunConfig
 from trainer.config_file import config_parser, resolved
 from trainer.run_folder import RunFolder
+from trainer.run_lock import SERVICE, claimed_alone
 from trainer.tasks import load_manifest, resolve_tasks
 
 _LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
@@ -103,14 +103,14 @@ def run_plan(config: RunConfig, manifest: Manifest, *, num_workers: int | None) 
             num_nodes, object_store_bytes = workers.num_nodes, workers.object_store_bytes
     reports = [
         f"task {task.name}: "
-        + plan_report(
+        + make_plan(
             manifest.class_counts(SPLIT, task.label),
             config.cluster,
             num_workers=num_workers,
             dim=config.model.embedding_dim,
             num_nodes=num_nodes,
             object_store_bytes=object_store_bytes,
-        )
+        ).describe()
         for task in resolve_tasks(config, manifest)
     ]
     return "\n".join(reports)

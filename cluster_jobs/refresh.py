@@ -105,7 +105,7 @@ class Refresher:
             "embed_seconds": embedded.seconds,
             "embed_images_per_second": embedded.rows / embedded.seconds,
             "embed_reused_shards": embedded.reused_shards,
-            "refresh_seconds": embedded.seconds + cluster_seconds,
+            "embed_and_cluster_seconds": embedded.seconds + cluster_seconds,
         }
         started = time.monotonic()
         store.publish(

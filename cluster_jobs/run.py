@@ -21,7 +21,6 @@ from cluster_jobs import launch, machine
 from cluster_jobs.comparison import comparison_table
 from cluster_jobs.errors import PartFailed, run_job
 from cluster_jobs.ray_part import RayPart
-from cluster_jobs.run_lock import LAUNCHER, claimed_alone
 from cluster_jobs.supervisor import Supervisor, is_finished
 from data_shards.atomic import read_json, write_json
 from data_shards.manifest import Manifest
@@ -34,6 +33,7 @@ from trainer.config_file import (
     resolved,
 )
 from trainer.run_folder import RunFolder, checkpoint_steps, find_checkpoint, step_of
+from trainer.run_lock import LAUNCHER, claimed_alone
 from trainer.tasks import load_manifest, resolve_tasks
 
 _TERMINATED = 128 + signal.SIGTERM

@@ -147,7 +147,7 @@ class Supervisor:
         )
 
     def _watch_service(self) -> None:
-        """Start the service when Ray is up; do what `refresh.on_late` says when either fails."""
+        """Start the service when Ray is up, and either again when it fails; not for ever."""
         if self._given_up:
             return
         if (problem := self._ray.failure()) is not None:
@@ -182,10 +182,10 @@ class Supervisor:
         )
 
     def _restart_or_raise(self, problem: PartFailed, *, with_ray: bool) -> None:
-        if self._config.refresh.on_late == "wait":
-            raise problem
         self._restarts += 1
         self._given_up = self._restarts > _MOST_RESTARTS
+        if self._given_up and self._config.refresh.on_late == "wait":
+            raise problem
         then = "its table ages from now on" if self._given_up else "starting it again"
         sys.stderr.write(f"\nwarning: {problem}\ntraining goes on; {then}\n")
         if self._service is not None:

@@ -66,7 +66,7 @@ def atomic_folder(path: Path | str, replace: bool = False) -> Iterator[Path]:
     temporary.mkdir()
     try:
         yield temporary
-        _flush_tree(temporary)
+        flush_tree(temporary)
         _put_in_place(temporary, path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -85,6 +85,14 @@ def clear_leftovers(folder: Path | str) -> None:
             shutil.rmtree(leftover, ignore_errors=True)
         else:
             leftover.unlink()
+
+
+def flush_tree(folder: Path) -> None:
+    """Have the operating system put a folder with all that is in it on the disk."""
+    for parent, _, files in os.walk(folder):
+        for name in files:
+            _flush(Path(parent, name))
+        _flush(Path(parent))
 
 
 def sha256_of(path: Path | str) -> str:
@@ -148,10 +156,3 @@ def _flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _flush_tree(folder: Path) -> None:
-    for parent, _, files in os.walk(folder):
-        for name in files:
-            _flush(Path(parent, name))
-        _flush(Path(parent))

@@ -15,13 +15,13 @@ import torch
 from safetensors.numpy import load_file
 from safetensors.torch import save as safetensors_of
 
-from data_shards.atomic import read_json, sha256_of, write_json
+from data_shards.atomic import flush_tree, read_json, sha256_of, write_json
 from data_shards.errors import DataError
 from trainer.config import RunConfig
 from trainer.engine import Engine
 from trainer.errors import ConfigError, TrainingError
 from trainer.run_folder import CHECKPOINT_MANIFEST as _MANIFEST
-from trainer.run_folder import RunFolder, checkpoint_steps, step_name, step_of
+from trainer.run_folder import RunFolder, checkpoint_steps, find_checkpoint, step_name, step_of
 from trainer.snapshot import NetworkDescription
 from trainer.table_feed import FeedState
 from trainer.world import World
@@ -76,6 +76,7 @@ def save(
             # Not save_file: it makes files that only their owner can read.
             (folder / _STATISTICS).write_bytes(safetensors_of(arrays))
         files = {f.name: sha256_of(f) for f in sorted(folder.iterdir()) if f.name != _MANIFEST}
+        flush_tree(folder)  # before the manifest says that all is there
         write_json(folder / _MANIFEST, {"state": asdict(state), "files": files})
         _remove_others(run, state.step, keep=keep)
 
@@ -107,7 +108,35 @@ def forget_later(run: RunFolder, step: int) -> None:
 def _remove(folder: Path) -> None:
     # First, should this be the last act of a killed process.
     (folder / _MANIFEST).unlink(missing_ok=True)
-    shutil.rmtree(folder)
+    # Without its manifest it counts for nothing, and what stays (some network file systems keep a
+    # file as long as somebody reads it) goes with the next save.
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def find_sound(resume: str, run: RunFolder) -> Path | None:
+    """The checkpoint to go on from, all of its files as they were written. On the first rank.
+
+    Args:
+        resume: as `find_checkpoint` takes it; "auto" passes over damaged ones, with a warning.
+        run: whose.
+
+    Raises:
+        ConfigError: of `find_checkpoint`.
+        TrainingError: the one that was named is damaged, or all are.
+    """
+    found = find_checkpoint(resume, run)
+    if found is None:
+        return None
+    older = [run.checkpoints / step_name(step) for step in reversed(checkpoint_steps(run))]
+    for path in older if resume == "auto" else [found]:
+        damage = _damage(path)
+        if damage is None:
+            return path
+        logger.warning("%s", damage)
+    raise TrainingError(
+        f"--resume {resume}: {found} is damaged (see above), and there is no older one to go on "
+        "from; name another (--resume PATH), or begin again in a new run.folder"
+    )
 
 
 def load(
@@ -122,20 +151,16 @@ def load(
 
     Args:
         engine: receives the state.
-        path: a complete checkpoint.
+        path: a checkpoint that `find_sound` found.
         config: the run's configuration.
         network: the network that this run has.
         data_checksum: `Manifest.checksum` of the shards that this run trains on.
 
     Raises:
-        TrainingError: a file is damaged.
+        TrainingError: the manifest is damaged.
         ConfigError: another architecture, other data, or a number of ranks that cannot be loaded.
     """
-    state, files = _read_manifest(path)
-    # One rank reads all files for it; on each rank that would be a burden on the file system.
-    damaged = engine.world.broadcast_text(_damage(path, files) if engine.world.is_first else None)
-    if damaged:
-        raise TrainingError(damaged)
+    state, _ = _read_manifest(path)
     _check_network(state, path, network)
     if state.data_checksum != data_checksum:
         raise ConfigError(
@@ -151,7 +176,7 @@ def load_statistics(path: Path, world: World) -> dict[str, torch.Tensor]:
     """The running statistics that `save` was given, on the CPU; empty without any. On every rank.
 
     Args:
-        path: a checkpoint whose files `load` has checked.
+        path: a checkpoint that `find_sound` found.
         world: the ranks; the first reads for all.
     """
     stored = None
@@ -177,14 +202,18 @@ def _read_manifest(path: Path) -> tuple[LoopState, dict[str, str]]:
         raise TrainingError(f"{path / _MANIFEST} is no checkpoint's manifest: {error}") from error
 
 
-def _damage(path: Path, files: Mapping[str, str]) -> str | None:
+def _damage(path: Path) -> str | None:
     """What is wrong with the files of a checkpoint; None if nothing is."""
+    try:
+        _, files = _read_manifest(path)
+    except TrainingError as error:
+        return str(error)
     damaged = [name for name, digest in files.items() if _differs(path / name, digest)]
     if not damaged:
         return None
     return (
         f"checkpoint {path} is damaged: {', '.join(damaged)} is missing or differs from its "
-        "checksum; resume from an older one (--resume PATH)"
+        "checksum"
     )
 
 

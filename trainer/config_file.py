@@ -17,12 +17,28 @@ from trainer.errors import ConfigError
 from trainer.recipe import Derived, derive_for
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice in a mapping, of which YAML silently keeps the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: list[Any] = []
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.MarkedYAMLError(
+                    problem=f"{key!r} stands twice; put what belongs to it together",
+                    problem_mark=key_node.start_mark,
+                )
+            seen.append(key)
+        return super().construct_mapping(node, deep)
+
+
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a YAML file, apply `--set` overrides ("a.b=value") and the recipe, check everything.
 
     Raises:
-        ConfigError: no such file, not YAML, an unknown key (the nearest one is named), a wrong
-            type, a value out of range, no shards for a recipe.
+        ConfigError: no such file, not YAML, a key that stands twice or is unknown (the nearest one
+            is named), a wrong type, a value out of range, no shards for a recipe.
     """
     return load_with_recipe(path, overrides)[0]
 
@@ -47,7 +63,7 @@ def _read(path: str | Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
     try:
-        raw = yaml.safe_load(text) or {}
+        raw = yaml.load(text, Loader=_Loader) or {}
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(raw, dict):

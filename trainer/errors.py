@@ -25,5 +25,9 @@ class NonFiniteLoss(TrainingError):
     """The loss became infinite or not a number; raised before the weights were updated."""
 
 
+class LateTable(TrainingError):
+    """A cluster table did not come in time; raised on every rank at the same step."""
+
+
 class Stopped(RuntimeError):
     """The training was asked to stop; it wrote a checkpoint and can go on from there."""

@@ -23,7 +23,7 @@ from trainer.batches import BatchLoader
 from trainer.checkpoint import LoopState
 from trainer.config import RunConfig
 from trainer.engine import Engine
-from trainer.errors import Stopped
+from trainer.errors import LateTable, Stopped
 from trainer.evaluation.ranks import RankEvaluator
 from trainer.metrics import MetricWriter
 from trainer.objective import Objective
@@ -149,7 +149,7 @@ class Loop:
     def _advance_tables(self) -> bool:
         try:
             switched = self._parts.feed.advance(self.step)
-        except Stopped:
+        except (Stopped, LateTable):
             self._save()
             raise
         if switched:

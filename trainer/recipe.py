@@ -47,6 +47,7 @@ DERIVED_SETTINGS = (
     "loss.mean_momentum",
     "loss.spread",
     "refresh.every",
+    "refresh.lag",
     "checkpoint.every",
     "evaluation.every",
     "model.embedding_dim",
@@ -136,6 +137,9 @@ _CHECKPOINT_SHARE = 0.1
 _EVALUATION_SHARE = 0.2
 _LEAST_APART = 50
 
+# Training goes on meanwhile: embedding an image costs a third of training on it, clustering less.
+_TABLE_EPOCHS = 0.5
+
 # (classes at most, embedding dimensions): more classes need more room on the sphere.
 _EMBEDDING_DIMS = ((20, 32), (1_000, 64), (10_000, 128), (100_000, 256))
 _LARGEST_EMBEDDING_DIM = 512
@@ -184,7 +188,7 @@ def derive(
     if choices.value("loss.name") == "clmle":
         _derive_sampling(choices)
         _derive_loss(choices, data)
-    _derive_periods(choices)
+    _derive_periods(choices, data)
     _derive_model(choices, data)
     _derive_optimiser(choices, data)
     return choices.derived
@@ -271,22 +275,19 @@ class _Choices:
     """Settings that are decided: given ones first, then one by one the derived."""
 
     def __init__(self, given: Mapping[str, Any]) -> None:
-        self._given = given
+        self.given = given
         self._default = RunConfig()
         self.derived: list[Derived] = []
 
     def value(self, setting: str) -> Any:
         """What holds now: given, derived or the default."""
-        known = {item.setting: item.value for item in self.derived} | dict(self._given)
+        known = {item.setting: item.value for item in self.derived} | dict(self.given)
         section, name = setting.split(".")
         return known.get(setting, getattr(getattr(self._default, section), name))
 
-    def is_given(self, setting: str) -> bool:
-        return setting in self._given
-
     def put(self, setting: str, value: int | float | str, reason: str) -> None:
         """Decide a setting unless it is given."""
-        if not self.is_given(setting):
+        if setting not in self.given:
             self.derived.append(Derived(setting, value, reason))
 
 
@@ -333,7 +334,7 @@ def _derive_loss(choices: _Choices, data: _Data) -> None:
     profile = data.profile
     choices.put("loss.scale", profile.scale, data.classes)
     between, within = _MARGINS_OF_MANY_SMALL_CLASSES if data.has_many_small else _MARGINS
-    if choices.is_given("loss.margin_within"):  # the margin between classes is never smaller
+    if "loss.margin_within" in choices.given:  # the margin between classes is never smaller
         between = max(between, choices.value("loss.margin_within"))
     sizes = f"{data.classes} of {data.mean_class:,.0f} images on average"
     choices.put("loss.margin_between", between, sizes)
@@ -359,7 +360,7 @@ def _derive_steps(choices: _Choices, data: _Data) -> None:
     )
 
 
-def _derive_periods(choices: _Choices) -> None:
+def _derive_periods(choices: _Choices, data: _Data) -> None:
     steps = choices.value("train.steps")
     loss, share = choices.value("loss.name"), choices.value("train.classifier_share")
     uses_tables = LOSSES[loss].needs_table or choices.value("sampler.sampling") == "cluster"
@@ -367,12 +368,20 @@ def _derive_periods(choices: _Choices) -> None:
         end = steps - step_at(share, steps)
         warm_up = choices.value("loss.clmle_from") if loss == "clmle" else 0.0
         with_tables = end - step_at(warm_up, end)
-        every = max(_apart(_REFRESH_SHARE, with_tables), choices.value("refresh.lag"))
-        choices.put("refresh.every", every, f"{with_tables:,} steps use tables")
+        _derive_refresh(choices, data, with_tables)
     choices.put("checkpoint.every", _apart(_CHECKPOINT_SHARE, steps), f"{steps:,} steps")
     classifies = LossConfig(name=loss, weight_softmax=choices.value("loss.weight_softmax"))
     if uses_tables or classifies.has_classifier or share:  # else nothing to read out before the end
         choices.put("evaluation.every", _apart(_EVALUATION_SHARE, steps), f"{steps:,} steps")
+
+
+def _derive_refresh(choices: _Choices, data: _Data, steps: int) -> None:
+    least = choices.value("refresh.lag")
+    every = max(_apart(_REFRESH_SHARE, steps), least)
+    choices.put("refresh.every", every, f"{steps:,} steps use tables")
+    busy = math.ceil(_TABLE_EPOCHS * data.num_images / _images_per_step(choices))
+    lag = min(max(busy, least), choices.value("refresh.every") or busy)
+    choices.put("refresh.lag", lag, f"a table takes as long as training {busy:,} steps or so")
 
 
 def _apart(share: float, steps: int) -> int:

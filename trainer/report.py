@@ -24,6 +24,29 @@ _REPORTED_PACKAGES = (
 )
 
 
+# A warning is due beyond both.
+_LONG_STALL_FRACTION = 0.1
+_LONG_STALL_SECONDS = 60
+
+
+def stall_fraction(feed: FeedState, train_seconds: float) -> float:
+    """Share of the training's time, in [0, 1], in which it stood still for tables."""
+    return feed.stall_seconds / (train_seconds + feed.stall_seconds)
+
+
+def stall_warning(config: RunConfig, feed: FeedState, train_seconds: float) -> str | None:
+    """What to do against a training that stood still for long; None if it did not."""
+    share = stall_fraction(feed, train_seconds)
+    if share < _LONG_STALL_FRACTION or feed.stall_seconds < _LONG_STALL_SECONDS:
+        return None
+    return (
+        f"training stood still for {feed.stall_seconds:.0f} s ({share:.0%}), waiting for tables: "
+        f"raise refresh.lag (now {config.refresh.lag}; up to refresh.every = "
+        f"{config.refresh.every}) or refresh.every, or give the clustering service more CPUs or "
+        "GPUs (cluster.num_workers, launch.embed_gpus)"
+    )
+
+
 def write_report(
     run: RunFolder,
     config: RunConfig,
@@ -44,7 +67,6 @@ def write_report(
         world_size: number of ranks.
     """
     images = config.train.steps * config.images_per_step
-    busy = train_seconds + feed.stall_seconds
     write_json(
         run.report,
         {
@@ -61,7 +83,7 @@ def write_report(
             "tables_published": len({version for _, version in feed.switches}),
             "table_switches": feed.switches,
             "refresh_stall_seconds": feed.stall_seconds,
-            "refresh_stall_fraction": feed.stall_seconds / busy,
+            "refresh_stall_fraction": stall_fraction(feed, train_seconds),
             "world_size": world_size,
             "seed": config.run.seed,
             "versions": _versions(),

@@ -173,7 +173,7 @@ def find_checkpoint(resume: str, run: RunFolder) -> Path | None:
 # What a run's folder may hold before its configuration: some parts are faster than others.
 _BEFORE_CLAIM = (
     *("snapshots", "embeddings", "tables", "tensorboard", "evaluation", "report.json"),
-    *("logs", "run.lock", "service.lock", "service.json", "baselines"),
+    *("logs", "run.lock", "service.lock", "trainer.lock", "service.json", "baselines"),
 )
 
 # What may change between a run and its continuation.

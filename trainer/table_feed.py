@@ -17,7 +17,7 @@ import torch
 from clustering import store
 from clustering.errors import ClusterError
 from clustering.table import ClusterTable
-from trainer.errors import ConfigError, Stopped, TrainingError
+from trainer.errors import ConfigError, LateTable, Stopped, TrainingError
 from trainer.sections import RefreshConfig
 from trainer.world import World
 
@@ -95,7 +95,8 @@ class TableFeed:
             Whether the tables changed; the same on every rank.
 
         Raises:
-            TrainingError: the table did not come in time, or does not fit.
+            LateTable: the table did not come in time; on every rank.
+            TrainingError: it cannot be read, or does not fit; on every rank, too.
             Stopped: a rank was told to stop while all waited.
         """
         due = [v for v in map(int, self.state.requested) if v + self._refresh.lag <= step]
@@ -126,7 +127,7 @@ class TableFeed:
         """
         try:
             return self._wait_for(step, step)
-        except TrainingError as error:
+        except LateTable as error:
             if self._refresh.on_late == "wait" or self.version is None:
                 raise
             logger.warning("%s; evaluating with table %s", error, self.version)
@@ -145,10 +146,11 @@ class TableFeed:
             self._stop_if_told(version, step)
             late = self._world.broadcast_text("late" if time.monotonic() > deadline else None)
             if late:
-                raise TrainingError(
+                raise LateTable(
                     f"step {step}: no cluster table {version} in {self._folder} after "
                     f"{self._refresh.timeout_seconds:g} s (refresh.timeout_seconds); is the "
-                    "clustering service running (python -m cluster_jobs.recluster --config ...)?"
+                    "clustering service running (python -m cluster_jobs.recluster --config ...)? "
+                    "When it is, --resume auto (the default) goes on from here"
                 )
         self.state.stall_seconds += time.monotonic() - started
         return True

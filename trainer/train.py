@@ -14,8 +14,8 @@ import argparse
 import logging
 import sys
 import traceback
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +44,9 @@ from trainer.loop import Loop, Parts
 from trainer.metrics import MetricWriter
 from trainer.objective import Objective
 from trainer.precision import emulation_warning
-from trainer.report import write_report
+from trainer.report import stall_warning, write_report
 from trainer.run_folder import RunFolder, find_checkpoint
+from trainer.run_lock import TRAINER, claimed_alone
 from trainer.snapshot import NetworkDescription, copy_snapshot
 from trainer.stop import StopFlag, end_process
 from trainer.table_feed import FeedState, TableFeed
@@ -114,17 +115,15 @@ def train(config: RunConfig, *, resume: str = "auto") -> dict[str, Any]:
     """
     run = RunFolder(config.run_path)
     is_first = World.from_environment().is_first
-    found = find_checkpoint(resume, run) if is_first else None
-    manifest = load_manifest(config)
     if is_first:
-        run.claim(config, fresh=resume == "none")
-        run.report.unlink(missing_ok=True)  # it would say that this training has ended
-        clear_leftovers(run.snapshots)  # only this rank writes there
-        for ignored in config.ignored_settings():
-            logger.warning("%s", ignored)
-        if evaluated_split(config, manifest) is None:
-            logger.warning("%s has no test split; nothing is evaluated", manifest.folder)
+        find_checkpoint(resume, run)  # a path that holds none leaves the folder as it is
+    manifest = load_manifest(config)
     with StopFlag() as told_to_stop, ExitStack() as stack:
+        found = None
+        if is_first:
+            stack.enter_context(_claimed(config, run, resume))
+            found = checkpoint.find_sound(resume, run)
+            _warn_of_settings(config, manifest)
         world = start_distributed(config)
         stack.callback(torch.distributed.destroy_process_group)
         slow = emulation_warning(config.train.precision, world.device)
@@ -142,6 +141,9 @@ def train(config: RunConfig, *, resume: str = "auto") -> dict[str, Any]:
         loop = Loop(parts, told_to_stop=told_to_stop, resumed=resumed)
         evaluation = loop.run()
         if world.is_first:
+            stalled = stall_warning(config, parts.feed.state, loop.train_seconds)
+            if stalled is not None:
+                logger.warning("%s", stalled)
             write_report(
                 run,
                 config,
@@ -152,6 +154,26 @@ def train(config: RunConfig, *, resume: str = "auto") -> dict[str, Any]:
             )
         world.barrier()
     return evaluation
+
+
+@contextmanager
+def _claimed(config: RunConfig, run: RunFolder, resume: str) -> Iterator[None]:
+    """Inside the block this training alone writes to the folder."""
+    busy = (
+        f"another training is at work in {run.path}: it holds {TRAINER}; wait for it, stop it, or "
+        "set another run.folder"
+    )
+    with claimed_alone(run, TRAINER, lambda: run.claim(config, fresh=resume == "none"), busy=busy):
+        run.report.unlink(missing_ok=True)  # it would say that this training has ended
+        clear_leftovers(run.snapshots)
+        yield
+
+
+def _warn_of_settings(config: RunConfig, manifest: Manifest) -> None:
+    for ignored in config.ignored_settings():
+        logger.warning("%s", ignored)
+    if evaluated_split(config, manifest) is None:
+        logger.warning("%s has no test split; nothing is evaluated", manifest.folder)
 
 
 def _restore(parts: Parts, path: Path) -> LoopState:

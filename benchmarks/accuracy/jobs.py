@@ -34,6 +34,7 @@ _FRAME = {
     # Post-hoc classics: read-outs of any training with a linear head.
     "evaluation.tau": 0.7,
     "evaluation.head_adjustment": 1.0,
+    "refresh.lag": 10,  # tables are made in the same process, while training waits
     "checkpoint.every": 0,
     "evaluation.every": 0,
     "checkpoint.keep": 1,

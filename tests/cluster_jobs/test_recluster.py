@@ -17,7 +17,6 @@ from cluster_jobs import recluster, service
 from cluster_jobs.errors import JobError, run_job
 from cluster_jobs.heartbeat import Heartbeat
 from cluster_jobs.refresh import Measured, Refresher
-from cluster_jobs.run_lock import SERVICE, claimed_alone
 from cluster_jobs.table_requests import is_served, newest_request, waiting_requests
 from clustering import store
 from data_shards.atomic import read_json, write_json
@@ -29,6 +28,7 @@ from trainer.config_file import load_config
 from trainer.errors import ConfigError, TrainingError
 from trainer.metrics import read_metrics
 from trainer.run_folder import step_name
+from trainer.run_lock import SERVICE, claimed_alone
 from trainer.snapshot import Snapshot, read_snapshot
 
 pytestmark = pytest.mark.ray
@@ -65,7 +65,7 @@ def test_a_snapshot_becomes_a_table(tiny: TinyRun, ray_cpus: int) -> None:
     assert sorted(table.member_ids) == list(range(NUM_TRAIN))
     assert table.class_sizes.tolist() == [40, 15, 6]
     assert table.stats["snapshot_checksum"] == snapshot.checksum
-    for name in ("embed_seconds", "embed_images_per_second", "refresh_seconds", "clusters/count"):
+    for name in ("embed_seconds", "embed_images_per_second", "embed_and_cluster_seconds", "clusters/count"):
         assert table.stats[name] > 0
 
 
@@ -163,7 +163,7 @@ def test_a_second_service_is_refused(tiny: TinyRun, ray_cpus: int) -> None:
     tiny.run.claim(tiny.config, fresh=True)
     with (
         at_work(tiny),
-        pytest.raises(JobError, match=r"another clustering service .* service\.json"),
+        pytest.raises(ConfigError, match=r"another clustering service .* service\.json"),
     ):
         recluster.main(["--config", str(tiny.config_file)])
     write_json(tiny.run.report, {})
@@ -176,7 +176,7 @@ def test_a_second_service_that_is_refused_changes_no_settings(tiny: TinyRun) -> 
     before = tiny.run.config.read_bytes()
     with (
         at_work(tiny),
-        pytest.raises(JobError, match="another clustering service"),
+        pytest.raises(ConfigError, match="another clustering service"),
     ):
         recluster.main(other)
     assert tiny.run.config.read_bytes() == before

@@ -270,7 +270,7 @@ def test_an_end_without_a_report_is_a_failure(
 
 
 @pytest.mark.parametrize("ending", ["sys.exit('no memory')", "sys.exit(0)"])
-def test_a_dead_service_ends_a_run_that_would_wait_for_it(
+def test_a_service_that_dies_again_and_again_ends_a_run_that_waits_for_it(
     tiny: TinyRun, scripts: dict[str, str], capsys: pytest.CaptureFixture[str], ending: str
 ) -> None:
     """Also one that ended well without being done, as after a stray SIGTERM."""
@@ -279,7 +279,8 @@ def test_a_dead_service_ends_a_run_that_would_wait_for_it(
     assert run_job(run.main, configure(tiny, {})) == 1
     assert time.monotonic() - started < 30
     said = capsys.readouterr().err
-    assert "the clustering service ended early" in said
+    assert said.count("starting it again") == 2
+    assert "error: the clustering service ended early" in said
     assert ("| no memory" in said) == ("memory" in ending)
     assert all_gone(tiny)
 

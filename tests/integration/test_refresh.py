@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -153,6 +154,26 @@ def test_ranks_that_wait_for_a_table_can_be_stopped_and_go_on(tmp_path, tiny_sha
     with LocalService(config):
         succeeded(train_ranks(config, 2))
     assert read_json(run.report)["table_switches"] == [[0, 0], [3, 3]]
+
+
+def test_a_training_whose_table_never_came_goes_on_where_it_stood_still(tmp_path, tiny_shards):
+    config = tiny_config(tmp_path / "run", tiny_shards, refresh__timeout_seconds=5)
+    run, repaired = RunFolder(config.run_path), threading.Event()
+
+    def be_late(step):
+        if step == 8:
+            repaired.wait(60)
+
+    with LocalService(config, before_serving=be_late):
+        for code, text in train_ranks(config, 2):
+            assert code == 1
+            assert "error: step 10: no cluster table 8" in text
+        assert checkpoint_steps(run) == [10], "nothing of what was done is lost"
+        repaired.set()
+        succeeded(train_ranks(config, 2))
+    switches = read_json(run.report)["table_switches"]
+    assert switches[:2] == [[0, 0], [10, 8]]
+    assert switches[-1] == [20, 20]
 
 
 def test_without_a_service_training_fails_and_says_what_to_start(tmp_path, tiny_shards):

@@ -21,6 +21,7 @@ from trainer.engine import Engine
 from trainer.models.tiny import Tiny
 from trainer.objective import Objective
 from trainer.run_folder import RunFolder, checkpoint_steps
+from trainer.run_lock import TRAINER, claimed_alone
 
 pytestmark = pytest.mark.slow
 
@@ -281,6 +282,19 @@ def test_a_finished_training_is_only_evaluated_again(tmp_path, tiny_shards):
     }
     assert service.served == [0, 4]
     assert series(config) == losses
+
+
+def test_a_second_training_in_the_same_folder_is_refused_and_changes_nothing(tmp_path, tiny_shards):
+    config = tiny_config(tmp_path / "run", tiny_shards, loss__name="softmax", train__steps=2)
+    run = RunFolder(config.run_path)
+    with LocalService(config):
+        succeeded(train_ranks(config))
+    before = run.report.read_text()
+    with claimed_alone(run, TRAINER, lambda: None, busy="not in this test"):
+        for code, text in train_ranks(config):
+            assert code == 2
+            assert "error: another training is at work in" in text
+    assert run.report.read_text() == before
 
 
 def test_ranks_that_do_not_fit_the_batch_are_a_mistake_on_each(tmp_path, tiny_shards):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from dataclasses import replace
 
 import pytest
@@ -87,8 +88,8 @@ def test_running_statistics_come_back_and_are_checked(run, engine):
     assert set(loaded) == set(means)
     assert all(torch.equal(loaded[task], rows) for task, rows in means.items())
     (path / "running_statistics.safetensors").unlink()
-    with pytest.raises(TrainingError, match=r"damaged: running_statistics\.safetensors is missing"):
-        load(engine, path)
+    with pytest.raises(TrainingError, match="is damaged"):
+        checkpoint.find_sound("auto", run)
     assert checkpoint.load_statistics(save(run, 30), engine.world) == {}
 
 
@@ -192,31 +193,51 @@ def test_while_it_is_written_a_checkpoint_does_not_count(run):
     assert find_checkpoint("auto", run) is None
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda path: (path / "optimizer.pt").unlink(),
-        lambda path: (path / "optimizer.pt").write_text("other"),
-    ],
-)
-def test_a_damaged_file_is_named(run, engine, damage):
-    path = save(run, 20)
-    damage(path)
-    with pytest.raises(TrainingError, match=r"damaged: optimizer\.pt is missing or differs"):
-        load(engine, path)
-    assert engine.loaded == []
-
-
-@pytest.mark.parametrize(
-    "change", [{"state": {}}, {"state": None}, {"files": None}, {"state": {"step": 1}}]
-)
-def test_a_damaged_manifest_is_named(run, engine, change):
-    path = save(run, 20)
+def change_manifest(path, change):
     content = json.loads((path / "manifest.json").read_text()) | change
     kept = {key: value for key, value in content.items() if value is not None}
     (path / "manifest.json").write_text(json.dumps(kept))
-    with pytest.raises(TrainingError, match=r"manifest\.json is no checkpoint's manifest"):
-        load(engine, path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda path: (path / "optimizer.pt").unlink(), r"optimizer\.pt is missing or differs"),
+        (lambda path: (path / "optimizer.pt").write_text("other"), r"optimizer\.pt is missing or"),
+        (lambda path: change_manifest(path, {"state": {}}), "is no checkpoint's manifest"),
+        (lambda path: change_manifest(path, {"state": None}), "is no checkpoint's manifest"),
+        (lambda path: change_manifest(path, {"files": None}), "is no checkpoint's manifest"),
+        (lambda path: change_manifest(path, {"state": {"step": 1}}), "is no checkpoint's manifest"),
+        (lambda path: (path / "manifest.json").write_text("{"), "is no checkpoint's manifest"),
+    ],
+)
+def test_a_damaged_one_is_passed_over_for_an_older_one(run, caplog, damage, message):
+    assert checkpoint.find_sound("auto", run) is None
+    older, newest = save(run, 10), save(run, 20)
+    assert checkpoint.find_sound("auto", run) == newest
+    damage(newest)
+    assert checkpoint.find_sound("none", run) is None
+    assert caplog.text == ""
+    assert checkpoint.find_sound("auto", run) == older
+    assert re.search(f"step_000020.*{message}", caplog.text)
+    assert checkpoint.find_sound(str(older), run) == older
+    named = f"--resume {newest}: .*step_000020 is damaged .* name another"
+    with pytest.raises(TrainingError, match=named):
+        checkpoint.find_sound(str(newest), run)
+    damage(older)
+    with pytest.raises(TrainingError, match="--resume auto: .* or begin again"):
+        checkpoint.find_sound("auto", run)
+
+
+def test_an_old_one_that_cannot_be_removed_does_no_harm(run, monkeypatch):
+    def busy(folder, ignore_errors=False):
+        if not ignore_errors:
+            raise OSError(39, "Directory not empty")
+
+    save(run, 10)
+    monkeypatch.setattr(checkpoint.shutil, "rmtree", busy)
+    save(run, 20, keep=1)
+    assert checkpoint_steps(run) == [20]
 
 
 def test_another_network_is_refused_with_the_differences(run, engine):

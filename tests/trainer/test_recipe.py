@@ -52,6 +52,7 @@ def test_many_small_classes():
         "loss.spread": 1.0,
         "train.steps": 600,
         "refresh.every": 50,
+        "refresh.lag": 10,
         "checkpoint.every": 60,
         "evaluation.every": 120,
         "model.embedding_dim": 64,
@@ -79,6 +80,7 @@ def test_two_large_classes():
             "loss.mean_momentum": 0.5,
             "loss.spread": 0.5,
             "refresh.every": 217,  # a tenth of 70 % of 3,100
+            "refresh.lag": 78,  # half of 31,000 images, 200 a step
             "model.embedding_dim": 32,
         }
         == derived
@@ -149,6 +151,9 @@ def test_a_task_without_images_is_refused(counts):
         ({"train__steps": 10_000, "loss__clmle_from": 0.0}, {"refresh.every": 1000}),
         ({"train__classifier_share": 0.5, "train__steps": 10_000}, {"refresh.every": 350}),
         ({"train__steps": 40, "refresh__lag": 60}, {"refresh.every": 60}),
+        ({"train__steps": 40}, {"refresh.every": 50, "refresh.lag": 50}),  # 63 would be too many
+        ({"refresh__every": 20}, {"refresh.lag": 20}),
+        ({"refresh__every": 0}, {"refresh.lag": 63}),
         # Priors and warm-up belong to the sampling that is in force.
         (
             {"sampler__sampling": "class_balanced"},
@@ -232,7 +237,7 @@ def test_the_documented_values_are_those_that_are_derived(counts, side):
     documented = documented_values()
     assert set(documented) == {*DERIVED_SETTINGS, "optim.learning_rate"}
     for setting, value in values(counts).items():
-        if not setting.endswith(".every"):  # shares of the steps
+        if not setting.startswith("refresh.") and not setting.endswith(".every"):  # steps
             said = documented[setting].split(" for C <= 20")[side].replace("no limit", "0")
             told = value if isinstance(value, str) else f"{value:g}"
             assert told in re.findall(r"[a-z_]+|[\d.]+\d|\d", said.replace(",", "")), setting

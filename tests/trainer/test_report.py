@@ -4,7 +4,7 @@ from importlib.metadata import version
 
 from data_shards.atomic import read_json
 from trainer.config_builder import build_config
-from trainer.report import write_report
+from trainer.report import stall_warning, write_report
 from trainer.run_folder import RunFolder
 from trainer.table_feed import FeedState
 
@@ -50,6 +50,17 @@ def test_a_report_says_how_good_how_fast_and_with_which_tables(tmp_path):
         "world_size": 2,
         "seed": 5,
     }
+
+
+def test_a_training_that_waited_for_long_says_what_to_raise():
+    def warning(stall, train):
+        return stall_warning(CONFIG, FeedState(stall_seconds=stall), train)
+
+    assert warning(59, 100) is None
+    assert warning(99, 1000) is None
+    said = warning(250, 750)
+    assert "stood still for 250 s (25%)" in said
+    assert "refresh.lag (now 10; up to refresh.every = 100)" in said
 
 
 def test_without_a_test_split_the_accuracies_are_empty(tmp_path):

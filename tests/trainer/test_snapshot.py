@@ -179,7 +179,7 @@ def test_only_complete_snapshots_are_listed(run, network):
 
 KILLED_IN = {
     "after the weights": ("trainer.snapshot", "sha256_of"),
-    "after the manifest": ("data_shards.atomic", "_flush_tree"),
+    "after the manifest": ("data_shards.atomic", "flush_tree"),
     "before the rename": ("data_shards.atomic", "_put_in_place"),
 }
 

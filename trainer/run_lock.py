@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cluster_jobs.errors import JobError
+from trainer.errors import ConfigError
 from trainer.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
-LAUNCHER, SERVICE = "run.lock", "service.lock"
-"""Files in a run's folder: of `clmle run`, of the clustering service."""
+LAUNCHER, SERVICE, TRAINER = "run.lock", "service.lock", "trainer.lock"
+"""Files in a run's folder: of `clmle run`, of the clustering service, of the first rank."""
 
 
 @contextmanager
@@ -29,13 +29,12 @@ def claimed_alone(
 
     Args:
         run: whose folder; made when missing.
-        lock_name: `LAUNCHER` or `SERVICE`.
+        lock_name: `LAUNCHER`, `SERVICE` or `TRAINER`.
         claim: writes the run's configuration, or refuses the folder.
         busy: what to say when the lock is held.
 
     Raises:
-        JobError: the lock is held, or the folder cannot be written.
-        ConfigError: of `claim`.
+        ConfigError: the lock is held, the folder cannot be written, or the claim was refused.
     """
     path = run.path / lock_name
     try:
@@ -43,7 +42,7 @@ def claimed_alone(
         is_new = not path.exists()
         lock = path.open("w")
     except OSError as error:
-        raise JobError(
+        raise ConfigError(
             f"cannot write to the run folder {run.path} ({error.strerror}); "
             "set run.folder to a place that you can write to"
         ) from error
@@ -62,6 +61,6 @@ def _hold(lock: int, path: Path, busy: str) -> None:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        raise JobError(busy) from error
+        raise ConfigError(busy) from error
     except OSError as error:  # a file system without locks
         logger.warning("cannot lock %s (%s): start no second one", path, error)
