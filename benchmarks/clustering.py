@@ -1,6 +1,6 @@
 """Measure clustering against the obvious alternatives, in the same run on the same rows.
 
-    python -m benchmarks.clustering --out FILE [--only NAME ...] [--scale S]
+    python -m benchmarks.clustering --out FILE [--only CASE ...] [--scale S]
 
 Prints a table and writes JSON `{"figures": [{"name", "value", "unit", "target", "detail"}]}`.
 Times are medians of interleaved repeats; the overhead is of the first table that fresh processes
@@ -47,17 +47,6 @@ CASES: dict[str, Callable[[float], list[Figure]]] = {
     "beyond_memory": beyond_memory,
     "neighbours": neighbours,
 }
-_CASE_OF = {
-    "plan_seconds": "plan",
-    "plan_balance": "plan",
-    "one_class_vs_faiss": "one_class",
-    "two_workers_vs_one": "two_workers",
-    "many_classes_vs_one_thread": "many_classes",
-    "many_classes_vs_default_threads": "many_classes",
-    "overhead_share": "mixed_classes",
-    "driver_memory_share": "mixed_classes",
-    "neighbours_time": "neighbours",
-}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -70,9 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--only",
         nargs="+",
-        choices=[*CASES, *_CASE_OF],
-        metavar="NAME",
-        help=f"cases or figures: {', '.join(CASES)}, {', '.join(_CASE_OF)}",
+        choices=CASES,
+        metavar="CASE",
+        help=f"of {', '.join(CASES)}; docs/clustering.md says which figures are of which case",
     )
     parser.add_argument(
         "--scale",
@@ -82,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(argv)
     figures: list[Figure] = []
-    for name in dict.fromkeys(_CASE_OF.get(name, name) for name in options.only or CASES):
+    for name in dict.fromkeys(options.only or CASES):
         for figure in CASES[name](options.scale):
             figures.append(figure)
             print(figure, flush=True)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import faiss
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks import kmeans_peers
 from benchmarks.measure import (
     Figure,
     blobs,
@@ -25,9 +26,12 @@ from benchmarks.measure import (
 )
 from clustering.config import ClusterConfig, TransportChoice
 from clustering.coordinator import cluster_embeddings
-from clustering.kmeans import spherical_kmeans
 from clustering.table import ClusterTable
 from clustering.tasks import run_tasks
+
+_EVERY = 50
+_DEFAULT_THREADS = faiss.omp_get_max_threads()
+_WAYS: tuple[TransportChoice, ...] = ("shared_files", "object_store")
 
 
 def one_class(scale: float) -> list[Figure]:
@@ -35,37 +39,27 @@ def one_class(scale: float) -> list[Figure]:
     num_rows, num_clusters = sized(100_000, scale, 200), sized(500, scale, 4)
     labels = np.zeros(num_rows, dtype=np.int64)
     rows = blobs(labels, dim=128, rows_per_blob=num_rows // num_clusters)
-    config = ClusterConfig(iterations=10, tolerance=0.0)
-    objectives: dict[str, list[float]] = {"ours": [], "faiss": [], "sklearn": [], "dask": []}
+    return _one_class_figures(*_raced(rows, num_clusters))
 
-    def ours() -> None:
-        seed = len(objectives["ours"])
-        result = spherical_kmeans(rows, num_clusters, config=config, seed=seed)
-        objectives["ours"].append(result.objective)
 
-    def theirs() -> None:
-        kmeans = _faiss_kmeans(rows, num_clusters, 10, seed=len(objectives["faiss"]))
-        objectives["faiss"].append(float(kmeans.obj[-1]) / num_rows)  # type: ignore[index]
+def _raced(
+    rows: npt.NDArray[np.float32], num_clusters: int
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Median seconds and mean objective of each k-means; they take turns, each with 5 seeds."""
+    peers = kmeans_peers.there()
+    objectives: dict[str, list[float]] = {name: [] for name in peers}
 
-    def sklearn() -> None:
-        from sklearn.cluster import KMeans
-        from threadpoolctl import threadpool_limits
+    def run(name: str) -> None:
+        seed = len(objectives[name])
+        objectives[name].append(peers[name](rows, num_clusters, seed))
 
-        with threadpool_limits(1):
-            model = KMeans(num_clusters, init="random", n_init=1, max_iter=10, tol=0.0).fit(rows)
-        objectives["sklearn"].append(_mean_cosine(rows, model.cluster_centers_, model.labels_))
-
-    functions: dict[str, Callable[[], object]] = {"ours": ours, "faiss": theirs, "sklearn": sklearn}
-    if importlib.util.find_spec("dask_ml"):
-        functions["dask"] = lambda: objectives["dask"].append(_dask_objective(rows, num_clusters))
-    else:
-        print("one_class: Dask-ML is not installed, left out", file=sys.stderr)
-    faiss.omp_set_num_threads(1)
-    with warnings.catch_warnings():
+    with kmeans_peers.faiss_threads(1), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # sklearn says that it did not converge in 10 iterations
-        seconds = interleaved(functions, repeats=5)
-    faiss.omp_set_num_threads(_DEFAULT_THREADS)
-    mean = {name: float(np.mean(objectives[name])) for name in functions}
+        seconds = interleaved({name: partial(run, name) for name in peers}, repeats=5)
+    return seconds, {name: float(np.mean(values)) for name, values in objectives.items()}
+
+
+def _one_class_figures(seconds: Mapping[str, float], mean: Mapping[str, float]) -> list[Figure]:
     detail = f"ours {seconds['ours']:.2f} s, FAISS {seconds['faiss']:.2f} s, one thread"
     peers = {"sklearn": "scikit-learn", "dask": "Dask-ML, 2 threads"}
     return [
@@ -86,26 +80,20 @@ def one_class(scale: float) -> list[Figure]:
                 f"{peers[name]} {seconds[name]:.2f} s, mean cosine {mean[name]:.4f}",
             )
             for name in peers
-            if name in functions
+            if name in seconds
         ),
     ]
 
 
 def two_workers(scale: float) -> list[Figure]:
     """The same class through Ray, by one and by two workers, which take turns."""
-    num_rows = sized(100_000, scale, 20_000)
-    labels = np.zeros(num_rows, dtype=np.int64)
-    per_cluster = 200
-    rows = blobs(labels, dim=128, rows_per_blob=per_cluster)
+    class_sizes = np.array([sized(100_000, scale, 20_000)])
     tables: dict[int, ClusterTable] = {}
     with tempfile.TemporaryDirectory() as folder, local_ray(2):
-        write_embeddings(Path(folder), rows, labels)
+        _written(folder, class_sizes, dim=128, rows_per_blob=200)
 
         def cluster(num_workers: int) -> None:
-            config = _plain(per_cluster, num_workers=num_workers)
-            tables[num_workers] = cluster_embeddings(
-                folder, task="identity", version=0, num_classes=1, config=config, seed=0
-            )
+            tables[num_workers] = _clustered(folder, 1, _plain(200, num_workers=num_workers))
 
         cluster(2)
         load = interleaved({"one": lambda: cluster(1), "two": lambda: cluster(2)}, repeats=9)
@@ -117,49 +105,44 @@ def two_workers(scale: float) -> list[Figure]:
 
 def many_classes(scale: float) -> list[Figure]:
     """50,000 classes of 2-500 rows, P(n) ~ n^-2, end to end through Ray."""
-    rng = np.random.default_rng(0)
-    sizes = np.arange(2, 501)
-    shares = 1.0 / sizes**2
-    class_sizes = rng.choice(sizes, sized(50_000, scale, 50), p=shares / shares.sum())
-    labels = np.repeat(np.arange(len(class_sizes)), class_sizes)
-    rows = blobs(labels, dim=256, rows_per_blob=10)
-    ends = np.cumsum(class_sizes)
-    wanted = np.maximum(1, np.rint(class_sizes / 10)).astype(np.int64)
-
-    def loop(num_threads: int, part: slice) -> None:
-        faiss.omp_set_num_threads(num_threads)
-        for end, size, num_clusters in zip(
-            ends[part], class_sizes[part], wanted[part], strict=True
-        ):
-            _faiss_kmeans(rows[end - size : end], int(num_clusters), 20)
-        faiss.omp_set_num_threads(_DEFAULT_THREADS)
-
+    class_sizes = _small_sizes(sized(50_000, scale, 50))
     config = ClusterConfig(samples_per_cluster=10, neighbours=0, siblings=0)
     with tempfile.TemporaryDirectory() as folder, local_ray(2):
-        write_embeddings(Path(folder), rows, labels)
-
-        def ours() -> None:
-            cluster_embeddings(
-                folder,
-                task="identity",
-                version=0,
-                num_classes=len(class_sizes),
-                config=config,
-                seed=0,
-            )
-
+        rows = _written(folder, class_sizes, dim=256, rows_per_blob=10)
+        ours = partial(_clustered, folder, len(class_sizes), config)
+        loop = partial(_faiss_loop, rows, class_sizes)
         ours()  # the first starts Ray's worker processes
         seconds = interleaved(
             {
                 "ours": ours,
-                "one thread": lambda: loop(1, slice(None)),
+                "one thread": partial(loop, num_threads=1),
                 # On a busy machine all of them would take many minutes.
-                "default threads": lambda: loop(_DEFAULT_THREADS, slice(None, None, _EVERY)),
+                "default threads": partial(loop, num_threads=_DEFAULT_THREADS, every=_EVERY),
             },
             repeats=3,
         )
     seconds["default threads"] *= _EVERY
-    data = f"{len(labels):,} rows, ours {seconds['ours']:.2f} s"
+    return _many_classes_figures(len(rows), seconds)
+
+
+def _faiss_loop(
+    rows: npt.NDArray[np.float32],
+    class_sizes: npt.NDArray[np.int64],
+    *,
+    num_threads: int,
+    every: int = 1,
+) -> None:
+    """FAISS's k-means of one class after another, of every so manieth alone."""
+    ends = np.cumsum(class_sizes)
+    wanted = np.maximum(1, np.rint(class_sizes / 10)).astype(np.int64)
+    with kmeans_peers.faiss_threads(num_threads):
+        for number in range(0, len(class_sizes), every):
+            own = rows[ends[number] - class_sizes[number] : ends[number]]
+            kmeans_peers.faiss_kmeans(own, int(wanted[number]), 20)
+
+
+def _many_classes_figures(num_rows: int, seconds: Mapping[str, float]) -> list[Figure]:
+    data = f"{num_rows:,} rows, ours {seconds['ours']:.2f} s"
     return [
         Figure(
             "many_classes_vs_default_threads",
@@ -185,53 +168,59 @@ def mixed_classes(scale: float) -> list[Figure]:
     All tables but the first continue its numbers.
     """
     class_sizes = _mixed_sizes(sized(2_000_000, scale, 20_000))
-    labels = np.repeat(np.arange(len(class_sizes)), class_sizes)
-    rows = blobs(labels, dim=128, rows_per_blob=100)
-    num_bytes = rows.nbytes
-    tables: dict[str, ClusterTable] = {}
-    first_table: list[ClusterTable] = []
-    overheads: dict[str, list[float]] = {"shared_files": [], "object_store": []}
-    peaks: list[int] = []
     with tempfile.TemporaryDirectory() as folder, local_ray(2, store_bytes=1 << 30):
-        write_embeddings(Path(folder), rows, labels)
-        del rows, labels
+        num_bytes = _written(folder, class_sizes, dim=128, rows_per_blob=100).nbytes
         # As where the embeddings were made: Ray's processes are there, but have imported little.
         list(run_tasks(_sleep, [0.5] * 2, num_at_once=2, config=ClusterConfig()))
+        measured = _both_ways(folder, len(class_sizes))
+    _assert_same(measured.tables["shared_files"], measured.tables["object_store"])
+    return _mixed_figures(class_sizes, num_bytes, measured)
 
-        def cluster(transport: TransportChoice) -> None:
-            with peak_memory() as grown:
-                started = time.perf_counter()
-                table = cluster_embeddings(
-                    folder,
-                    task="identity",
-                    version=0,
-                    num_classes=len(class_sizes),
-                    config=_plain(100, transport=transport),
-                    seed=0,
-                    previous=first_table[0] if first_table else None,
-                )
-                seconds = time.perf_counter() - started
-                peaks.append(grown())
-            busy = float(table.stats["worker_seconds"])
-            overheads[transport].append(1.0 - busy / (2 * seconds))
-            tables[transport] = table
-            if not first_table:
-                first_table.append(table)
 
-        seconds = interleaved(
-            {
-                "shared_files": lambda: cluster("shared_files"),
-                "object_store": lambda: cluster("object_store"),
-            },
-            repeats=3,
-        )
-    files, store = tables["shared_files"], tables["object_store"]
-    _assert_same(files, store)
-    ratio = seconds["object_store"] / seconds["shared_files"]
-    what = (
-        f"{class_sizes.sum():,} rows, {len(class_sizes):,} classes, {files.num_clusters:,} clusters"
-    )
-    first, *later = overheads["shared_files"]
+@dataclass(frozen=True)
+class _Measured:
+    """Clusterings of the same rows, by the way that the rows took."""
+
+    seconds: dict[str, float]
+    """Median."""
+    overheads: dict[str, list[float]]
+    """Of 2 workers' time, what did not go into checking, reading and arithmetic."""
+    peaks: list[int]
+    """Bytes by which the driver grew in each."""
+    tables: dict[str, ClusterTable]
+    """The last."""
+
+
+def _both_ways(folder: str, num_classes: int) -> _Measured:
+    overheads: dict[str, list[float]] = {way: [] for way in _WAYS}
+    peaks: list[int] = []
+    tables: dict[str, ClusterTable] = {}
+    first: ClusterTable | None = None
+
+    def cluster(way: TransportChoice) -> None:
+        nonlocal first
+        config = _plain(100, transport=way)
+        with peak_memory() as grown:
+            started = time.perf_counter()
+            table = _clustered(folder, num_classes, config, previous=first)
+            seconds = time.perf_counter() - started
+            peaks.append(grown())
+        busy = float(table.stats["worker_seconds"])
+        overheads[way].append(1.0 - busy / (2 * seconds))
+        tables[way] = table
+        first = first or table
+
+    seconds = interleaved({way: partial(cluster, way) for way in _WAYS}, repeats=3)
+    return _Measured(seconds, overheads, peaks, tables)
+
+
+def _mixed_figures(
+    class_sizes: npt.NDArray[np.int64], num_bytes: int, measured: _Measured
+) -> list[Figure]:
+    seconds, peak = measured.seconds, max(measured.peaks)
+    first, *later = measured.overheads["shared_files"]
+    num_clusters = measured.tables["shared_files"].num_clusters
+    what = f"{class_sizes.sum():,} rows, {len(class_sizes):,} classes, {num_clusters:,} clusters"
     runs = ", ".join(f"{share:.2f}" for share in later)
     return [
         Figure(
@@ -244,15 +233,15 @@ def mixed_classes(scale: float) -> list[Figure]:
         ),
         Figure(
             "driver_memory_share",
-            max(peaks) / num_bytes,
+            peak / num_bytes,
             "",
             "<= 0.10",
-            f"driver grew by {max(peaks) / 2**20:.0f} MiB, at most, for "
+            f"driver grew by {peak / 2**20:.0f} MiB, at most, for "
             f"{num_bytes / 2**20:.0f} MiB of embeddings",
         ),
         Figure(
             "object_store_vs_shared_files",
-            ratio,
+            seconds["object_store"] / seconds["shared_files"],
             "x",
             "",
             f"{seconds['object_store']:.1f} s and {seconds['shared_files']:.1f} s, the same table; "
@@ -266,16 +255,12 @@ def beyond_memory(scale: float) -> list[Figure]:
     memory_mib = 8
     num_rows = 4 * 2 * memory_mib * 2**20 // (4 * 128)
     num_rows = max(20_000, int(num_rows * min(scale, 1.0)))
-    labels = np.zeros(num_rows, dtype=np.int64)
-    rows = blobs(labels, dim=128, rows_per_blob=1000)
     tables: dict[str, ClusterTable] = {}
     with tempfile.TemporaryDirectory() as folder, local_ray(2):
-        write_embeddings(Path(folder), rows, labels)
+        rows = _written(folder, np.array([num_rows]), dim=128, rows_per_blob=1000)
 
         def cluster(name: str, config: ClusterConfig) -> None:
-            tables[name] = cluster_embeddings(
-                folder, task="identity", version=0, num_classes=1, seed=0, config=config
-            )
+            tables[name] = _clustered(folder, 1, config)
 
         bounded = _plain(1000, memory_mib_per_worker=memory_mib)
         cluster("roomy", _plain(1000))
@@ -295,10 +280,6 @@ def beyond_memory(scale: float) -> list[Figure]:
     return [Figure("beyond_memory", ratio, "x", "same", detail)]
 
 
-_EVERY = 50
-_DEFAULT_THREADS = faiss.omp_get_max_threads()
-
-
 def _sleep(seconds: float) -> None:
     time.sleep(seconds)
 
@@ -314,42 +295,12 @@ def _plain(samples_per_cluster: int, **others: int | str) -> ClusterConfig:
     )
 
 
-def _faiss_kmeans(
-    rows: npt.NDArray[np.float32], num_clusters: int, iterations: int, seed: int = 1
-) -> faiss.Kmeans:
-    kmeans = faiss.Kmeans(
-        rows.shape[1],
-        num_clusters,
-        niter=iterations,
-        seed=seed,
-        spherical=True,
-        min_points_per_centroid=1,
-        max_points_per_centroid=2**31 - 1,
-    )
-    kmeans.train(rows)
-    return kmeans
-
-
-def _dask_objective(rows: npt.NDArray[np.float32], num_clusters: int) -> float:
-    """Mean cosine of Dask-ML's k-means, its rows in two chunks."""
-    import dask.array
-    from dask_ml.cluster import KMeans
-
-    chunks = dask.array.from_array(rows, chunks=(-(-len(rows) // 2), rows.shape[1]))
-    model = KMeans(num_clusters, init="random", max_iter=10, tol=0.0, random_state=0)
-    with dask.config.set(scheduler="threads", num_workers=2):
-        model.fit(chunks)
-        labels = np.asarray(model.labels_)
-    return _mean_cosine(rows, model.cluster_centers_, labels)
-
-
-def _mean_cosine(
-    rows: npt.NDArray[np.float32],
-    centres: npt.NDArray[np.floating],
-    labels: npt.NDArray[np.integer],
-) -> float:
-    directions = centres / np.linalg.norm(centres, axis=1, keepdims=True)
-    return float(np.einsum("nd,nd->n", rows, directions[labels]).mean())
+def _small_sizes(num_classes: int) -> npt.NDArray[np.int64]:
+    """Of 2-500 rows, P(n) ~ n^-2."""
+    rng = np.random.default_rng(0)
+    sizes = np.arange(2, 501)
+    shares = 1.0 / sizes**2
+    return rng.choice(sizes, num_classes, p=shares / shares.sum())
 
 
 def _mixed_sizes(num_rows: int) -> npt.NDArray[np.int64]:
@@ -359,6 +310,30 @@ def _mixed_sizes(num_rows: int) -> npt.NDArray[np.int64]:
     others = np.minimum(1000, rng.zipf(1.3, num_rows))
     others = others[: np.searchsorted(np.cumsum(others), num_rows - giants.sum())]
     return np.concatenate([giants, others])
+
+
+def _written(
+    folder: str, class_sizes: npt.NDArray[np.int64], *, dim: int, rows_per_blob: int
+) -> npt.NDArray[np.float32]:
+    """The rows of classes of these sizes, class after class, written as embedding shards."""
+    labels = np.repeat(np.arange(len(class_sizes)), class_sizes)
+    rows = blobs(labels, dim=dim, rows_per_blob=rows_per_blob)
+    write_embeddings(Path(folder), rows, labels)
+    return rows
+
+
+def _clustered(
+    folder: str, num_classes: int, config: ClusterConfig, *, previous: ClusterTable | None = None
+) -> ClusterTable:
+    return cluster_embeddings(
+        folder,
+        task="identity",
+        version=0,
+        num_classes=num_classes,
+        config=config,
+        seed=0,
+        previous=previous,
+    )
 
 
 def _assert_same(one: ClusterTable, other: ClusterTable) -> None:

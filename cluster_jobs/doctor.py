@@ -26,6 +26,7 @@ from cluster_jobs import machine
 from cluster_jobs.errors import run_job
 from cluster_jobs.local_ray import ray_session
 
+# Not read from what is installed: this also runs from its source, where nothing tells.
 _NEEDED = (
     "deepspeed",
     "ray",
@@ -38,6 +39,8 @@ _NEEDED = (
     "tqdm",
     "psutil",
     "scikit-learn",
+    "scipy",
+    "setuptools",
     "pytorch-metric-learning",
 )
 _LEAST_PYTHON = (3, 11)

@@ -1,7 +1,7 @@
 """Embed a split with the weights of one snapshot, one Ray task a shard.
 
-    python -m cluster_jobs.embed --config configs/digits.yaml --split test --out data/digits_vectors
-    ray job submit --working-dir . -- python -m cluster_jobs.embed --config ...
+    clmle embed --config configs/digits.yaml --split test --out data/digits_vectors
+    ray job submit --working-dir . -- python -m cluster_jobs.embed --config ... --out ...
 
 The result is a folder a task of float32 vectors with sample ids and labels (NumPy files).
 """
@@ -148,9 +148,19 @@ def _check_visible(folder: Path, infos: Sequence[EmbeddingShardInfo]) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """The job."""
     parser = config_parser("clmle embed", __doc__)
-    parser.add_argument("--split", default="test", help="train, validation or test (default)")
+    parser.add_argument(
+        "--split",
+        default="test",
+        help="split to embed: train, validation or test (default: test)",
+    )
     parser.add_argument("--snapshot", metavar="STEP|FOLDER", help="default: the run's newest")
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR")
+    parser.add_argument(
+        "--out",
+        required=True,
+        type=Path,
+        metavar="DIR",
+        help="folder to write to; shards that are finished there are kept",
+    )
     options = parser.parse_args(argv)
     found = resolved(options)
     if found is None:

@@ -1,9 +1,10 @@
 """Exact evaluation of a run, spread over Ray: counts are added up, nothing is gathered or padded.
 
-    python -m cluster_jobs.evaluate --config configs/digits.yaml
+    clmle evaluate --config configs/digits.yaml
     ray job submit --working-dir . -- python -m cluster_jobs.evaluate --config ... --checkpoint 400
 
-The numbers are those of the trainer's own evaluation, for any number of workers.
+Prints a table, writes RUN/evaluation/step_N.json and TensorBoard; evaluation.split chooses the
+images. The numbers are those of the trainer's own evaluation, for any number of workers.
 """
 
 from __future__ import annotations

@@ -149,8 +149,10 @@ class Runs:
 
 
 def stays_on_cpu(
-    backend: BackendName, num_rows: npt.NDArray[np.int64], num_clusters: npt.NDArray[np.int64]
-) -> npt.NDArray[np.bool_]:
+    backend: BackendName,
+    num_rows: npt.NDArray[np.int64] | int,
+    num_clusters: npt.NDArray[np.int64] | int,
+) -> npt.NDArray[np.bool_] | bool:
     """Whether so many rows are compared with so many centroids on the CPU; of any shape."""
     return (num_rows * num_clusters < _DEVICE_COMPARISONS) | (backend == "faiss-cpu")
 
@@ -163,7 +165,7 @@ def place(backend: BackendName, rows: npt.NDArray[np.float32], num_clusters: int
         rows: (n, D) float32, C-contiguous; not to be changed while placed.
         num_clusters: K, with how many centroids they will be compared.
     """
-    if backend == "faiss-cpu" or len(rows) * num_clusters < _DEVICE_COMPARISONS:
+    if stays_on_cpu(backend, len(rows), num_clusters):
         return OnCpu(rows)
     return OnFaissGpu(rows) if backend == "faiss-gpu" else OnTorch(rows)
 

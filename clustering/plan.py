@@ -119,7 +119,11 @@ class Plan:
 
     def describe(self) -> str:
         """Several lines for a person: what each regime has, who works how much, what is moved."""
-        lines = [f"{'regime':8} {'classes':>12} {'samples':>14} {'clusters':>12} {'work':>6}"]
+        lines = [
+            f"{self.num_samples:,} samples of {len(self.class_sizes):,} classes, "
+            f"{self.dim:,} dimensions",
+            f"{'regime':8} {'classes':>12} {'samples':>14} {'clusters':>12} {'work':>6}",
+        ]
         for regime in get_args(Regime):
             own = np.array([name == regime for name in self.regimes])
             samples, clusters = (int(n[own].sum()) for n in (self.class_sizes, self.num_clusters))
@@ -136,7 +140,7 @@ class Plan:
         ]
         if self.waves:
             rows.append(("waves", f"{len(self.waves):,} of at most {_size(self._wave_bytes())}"))
-        return "\n".join(lines + [f"{name:8} {text}" for name, text in rows])
+        return "\n".join([*lines, *(f"{name:8} {text}" for name, text in rows), ""])
 
     def _wave_bytes(self) -> int:
         sizes = self.bundle_bytes
@@ -153,43 +157,6 @@ class Plan:
             (size - kept) * (self.iterations + 3) for size, kept in zip(divided, held, strict=True)
         )
         return max(sizes, default=0), in_waves + sum(held), sum(sizes) + sum(held) + anew
-
-
-def plan_report(
-    class_sizes: npt.NDArray[np.int64],
-    config: ClusterConfig,
-    *,
-    num_workers: int,
-    dim: int,
-    num_nodes: int = 1,
-    object_store_bytes: int | None = 0,
-) -> str:
-    """What a clustering would do, for a person; nothing is read, and no Ray is needed.
-
-    Args:
-        class_sizes: (C,) int64, samples of each class, C >= 1.
-        config: wanted cluster size, the limits, the memory of a worker.
-        num_workers: tasks that run at a time, >= 1.
-        dim: D, length of an embedding.
-        num_nodes: machines of the Ray cluster.
-        object_store_bytes: of all their object stores together; 0 without Ray, None for not known:
-            whatever should be in them is taken to fit.
-
-    Raises:
-        ClusterError: when a class has no sample.
-    """
-    plan = make_plan(
-        class_sizes,
-        config,
-        num_workers=num_workers,
-        dim=dim,
-        num_nodes=num_nodes,
-        object_store_bytes=object_store_bytes,
-    )
-    return (
-        f"{plan.num_samples:,} samples of {len(class_sizes):,} classes, {dim:,} dimensions\n"
-        f"{plan.describe()}\n"
-    )
 
 
 def clusters_per_class(
@@ -228,7 +195,7 @@ def make_plan(
     num_nodes: int = 1,
     object_store_bytes: int | None = 0,
 ) -> Plan:
-    """Divide the classes over workers. The clusters do not depend on how.
+    """Divide the classes over workers. The clusters do not depend on how. Nothing is read.
 
     Args:
         class_sizes: (C,) int64, samples of each class, C >= 1.
@@ -236,7 +203,8 @@ def make_plan(
         num_workers: tasks that run at a time, >= 1.
         dim: D, length of an embedding.
         num_nodes: machines of the Ray cluster.
-        object_store_bytes: see `plan_report`.
+        object_store_bytes: of all their object stores together; 0 without Ray, None for not known:
+            whatever should be in them is taken to fit.
 
     Raises:
         ClusterError: when a class has no sample.

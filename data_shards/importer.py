@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_shards.errors import DataError
+from data_shards.errors import DataError, named
 from data_shards.import_plan import ImportOptions, ImportPlan, plan_import
 from data_shards.import_run import write_import
 from data_shards.long_tail import imbalance_ratio
@@ -16,7 +16,6 @@ from data_shards.progress import Progress
 from data_shards.sources import SOURCE_NAMES, read_source
 from data_shards.sources.base import Source
 
-_MAX_NAMED = 5
 _SOURCES = (
     "digits (no PATH), idx FOLDER, image-folder FOLDER, lfw FOLDER or TAR, "
     "utkface FOLDER or TAR, celeba FOLDER"
@@ -61,7 +60,7 @@ def describe_import(manifest: Manifest, plan: ImportPlan) -> str:
     column = manifest.label_columns[0]
     lines = [f"{manifest.folder}: {plan.source}, {manifest.num_classes(column):,} classes"]
     if len(manifest.label_columns) > 1:
-        lines[0] += f" of {column} (also labelled: {_named(manifest.label_columns[1:])})"
+        lines[0] += f" of {column} (also labelled: {named(manifest.label_columns[1:])})"
     for name, split in manifest.splits.items():
         counts = manifest.class_counts(name, column)
         lines.append(
@@ -81,13 +80,13 @@ def describe_import(manifest: Manifest, plan: ImportPlan) -> str:
         dropped = plan.dropped_classes
         lines.append(
             f"  left out {len(dropped):,} class(es) with fewer than "
-            f"{plan.settings['min_images']:,} images: {_named(dropped)}"
+            f"{plan.settings['min_images']:,} images: {named(dropped)}"
         )
     if fewer and plan.settings["long_tail_ratio"] > 1:
-        lines.append(f"  fewer images than the long tail wanted: {_named(fewer)}")
+        lines.append(f"  fewer images than the long tail wanted: {named(fewer)}")
     if manifest.skipped:
         skipped = manifest.skipped
-        lines.append(f"  skipped {len(skipped):,} image(s) that cannot be used: {_named(skipped)}")
+        lines.append(f"  skipped {len(skipped):,} image(s) that cannot be used: {named(skipped)}")
     return "\n".join(lines) + "\n"
 
 
@@ -95,10 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Import images, or verify an import. Launch: `clmle import --help`."""
     arguments = _parser().parse_args(argv)
     try:
-        if arguments.verify is not None:
-            sys.stdout.write(_verify(arguments.verify))
-        else:
-            sys.stdout.write(_import(arguments))
+        sys.stdout.write(_import(arguments) if arguments.verify is None else _verify(arguments))
     except (DataError, OSError) as error:
         sys.stderr.write(f"clmle import: error: {error}\n")
         return 2
@@ -156,7 +152,14 @@ def _parser() -> argparse.ArgumentParser:
         "training does unless told otherwise (default: the source's first)",
     )
     add("--seed", type=int, default=0, metavar="S", help="seed of every random choice (default 0)")
-    add("--samples-per-shard", type=int, default=2000, metavar="N", help="(default 2000)")
+    add(
+        "--samples-per-shard",
+        type=int,
+        default=2000,
+        metavar="N",
+        help="images of a shard, a tar that one worker embeds at a time (default 2000): fewer keep "
+        "more workers busy on a small data set, more make fewer files of a large one",
+    )
     add(
         "--on-error",
         choices=("stop", "skip"),
@@ -186,7 +189,10 @@ def _import(arguments: argparse.Namespace) -> str:
     return describe_import(write_import(plan, options), plan)
 
 
-def _verify(folder: Path) -> str:
+def _verify(arguments: argparse.Namespace) -> str:
+    if arguments.source is not None or arguments.out is not None:
+        raise DataError("--verify goes without SOURCE and --out: clmle import --verify DIR")
+    folder: Path = arguments.verify
     manifest = Manifest.load(folder)
     shards = [shard for split in manifest.splits.values() for shard in split.shards]
     with Progress(len(shards), label=f"verify {folder}", unit="shards") as progress:
@@ -195,11 +201,6 @@ def _verify(folder: Path) -> str:
             progress.update()
     num_samples = sum(shard.num_samples for shard in shards)
     return f"{folder} is whole: {num_samples:,} images in {len(shards):,} shard(s)\n"
-
-
-def _named(things: Sequence[str]) -> str:
-    more = f" and {len(things) - _MAX_NAMED:,} more" if len(things) > _MAX_NAMED else ""
-    return ", ".join(things[:_MAX_NAMED]) + more
 
 
 if __name__ == "__main__":

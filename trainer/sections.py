@@ -123,7 +123,8 @@ class SamplerConfig:
     class at a time. auto = what suits the loss (docs/methods.md)."""
 
     warmup_sampling: LabelSampling = "instance"
-    """How images are drawn before `loss.clmle_from`."""
+    """How images are drawn before `loss.clmle_from`, while only the softmax term is minimised (not
+    the learning rate's `optim.warmup_steps`)."""
 
     neighbourhoods: int = 2
     """Neighbourhoods a step. Must be a multiple of the number of ranks; each rank accumulates

@@ -3,7 +3,7 @@
     python -m benchmarks.accuracy.page runs/full.json runs/ablation.json --into docs/results.md
 
 The page has a pair of lines for each file, named by the file's name without its suffix; what stands
-between them is replaced, the rest of the page stays:
+between them is replaced. The rest of the page stays, tables of files that are not given too:
 
     <!-- tables: full -->
     <!-- end -->
@@ -76,23 +76,21 @@ def filled(page: str, tables: Mapping[str, str]) -> str:
         tables: name -> Markdown.
 
     Raises:
-        DataError: a marker names no table, has no end or nothing to end, or a table has no marker.
+        DataError: a marker has no end or nothing to end, or a table has no marker.
     """
     lines = page.splitlines(keepends=True)
     made: list[str] = []
     done = 0
     places = _places(lines)
     for begin, end, name in places:
-        if name not in tables:
-            raise DataError(
-                f"line {begin + 1} of the page wants tables of {name}, given are "
-                f"{', '.join(tables)}; name {name}.json too, or remove the marker"
-            )
-        made += [*lines[done : begin + 1], f"\n{tables[name]}\n"]
-        done = end
+        if name in tables:
+            made += [*lines[done : begin + 1], f"\n{tables[name]}\n"]
+            done = end
     for name in tables.keys() - {name for _, _, name in places}:
         raise DataError(
-            f"the page has no place for {name}; add the lines <!-- tables: {name} --> and {_END}"
+            f"the page has no place for {name}, it has those for "
+            f"{', '.join(name for _, _, name in places) or '(none)'}; add the lines "
+            f"<!-- tables: {name} --> and {_END}"
         )
     return "".join([*made, *lines[done:]])
 

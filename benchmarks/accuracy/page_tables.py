@@ -34,7 +34,17 @@ def markdown_tables(results: Mapping[str, Any]) -> str:
     tested = results["significance"]
     ranks: dict[str, float] = tested["mean_ranks"] if tested else {}
     methods = sorted(dict.fromkeys(r.method for r in rows), key=lambda m: ranks.get(m, len(ranks)))
-    parts = [
+    return "\n".join(
+        [
+            *_by_data_set(rows, methods, images),
+            *_beside_each_other(results, images),
+            _seconds_part(rows, methods, results["machine"]),
+        ]
+    )
+
+
+def _by_data_set(rows: Sequence[Row], methods: Sequence[str], images: str) -> list[str]:
+    return [
         _part(
             f"Balanced accuracy on the {images}, mean ± standard deviation over {_seeds(rows)}; "
             "the best of a data set is bold",
@@ -49,6 +59,11 @@ def markdown_tables(results: Mapping[str, Any]) -> str:
             _pivot(rows, methods, _readouts),
         ),
     ]
+
+
+def _beside_each_other(results: Mapping[str, Any], images: str) -> list[str]:
+    """What is said of methods over all data sets."""
+    parts = []
     if results.get("readouts"):  # older results have none
         parts.append(
             _part(
@@ -56,30 +71,17 @@ def markdown_tables(results: Mapping[str, Any]) -> str:
                 readout_cells(results["readouts"]),
             )
         )
-    if tested:
-        parts += _significance(tested)
+    if results["significance"]:
+        parts += _significance(results["significance"])
     if results["claims"]:
-        claims = results["claims"]
-        words = (single_text(claims) + missing_text(claims)).replace("\n", "  \n")
-        parts.append(
-            _part(f"CLMLE beside the best of the others on the {images}", claims_cells(claims))
-            + (f"\n{words.rstrip()}\n" if words else "")
-        )
+        parts.append(_claims(results["claims"], images))
     if results["ablations"]:
         parts.append(
             _part(
                 f"What each choice is worth on the {images}", ablation_cells(results["ablations"])
             )
         )
-    parts.append(
-        _part(
-            "Seconds a training, one core, start and evaluation included; written on "
-            f"{results['machine']}",
-            _pivot(rows, methods, partial(_seconds, mixed=len({r.precision for r in rows}) > 1)),
-        )
-        + precision_text(rows)
-    )
-    return "\n".join(parts)
+    return parts
 
 
 def _significance(tested: Mapping[str, Any]) -> list[str]:
@@ -98,6 +100,21 @@ def _significance(tested: Mapping[str, Any]) -> list[str]:
             pair_cells(tested),
         ),
     ]
+
+
+def _claims(claims: Mapping[str, Any], images: str) -> str:
+    table = _part(f"CLMLE beside the best of the others on the {images}", claims_cells(claims))
+    words = (single_text(claims) + missing_text(claims)).replace("\n", "  \n")
+    return table + (f"\n{words.rstrip()}\n" if words else "")
+
+
+def _seconds_part(rows: Sequence[Row], methods: Sequence[str], machine: str) -> str:
+    mixed = len({row.precision for row in rows}) > 1
+    table = _part(
+        f"Seconds a training, one core, start and evaluation included; written on {machine}",
+        _pivot(rows, methods, partial(_seconds, mixed=mixed)),
+    )
+    return table + precision_text(rows)
 
 
 def _part(heading: str, cells: Sequence[Sequence[str]]) -> str:

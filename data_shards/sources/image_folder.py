@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from data_shards.errors import DataError
+from data_shards.errors import DataError, named
 from data_shards.sources.base import Source, SourceItem, extension_of
 from data_shards.sources.files import is_visible, visible_files
 
@@ -13,7 +13,6 @@ COLUMN = "class"
 _HELD_OUT_NAMES = ("test", "val", "validation")
 """Folders that may be held-out splits: the first that is there is the test split, a second one,
 beside "test", the validation split."""
-_MAX_NAMED = 5
 _logger = logging.getLogger(__name__)
 
 
@@ -60,19 +59,14 @@ def _split_folders(root: Path) -> dict[str, Path]:
         return {"train": root}
     if others:
         raise DataError(
-            f"{root} holds train and {held_out[0]}, and beside these splits also {_shown(others)}; "
-            f"expected either splits alone or classes alone: move {_shown(others)} away, or, if "
+            f"{root} holds train and {held_out[0]}, and beside these splits also {named(others)}; "
+            f"expected either splits alone or classes alone: move {named(others)} away, or, if "
             "train is a class here, rename it"
         )
     if {"val", "validation"} <= names:
         raise DataError(f"{root} holds both val and validation; join them, or move one away")
     splits = dict(zip(("train", "test", "validation"), ("train", *held_out), strict=False))
     return {split: root / name for split, name in splits.items()}
-
-
-def _shown(names: list[str]) -> str:
-    more = f" and {len(names) - _MAX_NAMED:,} more" if len(names) > _MAX_NAMED else ""
-    return ", ".join(names[:_MAX_NAMED]) + more
 
 
 def _class_folders(folder: Path) -> list[Path]:

@@ -118,17 +118,29 @@ def test_only_what_stands_between_the_markers_changes(tmp_path: Path, files: lis
     assert page.read_bytes().decode() == filled
 
 
+def test_places_of_files_that_are_not_given_stay(tmp_path: Path, files: list[str]) -> None:
+    page = tmp_path / "page.md"
+    more = "<!-- tables: more -->\nkept\n<!-- end -->\n"
+    full = "<!-- tables: full -->\nold\n<!-- end -->\n"
+    page.write_text(more + full + more)
+    assert main([files[0], "--into", str(page)]) == 0
+    tables = markdown_tables(json.loads(Path(files[0]).read_text()))
+    assert page.read_text() == more + full.replace("old\n", f"\n{tables}\n") + more
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("<!-- tables: fuller -->\n<!-- end -->\n", "wants tables of fuller, given are full, more"),
         ("<!-- tables: full -->\n", "<!-- tables: full --> has no <!-- end --> before the end of"),
         (
             "<!-- tables: full -->\n<!-- tables: more -->\n<!-- end -->\n",
             "<!-- tables: full --> has no <!-- end --> before line 2",
         ),
         ("<!-- end -->\n", "line 1 of the page: <!-- end -->, but nothing has begun"),
-        ("<!-- tables: full -->\n<!-- end -->\n", "the page has no place for more"),
+        (
+            "<!-- tables: full -->\n<!-- end -->\n<!-- tables: moer -->\n<!-- end -->\n",
+            "the page has no place for more, it has those for full, moer; add the lines",
+        ),
     ],
 )
 def test_a_page_that_does_not_fit_is_left_alone(

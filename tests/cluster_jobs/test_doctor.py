@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import json
+import re
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from cluster_jobs import doctor, machine
 
+ROOT = Path(__file__).parents[2]
 HEALTHY = {"ok", "warn"}
 
 
@@ -35,6 +38,13 @@ def test_one_failure_decides_the_exit_code(
     captured = capsys.readouterr()
     assert captured.out == "fail  faiss: not installed; pip install faiss-cpu\n"
     assert captured.err == "not ready: faiss\n"
+
+
+def test_every_dependency_is_looked_for() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    names = [re.split(r"[^\w-]", wanted)[0] for wanted in project["dependencies"]]
+    # torch is loaded as well, ninja is looked for as a program.
+    assert sorted([*doctor._NEEDED, "torch", "ninja"]) == sorted(names)
 
 
 @pytest.mark.parametrize(

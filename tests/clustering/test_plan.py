@@ -5,7 +5,7 @@ import pytest
 
 from clustering.config import ClusterConfig
 from clustering.errors import ClusterError
-from clustering.plan import clusters_per_class, make_plan, plan_report
+from clustering.plan import clusters_per_class, make_plan
 
 
 @pytest.mark.parametrize("limit", [0, 1, 3])
@@ -132,7 +132,7 @@ def test_summary() -> None:
 
 
 def test_report() -> None:
-    text = plan_report(SIZES, CONFIG, num_workers=2, dim=64, object_store_bytes=100 * MIB)
+    text = make_plan(SIZES, CONFIG, num_workers=2, dim=64, object_store_bytes=100 * MIB).describe()
     assert text == (
         "400,425 samples of 4 classes, 64 dimensions\n"
         "regime        classes        samples     clusters   work\n"
@@ -148,9 +148,9 @@ def test_report() -> None:
 
 def test_report_of_several_machines() -> None:
     sizes = np.full(2000, 100)
-    text = plan_report(
+    text = make_plan(
         sizes, CONFIG, num_workers=2, dim=64, num_nodes=2, object_store_bytes=100 * MIB
-    )
+    ).describe()
     assert "rows by  object_store: 2 machines: each file is read by one of them\n" in text
     assert "moved    48.8 MiB read, 48.8 MiB through the object store\n" in text
     assert "waves    3 of at most 18.3 MiB\n" in text
@@ -160,7 +160,7 @@ def test_report_of_several_machines() -> None:
 def test_report_without_ray_holds_what_the_workers_may(transport: str) -> None:
     config = ClusterConfig(memory_mib_per_worker=1000, transport=transport)
     sizes = np.array([300, 400_000])
-    text = plan_report(sizes, config, num_workers=4, dim=64, object_store_bytes=None)
+    text = make_plan(sizes, config, num_workers=4, dim=64, object_store_bytes=None).describe()
     assert "Ray was not asked" in text
     assert "moved    97.7 MiB read, 97.7 MiB through the object store\n" in text
 

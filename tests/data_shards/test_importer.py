@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from data_shards import importer
+from data_shards.errors import named
 from data_shards.manifest import Manifest
 from data_shards.sources import SOURCE_NAMES
 from tests.helpers.image_shards import png, write_image_folder
@@ -82,8 +83,8 @@ def test_one_import_of_several_labels(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 def test_long_lists_are_cut() -> None:
-    assert importer._named(["a", "b"]) == "a, b"
-    assert importer._named([str(n) for n in range(8)]) == "0, 1, 2, 3, 4 and 3 more"
+    assert named(["a", "b"]) == "a, b"
+    assert named([str(n) for n in range(8)]) == "0, 1, 2, 3, 4 and 3 more"
 
 
 def test_verify_finds_a_changed_byte(
@@ -109,6 +110,8 @@ def test_verify_finds_a_changed_byte(
         (["digits", "--out", "x", "--long-tail-ratio", "0.1"], "--long-tail-ratio must be >= 1"),
         (["digits", "--out", "x", "--min-images", "5000"], "at least two classes, got 0"),
         (["--verify", "nowhere"], "nowhere is not a folder"),
+        (["digits", "--verify", "x"], "--verify goes without SOURCE and --out"),
+        (["--out", "x", "--verify", "x"], "--verify goes without SOURCE and --out"),
     ],
 )
 def test_errors_are_one_clear_line_and_exit_code_2(
