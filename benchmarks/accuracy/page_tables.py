@@ -34,22 +34,38 @@ def markdown_tables(results: Mapping[str, Any]) -> str:
     tested = results["significance"]
     ranks: dict[str, float] = tested["mean_ranks"] if tested else {}
     methods = sorted(dict.fromkeys(r.method for r in rows), key=lambda m: ranks.get(m, len(ranks)))
-    return "\n".join(
-        [
-            *_by_data_set(rows, methods, images),
-            *_beside_each_other(results, images),
-            _seconds_part(rows, methods, results["machine"]),
-        ]
-    )
+    more = [
+        *_by_data_set(rows, methods),
+        *_beside_each_other(results, images),
+        _seconds_part(rows, methods, results["machine"]),
+    ]
+    return "\n".join([*_answers(results, rows, methods, images), _folded(more)])
 
 
-def _by_data_set(rows: Sequence[Row], methods: Sequence[str], images: str) -> list[str]:
-    return [
+def _answers(
+    results: Mapping[str, Any], rows: Sequence[Row], methods: Sequence[str], images: str
+) -> list[str]:
+    """What most readers come for."""
+    parts = [
         _part(
             f"Balanced accuracy on the {images}, mean ± standard deviation over {_seeds(rows)}; "
             "the best of a data set is bold",
             _accuracy(rows, methods),
-        ),
+        )
+    ]
+    if results["claims"]:
+        parts.append(_claims(results["claims"], images))
+    if results["ablations"]:
+        parts.append(
+            _part(
+                f"What each choice is worth on the {images}", ablation_cells(results["ablations"])
+            )
+        )
+    return parts
+
+
+def _by_data_set(rows: Sequence[Row], methods: Sequence[str]) -> list[str]:
+    return [
         _part(
             "Recall of classes with many (> 100), medium and few (< 20) training images",
             _pivot(rows, methods, _shots),
@@ -73,14 +89,6 @@ def _beside_each_other(results: Mapping[str, Any], images: str) -> list[str]:
         )
     if results["significance"]:
         parts += _significance(results["significance"])
-    if results["claims"]:
-        parts.append(_claims(results["claims"], images))
-    if results["ablations"]:
-        parts.append(
-            _part(
-                f"What each choice is worth on the {images}", ablation_cells(results["ablations"])
-            )
-        )
     return parts
 
 
@@ -119,6 +127,11 @@ def _seconds_part(rows: Sequence[Row], methods: Sequence[str], machine: str) -> 
 
 def _part(heading: str, cells: Sequence[Sequence[str]]) -> str:
     return f"### {heading}\n\n{_markdown(cells)}"
+
+
+def _folded(parts: Sequence[str]) -> str:
+    summary, inner = "Recall by class size, read-outs, ranks, tests, seconds", "\n".join(parts)
+    return f"<details>\n<summary>{summary}</summary>\n\n{inner}\n</details>\n"
 
 
 def _markdown(cells: Sequence[Sequence[str]]) -> str:

@@ -65,7 +65,12 @@ def test_a_snapshot_becomes_a_table(tiny: TinyRun, ray_cpus: int) -> None:
     assert sorted(table.member_ids) == list(range(NUM_TRAIN))
     assert table.class_sizes.tolist() == [40, 15, 6]
     assert table.stats["snapshot_checksum"] == snapshot.checksum
-    for name in ("embed_seconds", "embed_images_per_second", "embed_and_cluster_seconds", "clusters/count"):
+    for name in (
+        "embed_seconds",
+        "embed_images_per_second",
+        "embed_and_cluster_seconds",
+        "clusters/count",
+    ):
         assert table.stats[name] > 0
 
 
