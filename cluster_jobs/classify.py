@@ -9,7 +9,10 @@ is one.
 
 from __future__ import annotations
 
+import argparse
 import csv
+import io
+import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -33,6 +36,7 @@ from data_shards.transforms import decode_image
 from trainer.config_file import config_parser, resolved
 from trainer.embed import embed_images
 from trainer.evaluation.evaluate import predict_task
+from trainer.evaluation.readout_names import NEAREST_IMAGES, NEAREST_IMAGES_BALANCED, READOUTS
 from trainer.evaluation.readouts import readouts
 from trainer.models.network import Network
 from trainer.run_folder import RunFolder
@@ -42,6 +46,9 @@ from trainer.tasks import load_manifest, resolve_tasks
 from trainer.world import World
 
 HEADER = ("image", "task", "class", "similarity")
+_BY_IMAGES = (NEAREST_IMAGES, NEAREST_IMAGES_BALANCED)
+"""Read-outs that need the embeddings of the training images."""
+_NAME_ERRORS = "surrogateescape"  # writes the bytes of a file name that is not UTF-8 as they are
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,12 +68,20 @@ class Classifier:
         """Refuse a read-out that a task does not have.
 
         Raises:
-            JobError: with those that all tasks have.
+            JobError: naming those that it has.
         """
+        why = (
+            ": it needs the embeddings of the training images, which clmle classify does not read"
+            if self.readout in _BY_IMAGES
+            else ""
+        )
         for task in self.tasks:
             there = readouts(self.tables[task.name], self.config, self.network)
             if self.readout not in there:
-                raise JobError(f"--readout {self.readout}: there are {', '.join(there)}")
+                raise JobError(
+                    f"--readout {self.readout} is not available{why}; "
+                    f"this run has {', '.join(there)}"
+                )
 
     def classify(
         self, images: npt.NDArray[np.uint8]
@@ -129,11 +144,11 @@ def image_files(named: Iterable[Path]) -> list[Path]:
     """
     files: list[Path] = []
     for path in named:
-        if not path.exists():
+        if not os.path.lexists(path):  # a link to nowhere cannot be read: --on-error decides
             raise DataError(f"{path} is not there; name image files or folders of them")
         below = visible_files(path) if path.is_dir() else [path]
         if not below:
-            raise DataError(f"{path} holds no file")
+            raise DataError(f"{path} holds no file; name a folder that holds images")
         files += below
     return files
 
@@ -146,10 +161,10 @@ def classified(
     Args:
         classifier: what classifies.
         files: in the order of the lines.
-        skip: pass over files that are no images, with a warning.
+        skip: pass over files that cannot be read or are no images, with a warning.
 
     Raises:
-        DataError: a file is no image, unless skipped.
+        DataError: a file cannot be read or is no image, unless skipped.
     """
     images = list(_decoded(files, classifier.network, skip=skip))
     if not images:
@@ -170,27 +185,18 @@ def _decoded(
             image = decode_image(
                 path.read_bytes(), size=network.input_size, channels=network.channels
             )
-        except DataError as error:
+        except (DataError, OSError) as error:
+            reason = (error.strerror if isinstance(error, OSError) else None) or error
             if not skip:
-                raise DataError(f"{path}: {error}; --on-error skip passes over it") from error
-            sys.stderr.write(f"warning: {path} is skipped: {error}\n")
+                raise DataError(f"{path}: {reason}; --on-error skip passes over it") from error
+            sys.stderr.write(f"warning: {path} is skipped: {reason}\n")
         else:
             yield path, image
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The job."""
-    parser = config_parser("clmle classify", __doc__)
-    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE|FOLDER")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="default: standard output")
-    parser.add_argument(
-        "--readout", metavar="NAME", help="default: the one that the run's method is meant for"
-    )
-    add_checkpoint_option(parser)
-    parser.add_argument(
-        "--on-error", choices=("stop", "skip"), default="stop", help="at files that are no images"
-    )
-    options = parser.parse_args(argv)
+    options = _parser().parse_args(argv)
     found = resolved(options)
     if found is None:
         return 0
@@ -208,16 +214,48 @@ def main(argv: Sequence[str] | None = None) -> int:
         readout=options.readout or config.readout,
     )
     classifier.check()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors=_NAME_ERRORS)
     with ExitStack() as stack:
         file: TextIO = sys.stdout
         if options.out is not None:
             temporary = stack.enter_context(atomic_file(options.out))
-            file = stack.enter_context(temporary.open("w", encoding="utf-8", newline=""))
+            file = stack.enter_context(
+                temporary.open("w", encoding="utf-8", errors=_NAME_ERRORS, newline="")
+            )
         progress = stack.enter_context(Progress(len(files), label="classify", unit="images"))
         _write(file, classifier, files, progress, skip=options.on_error == "skip")
     if options.out is not None:
         sys.stdout.write(f"{options.out}\n")
     return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = config_parser("clmle classify", __doc__)
+    parser.add_argument(
+        "images",
+        nargs="+",
+        type=Path,
+        metavar="IMAGE|FOLDER",
+        help="image files, or folders whose files at any depth are images; hidden ones are passed "
+        "over",
+    )
+    parser.add_argument("--out", type=Path, metavar="FILE", help="default: standard output")
+    parser.add_argument(
+        "--readout",
+        metavar="NAME",
+        help="what makes a class of an embedding: "
+        f"{', '.join(name for name in READOUTS if name not in _BY_IMAGES)}, as far as the run has "
+        "them (default: the one that its method is meant for)",
+    )
+    add_checkpoint_option(parser)
+    parser.add_argument(
+        "--on-error",
+        choices=("stop", "skip"),
+        default="stop",
+        help="what a file that cannot be read or is no image does (default: stop)",
+    )
+    return parser
 
 
 def _write(

@@ -72,7 +72,9 @@ class ClusterConfig:
     """Ray workers, of one CPU each, to spread the classes over. 0 = every CPU of the cluster."""
 
     task_timeout_seconds: float = 600.0
-    """A worker that takes longer over its share of the classes is given up, the share retried."""
+    """A worker that takes longer over its share of the classes is given up, the share retried. The
+    time of a share begins anew whenever one that was sent before it is done: waiting for a CPU of
+    Ray is no delay while others make progress."""
 
     max_retries: int = 3
     """How often a share of the classes is tried again after a lost or late worker."""

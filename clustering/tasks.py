@@ -7,8 +7,10 @@ with all that they have imported.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -83,6 +85,7 @@ class TaskRunner:
         self.config = config
         self.num_gpus = num_gpus
         self.on_answer = on_answer
+        self.answers = _Answers()
         self.stopped = threading.Event()
 
     def run(
@@ -95,15 +98,17 @@ class TaskRunner:
         Args:
             kind: what they do.
             calls: their arguments.
-            num_at_once: tasks under way at a time, >= 1. More than the cluster has CPUs for would
-                wait there, and their time with them.
+            num_at_once: tasks under way at a time, >= 1. Those that the cluster has no free CPU for
+                wait there.
 
         Yields:
             (number of the call, its answer), in the order of completion. With `kept` the answer
             comes after the references, in a list.
 
         Raises:
-            ClusterError: when a task fails by itself, or is lost or late too often.
+            ClusterError: when a task fails by itself, or is lost or late too often. It is late
+                `task_timeout_seconds` after it was sent, or after the last answer of a task that
+                was sent before it, whichever the thread.
             DataError: when a task says so.
             InputLostError: when values are gone that its arguments refer to.
             StoppedError: after `stop`.
@@ -161,6 +166,34 @@ def run_tasks(
     return runner.run(Kind(function=function, on_gpu=True), calls, num_at_once=num_at_once)
 
 
+class _Answers:
+    """When tasks answered, those of all threads of a runner.
+
+    Ray does not say when a task begins, but begins them in about the order in which they are sent.
+    So an answer of one that was sent before may mean that a task only now has a CPU; one of a task
+    that was sent later does not, or a task that hangs would go unnoticed while others are sent.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        # Of the answers since which none came of a task that was sent as early: both ascend.
+        self._sent: list[float] = []
+        self._answered: list[float] = []
+
+    def add(self, sent: float) -> None:
+        """A task has answered just now that was sent then, in seconds of the monotonic clock."""
+        with self._lock:
+            place = bisect_left(self._sent, sent)
+            self._sent[place:] = [sent]
+            self._answered[place:] = [time.monotonic()]
+
+    def last_of_those_before(self, sent: float) -> float:
+        """When a task that was sent before that time answered last; -inf if none has."""
+        with self._lock:
+            place = bisect_left(self._sent, sent)
+            return self._answered[place - 1] if place else -math.inf
+
+
 @dataclass(frozen=True)
 class _Attempt:
     """A task under way."""
@@ -169,7 +202,7 @@ class _Attempt:
     """Of its call."""
     retries: int
     """Attempts before this one."""
-    deadline: float
+    sent: float
     """On the monotonic clock, in seconds."""
     kept: list[Any]
     """References to what stays in the object store."""
@@ -183,6 +216,7 @@ class _Tasks:
         self._timeout_seconds = runner.config.task_timeout_seconds
         self._max_retries = runner.config.max_retries
         self._on_answer = runner.on_answer
+        self._answers = runner.answers
         self._remote: Any = _remote(kind.function).options(
             num_cpus=1,
             num_gpus=runner.num_gpus if kind.on_gpu else 0,
@@ -196,16 +230,20 @@ class _Tasks:
         self.running: dict[Any, _Attempt] = {}
 
     def start(self, number: int, retries: int) -> None:
-        """Send one call to the cluster; its time runs from now on."""
+        """Send one call to the cluster."""
         returned = self._remote.remote(*self._calls[number].arguments)
         *kept, answer = returned if isinstance(returned, list) else [returned]
-        deadline = time.monotonic() + self._timeout_seconds
-        self.running[answer] = _Attempt(number, retries, deadline, kept)
+        self.running[answer] = _Attempt(number, retries, time.monotonic(), kept)
 
     def seconds_left(self) -> float:
         """Time until the first of the running tasks is late."""
-        first = min(attempt.deadline for attempt in self.running.values())
+        first = min(map(self._deadline, self.running.values()))
         return max(0.0, first - time.monotonic())
+
+    def _deadline(self, attempt: _Attempt) -> float:
+        """When a task is late; what it waits for in Ray's queue is no delay of its own."""
+        begun = max(attempt.sent, self._answers.last_of_those_before(attempt.sent))
+        return begun + self._timeout_seconds
 
     def finish(self, reference: Any) -> Iterator[tuple[int, Any]]:
         """Yield the answer of a task that has ended; none if it must run again."""
@@ -221,6 +259,7 @@ class _Tasks:
         except ray.exceptions.RayError as error:
             self._try_again(attempt, f"its worker was lost ({error})")
         else:
+            self._answers.add(attempt.sent)
             self._on_answer()
             yield attempt.number, [*attempt.kept, answer] if attempt.kept else answer
 
@@ -248,7 +287,7 @@ class _Tasks:
 
         now = time.monotonic()
         for reference, attempt in list(self.running.items()):
-            if attempt.deadline <= now:
+            if self._deadline(attempt) <= now:
                 del self.running[reference]
                 ray.cancel(reference, force=True)
                 self._try_again(attempt, f"no result in {self._timeout_seconds:g} s")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from tests.cluster_jobs.conftest import NUM_TEST, TinyRun
 from tests.helpers.image_shards import COLUMN
 from trainer.embed import decode_batch, embed_images
 from trainer.evaluation.evaluate import count_batches, evaluation_batches
+from trainer.evaluation.readout_names import READOUTS
 from trainer.run_folder import step_name
 from trainer.snapshot import load_network, read_snapshot
 from trainer.tasks import resolve_tasks
@@ -113,15 +115,62 @@ def test_what_is_no_image_is_named_or_skipped(
     assert lines_of(out) == whole
 
 
+def test_a_file_that_cannot_be_read_is_named_or_skipped(
+    served: TinyRun, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, link = tmp_path / "classes.csv", photos / "000.lost.png"
+    command = ["--config", str(served.config_file), "--out", str(out), str(photos)]
+    assert main(command) == 0
+    whole = lines_of(out)
+    link.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(DataError, match=r"lost\.png: No such file or directory; --on-error skip"):
+        main(command)
+    capsys.readouterr()
+    # Found in its folder, and named as by a pattern of the shell.
+    assert main([*command, str(link), "--on-error", "skip"]) == 0
+    assert capsys.readouterr().err.count(f"{link} is skipped: No such file or directory") == 2
+    assert lines_of(out) == whole
+
+
+def test_a_file_name_that_is_not_utf_8_is_written_as_it_is(
+    served: TinyRun, photos: Path, tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    name = os.fsencode(photos) + b"/b\xe9a.png"
+    os.rename(photos / "000.png", name)
+    out = tmp_path / "classes.csv"
+    command = ["--config", str(served.config_file), os.fsdecode(name)]
+    assert main(command) == 0
+    shown = capsysbinary.readouterr().out
+    assert shown.splitlines()[1].startswith(name + b",")
+    assert main([*command, "--out", str(out)]) == 0
+    assert out.read_bytes() == shown
+
+
+def test_the_help_names_files_and_the_read_outs_that_can_be(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "IMAGE|FOLDER image files, or folders whose files" in shown
+    assert all(f" {name}," in shown for name in READOUTS if "knn" not in name)
+    assert "knn" not in shown
+
+
 def test_mistakes_are_named(served: TinyRun, photos: Path, tmp_path: Path) -> None:
     config = ["--config", str(served.config_file)]
     with pytest.raises(DataError, match="nowhere is not there; name image files or folders"):
         main([*config, str(tmp_path / "nowhere")])
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="empty holds no file"):
+    with pytest.raises(DataError, match="empty holds no file; name a folder that holds images"):
         main([*config, str(tmp_path / "empty")])
-    with pytest.raises(JobError, match="--readout knn: there are knc_margin, knc_soft, "):
-        main([*config, str(photos), "--readout", "knn"])
+    for readout in ("knn", "knn_balanced"):
+        needs = "it needs the embeddings of the training images, which clmle classify does not read"
+        has = "this run has knc_margin, knc_soft, "
+        with pytest.raises(JobError, match=f"{readout} is not available: {needs}; {has}"):
+            main([*config, str(photos), "--readout", readout])
+    with pytest.raises(JobError, match="--readout knc is not available; this run has knc_margin, "):
+        main([*config, str(photos), "--readout", "knc"])
     with pytest.raises(JobError, match="tables of .* are not published .* that have tables: 5$"):
         main([*config, str(photos), "--checkpoint", "10"])
 

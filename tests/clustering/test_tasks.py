@@ -6,12 +6,14 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import ray
 
+from clustering import tasks
 from clustering.config import ClusterConfig
 from clustering.errors import ClusterError
 from clustering.tasks import Call, InputLostError, Kind, StoppedError, TaskRunner, run_tasks
@@ -69,6 +71,81 @@ def test_a_task_that_is_always_late_is_given_up() -> None:
         ClusterError, match=r"work b: no result in 1 s.*cluster\.task_timeout_secon"
     ):
         list(run_tasks(hangs, ["work b"], num_at_once=1, config=config))
+
+
+def nap(seconds: float) -> float:
+    time.sleep(seconds)
+    return seconds
+
+
+IMPATIENT = ClusterConfig(max_retries=0, task_timeout_seconds=4)
+NAPS = [1.0] * 12  # six seconds on two CPUs, more than the patience with one
+
+
+def test_waiting_for_a_cpu_is_not_being_late() -> None:
+    list(run_tasks(nap, [0, 0], num_at_once=2, config=CONFIG))  # warm
+    started = time.monotonic()
+    napped = list(run_tasks(nap, NAPS, num_at_once=len(NAPS), config=IMPATIENT))
+    assert len(napped) == len(NAPS)
+    assert time.monotonic() - started > IMPATIENT.task_timeout_seconds
+
+
+def test_waiting_for_a_cpu_behind_tasks_of_other_threads_is_not_being_late() -> None:
+    runner, kind = TaskRunner(IMPATIENT), Kind(function=nap)
+    runner.run_one(kind, Call("warm", (0,)))
+    started = time.monotonic()
+    with ThreadPoolExecutor(len(NAPS)) as threads:
+        napped = threads.map(lambda seconds: runner.run_one(kind, Call("nap", (seconds,))), NAPS)
+        assert list(napped) == NAPS
+    assert time.monotonic() - started > IMPATIENT.task_timeout_seconds
+
+
+def test_a_task_that_hangs_is_noticed_while_others_are_done(tmp_path: Path) -> None:
+    marker = str(tmp_path / "late")
+
+    def hangs_once(number: int) -> None:
+        if number == 1 and not os.path.exists(marker):
+            with open(marker, "w"):
+                pass
+            time.sleep(600)
+        time.sleep(0.25)
+
+    list(run_tasks(nap, [0, 0], num_at_once=2, config=CONFIG))  # warm
+    config = ClusterConfig(max_retries=1, task_timeout_seconds=2)
+    done = [number for number, _ in run_tasks(hangs_once, range(60), num_at_once=3, config=config)]
+    assert os.path.exists(marker)
+    assert sorted(done) == list(range(60))
+    assert done.index(1) < 50
+
+
+def waits(path: str) -> None:
+    while path and not os.path.exists(path):
+        time.sleep(0.05)
+
+
+def test_no_progress_at_all_ends_in_the_time_of_one_task(tmp_path: Path) -> None:
+    """Tasks that are given up are no progress for those behind them."""
+    released = tmp_path / "released"
+    config = ClusterConfig(max_retries=1, task_timeout_seconds=1)
+    started = time.monotonic()
+    with pytest.raises(ClusterError, match=r"no result in 1 s, in the last of 2 attempts"):
+        list(run_tasks(waits, [str(released)] * 6, num_at_once=6, config=config))
+    assert 2 <= time.monotonic() - started < 5
+    released.touch()  # those that are still under way occupy the CPUs of the next test
+
+
+def test_only_answers_of_tasks_that_were_sent_before_count() -> None:
+    clock = iter(range(100, 200))
+    answers = tasks._Answers()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(time, "monotonic", lambda: next(clock))
+        seen: list[tuple[int, int]] = []
+        for sent in [5, 3, 8, 8, 2, 9, 1, 7]:
+            answers.add(sent)
+            seen.append((sent, 100 + len(seen)))
+            for other in range(11):
+                expected = max((at for early, at in seen if early < other), default=-np.inf)
+                assert answers.last_of_those_before(other) == expected
 
 
 def test_no_more_than_allowed_run_at_once(tmp_path: Path) -> None:
@@ -193,11 +270,6 @@ def test_only_the_caller_can_bring_back_what_an_argument_refers_to(
 
 def test_nobody_waits_after_a_stop(tmp_path: Path) -> None:
     released = tmp_path / "released"
-
-    def waits(path: str) -> None:
-        while path and not os.path.exists(path):
-            time.sleep(0.05)
-
     runner = TaskRunner(CONFIG)
     calls = [Call("a", ("",)), Call("b", (str(released),))]
     results = runner.run(Kind(function=waits), calls, num_at_once=2)
