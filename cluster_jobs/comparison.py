@@ -54,7 +54,7 @@ def evaluation_table(summary: Report, manifest: Manifest, config: RunConfig) -> 
     """One evaluation: balanced accuracy and recall by class, a column a read-out."""
     names = list(summary["balanced_accuracy"])
     rows = [
-        [f"step {summary['step']}, {summary['test_images']:,} {summary['split']} images", *names]
+        [f"step {summary['step']}, {summary['num_images']:,} {summary['split']} images", *names]
     ]
     for kind in ("balanced_accuracy", "accuracy"):
         values = [_number(summary[kind][name]) for name in names]

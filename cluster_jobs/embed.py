@@ -15,17 +15,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from cluster_jobs.errors import JobError, run_job
 from cluster_jobs.local_ray import ray_session
 from cluster_jobs.snapshots import check_data, find_snapshot
 from cluster_jobs.workers import EmbeddedShard, EmbedWork, embed_one_shard
 from clustering.config import ClusterConfig
 from clustering.tasks import run_tasks
-from data_shards.embeddings import EmbeddingShardInfo, finish_embeddings
+from data_shards.embeddings import EmbeddingShardInfo, EmbeddingShards, finish_embeddings
+from data_shards.long_tail import even_counts, thin
 from data_shards.manifest import Manifest
 from data_shards.progress import Progress
 from trainer.config import RunConfig
 from trainer.config_file import config_parser, resolved
+from trainer.metrics import write_projection
 from trainer.run_folder import RunFolder
 from trainer.snapshot import Snapshot
 from trainer.tasks import load_manifest, resolve_tasks
@@ -145,6 +149,24 @@ def _check_visible(folder: Path, infos: Sequence[EmbeddingShardInfo]) -> None:
             )
 
 
+def _project(work: EmbedWork, manifest: Manifest, run: RunFolder, wanted: int) -> None:
+    """Put some embeddings of each task into the projector, evenly over the classes."""
+    for task in work.tasks:
+        written = EmbeddingShards.open(work.out / task.name)
+        sizes = np.bincount(written.labels, minlength=manifest.num_classes(task.label))
+        chosen = thin(written.labels, even_counts(sizes, wanted), np.random.default_rng(0))
+        names = manifest.label_names[task.label]
+        write_projection(
+            run,
+            f"{task.name}-{work.split}",
+            work.snapshot.step,
+            embeddings=written.rows(chosen),
+            classes=[names[label] for label in written.labels[chosen]],
+            ids=written.ids[chosen],
+        )
+    sys.stdout.write(f"tensorboard --logdir {run.tensorboard} shows them under Projector\n")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The job."""
     parser = config_parser("clmle embed", __doc__)
@@ -160,6 +182,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         type=Path,
         metavar="DIR",
         help="folder to write to; shards that are finished there are kept",
+    )
+    parser.add_argument(
+        "--projector",
+        type=int,
+        default=0,
+        metavar="N",
+        help="also show N of them, evenly over the classes, in TensorBoard's projector (which "
+        "takes the first 100,000)",
     )
     options = parser.parse_args(argv)
     found = resolved(options)
@@ -177,6 +207,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     ):
         stats = embed_split(works, config.cluster, gpus=gpus, on_shard=progress.update)
     sys.stdout.write(f"{stats.rows:,} embeddings of step {snapshot.step} in {options.out}\n")
+    if options.projector:
+        _project(works[0], manifest, RunFolder(config.run_path), options.projector)
     return 0
 
 

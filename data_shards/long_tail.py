@@ -40,6 +40,25 @@ def long_tail_counts(num_classes: int, max_per_class: int, ratio: float) -> Ints
     return np.maximum(1, np.floor(max_per_class * shares + 1e-6)).astype(np.int64)
 
 
+def even_counts(class_sizes: Ints, total: int) -> Ints:
+    """Return how many samples of each class make a sample of all, as even as the classes allow.
+
+    Args:
+        class_sizes: (C,) int64 samples of each class.
+        total: how many are wanted, >= 0.
+
+    Returns:
+        (C,) int64, at most `class_sizes`, summing up to `total` or to all that there are. Of two
+        classes, one has two or more samples less than the other only if it has no more.
+    """
+    counts = np.zeros(len(class_sizes), dtype=np.int64)
+    left = total
+    for done, number in enumerate(np.argsort(class_sizes, kind="stable")):  # the smallest first
+        counts[number] = min(class_sizes[number], left // (len(class_sizes) - done))
+        left -= int(counts[number])
+    return counts
+
+
 def thin(labels: Ints, counts: Ints, rng: np.random.Generator) -> Ints:
     """Choose at random which samples of each class stay.
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from data_shards.atomic import atomic_file
@@ -56,6 +60,37 @@ class MetricWriter:
         """Flush everything to disk."""
         self._board.close()
         self._rows.close()
+
+
+def write_projection(
+    run: RunFolder,
+    name: str,
+    step: int,
+    *,
+    embeddings: npt.NDArray[np.float32],
+    classes: Sequence[str],
+    ids: npt.NDArray[np.int64],
+) -> None:
+    """Put embeddings into TensorBoard's projector, in the place of earlier ones of that name.
+
+    Args:
+        run: the run's folder.
+        name: of the embeddings, such as "identity-test"; that of a folder.
+        step: whose weights made them.
+        embeddings: (N, D) float32.
+        classes: name of each one's class.
+        ids: (N,) int64 sample ids.
+    """
+    board = run.tensorboard / "projector" / name
+    shutil.rmtree(board, ignore_errors=True)
+    with SummaryWriter(str(board)) as writer:
+        writer.add_embedding(
+            torch.from_numpy(embeddings),
+            metadata=[list(pair) for pair in zip(classes, ids.tolist(), strict=True)],
+            metadata_header=["class", "sample"],
+            global_step=step,
+            tag=name,
+        )
 
 
 def _is_cut_off(path: Path) -> bool:

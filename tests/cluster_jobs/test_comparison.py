@@ -78,7 +78,7 @@ def test_an_evaluation_shows_every_readout(manifest: Manifest) -> None:
     summary = {
         "step": 30,
         "split": "test",
-        "test_images": 1700,
+        "num_images": 1700,
         "balanced_accuracy": {"head": 0.5},
         "accuracy": {"head": 0.6},
         "per_class_recall": {"head": [1.0, 0.0, None]},

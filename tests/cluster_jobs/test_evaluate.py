@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import shutil
+from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cluster_jobs import embed, evaluate
@@ -77,7 +80,7 @@ def test_the_newest_snapshot_that_has_tables_is_evaluated(
 ) -> None:
     assert evaluate.main(["--config", str(served.config_file)]) == 0
     written = read_json(served.run.evaluation / "step_000005.json")
-    assert written["test_images"] == NUM_TEST
+    assert written["num_images"] == NUM_TEST
     printed = capsys.readouterr().out
     for readout, value in written["balanced_accuracy"].items():
         assert readout in printed
@@ -165,6 +168,25 @@ def test_embed_writes_what_one_process_computes(
     at = [written.ids.tolist().index(i) for i in alone[COLUMN].ids]
     assert (written.rows(at) == alone[COLUMN].embeddings).all()
     assert (written.labels[at] == alone[COLUMN].labels).all()
+
+
+def test_embed_shows_a_few_of_each_class_in_the_projector(served: TinyRun, tmp_path: Path) -> None:
+    command = ["--config", str(served.config_file), "--snapshot", "5", "--out", str(tmp_path)]
+    for wanted in ("90", "4"):  # the second in the place of the first
+        assert embed.main([*command, "--projector", wanted]) == 0
+    board = served.run.tensorboard / "projector" / f"{COLUMN}-test"
+    (config,) = board.glob("*.pbtxt")
+    (metadata, tensors) = re.findall(r'_path: "(.*)"', config.read_text())
+    header, *lines = [line.split("\t") for line in (board / metadata).read_text().splitlines()]
+    assert header == ["class", "sample"]
+    names = served.manifest.label_names[COLUMN]
+    assert sorted(Counter(name for name, _ in lines).values()) == [1, 1, 2]
+    written = EmbeddingShards.open(tmp_path / COLUMN)
+    rows = np.loadtxt(board / tensors, delimiter="\t")
+    for row, (name, sample) in zip(rows, lines, strict=True):
+        at = [written.ids.tolist().index(int(sample))]
+        assert names[written.labels[at][0]] == name
+        np.testing.assert_allclose(row, written.rows(np.array(at))[0], rtol=1e-6)
 
 
 def test_shards_with_the_labels_of_another_column_are_not_taken_for_done(tiny: TinyRun) -> None:

@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 
 from data_shards.errors import DataError
-from data_shards.long_tail import imbalance_ratio, long_tail_counts, split_per_class, thin
+from data_shards.long_tail import (
+    even_counts,
+    imbalance_ratio,
+    long_tail_counts,
+    split_per_class,
+    thin,
+)
 from tests.helpers import reference_data_shards as reference
 
 
@@ -28,6 +34,16 @@ def test_the_counts_equal_the_slow_twin(num_classes: int, max_per_class: int, ra
 def test_arguments_out_of_range_are_refused(arguments: tuple[int, int, float]) -> None:
     with pytest.raises(DataError, match="a long tail needs"):
         long_tail_counts(*arguments)
+
+
+@pytest.mark.parametrize("class_sizes", [[5], [0, 3], [40, 20, 2, 1, 9], [1] * 7, [100, 100, 100]])
+@pytest.mark.parametrize("total", [0, 1, 2, 7, 30, 1000])
+def test_even_counts_equal_the_slow_twin_but_for_who_has_one_more(
+    class_sizes: list[int], total: int
+) -> None:
+    counts = even_counts(np.array(class_sizes), total)
+    assert sorted(counts) == sorted(reference.even_counts(class_sizes, total))
+    assert (counts <= class_sizes).all()
 
 
 def shuffled_labels() -> np.ndarray:

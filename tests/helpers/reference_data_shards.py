@@ -20,6 +20,15 @@ def long_tail_counts(num_classes: int, max_per_class: int, ratio: float) -> list
     return counts
 
 
+def even_counts(class_sizes: list[int], total: int) -> list[int]:
+    """One sample at a time, to the class that has the fewest of those that have more."""
+    counts = [0] * len(class_sizes)
+    for _ in range(min(total, sum(class_sizes))):
+        open_ones = [c for c, size in enumerate(class_sizes) if counts[c] < size]
+        counts[min(open_ones, key=lambda c: counts[c])] += 1
+    return counts
+
+
 def shifted(image: np.ndarray, down: int, right: int) -> np.ndarray:
     """One image (H, W, C) moved pixel by pixel, the nearest edge pixel in the gap."""
     height, width, _ = image.shape

@@ -26,7 +26,7 @@ from trainer.run_lock import TRAINER, claimed_alone
 pytestmark = pytest.mark.slow
 
 SWITCHES = [[0, 0], [10, 8], [18, 16], [20, 20]]
-EVALUATED = ("balanced_accuracy", "per_class_recall", "test_images", "table_version")
+EVALUATED = ("balanced_accuracy", "per_class_recall", "num_images", "table_version")
 
 
 def report_of(config):
@@ -64,7 +64,7 @@ def test_it_learns(alone):
     losses = list(series(alone, "train/shape/softmax").values())
     assert sum(losses[-5:]) < 0.75 * sum(losses[:5])
     report = report_of(alone)
-    assert report["test_images"] == 21
+    assert report["num_images"] == 21
     by_table = ["knc_margin", "knc_soft", "knc_balanced", "ncm"]
     assert set(report["balanced_accuracy"]) == {*by_table, "blend", "head"}
     # 20 steps are too few for the head; the clusters follow the embeddings at once.

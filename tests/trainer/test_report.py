@@ -28,7 +28,7 @@ def test_a_report_says_how_good_how_fast_and_with_which_tables(tmp_path):
     evaluation = {
         "balanced_accuracy": {"ncm": 0.5},
         "per_class_recall": {"ncm": [0.5, None]},
-        "test_images": 8,
+        "num_images": 8,
     }
     report = written(tmp_path, evaluation=evaluation)
     versions = report.pop("versions")

@@ -27,7 +27,7 @@ def summarise(
     Returns:
         `balanced_accuracy`, `accuracy`, `per_class_recall` by read-out (named "task/read-out" if
         there are several tasks), the `split`, and its number of
-        images, `test_images`.
+        images, `num_images`.
     """
     several = len({task for task, _ in counts}) > 1
     named = {f"{t}/{r}" if several else r: c for (t, r), c in counts.items()}
@@ -36,7 +36,7 @@ def summarise(
         "step": step,
         "table_version": table_version,
         "split": split,
-        "test_images": int(first.total.sum()),
+        "num_images": int(first.total.sum()),
         "balanced_accuracy": {name: c.balanced_accuracy for name, c in named.items()},
         "accuracy": {name: c.accuracy for name, c in named.items()},
         "per_class_recall": {

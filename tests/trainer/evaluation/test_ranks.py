@@ -28,7 +28,7 @@ def test_the_validation_split_is_read_where_that_is_asked_for(tmp_path, tiny_dat
     run, config = RunFolder(tmp_path), EvaluationConfig(split="validation")
     evaluator = RankEvaluator(run, ALONE, manifest, TASKS, config)
     summary, _ = evaluator.run(tiny_network, 5, {}, None)
-    assert (summary["split"], summary["test_images"]) == ("validation", 21)
+    assert (summary["split"], summary["num_images"]) == ("validation", 21)
     assert read_json(run.evaluation / "step_000005-validation.json") == summary
 
 

@@ -30,7 +30,7 @@ def test_a_summary_has_every_number_by_read_out():
         "step": 40,
         "table_version": 30,
         "split": "test",
-        "test_images": 6,
+        "num_images": 6,
         "balanced_accuracy": {"ncm": 0.625, "head": 0.5},
         "accuracy": {"ncm": pytest.approx(4 / 6), "head": pytest.approx(4 / 6)},
         # A class without a test image has no recall.
