@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -103,7 +103,10 @@ class ImportPlan:
         return sum(len(self.splits[name]) for name in names[: names.index(split)])
 
     def fingerprint(self) -> str:
-        """Return a checksum of all that decides over the files written (except image content)."""
+        """Return a checksum of all that decides over the files written, but for the images.
+
+        It is the same wherever the images lie: a change of them is told a shard (`write_shard`).
+        """
         digest = hashlib.sha256()
         for text in self._as_json():
             digest.update(text.encode("ascii"))
@@ -230,12 +233,7 @@ def _drop_small_classes(
     new_number = {old: new for new, old in enumerate(kept)}
     splits: dict[str, _Items] = {
         split: [
-            SourceItem(
-                item.name,
-                {**item.labels, column: new_number[item.labels[column]]},
-                item.load,
-                item.extension,
-            )
+            replace(item, labels={**item.labels, column: new_number[item.labels[column]]})
             for item in items
             if item.labels[column] in new_number
         ]

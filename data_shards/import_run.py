@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from data_shards.atomic import TEMPORARY_PREFIX, clear_leftovers, read_json, write_json
-from data_shards.errors import DataError
+from data_shards.errors import DataError, named
 from data_shards.import_plan import ImportOptions, ImportPlan, check_every_class, class_counts
 from data_shards.index import sample_ids
 from data_shards.manifest import IMPORT_NAME, MANIFEST_NAME, Manifest, ShardInfo, SplitInfo
@@ -17,8 +20,13 @@ from data_shards.progress import Progress
 from data_shards.sample import Sample
 from data_shards.sources.base import SourceItem
 from data_shards.transforms import open_image
-from data_shards.writer import finished_shard, write_shard
+from data_shards.writer import finished_shard, noted_files, write_shard
 
+_OTHER_SIZES = "some have other sizes"
+_OTHER_TIMES = (
+    "their sizes are the same, but not their times of modification (if they were only copied, use "
+    "the import as it is; cp -a and rsync -a keep the times)"
+)
 _SHARD_FILE = re.compile(r"(train|test|validation)-\d{6}\.(tar|idx|labels\.npy|json)")
 _logger = logging.getLogger(__name__)
 
@@ -27,14 +35,15 @@ def write_import(plan: ImportPlan, options: ImportOptions) -> Manifest:
     """Write the shards of a plan, but those that an earlier run has finished, then the manifest.
 
     Raises:
-        DataError: when the folder holds something else, or an image cannot be read and
-            `options.on_error` is "stop".
+        DataError: when the folder holds something else, or this import finished with images that
+            have changed since, or an image cannot be read and `options.on_error` is "stop".
     """
     fingerprint = plan.fingerprint()
     _claim_folder(options.out, plan, fingerprint)
     total = sum(map(len, plan.splits.values()))
     with Progress(total, label=f"import {plan.source}", unit="images") as progress:
         run = _Run(plan=plan, options=options, fingerprint=fingerprint, progress=progress)
+        run.find_changed_shards()
         splits = {split: run.write_split(split) for split in plan.splits}
     check_every_class(run.imported["train"], plan.label_names)
     return Manifest(
@@ -59,16 +68,39 @@ class _Run:
     progress: Progress
     imported: dict[str, list[SourceItem]] = field(default_factory=dict)
     skipped: list[str] = field(default_factory=list)
+    changed_shards: list[str] = field(default_factory=list)
     num_kept_shards: int = 0
 
+    def find_changed_shards(self) -> None:
+        """Find the shards of which image files have changed since; they are written again.
+
+        Raises:
+            DataError: when the import was finished: trainings may rely on it.
+        """
+        out, same_sizes = self.options.out, True
+        for split in self.plan.splits:
+            for name, chunk, _ in self._chunks(split):
+                noted = noted_files(out, name, num_samples=len(chunk))
+                if noted and noted != (found := file_checksums(chunk)):
+                    self.changed_shards.append(name)
+                    same_sizes &= noted.get("sizes") == found.get("sizes")
+        if not self.changed_shards:
+            return
+        what = (
+            f"{out} holds this import, but the image files of {named(self.changed_shards)} have "
+            f"changed since: {_OTHER_TIMES if same_sizes else _OTHER_SIZES}"
+        )
+        if (out / MANIFEST_NAME).exists():
+            raise DataError(
+                f"{what}; choose another --out or remove the folder to import them as they are now"
+            )
+        _logger.warning("%s; these shards are written again", what)
+
     def write_split(self, split: str) -> SplitInfo:
-        items = self.plan.splits[split]
         self.imported[split] = []
         shards = []
-        for number, start in enumerate(range(0, len(items), self.options.samples_per_shard)):
-            chunk = items[start : start + self.options.samples_per_shard]
-            first_id = self.plan.first_id(split) + start
-            shard = self._finished_or_new(f"{split}-{number:06d}", chunk, first_id)
+        for name, chunk, first_id in self._chunks(split):
+            shard = self._finished_or_new(name, chunk, first_id)
             self._sort_out(shard, chunk, split, first_id)
             shards.append(shard)
         imported = self.imported[split]
@@ -78,16 +110,31 @@ class _Run:
         }
         return SplitInfo(len(imported), histograms, tuple(shards))
 
+    def _chunks(self, split: str) -> Iterator[tuple[str, Sequence[SourceItem], int]]:
+        """Name, images and first id of each shard."""
+        items, size = self.plan.splits[split], self.options.samples_per_shard
+        first_id = self.plan.first_id(split)
+        for number, start in enumerate(range(0, len(items), size)):
+            yield f"{split}-{number:06d}", items[start : start + size], first_id + start
+
     def _finished_or_new(self, name: str, chunk: Sequence[SourceItem], first_id: int) -> ShardInfo:
-        finished = finished_shard(self.options.out, name, fingerprint=self.fingerprint)
+        out, fingerprint = self.options.out, self.fingerprint
+        finished = None
+        if name not in self.changed_shards:
+            finished = finished_shard(out, name, fingerprint=fingerprint)
         # What lacks an image is written again: it may have been repaired.
         if finished is not None and finished.num_samples == len(chunk):
             self.num_kept_shards += 1
             self.progress.update(len(chunk), kept_shards=self.num_kept_shards)
             return finished
-        samples = self._samples(chunk, first_id)
-        columns = self.plan.label_columns
-        return write_shard(self.options.out, name, samples, columns, fingerprint=self.fingerprint)
+        return write_shard(
+            out,
+            name,
+            self._samples(chunk, first_id),
+            self.plan.label_columns,
+            fingerprint=fingerprint,
+            files=file_checksums(chunk),
+        )
 
     def _samples(self, chunk: Sequence[SourceItem], first_id: int) -> Iterator[Sample]:
         for sample_id, item in enumerate(chunk, start=first_id):
@@ -115,6 +162,31 @@ class _Run:
                 self.imported[split].append(item)
             else:
                 self.skipped.append(item.name)
+
+
+def file_checksums(items: Sequence[SourceItem]) -> dict[str, str]:
+    """Return what tells, without reading it, that a file which images are read from has changed.
+
+    Returns:
+        Checksums of the files' "sizes" and "times" of modification; empty if there are no files.
+    """
+    files = dict.fromkeys(item.file for item in items if item.file is not None)
+    if not files:
+        return {}
+    sizes, times = zip(*map(_size_and_time, files), strict=True)
+    return {
+        name: hashlib.sha256(json.dumps(values).encode("ascii")).hexdigest()
+        for name, values in (("sizes", sizes), ("times", times))
+    }
+
+
+def _size_and_time(file: Path) -> tuple[int, int]:
+    """In bytes and nanoseconds; -1 for what is not there: whoever reads it says so."""
+    try:
+        found = os.stat(file)
+    except OSError:
+        return -1, -1
+    return found.st_size, found.st_mtime_ns
 
 
 def _claim_folder(out: Path, plan: ImportPlan, fingerprint: str) -> None:

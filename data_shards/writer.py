@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -27,6 +27,7 @@ def write_shard(
     label_columns: Sequence[str],
     *,
     fingerprint: str = "",
+    files: Mapping[str, str] | None = None,
 ) -> ShardInfo:
     """Write one shard. The same samples always make the same bytes.
 
@@ -38,6 +39,8 @@ def write_shard(
         samples: in the order of ascending ids; consumed once, never all in memory.
         label_columns: the columns of the label file, in order; each sample has all of them.
         fingerprint: of the import that the shard is part of.
+        files: checksums that tell a change of the files that the samples are read from, by name,
+            for `noted_files`.
 
     Raises:
         DataError: when a sample lacks a label column or the ids do not ascend.
@@ -71,8 +74,20 @@ def write_shard(
         index_sha256=sha256_of(index),
         labels_sha256=sha256_of(labels_file),
     )
-    write_json(entry, {"fingerprint": fingerprint, "shard": asdict(info)})
+    content = {"fingerprint": fingerprint, "files": dict(files or {}), "shard": asdict(info)}
+    write_json(entry, content)
     return info
+
+
+def noted_files(folder: Path | str, name: str, *, num_samples: int) -> dict[str, str]:
+    """Return the `files` that a shard was written with; empty if it has not so many samples."""
+    try:
+        content = read_json(_paths(Path(folder), name)[-1])
+        info = record_from_json(ShardInfo, content.get("shard"))
+    except DataError:  # not there, or `finished_shard` says what is wrong
+        return {}
+    files = content.get("files")
+    return files if isinstance(files, dict) and info.num_samples == num_samples else {}
 
 
 def finished_shard(folder: Path | str, name: str, *, fingerprint: str) -> ShardInfo | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
 from data_shards.sample import LABEL_EXTENSION
 
@@ -24,6 +24,9 @@ class SourceItem:
     """Returns the image file."""
     extension: str
     """Suffix of the image file without the dot, in lower case."""
+    file: Path | None = None
+    """Where it is read from: a file of its own, or one that holds others too; None: from no file.
+    Its size and time of modification tell a change."""
 
 
 @dataclass(frozen=True)

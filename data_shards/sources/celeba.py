@@ -35,7 +35,7 @@ def read(folder: Path) -> Source:
         path = folder / IMAGES / name
         classes = dict(zip(columns, labels[name], strict=True))
         splits[split].append(
-            SourceItem(f"{IMAGES}/{name}", classes, path.read_bytes, extension_of(name))
+            SourceItem(f"{IMAGES}/{name}", classes, path.read_bytes, extension_of(name), path)
         )
     return Source(
         "celeba",

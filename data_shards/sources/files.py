@@ -9,11 +9,22 @@ import zlib
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from data_shards.errors import DataError
 
-Files = dict[str, Callable[[], bytes]]
-"""Name below the folder or in the tar, with "/" -> returns the file's bytes."""
+
+class StoredFile(NamedTuple):
+    """A file of a folder or of a tar."""
+
+    load: Callable[[], bytes]
+    """Returns its bytes."""
+    path: Path
+    """The file itself, or the tar."""
+
+
+Files = dict[str, StoredFile]
+"""Name below the folder or in the tar, with "/" -> the file."""
 
 
 def visible_files(folder: Path) -> list[Path]:
@@ -65,7 +76,9 @@ def refuse_copies(path: Path, names: Iterable[str], image_of: Callable[[str], st
 
 def _folder_files(folder: Path) -> Files:
     paths = (Path(parent, name) for parent, _, names in os.walk(folder) for name in names)
-    return {path.relative_to(folder).as_posix(): path.read_bytes for path in paths}
+    return {
+        path.relative_to(folder).as_posix(): StoredFile(path.read_bytes, path) for path in paths
+    }
 
 
 def _tar_files(path: Path) -> Files:
@@ -78,4 +91,4 @@ def _tar_files(path: Path) -> Files:
                     contents[member.name] = file.read()
     except (tarfile.TarError, lzma.LZMAError, zlib.error, OSError, EOFError) as error:
         raise DataError(f"{path} is no tar that can be read: {error}") from error
-    return {name: partial(contents.__getitem__, name) for name in contents}
+    return {name: StoredFile(partial(contents.__getitem__, name), path) for name in contents}

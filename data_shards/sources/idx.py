@@ -86,7 +86,13 @@ def _read_split(folder: Path, prefix: str) -> list[SourceItem]:
             "labels; expected as many, and at least one"
         )
     return [
-        SourceItem(f"{prefix}/{number:06d}", {COLUMN: label}, partial(encode_png, image), "png")
+        SourceItem(
+            f"{prefix}/{number:06d}",
+            {COLUMN: label},
+            partial(encode_png, image),
+            "png",
+            images_path,
+        )
         for number, (image, label) in enumerate(zip(images, labels.tolist(), strict=True))
     ]
 

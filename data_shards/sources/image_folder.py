@@ -41,6 +41,7 @@ def read(root: Path) -> Source:
                 labels_of[folder.name],
                 path.read_bytes,
                 extension_of(path.name),
+                path,
             )
             for folder in found
             for path in _images(folder)

@@ -30,7 +30,13 @@ def read(path: Path) -> Source:
     identities = tuple(sorted({_identity(name) for name in faces}))
     number_of = {identity: number for number, identity in enumerate(identities)}
     items = [
-        SourceItem(name, {COLUMN: number_of[_identity(name)]}, files[name], extension_of(name))
+        SourceItem(
+            name,
+            {COLUMN: number_of[_identity(name)]},
+            files[name].load,
+            extension_of(name),
+            files[name].path,
+        )
         for name in faces
     ]
     return Source("lfw", {"train": items}, (COLUMN,), {COLUMN: identities})

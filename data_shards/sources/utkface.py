@@ -65,8 +65,9 @@ def read(path: Path) -> Source:
         SourceItem(
             name,
             {column: int(labels[number]) for column, (_, labels) in columns.items()},
-            files[name],
+            files[name].load,
             extension_of(name),
+            files[name].path,
         )
         for number, name in enumerate(faces)
     ]

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +19,11 @@ from PIL import Image
 
 from data_shards.errors import DataError
 from data_shards.import_plan import ImportOptions
-from data_shards.importer import import_source
+from data_shards.importer import import_source, main
 from data_shards.index import SampleIndex
 from data_shards.manifest import Manifest
 from data_shards.reader import read_shard
-from data_shards.sources import image_folder
+from data_shards.sources import digits, image_folder, lfw
 from tests.helpers.image_shards import folder_bytes, png, write_image_folder
 
 COUNTS = {"ann": 12, "bo": 9, "cy": 4}
@@ -82,6 +86,107 @@ def test_a_finished_other_import_is_not_touched(faces: Path, tmp_path: Path) -> 
     with pytest.raises(DataError, match="holds another import"):
         run(faces, out, seed=1)
     assert folder_bytes(out) == before
+
+
+def overwrite(faces: Path, *, longer: bool = False) -> None:
+    """Put other images in the place of all; PNGs may have something behind their end."""
+    for path in faces.rglob("*.png"):
+        size, modified = path.stat().st_size, path.stat().st_mtime_ns
+        path.write_bytes(png(1000).ljust(size + longer, b"\0")[: size + longer])
+        os.utime(path, ns=(0, modified if longer else modified + 1))
+
+
+@pytest.mark.parametrize(
+    ("longer", "what"),
+    [(True, "some have other sizes; "), (False, r"their sizes are the same, but not their times ")],
+)
+def test_a_finished_import_is_not_taken_for_one_of_changed_images(
+    faces: Path, tmp_path: Path, longer: bool, what: str
+) -> None:
+    out = tmp_path / "out"
+    run(faces, out)
+    before = folder_bytes(out)
+    overwrite(faces, longer=longer)
+    shards = "train-000000, train-000001, train-000002, train-000003, test-000000 and 1 more"
+    with pytest.raises(DataError, match=f"files of {shards} have changed since: {what}") as error:
+        run(faces, out)
+    assert str(error.value).endswith("remove the folder to import them as they are now")
+    assert folder_bytes(out) == before
+
+
+def test_a_copy_with_its_times_is_no_change(faces: Path, tmp_path: Path) -> None:
+    manifest = run(faces, tmp_path / "out")
+    shutil.copytree(faces, tmp_path / "copy")
+    shutil.rmtree(faces)
+    assert run(tmp_path / "copy", tmp_path / "out") == manifest
+
+
+def test_an_import_needs_its_images_no_more(faces: Path, tmp_path: Path) -> None:
+    manifest = run(faces, tmp_path / "out")
+    shutil.rmtree(faces)
+    assert Manifest.load(tmp_path / "out") == manifest
+    assert main(["--verify", str(tmp_path / "out")]) == 0
+
+
+def test_what_is_changed_in_an_unfinished_import_is_written_again(
+    faces: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = tmp_path / "out"
+    broken = faces / "cy" / "003.png"
+    whole = broken.read_bytes()
+    broken.write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"cy/003\.png: not an image"):
+        run(faces, out, test_fraction=0)
+    kept = identity(out / "train-000000.tar")
+    (faces / "ann" / "007.png").write_bytes(png(1000) + b"longer")  # the third of the second shard
+    broken.write_bytes(whole)
+    run(faces, out, test_fraction=0)
+    assert "files of train-000001 have changed since: some have other sizes" in caplog.text
+    assert identity(out / "train-000000.tar") == kept
+    run(faces, tmp_path / "fresh", test_fraction=0)
+    assert folder_bytes(out) == folder_bytes(tmp_path / "fresh")
+
+
+def test_each_file_is_looked_at_once_and_a_tar_once_a_shard(
+    faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stat, asked = os.stat, Counter[str]()
+
+    def counted(path: Any, *arguments: Any, **others: Any) -> os.stat_result:
+        asked[str(path)] += 1
+        return stat(path, *arguments, **others)
+
+    archive = tmp_path / "faces.tar"
+    with tarfile.open(archive, "w") as tar:
+        for path in faces.rglob("*.png"):
+            tar.add(path, arcname=f"{path.parent.name}/{path.parent.name}_{path.name}")
+    loose, packed = image_folder.read(faces), lfw.read(archive)
+    monkeypatch.setattr(os, "stat", counted)
+    for _ in range(2):  # a new import, and the same again
+        asked.clear()
+        import_source(loose, ImportOptions(out=tmp_path / "loose", samples_per_shard=5))
+        assert all(asked[str(path)] == 1 for path in faces.rglob("*.png"))
+        import_source(packed, ImportOptions(out=tmp_path / "packed", samples_per_shard=10))
+        assert asked[str(archive)] == 3
+    with archive.open("ab") as file:
+        file.write(b"longer")
+    with pytest.raises(DataError, match="changed since: some have other sizes"):
+        import_source(packed, ImportOptions(out=tmp_path / "packed", samples_per_shard=10))
+
+
+def test_images_of_no_file_do_not_change(tmp_path: Path) -> None:
+    options = ImportOptions(out=tmp_path, max_per_class=2, test_fraction=0)
+    assert import_source(digits.read(), options) == import_source(digits.read(), options)
+
+
+def test_an_import_that_noted_no_files_is_taken_as_it_is(faces: Path, tmp_path: Path) -> None:
+    manifest = run(faces, tmp_path / "out")
+    for path in (tmp_path / "out").glob("t*-*.json"):
+        content = json.loads(path.read_text())
+        del content["files"]  # as before they were noted
+        path.write_text(json.dumps(content))
+    overwrite(faces)
+    assert run(faces, tmp_path / "out") == manifest
 
 
 def test_an_unfinished_other_import_is_started_over(

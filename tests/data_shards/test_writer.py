@@ -9,7 +9,7 @@ import pytest
 from data_shards.errors import DataError
 from data_shards.manifest import ShardInfo
 from data_shards.sample import Sample
-from data_shards.writer import finished_shard, write_shard
+from data_shards.writer import finished_shard, noted_files, write_shard
 from tests.helpers.image_shards import folder_bytes, png, sample
 
 
@@ -71,6 +71,18 @@ def test_a_damaged_shard_does_not_count_as_finished(tmp_path: Path, suffix: str)
     assert finished_shard(tmp_path / "a", "train-000000", fingerprint="one") is None
     path.unlink()
     assert finished_shard(tmp_path / "a", "train-000000", fingerprint="one") is None
+
+
+def test_what_tells_a_change_of_files_is_noted_of_whole_shards(tmp_path: Path) -> None:
+    write(tmp_path)
+    assert noted_files(tmp_path, "train-000000", num_samples=3) == {}
+    write_shard(tmp_path, "train-000000", [sample(0, 0)], ["class"], files={"sizes": "abc"})
+    assert noted_files(tmp_path, "train-000000", num_samples=1) == {"sizes": "abc"}
+    assert noted_files(tmp_path, "train-000000", num_samples=2) == {}
+    assert noted_files(tmp_path, "train-000001", num_samples=1) == {}
+    entry = tmp_path / "train-000000.json"
+    entry.write_bytes(entry.read_bytes()[:-10])
+    assert noted_files(tmp_path, "train-000000", num_samples=1) == {}
 
 
 def test_writing_over_a_shard_first_withdraws_its_entry(tmp_path: Path) -> None:

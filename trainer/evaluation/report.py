@@ -26,8 +26,8 @@ def summarise(
 
     Returns:
         `balanced_accuracy`, `accuracy`, `per_class_recall` by read-out (named "task/read-out" if
-        there are several tasks), the `split`, and its number of
-        images, `num_images`.
+        there are several tasks), the `split`, how many images it has (`num_images`), and the
+        `step` and `table_version` that classified them.
     """
     several = len({task for task, _ in counts}) > 1
     named = {f"{t}/{r}" if several else r: c for (t, r), c in counts.items()}

@@ -35,6 +35,7 @@ def test_attributes_are_columns_and_the_official_splits_stay(folder: Path, tmp_p
         {"Bald": 1, "Young": 0},
         {"Bald": 0, "Young": 1},
     ]
+    assert source.splits["train"][1].file == folder / celeba.IMAGES / "000001.jpg"
     manifest = import_source(source, ImportOptions(out=tmp_path / "out"))
     assert list(manifest.splits) == ["train", "test", "validation"]
     for split in manifest.splits:

@@ -43,6 +43,7 @@ def test_images_and_labels_come_in_order(tmp_path: Path, zipped: bool) -> None:
         assert items[3].name == f"{prefix}/000003"
         for item, image in zip(items, IMAGES, strict=True):
             assert item.extension == "png"
+            assert item.file == tmp_path / f"{prefix}-images-idx3-ubyte{'.gz' * zipped}"
             np.testing.assert_array_equal(np.asarray(open_image(item.load())), image)
 
 

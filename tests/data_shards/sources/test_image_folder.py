@@ -20,6 +20,7 @@ def test_a_class_per_folder(tmp_path: Path) -> None:
         ("bo/001.png", 1),
     ]
     assert items[0].load() == png(2)
+    assert items[0].file == tmp_path / "faces" / "ann" / "000.png"
 
 
 def test_folders_are_walked_and_hidden_files_passed_over(tmp_path: Path) -> None:

@@ -42,17 +42,20 @@ def test_people_of_a_folder(folder: Path) -> None:
     assert items[2].name == "Bo_Li/Bo_Li_0002.jpg"
     assert items[2].load() == png(2)
     assert items[2].extension == "jpg"
+    assert items[2].file == folder / "Bo_Li" / "Bo_Li_0002.jpg"
 
 
 @pytest.mark.parametrize("suffix", MODES)
 def test_a_tar_gives_the_same_people(folder: Path, suffix: str) -> None:
     expected = lfw.read(folder)
-    source = lfw.read(packed(folder, suffix))
+    path = packed(folder, suffix)
+    source = lfw.read(path)
     assert source.label_names == expected.label_names
     assert [item.load() for item in source.splits["train"]] == [
         item.load() for item in expected.splits["train"]
     ]
     assert source.splits["train"][0].name == "lfw/Ann_van_Lee/Ann_van_Lee_0001.jpg"
+    assert {item.file for item in source.splits["train"]} == {path}
 
 
 @pytest.mark.parametrize("suffix", ["tgz", "tar.xz"])

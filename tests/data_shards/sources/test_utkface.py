@@ -76,6 +76,8 @@ def test_a_tar_gives_the_same_faces_and_odd_names_are_listed(tmp_path: Path) -> 
     with tarfile.open(path, "w:xz") as tar:
         tar.add(folder, arcname="UTKFace")
     packed, loose = utkface.read(path), utkface.read(folder)
+    assert {item.file for item in packed.splits["train"]} == {path}
+    assert all(item.file == folder / item.name for item in loose.splits["train"])
     assert packed.unlabelled == ("UTKFace/39_1_20170116174525125.jpg",)
     assert loose.unlabelled == ("39_1_20170116174525125.jpg",)
     assert packed.label_names == loose.label_names
