@@ -57,15 +57,15 @@ class TrainingProgress:
             self._show_phase(phase)
             return
         self._last_sign = time.monotonic()
+        self._done = max(int(row["step"]) for row in rows)
         if self._progress is None:
-            self._progress = Progress(self._steps, label=self._label, unit="steps")
+            self._progress = self._begin()
         shown: dict[str, Any] = {"now": "training"} if self._on_terminal else {}
         for row in rows:
             if row["name"] == _LOSS:
                 shown["loss"] = f"{row['value']:.3f}"
             elif row["name"] == _VERSION:
                 shown["table"] = int(row["value"])
-        self._done = max(int(row["step"]) for row in rows)
         self._progress.update(max(0, self._done - self._progress.done), **shown)
 
     def _show_phase(self, phase: str) -> None:
@@ -78,8 +78,11 @@ class TrainingProgress:
             sys.stderr.write(f"{self._label}: {phase}\n")
             return
         if self._progress is None:
-            self._progress = Progress(self._steps, label=self._label, unit="steps")
+            self._progress = self._begin()
         self._progress.update(0, now=phase)
+
+    def _begin(self) -> Progress:
+        return Progress(self._steps, label=self._label, unit="steps", done=self._done)
 
     @property
     def _on_terminal(self) -> bool:

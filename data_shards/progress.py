@@ -24,6 +24,7 @@ class Progress:
         unit: str,
         stream: TextIO | None = None,
         every_seconds: float = 5.0,
+        done: int = 0,
     ) -> None:
         """Start the clock.
 
@@ -33,8 +34,9 @@ class Progress:
             unit: plural name of a unit, such as "images".
             stream: where to write; standard error when None.
             every_seconds: least time between two plain lines.
+            done: units that were done before, which say nothing of the speed.
         """
-        self.done = 0
+        self.done = self._done_before = done
         self._total = total
         self._label = label
         self._unit = unit
@@ -47,7 +49,12 @@ class Progress:
         self._bar: tqdm[Any] | None = None
         if self._stream.isatty():
             self._bar = tqdm(
-                total=total, desc=label, unit=f" {unit}", file=self._stream, dynamic_ncols=True
+                total=total,
+                desc=label,
+                unit=f" {unit}",
+                file=self._stream,
+                dynamic_ncols=True,
+                initial=done,
             )
 
     def update(self, n: int = 1, **postfix: Any) -> None:
@@ -81,7 +88,7 @@ class Progress:
         self._last_line = now
         self._shown = (self.done, dict(self._postfix))
         seconds = now - self._started
-        rate = self.done / seconds if seconds > 0 else 0.0
+        rate = (self.done - self._done_before) / seconds if seconds > 0 else 0.0
         self._stream.write(f"{self._label}: {', '.join(self._parts(rate))}\n")
         self._stream.flush()
 
@@ -92,7 +99,8 @@ class Progress:
             share = 100 * self.done // self._total if self._total else 100
             parts = [f"{self.done:,}/{self._total:,} {self._unit} ({share} %)"]
         digits = 0 if rate >= 10 else 2
-        parts.append(f"{rate:,.{digits}f} {self._unit}/s")
+        if not self._done_before or rate > 0:  # else nothing is known of the speed yet
+            parts.append(f"{rate:,.{digits}f} {self._unit}/s")
         if self._total is not None and rate > 0 and self.done < self._total:
             parts.append(f"{(self._total - self.done) / rate:,.0f} s left")
         return parts + [f"{name} {value}" for name, value in self._postfix.items()]

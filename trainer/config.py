@@ -179,6 +179,8 @@ class RunConfig:
                 for name in ("tau", "head_adjustment")
                 if getattr(self.evaluation, name) != getattr(default.evaluation, name)
             ]
+        if self.data.every_label and self.tasks:
+            ignored.append("data.every_label is ignored: tasks are named")
         warmup_sampling = self.sampler.warmup_sampling
         if not self.clmle_start and warmup_sampling != default.sampler.warmup_sampling:
             ignored.append("sampler.warmup_sampling is ignored: loss.clmle_from is 0")

@@ -103,8 +103,9 @@ class Loop:
         if parts.feed.tables or parts.config.sampling_at(self.step) != "cluster":
             self._read_ahead()
         stream = sys.stderr if parts.world.is_first else io.StringIO()  # one rank speaks
-        with Progress(steps, label="training", unit="steps", stream=stream) as progress:
-            progress.update(self.step)
+        with Progress(
+            steps, label="training", unit="steps", stream=stream, done=self.step
+        ) as progress:
             while self.step < steps:
                 self._follow_tables()
                 stopping = self._step.run(self.step, self._record, stop=self._told_to_stop())

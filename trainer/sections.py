@@ -35,6 +35,10 @@ class DataConfig:
     shards: str = ""
     """Folder that `clmle import` wrote; holds the train split and, for evaluation, a test split."""
 
+    every_label: bool = False
+    """Where `tasks` names none, every label column is a task, such as the 40 attributes of CelebA;
+    false = the first one only."""
+
     shift: int = 2
     """Random shift of a training image, in pixels up to this, in both directions. 0 = none."""
 

@@ -24,14 +24,14 @@ def load_manifest(config: RunConfig) -> Manifest:
 
 
 def resolve_tasks(config: RunConfig, manifest: Manifest) -> tuple[TaskConfig, ...]:
-    """The run's tasks: those of the configuration, or one on the first label column.
+    """The run's tasks: those of the configuration, or `data.every_label`, or the first label column.
 
     Raises:
-        ConfigError: a task names a label column that the shards do not have.
+        ConfigError: a task names a label column that the shards do not have, or a column is no
+            name of a task.
     """
-    tasks = config.tasks or (
-        TaskConfig(name=manifest.label_columns[0], label=manifest.label_columns[0]),
-    )
+    columns = manifest.label_columns if config.data.every_label else manifest.label_columns[:1]
+    tasks = config.tasks or tuple(TaskConfig(name=column, label=column) for column in columns)
     for task in tasks:
         if task.label not in manifest.label_columns:
             raise ConfigError(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import re
+import time
 
 from data_shards.progress import Progress
 
@@ -17,6 +18,21 @@ def test_lines_say_share_rate_and_time_left() -> None:
     progress.update(300)
     pattern = r"import: 300/2,480 images \(12 %\), [\d,]+ images/s, [\d,]+ s left\n"
     assert re.fullmatch(pattern, stream.getvalue())
+
+
+def test_what_was_done_before_says_nothing_of_the_speed() -> None:
+    stream = io.StringIO()
+    with Progress(
+        1000, label="go on", unit="steps", stream=stream, every_seconds=60, done=900
+    ) as progress:
+        assert progress.done == 900
+        progress.update(50)
+        time.sleep(0.1)
+    said = re.fullmatch(
+        r"go on: 950/1,000 steps \(95 %\), ([\d,]+) steps/s, .*\n", stream.getvalue()
+    )
+    assert said is not None
+    assert int(said[1].replace(",", "")) <= 500
 
 
 def test_there_is_always_a_last_line_and_only_one() -> None:

@@ -24,6 +24,20 @@ def test_tasks_of_the_configuration_are_taken_in_their_order(tiny_data):
     assert resolve_tasks(build_config({"tasks": raw}), tiny_data) == TWO
 
 
+def test_every_label_is_a_task_where_that_is_wanted(tiny_data):
+    data = {"every_label": True}
+    assert [task.label for task in resolve_tasks(build_config({"data": data}), tiny_data)] == [
+        "shape",
+        "parity",
+    ]
+    both = build_config({"data": data, "tasks": [{"name": "face", "label": "shape"}]})
+    assert [task.name for task in resolve_tasks(both, tiny_data)] == ["face"]
+    assert both.ignored_settings() == ["data.every_label is ignored: tasks are named"]
+    odd = dataclasses.replace(tiny_data, label_columns=("shape", "no name"))
+    with pytest.raises(ConfigError, match="'no name'"):
+        resolve_tasks(build_config({"data": data}), odd)
+
+
 def test_a_label_that_the_shards_lack_is_an_error_that_names_theirs(tiny_data):
     config = build_config({"tasks": [{"name": "face", "label": "identity"}]})
     with pytest.raises(ConfigError, match="no label 'identity'; they have shape, parity"):
