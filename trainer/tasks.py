@@ -24,7 +24,7 @@ def load_manifest(config: RunConfig) -> Manifest:
 
 
 def resolve_tasks(config: RunConfig, manifest: Manifest) -> tuple[TaskConfig, ...]:
-    """The run's tasks: those of the configuration, or `data.every_label`, or the first label column.
+    """The run's tasks: those that it names, or every label column, or the first one.
 
     Raises:
         ConfigError: a task names a label column that the shards do not have, or a column is no
