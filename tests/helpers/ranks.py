@@ -1,8 +1,11 @@
 """Run a function on several gloo ranks, each a process of its own."""
 
+import contextlib
 import multiprocessing
 import os
+import queue as queues
 import socket
+import time
 import traceback
 
 
@@ -27,7 +30,8 @@ def run_ranks(function, num_ranks, *arguments, timeout=120):
     """Call `function(rank, num_ranks, *arguments)` on each rank; return the results by rank.
 
     The function must live at the top level of a module. A rank that fails fails the test with its
-    traceback; one that hangs fails it after the time-out.
+    traceback; one that hangs fails it after the time-out; one that was killed has its negative exit
+    code as its result.
     """
     context = fresh_processes()
     queue = context.Queue()
@@ -40,10 +44,15 @@ def run_ranks(function, num_ranks, *arguments, timeout=120):
         process.start()
     try:
         results = {}
-        for _ in processes:
-            rank, ok, value = queue.get(timeout=timeout)
-            assert ok, f"rank {rank}:\n{value}"
-            results[rank] = value
+        deadline = time.monotonic() + timeout
+        while len(results) < num_ranks:
+            assert time.monotonic() < deadline, f"ranks hang; {sorted(results)} are done"
+            with contextlib.suppress(queues.Empty):
+                rank, ok, value = queue.get(timeout=0.5)
+                assert ok, f"rank {rank}:\n{value}"
+                results[rank] = value
+            killed = {r: p.exitcode for r, p in enumerate(processes) if (p.exitcode or 0) < 0}
+            results = killed | results
     finally:
         for process in processes:
             process.join(timeout=20 if len(results) == num_ranks else 1)

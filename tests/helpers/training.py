@@ -64,13 +64,15 @@ def train_ranks(
         arguments: of `prepare`.
 
     Returns:
-        Each rank's exit code and what it wrote to stderr.
+        Each rank's exit code and what it wrote to stderr; of one that was killed, the signal's
+        number, negative, and nothing.
     """
     path = Path(config.run.folder).with_suffix(".yaml")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(to_yaml(config))
     command = ("--config", str(path), *options)
-    return run_ranks(_rank, num_ranks, command, prepare, arguments, timeout=TIMEOUT)
+    results = run_ranks(_rank, num_ranks, command, prepare, arguments, timeout=TIMEOUT)
+    return [(result, "") if isinstance(result, int) else result for result in results]
 
 
 def _rank(

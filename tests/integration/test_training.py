@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 
 import pytest
 import torch
@@ -187,6 +188,34 @@ def test_a_checkpoint_goes_on_in_another_folder_with_its_tables(tmp_path, tiny_s
     rest = {step: loss for step, loss in series(former).items() if step > 10}
     assert series(config) == rest
     assert report_of(config)["table_switches"] == report_of(former)["table_switches"]
+
+
+def sigkill_at(rank, at_rank, at_step):
+    """Kill one rank in the middle of a step, as the kernel does when memory runs out."""
+    compute = Objective.__call__
+
+    def killed(self, outputs, sample_ids, step):
+        if (rank, step) == (at_rank, at_step):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return compute(self, outputs, sample_ids, step)
+
+    Objective.__call__ = killed
+
+
+@pytest.mark.parametrize("at_rank", [0, 1])
+def test_a_killed_rank_ends_the_other_and_both_go_on(alone, tmp_path, tiny_shards, at_rank):
+    config = tiny_config(tmp_path / "run", tiny_shards, checkpoint__every=10)
+    with LocalService(config):
+        started = time.monotonic()
+        results = train_ranks(config, 2, prepare=sigkill_at, arguments=(at_rank, 13))
+        assert time.monotonic() - started < 30 + config.train.communication_timeout_seconds
+        assert results[at_rank] == (-signal.SIGKILL, "")
+        code, text = results[1 - at_rank]
+        assert code == 1, text
+        assert f"rank {1 - at_rank}: Traceback" in text
+        assert checkpoint_steps(RunFolder(config.run_path)) == [10]
+        succeeded(train_ranks(config, 2))
+    assert_same_training(config, alone)
 
 
 def sigterm_at(rank, at_rank, at_step):
