@@ -106,6 +106,11 @@ class ModelConfig:
     classifier_input: Literal["features", "embedding"] = "features"
     """What the softmax head sees: the embedding before normalisation, or after it (scaled)."""
 
+    weights: str = ""
+    """Where a training begins: a snapshot of another run (RUN/snapshots/step_000200), or a
+    .safetensors file of a backbone. All of the backbone must be in it; heads are taken where they
+    fit, others begin anew. "" = at random."""
+
     def __post_init__(self) -> None:
         _require(self.input_size >= 8, "model.input_size", ">= 8 pixels", self.input_size)
         _require(self.embedding_dim >= 2, "model.embedding_dim", ">= 2", self.embedding_dim)

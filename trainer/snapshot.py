@@ -11,16 +11,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from data_shards.atomic import atomic_folder, read_json, sha256_of, write_json
 from data_shards.errors import DataError
 from trainer.config import RunConfig
-from trainer.errors import TrainingError
+from trainer.errors import ConfigError, TrainingError
 from trainer.loss_facts import LOSSES
 from trainer.models import build_network
 from trainer.models.network import ClassifierInput, Network
 from trainer.run_folder import RunFolder, step_name, step_of
+
+WEIGHTS = "weights.safetensors"
+"""The file of a snapshot's weights."""
+_BACKBONE_PREFIXES = ("", "backbone.", "backbone.model.")  # a whole network, ours, timm's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +102,7 @@ def write_snapshot(
     path = run.snapshots / step_name(step)
     run.snapshots.mkdir(parents=True, exist_ok=True)
     with atomic_folder(path, replace=True) as folder:
-        weights = folder / "weights.safetensors"
+        weights = folder / WEIGHTS
         # Cloned so that tied or sliced storages are written as what they are: tensors of their own.
         plain = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
         # Not save_file: it makes files that only their owner can read.
@@ -133,12 +138,12 @@ def read_snapshot(path: str | Path) -> Snapshot:
             data_checksum=stored["data_checksum"],
             network=NetworkDescription(**stored["network"]),
         )
-        actual = sha256_of(path / "weights.safetensors")
+        actual = sha256_of(path / WEIGHTS)
     except (DataError, OSError, KeyError, TypeError) as error:
         raise TrainingError(f"{path} is not a complete snapshot of a run: {error}") from error
     if actual != snapshot.checksum:
         raise TrainingError(
-            f"{path / 'weights.safetensors'} is damaged: its checksum differs from manifest.json; "
+            f"{path / WEIGHTS} is damaged: its checksum differs from manifest.json; "
             "remove the folder and go on from a checkpoint"
         )
     return snapshot
@@ -166,9 +171,48 @@ def snapshot_steps(run: RunFolder) -> list[int]:
     return sorted(step for step in steps if step is not None)
 
 
+def begin_from(network: Network, path: Path) -> list[str]:
+    """Take over the weights of another run, or of a backbone.
+
+    Args:
+        network: not trained yet; its tensors of the same name and shape are overwritten.
+        path: a snapshot's folder, or a .safetensors file, whose names may be a backbone's own.
+
+    Returns:
+        Names of the tensors that the file lacks or has in another shape, which stay as they are.
+
+    Raises:
+        ConfigError: no such file, or it has not all of the backbone.
+        TrainingError: a snapshot that is damaged.
+    """
+    if path.is_dir():
+        path = read_snapshot(path).path / WEIGHTS
+    try:
+        given = load_file(str(path))
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(
+            f"model.weights {path} cannot be read ({error}): expected a snapshot's folder or a "
+            ".safetensors file"
+        ) from error
+    mine = network.state_dict()
+    prefix = max(_BACKBONE_PREFIXES, key=lambda p: sum(p + name in mine for name in given))
+    named = {prefix + name: tensor for name, tensor in given.items()}
+    fitting = {n: t for n, t in named.items() if n in mine and t.shape == mine[n].shape}
+    others = [name for name in mine if name not in fitting]
+    lacking = [name for name in others if name.startswith("backbone.")]
+    if lacking:
+        raise ConfigError(
+            f"model.weights {path} has no tensor of the right shape for {lacking[0]} and "
+            f"{len(lacking) - 1} more of the backbone: it was made with another model.backbone, "
+            "model.channels or model.input_size"
+        )
+    network.load_state_dict(fitting, strict=False)
+    return others
+
+
 def load_network(snapshot: Snapshot) -> Network:
     """The snapshot's network on the CPU, in evaluation mode, in float32."""
     network = snapshot.network.build()
-    state = load_file(str(snapshot.path / "weights.safetensors"))
+    state = load_file(str(snapshot.path / WEIGHTS))
     network.load_state_dict(state)
     return network.float().eval()

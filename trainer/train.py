@@ -42,12 +42,13 @@ from trainer.errors import ConfigError, Stopped, TrainingError
 from trainer.evaluation.ranks import RankEvaluator
 from trainer.loop import Loop, Parts
 from trainer.metrics import MetricWriter
+from trainer.models.network import Network
 from trainer.objective import Objective
 from trainer.precision import emulation_warning
 from trainer.report import stall_warning, write_report
 from trainer.run_folder import RunFolder, find_checkpoint
 from trainer.run_lock import TRAINER, claimed_alone
-from trainer.snapshot import NetworkDescription, copy_snapshot
+from trainer.snapshot import NetworkDescription, begin_from, copy_snapshot
 from trainer.stop import StopFlag, end_process
 from trainer.table_feed import FeedState, TableFeed
 from trainer.tasks import check_tables, evaluated_split, load_manifest, resolve_tasks
@@ -129,9 +130,9 @@ def train(config: RunConfig, *, resume: str = "auto") -> dict[str, Any]:
         slow = emulation_warning(config.train.precision, world.device)
         if slow is not None and world.is_first:
             logger.warning("%s", slow)
-        parts = _build(config, world, run, manifest, stack, told_to_stop)
         # One rank decides: on a shared file system another may not see the newest checkpoint yet.
         named = world.broadcast_text(str(found) if found is not None else None)
+        parts = _build(config, world, manifest, stack, told_to_stop, fresh=named is None)
         resumed = _restore(parts, Path(named)) if named is not None else None
         if world.is_first:
             first_step = resumed.step if resumed else 0
@@ -202,16 +203,30 @@ def _adopt(former: RunFolder, run: RunFolder, feed: FeedState) -> None:
         copy_snapshot(former, run, int(version))
 
 
+def _network(config: RunConfig, description: NetworkDescription, *, fresh: bool) -> Network:
+    """The network as a training begins, the same on every rank; a checkpoint may follow."""
+    torch.manual_seed(config.run.seed)
+    network = description.build()
+    if fresh and config.model.weights:
+        others = begin_from(network, Path(config.model.weights))
+        begun_anew = ", ".join(others) or "nothing"
+        logger.info("weights of %s taken; begun anew: %s", config.model.weights, begun_anew)
+    if config.loss.keeps_covariance:
+        network.give_slopes()
+    return network
+
+
 def _build(
     config: RunConfig,
     world: World,
-    run: RunFolder,
     manifest: Manifest,
     stack: ExitStack,
     told_to_stop: StopFlag,
+    *,
+    fresh: bool,
 ) -> Parts:
     """Put the loop's parts together; what holds threads or files is closed by the stack."""
-    torch.manual_seed(config.run.seed)  # initial weights: the same on every rank
+    run = RunFolder(config.run_path)
     tasks = resolve_tasks(config, manifest)
     num_classes = {task.name: manifest.num_classes(task.label) for task in tasks}
     description = NetworkDescription.of(config, num_classes)
@@ -222,9 +237,6 @@ def _build(
     evaluator = None
     if evaluated_split(config, manifest) is not None:
         evaluator = RankEvaluator(run, world, manifest, tasks, config.evaluation)
-    network = description.build()
-    if config.loss.keeps_covariance:
-        network.give_slopes()
     return Parts(
         config=config,
         world=world,
@@ -232,7 +244,7 @@ def _build(
         manifest=manifest,
         tasks=tasks,
         description=description,
-        engine=Engine(network, config, world),
+        engine=Engine(_network(config, description, fresh=fresh), config, world),
         feed=TableFeed(
             run.tables,
             config.refresh,

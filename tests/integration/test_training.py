@@ -190,6 +190,27 @@ def test_a_checkpoint_goes_on_in_another_folder_with_its_tables(tmp_path, tiny_s
     assert report_of(config)["table_switches"] == report_of(former)["table_switches"]
 
 
+def test_a_training_can_begin_from_the_weights_of_another(alone, tmp_path, tiny_shards):
+    """On another number of ranks, with another stage of ZeRO, too."""
+    start = RunFolder(alone.run_path).snapshots / "step_000020"
+    config = tiny_config(
+        tmp_path / "run",
+        tiny_shards,
+        model__weights=str(start),
+        train__zero_stage=3,
+        train__steps=2,
+    )
+    with LocalService(config):
+        for text in succeeded(train_ranks(config, 2)):
+            assert ("taken; begun anew: nothing" in text) == ("rank 0" in text)
+    for name, tensor in weights(alone, 20).items():
+        assert torch.equal(weights(config, 0)[name], tensor), name
+    start_missing = tiny_config(tmp_path / "other", tiny_shards, model__weights="nowhere")
+    for code, text in train_ranks(start_missing):
+        assert code == 2
+        assert "model.weights nowhere cannot be read" in text
+
+
 def sigkill_at(rank, at_rank, at_step):
     """Kill one rank in the middle of a step, as the kernel does when memory runs out."""
     compute = Objective.__call__

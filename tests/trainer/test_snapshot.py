@@ -8,13 +8,15 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from tests.helpers.ranks import fresh_processes
 from trainer.config_builder import build_config
-from trainer.errors import TrainingError
+from trainer.errors import ConfigError, TrainingError
 from trainer.run_folder import RunFolder, step_name
 from trainer.snapshot import (
     NetworkDescription,
+    begin_from,
     copy_snapshot,
     load_network,
     read_snapshot,
@@ -54,6 +56,56 @@ def test_a_snapshot_reads_back_as_it_was_written(run, network):
     assert written.path == run.snapshots / "step_000200"
     assert read_snapshot(written.path) == written
     assert read_snapshot(str(written.path)).network == DESCRIPTION
+
+
+def begun(from_path, **changes):
+    """What `begin_from` left alone in a network that differs, and the network."""
+    torch.manual_seed(4)
+    network = replace(DESCRIPTION, **changes).build()
+    return begin_from(network, from_path), network
+
+
+def assert_same_tensors(network, other, prefix=""):
+    for name, tensor in other.state_dict().items():
+        if name.startswith(prefix):
+            assert torch.equal(network.state_dict()[name], tensor), name
+
+
+def test_another_training_begins_where_a_snapshot_ends(run, network):
+    others, begun_there = begun(write(run, network).path)
+    assert others == []
+    assert_same_tensors(begun_there, network)
+
+
+def test_heads_of_other_classes_begin_anew(run, network):
+    classes = {"shape": 4, "age": 7}
+    others, begun_there = begun(write(run, network).path, num_classes=classes)
+    assert {name.split(".")[1] for name in others} == {"task_age"}
+    assert_same_tensors(begun_there, network, "backbone.")
+    assert_same_tensors(begun_there, network, "heads.task_shape.")
+
+
+@pytest.mark.parametrize("prefix", ["", "backbone."])
+def test_a_file_of_a_backbone_will_do(network, tmp_path, prefix):
+    file = tmp_path / "backbone.safetensors"
+    state = {prefix + name: t for name, t in network.backbone.state_dict().items()}
+    save_file(state, str(file))
+    others, begun_there = begun(file)
+    assert {name.split(".")[0] for name in others} == {"heads"}
+    assert_same_tensors(begun_there, network, "backbone.")
+
+
+def test_weights_that_do_not_fit_or_cannot_be_read_are_named(run, network, tmp_path):
+    path = write(run, network).path
+    with pytest.raises(ConfigError, match=r"no tensor of the right shape for backbone\..* and \d+"):
+        begun(path, channels=3)
+    (tmp_path / "text.safetensors").write_text("not weights")
+    for name in ("text.safetensors", "nothing.safetensors"):
+        with pytest.raises(ConfigError, match=f"model.weights .*{name} cannot be read"):
+            begun(tmp_path / name)
+    (path / "weights.safetensors").write_bytes(b"")
+    with pytest.raises(TrainingError, match="is damaged"):
+        begun(path)
 
 
 def test_a_copy_is_written_now(run, network, tmp_path):
