@@ -237,6 +237,6 @@ def _check_ranks(state: LoopState, path: Path, zero_stage: int, world_size: int)
         raise ConfigError(
             f"checkpoint {path} was written by {state.world_size} ranks with ZeRO stage "
             f"{state.zero_stage}, this run has {world_size} with stage {zero_stage}: only ZeRO 0 "
-            "can change its number of ranks; start as many ranks as before, or begin a new run from "
+            "can change its number of ranks; start as many as before, or begin a new run from "
             "the weights of this one (model.weights: one of its snapshots)"
         )
