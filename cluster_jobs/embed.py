@@ -196,6 +196,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if found is None:
         return 0
     config, _ = found
+    if options.projector < 0:
+        raise JobError(f"--projector must be >= 0, got {options.projector}")
     manifest = load_manifest(config)
     images = manifest.split(options.split).num_samples
     snapshot = find_snapshot(options.snapshot, RunFolder(config.run_path))

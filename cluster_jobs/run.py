@@ -15,6 +15,7 @@ import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from cluster_jobs import launch, machine
@@ -88,7 +89,11 @@ def _checked(config: RunConfig, resume: str) -> Manifest:
     resolve_tasks(config, manifest)
     if config.launch.master_port:
         machine.check_port(config.launch.master_port)
-    find_checkpoint(resume, RunFolder(config.run_path))  # a path must hold one
+    begins = find_checkpoint(resume, RunFolder(config.run_path)) is None  # a path must hold one
+    if begins and config.model.weights:
+        from trainer.snapshot import check_weights  # which needs torch, as nothing else here does
+
+        check_weights(Path(config.model.weights))
     return manifest
 
 
@@ -164,7 +169,7 @@ def _split_sizes(manifest: Manifest) -> dict[str, int]:
 
 
 def _drop_stale_requests(run: RunFolder, resume: str) -> None:
-    """Remove snapshots of an attempt that got further than the checkpoint that is gone on from."""
+    """Remove snapshots of an attempt that got further than its newest checkpoint."""
     if resume not in _NO_PATHS:
         return  # what lies beyond an older checkpoint may still be wanted
     saved = max(checkpoint_steps(run), default=0)

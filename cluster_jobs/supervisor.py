@@ -17,6 +17,7 @@ from cluster_jobs.processes import Part, stop_all
 from cluster_jobs.ray_part import RayPart
 from cluster_jobs.training_progress import TrainingProgress
 from cluster_jobs.warnings_shown import WarningsShown
+from clustering import store
 from data_shards.atomic import read_json
 from data_shards.errors import DataError
 from trainer.config import RunConfig
@@ -66,6 +67,7 @@ class Supervisor:
         self._run = RunFolder(config.run_path)
         self._ray = ray
         self._restarts = 0
+        self._table_at_failure: int | None = None
         self._service: Part | None = None
         self._given_up = False
         self._heartbeat = HeartbeatWatch(self._run)
@@ -182,6 +184,9 @@ class Supervisor:
         )
 
     def _restart_or_raise(self, problem: PartFailed, *, with_ray: bool) -> None:
+        latest = store.latest_version(self._run.tables)
+        if latest != self._table_at_failure:  # it has done something since
+            self._restarts, self._table_at_failure = 0, latest
         self._restarts += 1
         self._given_up = self._restarts > _MOST_RESTARTS
         if self._given_up and self._config.refresh.on_late == "wait":

@@ -57,9 +57,11 @@ class TrainingProgress:
             self._show_phase(phase)
             return
         self._last_sign = time.monotonic()
-        self._done = max(int(row["step"]) for row in rows)
+        is_first, self._done = not self.has_begun, max(int(row["step"]) for row in rows)
         if self._progress is None:
             self._progress = self._begin()
+        elif is_first:
+            self._progress.restart(self._done)  # it may go on from a checkpoint
         shown: dict[str, Any] = {"now": "training"} if self._on_terminal else {}
         for row in rows:
             if row["name"] == _LOSS:

@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -79,9 +79,9 @@ class _Run:
         """
         out, same_sizes = self.options.out, True
         for split in self.plan.splits:
-            for name, chunk, _ in self._chunks(split):
-                noted = noted_files(out, name, num_samples=len(chunk))
-                if noted and noted != (found := file_checksums(chunk)):
+            for name, chunk, first_id in self._chunks(split):
+                noted, ids = noted_files(out, name)
+                if noted and noted != (found := file_checksums(chunk, first_id, ids)):
                     self.changed_shards.append(name)
                     same_sizes &= noted.get("sizes") == found.get("sizes")
         if not self.changed_shards:
@@ -133,7 +133,7 @@ class _Run:
             self._samples(chunk, first_id),
             self.plan.label_columns,
             fingerprint=fingerprint,
-            files=file_checksums(chunk),
+            files=lambda ids: file_checksums(chunk, first_id, ids),
         )
 
     def _samples(self, chunk: Sequence[SourceItem], first_id: int) -> Iterator[Sample]:
@@ -164,12 +164,20 @@ class _Run:
                 self.skipped.append(item.name)
 
 
-def file_checksums(items: Sequence[SourceItem]) -> dict[str, str]:
+def file_checksums(
+    chunk: Sequence[SourceItem], first_id: int, ids: Iterable[int]
+) -> dict[str, str]:
     """Return what tells, without reading it, that a file which images are read from has changed.
+
+    Args:
+        chunk: images of a shard's part of the plan, and
+        first_id: the sample id of the first.
+        ids: of those that are in the shard; others may be repaired.
 
     Returns:
         Checksums of the files' "sizes" and "times" of modification; empty if there are no files.
     """
+    items = [chunk[number - first_id] for number in ids]
     files = dict.fromkeys(item.file for item in items if item.file is not None)
     if not files:
         return {}

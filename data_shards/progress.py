@@ -67,6 +67,14 @@ class Progress:
         elif time.monotonic() - self._last_line >= self._every_seconds:
             self._write_line()
 
+    def restart(self, done: int) -> None:
+        """Count the speed from now on; `done` units were done before."""
+        self.done = self._done_before = done
+        self._started = time.monotonic()
+        if self._bar is not None:
+            self._bar.reset()
+            self._bar.initial = self._bar.n = done
+
     def close(self) -> None:
         """Write the last line. Closing again does nothing."""
         if self._closed:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from webdataset import TarWriter
 
 from data_shards.atomic import atomic_file, read_json, sha256_of, write_json
 from data_shards.errors import DataError
-from data_shards.index import scan_tar, write_index
+from data_shards.index import sample_ids, scan_tar, write_index
 from data_shards.manifest import ShardInfo
 from data_shards.record import record_from_json
 from data_shards.sample import Sample
@@ -27,7 +27,7 @@ def write_shard(
     label_columns: Sequence[str],
     *,
     fingerprint: str = "",
-    files: Mapping[str, str] | None = None,
+    files: Callable[[Sequence[int]], Mapping[str, str]] = lambda ids: {},
 ) -> ShardInfo:
     """Write one shard. The same samples always make the same bytes.
 
@@ -39,8 +39,8 @@ def write_shard(
         samples: in the order of ascending ids; consumed once, never all in memory.
         label_columns: the columns of the label file, in order; each sample has all of them.
         fingerprint: of the import that the shard is part of.
-        files: checksums that tell a change of the files that the samples are read from, by name,
-            for `noted_files`.
+        files: ids of the samples that were written -> checksums that tell a change of the files
+            that these were read from, by name, for `noted_files`.
 
     Raises:
         DataError: when a sample lacks a label column or the ids do not ascend.
@@ -74,20 +74,19 @@ def write_shard(
         index_sha256=sha256_of(index),
         labels_sha256=sha256_of(labels_file),
     )
-    content = {"fingerprint": fingerprint, "files": dict(files or {}), "shard": asdict(info)}
+    content = {"fingerprint": fingerprint, "files": dict(files(ids)), "shard": asdict(info)}
     write_json(entry, content)
     return info
 
 
-def noted_files(folder: Path | str, name: str, *, num_samples: int) -> dict[str, str]:
-    """Return the `files` that a shard was written with; empty if it has not so many samples."""
+def noted_files(folder: Path | str, name: str) -> tuple[dict[str, str], list[int]]:
+    """Return the `files` that a shard was written with, and the ids of its samples; or nothing."""
+    _, index, _, entry = _paths(Path(folder), name)
     try:
-        content = read_json(_paths(Path(folder), name)[-1])
-        info = record_from_json(ShardInfo, content.get("shard"))
-    except DataError:  # not there, or `finished_shard` says what is wrong
-        return {}
-    files = content.get("files")
-    return files if isinstance(files, dict) and info.num_samples == num_samples else {}
+        files, ids = read_json(entry).get("files"), list(sample_ids(index))
+    except (DataError, OSError):  # not there, or `finished_shard` says what is wrong
+        return {}, []
+    return (files, ids) if isinstance(files, dict) else ({}, [])
 
 
 def finished_shard(folder: Path | str, name: str, *, fingerprint: str) -> ShardInfo | None:

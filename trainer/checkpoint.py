@@ -125,17 +125,17 @@ def find_sound(resume: str, run: RunFolder) -> Path | None:
         TrainingError: the one that was named is damaged, or all are.
     """
     found = find_checkpoint(resume, run)
-    if found is None:
-        return None
-    older = [run.checkpoints / step_name(step) for step in reversed(checkpoint_steps(run))]
-    for path in older if resume == "auto" else [found]:
-        damage = _damage(path)
-        if damage is None:
-            return path
-        logger.warning("%s", damage)
+    if found is None or (damage := _damage(found)) is None:
+        return found
+    if resume != "auto":
+        raise TrainingError(f"{damage}; --resume auto (the default) passes over damaged ones")
+    for step in reversed(checkpoint_steps(run)[:-1]):
+        logger.warning("%s; trying the one before", damage)
+        older = run.checkpoints / step_name(step)
+        if (damage := _damage(older)) is None:
+            return older
     raise TrainingError(
-        f"--resume {resume}: {found} is damaged (see above), and there is no older one to go on "
-        "from; name another (--resume PATH), or begin again in a new run.folder"
+        f"{damage}, and there is no older one to go on from; begin again in a new run.folder"
     )
 
 
@@ -198,7 +198,7 @@ def _read_manifest(path: Path) -> tuple[LoopState, dict[str, str]]:
             }
         )
         return state, dict(stored["files"])
-    except (DataError, KeyError, TypeError) as error:
+    except (DataError, KeyError, TypeError, ValueError) as error:
         raise TrainingError(f"{path / _MANIFEST} is no checkpoint's manifest: {error}") from error
 
 
@@ -218,7 +218,10 @@ def _damage(path: Path) -> str | None:
 
 
 def _differs(file: Path, digest: str) -> bool:
-    return not file.exists() or sha256_of(file) != digest
+    try:
+        return sha256_of(file) != digest
+    except OSError:  # not there, or a disk that cannot read it any more
+        return True
 
 
 def _check_network(state: LoopState, path: Path, network: NetworkDescription) -> None:

@@ -189,25 +189,25 @@ class RunConfig:
         return ignored
 
     def _ignored_by_loss(self, default: RunConfig) -> list[str]:
-        loss, method = self.loss, LOSSES[self.loss.name]
+        loss, facts = self.loss, LOSSES[self.loss.name]
         ignored = [
             f"loss.{item.name} is ignored by loss.name {loss.name}"
             for item in dataclasses.fields(loss)
-            if item.name not in method.settings | {"name"}
+            if item.name not in facts.settings | {"name"}
             and getattr(loss, item.name) != getattr(default.loss, item.name)
         ]
         if not loss.has_classifier:
             ignored += [
                 f"loss.{name} is ignored: loss.weight_softmax is 0"
                 for name in ("class_weight", "logit_adjustment", "spread")
-                if name in method.settings and getattr(loss, name) != getattr(default.loss, name)
+                if name in facts.settings and getattr(loss, name) != getattr(default.loss, name)
             ]
         beta = loss.class_weight_beta
         if loss.class_weight != "effective_number" and beta != default.loss.class_weight_beta:
             ignored.append("loss.class_weight_beta is ignored: it needs effective_number")
         if loss.reweight_from and loss.class_weight == "none":
             ignored.append("loss.reweight_from is ignored: loss.class_weight is none")
-        uses_input = method.head != "cosine" or self.train.classifier_share
+        uses_input = facts.head != "cosine" or self.train.classifier_share
         if not uses_input and self.model.classifier_input != default.model.classifier_input:
             ignored.append(f"model.classifier_input is ignored by loss.name {loss.name}")
         return ignored

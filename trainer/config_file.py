@@ -20,17 +20,21 @@ from trainer.recipe import Derived, derive_for
 class _Loader(yaml.SafeLoader):
     """Refuses a key that stands twice in a mapping, of which YAML silently keeps the last."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: list[Any] = []
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
                 raise yaml.MarkedYAMLError(
-                    problem=f"{key!r} stands twice; put what belongs to it together",
-                    problem_mark=key_node.start_mark,
+                    problem=f"{key.value!r} stands twice; put what belongs to it together",
+                    problem_mark=key.start_mark,
                 )
-            seen.append(key)
-        return super().construct_mapping(node, deep)
+            seen.add(key.value if isinstance(key, yaml.ScalarNode) else None)
+        return node
+
+
+def _parsed(text: str) -> Any:
+    return yaml.load(text, Loader=_Loader)
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -63,7 +67,7 @@ def _read(path: str | Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
     try:
-        raw = yaml.load(text, Loader=_Loader) or {}
+        raw = _parsed(text) or {}
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(raw, dict):
@@ -77,7 +81,7 @@ def apply_override(raw: dict[str, Any], override: str) -> None:
     if not equals or not key:
         raise ConfigError(f"--set needs KEY=VALUE, such as --set train.steps=100, got {override!r}")
     try:
-        parsed = yaml.safe_load(value)
+        parsed = _parsed(value)
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {key}: the value {value!r} is not valid YAML") from error
     place(raw, key, parsed)

@@ -150,7 +150,11 @@ class Loop:
     def _advance_tables(self) -> bool:
         try:
             switched = self._parts.feed.advance(self.step)
-        except (Stopped, LateTable):
+        except LateTable:
+            if self.step:  # before the first step there is nothing to keep
+                self._save()
+            raise
+        except Stopped:
             self._save()
             raise
         if switched:

@@ -150,9 +150,9 @@ class LossConfig:
 
     def or_default(self, setting: NullSetting) -> float:
         """A setting that may be null: its value, or the default of this loss; 0 if it has none."""
-        method = LOSSES[self.name]
-        value: float | None = getattr(self, setting) if setting in method.settings else None
-        return method.defaults.get(setting, 0.0) if value is None else value
+        facts = LOSSES[self.name]
+        value: float | None = getattr(self, setting) if setting in facts.settings else None
+        return facts.defaults.get(setting, 0.0) if value is None else value
 
     @property
     def warmup_share(self) -> float:

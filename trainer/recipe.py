@@ -381,7 +381,7 @@ def _derive_refresh(choices: _Choices, data: _Data, steps: int) -> None:
     choices.put("refresh.every", every, f"{steps:,} steps use tables")
     busy = math.ceil(_TABLE_EPOCHS * data.num_images / _images_per_step(choices))
     lag = min(max(busy, least), choices.value("refresh.every") or busy)
-    choices.put("refresh.lag", lag, f"a table takes as long as training {busy:,} steps or so")
+    choices.put("refresh.lag", lag, f"a table takes {busy:,} steps or so; at most refresh.every")
 
 
 def _apart(share: float, steps: int) -> int:

@@ -39,11 +39,12 @@ def stall_warning(config: RunConfig, feed: FeedState, train_seconds: float) -> s
     share = stall_fraction(feed, train_seconds)
     if share < _LONG_STALL_FRACTION or feed.stall_seconds < _LONG_STALL_SECONDS:
         return None
+    every, lag = config.refresh.every, config.refresh.lag
+    longer = f"raise refresh.lag (now {lag}, at most refresh.every = {every}), or " * (lag < every)
     return (
         f"training stood still for {feed.stall_seconds:.0f} s ({share:.0%}), waiting for tables: "
-        f"raise refresh.lag (now {config.refresh.lag}; up to refresh.every = "
-        f"{config.refresh.every}) or refresh.every, or give the clustering service more CPUs or "
-        "GPUs (cluster.num_workers, launch.embed_gpus)"
+        f"{longer}give the clustering service more CPUs or GPUs (cluster.num_workers, "
+        "launch.embed_gpus)"
     )
 
 

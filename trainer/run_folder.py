@@ -181,6 +181,7 @@ _BEFORE_CLAIM = (
 _FREE_SECTIONS = ("launch", "checkpoint", "baselines", "recipe")
 _FREE_SETTINGS = (
     "run.folder",
+    "model.weights",
     "train.log_every",
     "train.communication_timeout_seconds",
     "data.reader_threads",

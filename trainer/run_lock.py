@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import logging
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,13 +14,19 @@ from trainer.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
+_POLL_SECONDS = 0.2
 LAUNCHER, SERVICE, TRAINER = "run.lock", "service.lock", "trainer.lock"
 """Files in a run's folder: of `clmle run`, of the clustering service, of the first rank."""
 
 
 @contextmanager
 def claimed_alone(
-    run: RunFolder, lock_name: str, claim: Callable[[], None], *, busy: str
+    run: RunFolder,
+    lock_name: str,
+    claim: Callable[[], None],
+    *,
+    busy: str,
+    patience_seconds: float = 0.0,
 ) -> Iterator[None]:
     """Inside the block the folder is claimed, and no other process holds the lock.
 
@@ -32,6 +39,7 @@ def claimed_alone(
         lock_name: `LAUNCHER`, `SERVICE` or `TRAINER`.
         claim: writes the run's configuration, or refuses the folder.
         busy: what to say when the lock is held.
+        patience_seconds: how long to wait for one that is about to end.
 
     Raises:
         ConfigError: the lock is held, the folder cannot be written, or the claim was refused.
@@ -47,7 +55,7 @@ def claimed_alone(
             "set run.folder to a place that you can write to"
         ) from error
     with lock:
-        _hold(lock.fileno(), path, busy)
+        _hold(lock.fileno(), path, busy, time.monotonic() + patience_seconds)
         try:
             claim()
         except BaseException:
@@ -57,10 +65,16 @@ def claimed_alone(
         yield
 
 
-def _hold(lock: int, path: Path, busy: str) -> None:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise ConfigError(busy) from error
-    except OSError as error:  # a file system without locks
-        logger.warning("cannot lock %s (%s): start no second one", path, error)
+def _hold(lock: int, path: Path, busy: str, deadline: float) -> None:
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if time.monotonic() > deadline:
+                raise ConfigError(busy) from error
+            time.sleep(_POLL_SECONDS)
+        except OSError as error:  # a file system without locks
+            logger.warning("cannot lock %s (%s): start no second one", path, error)
+            return
+        else:
+            return

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 
 from data_shards.atomic import atomic_folder, read_json, sha256_of, write_json
@@ -171,6 +171,22 @@ def snapshot_steps(run: RunFolder) -> list[int]:
     return sorted(step for step in steps if step is not None)
 
 
+def check_weights(path: Path) -> None:
+    """Refuse what `begin_from` could not read; looks at no more than its head.
+
+    Raises:
+        ConfigError: neither a snapshot's folder nor a .safetensors file.
+    """
+    try:
+        with safe_open(str(path / WEIGHTS if path.is_dir() else path), framework="pt"):
+            pass
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(
+            f"model.weights {path} cannot be read ({error}): expected a snapshot's folder, such as "
+            "RUN/snapshots/step_000200, or a .safetensors file"
+        ) from error
+
+
 def begin_from(network: Network, path: Path) -> list[str]:
     """Take over the weights of another run, or of a backbone.
 
@@ -182,24 +198,24 @@ def begin_from(network: Network, path: Path) -> list[str]:
         Names of the tensors that the file lacks or has in another shape, which stay as they are.
 
     Raises:
-        ConfigError: no such file, or it has not all of the backbone.
+        ConfigError: of `check_weights`, or it has not all of the backbone.
         TrainingError: a snapshot that is damaged.
     """
+    check_weights(path)
     if path.is_dir():
         path = read_snapshot(path).path / WEIGHTS
-    try:
-        given = load_file(str(path))
-    except (OSError, SafetensorError) as error:
-        raise ConfigError(
-            f"model.weights {path} cannot be read ({error}): expected a snapshot's folder or a "
-            ".safetensors file"
-        ) from error
+    given = load_file(str(path))
     mine = network.state_dict()
     prefix = max(_BACKBONE_PREFIXES, key=lambda p: sum(p + name in mine for name in given))
     named = {prefix + name: tensor for name, tensor in given.items()}
     fitting = {n: t for n, t in named.items() if n in mine and t.shape == mine[n].shape}
     others = [name for name in mine if name not in fitting]
-    lacking = [name for name in others if name.startswith("backbone.")]
+    lacking = [
+        name
+        for name in others
+        # Others' BatchNorm may not count its batches.
+        if name.startswith("backbone.") and not name.endswith(".num_batches_tracked")
+    ]
     if lacking:
         raise ConfigError(
             f"model.weights {path} has no tensor of the right shape for {lacking[0]} and "

@@ -29,8 +29,9 @@ class StepRecord:
         self.waiting_seconds = 0.0
         """Time in which the step stood still for its images."""
         self.embeddings: dict[str, torch.Tensor] = {}
-        self.projections: dict[str, torch.Tensor] = {}
         """task -> (B, D) of the last micro-batch of this rank."""
+        self.projections: dict[str, torch.Tensor] = {}
+        """task -> (B, D) what BatchNorm made these embeddings of."""
 
     def add(self, parts: Mapping[str, torch.Tensor]) -> None:
         """Add one micro-batch's loss parts."""

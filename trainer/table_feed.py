@@ -141,7 +141,13 @@ class TableFeed:
 
     def _wait_for(self, version: int, step: int) -> bool:
         started = time.monotonic()
-        deadline = started + self._refresh.timeout_seconds
+        try:
+            self._wait_until(version, step, started + self._refresh.timeout_seconds)
+        finally:
+            self.state.stall_seconds += time.monotonic() - started
+        return True
+
+    def _wait_until(self, version: int, step: int, deadline: float) -> None:
         while not self._switch_to_newest([version], step, until=time.monotonic() + _ROUND_SECONDS):
             self._stop_if_told(version, step)
             late = self._world.broadcast_text("late" if time.monotonic() > deadline else None)
@@ -149,11 +155,8 @@ class TableFeed:
                 raise LateTable(
                     f"step {step}: no cluster table {version} in {self._folder} after "
                     f"{self._refresh.timeout_seconds:g} s (refresh.timeout_seconds); is the "
-                    "clustering service running (python -m cluster_jobs.recluster --config ...)? "
-                    "When it is, --resume auto (the default) goes on from here"
+                    "clustering service running (python -m cluster_jobs.recluster --config ...)?"
                 )
-        self.state.stall_seconds += time.monotonic() - started
-        return True
 
     def _stop_if_told(self, version: int, step: int) -> None:
         told = torch.tensor(self._told_to_stop(), dtype=torch.int32)

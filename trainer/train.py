@@ -48,13 +48,15 @@ from trainer.precision import emulation_warning
 from trainer.report import stall_warning, write_report
 from trainer.run_folder import RunFolder, find_checkpoint
 from trainer.run_lock import TRAINER, claimed_alone
-from trainer.snapshot import NetworkDescription, begin_from, copy_snapshot
+from trainer.snapshot import NetworkDescription, begin_from, check_weights, copy_snapshot
 from trainer.stop import StopFlag, end_process
 from trainer.table_feed import FeedState, TableFeed
 from trainer.tasks import check_tables, evaluated_split, load_manifest, resolve_tasks
 from trainer.world import World
 
 logger = logging.getLogger(__name__)
+
+_PREDECESSOR_SECONDS = 20.0  # ranks whose `clmle run` was killed save for 15 at most
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -116,8 +118,10 @@ def train(config: RunConfig, *, resume: str = "auto") -> dict[str, Any]:
     """
     run = RunFolder(config.run_path)
     is_first = World.from_environment().is_first
-    if is_first:
-        find_checkpoint(resume, run)  # a path that holds none leaves the folder as it is
+    if is_first:  # a mistake leaves the folder as it is
+        begins = find_checkpoint(resume, run) is None
+        if begins and config.model.weights:
+            check_weights(Path(config.model.weights))
     manifest = load_manifest(config)
     with StopFlag() as told_to_stop, ExitStack() as stack:
         found = None
@@ -164,7 +168,13 @@ def _claimed(config: RunConfig, run: RunFolder, resume: str) -> Iterator[None]:
         f"another training is at work in {run.path}: it holds {TRAINER}; wait for it, stop it, or "
         "set another run.folder"
     )
-    with claimed_alone(run, TRAINER, lambda: run.claim(config, fresh=resume == "none"), busy=busy):
+    with claimed_alone(
+        run,
+        TRAINER,
+        lambda: run.claim(config, fresh=resume == "none"),
+        busy=busy,
+        patience_seconds=_PREDECESSOR_SECONDS,
+    ):
         run.report.unlink(missing_ok=True)  # it would say that this training has ended
         clear_leftovers(run.snapshots)
         yield

@@ -17,8 +17,6 @@ from trainer.losses.task_batch import Candidates
 logger = logging.getLogger(__name__)
 
 _CHECKS_IN_A_ROW = 3
-# Healthy networks have 0.2 and more before BatchNorm, 0.8 and more behind it.
-_DISPERSION_OF_A_POINT = 0.02
 
 
 class CollapseWatch:
@@ -51,19 +49,18 @@ class CollapseWatch:
         """
         measured = {}
         for task in embeddings:
-            after, before = batch_dispersion(embeddings[task]), batch_dispersion(projections[task])
-            measured[f"embedding/{task}/dispersion"] = float(after)
-            measured[f"embedding/{task}/dispersion_before_norm"] = float(before)
+            after = float(batch_dispersion(embeddings[task]))
+            before = float(batch_dispersion(projections[task]))
+            measured[f"embedding/{task}/dispersion"] = after
+            measured[f"embedding/{task}/dispersion_before_norm"] = before
             loss = plateau = 0.0
             if task in candidates:
                 plateau = self._plateau(candidates[task], margin_factor)
                 measured[f"train/{task}/plateau"] = plateau
                 loss = metrics[f"train/{task}/between"]
                 loss += self._loss.weight_within * metrics[f"train/{task}/within"]
-            detector = self._detectors.setdefault(
-                task, CollapseDetector(window=_CHECKS_IN_A_ROW, threshold=_DISPERSION_OF_A_POINT)
-            )
-            message = detector.update(min(float(after), float(before)), loss, plateau)
+            detector = self._detectors.setdefault(task, CollapseDetector(window=_CHECKS_IN_A_ROW))
+            message = detector.update(after, before, loss, plateau)
             if message:
                 logger.warning("task %s: %s", task, message)
         return measured

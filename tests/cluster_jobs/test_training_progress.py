@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -36,6 +38,26 @@ def test_it_follows_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     line = said(progress, capsys)
     assert line.startswith("clmle: 20/40 steps (50 %)")
     assert line.endswith("loss 0.250, table 10\n")
+
+
+def test_what_a_checkpoint_had_done_says_nothing_of_the_speed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On a terminal a bar is there before the first row is."""
+    monkeypatch.setattr(training_progress, "_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    metrics = tmp_path / "metrics.jsonl"
+    progress = TrainingProgress(metrics, label="clmle", steps=1000)
+    progress.poll("starting")
+    append(metrics, row(910))
+    progress.poll()
+    time.sleep(0.2)
+    append(metrics, row(920))
+    progress.poll()
+    *_, last = said(progress, capsys).split("\r")
+    rate = re.search(r"920/1000 .* ([\d.]+) steps/s", last)
+    assert rate is not None, last
+    assert float(rate[1]) < 60
 
 
 def test_a_row_in_two_pieces_is_read_once_whole(

@@ -239,6 +239,13 @@ def test_skipped_images_leave_holes_and_are_listed(
     assert index.read(22) == (faces / "cy" / "000.png").read_bytes()
     again = run(faces, tmp_path / "out", on_error="skip", test_fraction=0)
     assert again == manifest
+    other = faces / "bo" / "004.png"
+    whole, times = other.read_bytes(), other.stat()
+    other.write_bytes(whole + b"longer")
+    with pytest.raises(DataError, match="changed since: some have other sizes"):
+        run(faces, tmp_path / "out", on_error="skip", test_fraction=0)
+    other.write_bytes(whole)
+    os.utime(other, ns=(times.st_atime_ns, times.st_mtime_ns))
     (faces / "bo" / "003.png").write_bytes(png(0))  # repaired
     repaired = run(faces, tmp_path / "out", on_error="skip", test_fraction=0)
     assert repaired.skipped == ("bo/Thumbs.db",)

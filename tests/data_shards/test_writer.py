@@ -73,16 +73,16 @@ def test_a_damaged_shard_does_not_count_as_finished(tmp_path: Path, suffix: str)
     assert finished_shard(tmp_path / "a", "train-000000", fingerprint="one") is None
 
 
-def test_what_tells_a_change_of_files_is_noted_of_whole_shards(tmp_path: Path) -> None:
+def test_what_tells_a_change_of_files_is_noted_with_the_samples(tmp_path: Path) -> None:
     write(tmp_path)
-    assert noted_files(tmp_path, "train-000000", num_samples=3) == {}
-    write_shard(tmp_path, "train-000000", [sample(0, 0)], ["class"], files={"sizes": "abc"})
-    assert noted_files(tmp_path, "train-000000", num_samples=1) == {"sizes": "abc"}
-    assert noted_files(tmp_path, "train-000000", num_samples=2) == {}
-    assert noted_files(tmp_path, "train-000001", num_samples=1) == {}
+    assert noted_files(tmp_path, "train-000000") == ({}, [0, 1, 2])
+    samples = [sample(0, 0), sample(2, 0)]
+    write_shard(tmp_path, "train-000000", samples, ["class"], files=lambda ids: {"sizes": str(ids)})
+    assert noted_files(tmp_path, "train-000000") == ({"sizes": "[0, 2]"}, [0, 2])
+    assert noted_files(tmp_path, "train-000001") == ({}, [])
     entry = tmp_path / "train-000000.json"
     entry.write_bytes(entry.read_bytes()[:-10])
-    assert noted_files(tmp_path, "train-000000", num_samples=1) == {}
+    assert noted_files(tmp_path, "train-000000") == ({}, [])
 
 
 def test_writing_over_a_shard_first_withdraws_its_entry(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """Run a function on several gloo ranks, each a process of its own."""
 
-import contextlib
 import multiprocessing
 import os
 import queue as queues
@@ -47,12 +46,14 @@ def run_ranks(function, num_ranks, *arguments, timeout=120):
         deadline = time.monotonic() + timeout
         while len(results) < num_ranks:
             assert time.monotonic() < deadline, f"ranks hang; {sorted(results)} are done"
-            with contextlib.suppress(queues.Empty):
-                rank, ok, value = queue.get(timeout=0.5)
-                assert ok, f"rank {rank}:\n{value}"
-                results[rank] = value
             killed = {r: p.exitcode for r, p in enumerate(processes) if (p.exitcode or 0) < 0}
-            results = killed | results
+            try:
+                rank, ok, value = queue.get(timeout=0.5)
+            except queues.Empty:  # nothing of theirs is on its way
+                results = killed | results
+                continue
+            assert ok, f"rank {rank}:\n{value}"
+            results[rank] = value
     finally:
         for process in processes:
             process.join(timeout=20 if len(results) == num_ranks else 1)

@@ -18,6 +18,7 @@ from tests.helpers.training import (
     weights,
     weights_file,
 )
+from trainer import train
 from trainer.engine import Engine
 from trainer.models.tiny import Tiny
 from trainer.objective import Objective
@@ -334,6 +335,11 @@ def test_a_finished_training_is_only_evaluated_again(tmp_path, tiny_shards):
     assert series(config) == losses
 
 
+def at_once(rank):
+    """Do not wait for one that is about to end."""
+    train._PREDECESSOR_SECONDS = 0.0
+
+
 def test_a_second_training_in_the_same_folder_is_refused_and_changes_nothing(tmp_path, tiny_shards):
     config = tiny_config(tmp_path / "run", tiny_shards, loss__name="softmax", train__steps=2)
     run = RunFolder(config.run_path)
@@ -341,7 +347,7 @@ def test_a_second_training_in_the_same_folder_is_refused_and_changes_nothing(tmp
         succeeded(train_ranks(config))
     before = run.report.read_text()
     with claimed_alone(run, TRAINER, lambda: None, busy="not in this test"):
-        for code, text in train_ranks(config):
+        for code, text in train_ranks(config, prepare=at_once):
             assert code == 2
             assert "error: another training is at work in" in text
     assert run.report.read_text() == before

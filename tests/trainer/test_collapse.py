@@ -59,9 +59,13 @@ def test_plateau_without_candidates_and_with_large_scales() -> None:
     )
 
 
+POINT, DISPERSED = 0.01, 0.9
+"""Dispersions of embeddings."""
+
+
 def test_detector_speaks_once_after_a_whole_window() -> None:
-    detector = CollapseDetector(window=3, threshold=0.05)
-    said = [detector.update(0.01, 2.0, 2.0) for _ in range(6)]
+    detector = CollapseDetector(window=3)
+    said = [detector.update(POINT, DISPERSED, 2.0, 2.0) for _ in range(6)]
     assert [text is not None for text in said] == [False, False, True, False, False, False]
     assert said[2] is not None
     for remedy in ("loss.margin_anneal", "loss.margin_between", "optim.learning_rate"):
@@ -69,21 +73,28 @@ def test_detector_speaks_once_after_a_whole_window() -> None:
 
 
 @pytest.mark.parametrize(
-    ("spread", "loss"), [(0.5, 2.0), (0.01, 1.0)], ids=["spread out", "below the plateau"]
+    ("embedding", "loss"), [(DISPERSED, 2.0), (POINT, 1.0)], ids=["dispersed", "below the plateau"]
 )
-def test_detector_needs_both_signs(spread: float, loss: float) -> None:
-    detector = CollapseDetector(window=2, threshold=0.05)
-    assert all(detector.update(spread, loss, 2.0) is None for _ in range(10))
+def test_detector_needs_both_signs_behind_batch_norm(embedding: float, loss: float) -> None:
+    detector = CollapseDetector(window=2)
+    assert all(detector.update(embedding, DISPERSED, loss, 2.0) is None for _ in range(10))
+
+
+def test_one_point_before_batch_norm_is_sign_enough() -> None:
+    detector = CollapseDetector(window=2)
+    said = [detector.update(DISPERSED, 1e-5, 1.0, 2.0) is not None for _ in range(3)]
+    assert said == [False, True, False]
 
 
 def test_one_good_batch_starts_the_window_anew() -> None:
-    detector = CollapseDetector(window=3, threshold=0.05)
-    spreads = [0.01, 0.01, 0.5, 0.01, 0.01, 0.01]
-    said = [detector.update(spread, 2.0, 2.0) is not None for spread in spreads]
+    detector = CollapseDetector(window=3)
+    embeddings = [POINT, POINT, DISPERSED, POINT, POINT, POINT]
+    said = [detector.update(e, DISPERSED, 2.0, 2.0) is not None for e in embeddings]
     assert said == [False] * 5 + [True]
 
 
 def test_detector_speaks_again_after_a_recovery() -> None:
-    detector = CollapseDetector(window=1, threshold=0.05)
-    said = [detector.update(spread, 2.0, 2.0) is not None for spread in (0.01, 0.01, 0.5, 0.01)]
+    detector = CollapseDetector(window=1)
+    embeddings = (POINT, POINT, DISPERSED, POINT)
+    said = [detector.update(e, DISPERSED, 2.0, 2.0) is not None for e in embeddings]
     assert said == [True, False, False, True]

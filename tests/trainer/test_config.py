@@ -37,6 +37,7 @@ def test_there_are_configurations():
     ("text", "message"),
     [
         ("loss: {scale: 3}\nrun: {}\nloss: {spread: 1}", "'loss' stands twice.*\n.*line 3"),
+        ("run: &x {seed: 1}\nloss: {<<: *x}", r"unknown setting loss\.seed"),
         ("loss: {scale: 3, scale: 4}", "'scale' stands twice"),
         ("lose: {}", r"unknown setting lose: did you mean loss\?"),
         ("loss: {margin_betwen: 1}", r"loss\.margin_betwen: did you mean loss\.margin_between\?"),

@@ -67,7 +67,7 @@ def measure(  # noqa: PLR0913
         metrics = row(terms_of_a_collapse(margin_factor, log_prior, margin), task)
     candidates = {task: Candidates(OWN, CLASSES, log_prior, margin * margin_factor)}
     return watch.measure(
-        {task: embeddings}, {task: embeddings}, candidates, metrics, margin_factor=margin_factor
+        {task: embeddings}, {task: spread_out()}, candidates, metrics, margin_factor=margin_factor
     )
 
 

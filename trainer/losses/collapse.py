@@ -13,6 +13,11 @@ from torch import Tensor
 # A collapsed loss sits at its plateau up to the noise of a batch.
 _AT_PLATEAU = 0.95
 
+# Dispersions below which vectors are nearly one point. Healthy embeddings have 0.8 and more; what
+# their BatchNorm is given 0.2 to 0.9 (transformers 0.01 at the start), and 0.00001 once collapsed.
+_POINT = 0.02
+_POINT_BEFORE_NORM = 0.001
+
 
 def batch_dispersion(embeddings: Tensor) -> Tensor:
     """How far apart embeddings are: the share of their mean square that lies about their mean.
@@ -85,44 +90,45 @@ def plateau_loss(
 
 
 class CollapseDetector:
-    """Speaks once when the embeddings have collapsed, and again only after a recovery.
+    """Speaks once when the embeddings have collapsed, and again only after a recovery."""
 
-    Collapsed means: in each of the last `window` updates the dispersion was below `threshold` and
-    the loss, where it has a plateau, there or above.
-    """
-
-    def __init__(self, *, window: int, threshold: float) -> None:
+    def __init__(self, *, window: int) -> None:
         """Start with an empty history.
 
         Args:
             window: updates in a row that must look collapsed, >= 1.
-            threshold: `batch_dispersion` below which embeddings are nearly one point.
         """
         self._recent: deque[bool] = deque(maxlen=window)
-        self._threshold = threshold
         self._told = False
 
-    def update(self, dispersion: float, loss: float = 0.0, plateau: float = 0.0) -> str | None:
+    def update(
+        self, embedding: float, before_norm: float, loss: float = 0.0, plateau: float = 0.0
+    ) -> str | None:
         """Look at one more batch.
 
+        It looks collapsed where BatchNorm was given nearly one point, whatever it makes of that
+        noise; or where the embeddings are nearly one and the loss is at its plateau (or above).
+
         Args:
-            dispersion: `batch_dispersion` of its embeddings.
+            embedding: `batch_dispersion` of the embeddings.
+            before_norm: that of what BatchNorm made them of.
             loss: its CLMLE loss, without the softmax term; 0 for a loss without a known plateau.
             plateau: `plateau_loss` of its shape and the margins in force; 0 likewise.
 
         Returns:
             What happened and what to change, or None.
         """
-        self._recent.append(dispersion < self._threshold and loss >= _AT_PLATEAU * plateau)
+        at_plateau = embedding < _POINT and loss >= _AT_PLATEAU * plateau
+        self._recent.append(before_norm < _POINT_BEFORE_NORM or at_plateau)
         if not self._recent[-1]:
             self._told = False
         if self._told or len(self._recent) < (self._recent.maxlen or 0) or not all(self._recent):
             return None
         self._told = True
         return (
-            f"the embeddings have collapsed to one point: dispersion {dispersion:.4f} (expected "
-            f"above {self._threshold}) and loss {loss:.3f} (plateau {plateau:.3f}), "
-            f"{len(self._recent)} checks in a row. Going on rarely helps: start again with a lower "
-            "optim.learning_rate, smaller margins (loss.margin_between, loss.margin) that grow "
-            "longer (loss.margin_anneal), or loss.weight_softmax 1"
+            f"the embeddings have collapsed to one point: dispersion {embedding:.4f} (expected "
+            f"above {_POINT}), before BatchNorm {before_norm:.6f} (expected above "
+            f"{_POINT_BEFORE_NORM}), {len(self._recent)} checks in a row. Going on rarely helps: "
+            "start again with a lower optim.learning_rate, smaller margins (loss.margin_between, "
+            "loss.margin) that grow longer (loss.margin_anneal), or loss.weight_softmax 1"
         )

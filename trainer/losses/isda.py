@@ -41,7 +41,7 @@ def moved_covariance(
 
 
 def isda_offsets(slopes: Tensor, covariance: Tensor, labels: Tensor) -> Tensor:
-    """What the offsets of embeddings add to each logit, for lambda = 1.
+    """What the covariance of embeddings adds to each logit, for lambda = 1.
 
     Args:
         slopes: (C, D) floating point: how fast each class's logit grows along the embedding.
