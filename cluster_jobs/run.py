@@ -15,7 +15,6 @@ import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from cluster_jobs import launch, machine
@@ -33,7 +32,7 @@ from trainer.config_file import (
     recipe_lines,
     resolved,
 )
-from trainer.run_folder import RunFolder, checkpoint_steps, find_checkpoint, step_of
+from trainer.run_folder import RunFolder, check_start, checkpoint_steps, step_of
 from trainer.run_lock import LAUNCHER, claimed_alone
 from trainer.tasks import load_manifest, resolve_tasks
 
@@ -89,11 +88,7 @@ def _checked(config: RunConfig, resume: str) -> Manifest:
     resolve_tasks(config, manifest)
     if config.launch.master_port:
         machine.check_port(config.launch.master_port)
-    begins = find_checkpoint(resume, RunFolder(config.run_path)) is None  # a path must hold one
-    if begins and config.model.weights:
-        from trainer.snapshot import check_weights  # which needs torch, as nothing else here does
-
-        check_weights(Path(config.model.weights))
+    check_start(config, resume)
     return manifest
 
 

@@ -6,6 +6,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
+
 from data_shards.atomic import atomic_file
 from trainer.config import RunConfig, as_dict
 from trainer.config_file import load_config, to_yaml
@@ -25,6 +27,8 @@ def step_of(name: str) -> int | None:
 
 CHECKPOINT_MANIFEST = "manifest.json"
 """The file without which a checkpoint's folder is nothing."""
+SNAPSHOT_WEIGHTS = "weights.safetensors"
+"""The file of a snapshot's weights."""
 
 
 @dataclass(frozen=True)
@@ -168,6 +172,37 @@ def find_checkpoint(resume: str, run: RunFolder) -> Path | None:
             "auto (the default) goes on there, a new run.folder starts again from that checkpoint"
         )
     return path
+
+
+def check_start(config: RunConfig, resume: str) -> None:
+    """Refuse a start that could not be made, before anything is written.
+
+    Args:
+        config: the run; `model.weights` counts where there is no checkpoint to go on from.
+        resume: as `find_checkpoint` takes it.
+
+    Raises:
+        ConfigError: of `find_checkpoint` and `check_weights`.
+    """
+    begins = find_checkpoint(resume, RunFolder(config.run_path)) is None
+    if begins and config.model.weights:
+        check_weights(Path(config.model.weights))
+
+
+def check_weights(path: Path) -> None:
+    """Refuse what a training could not begin from; looks at no more than its head.
+
+    Raises:
+        ConfigError: neither a snapshot's folder nor a .safetensors file.
+    """
+    try:
+        with safe_open(str(path / SNAPSHOT_WEIGHTS if path.is_dir() else path), framework="np"):
+            pass
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(
+            f"model.weights {path} cannot be read ({error}): expected a snapshot's folder, such as "
+            "RUN/snapshots/step_000200, or a .safetensors file"
+        ) from error
 
 
 # What a run's folder may hold before its configuration: some parts are faster than others.

@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 
 from data_shards.atomic import atomic_folder, read_json, sha256_of, write_json
@@ -21,10 +20,8 @@ from trainer.errors import ConfigError, TrainingError
 from trainer.loss_facts import LOSSES
 from trainer.models import build_network
 from trainer.models.network import ClassifierInput, Network
-from trainer.run_folder import RunFolder, step_name, step_of
+from trainer.run_folder import SNAPSHOT_WEIGHTS, RunFolder, check_weights, step_name, step_of
 
-WEIGHTS = "weights.safetensors"
-"""The file of a snapshot's weights."""
 _BACKBONE_PREFIXES = ("", "backbone.", "backbone.model.")  # a whole network, ours, timm's
 
 
@@ -102,7 +99,7 @@ def write_snapshot(
     path = run.snapshots / step_name(step)
     run.snapshots.mkdir(parents=True, exist_ok=True)
     with atomic_folder(path, replace=True) as folder:
-        weights = folder / WEIGHTS
+        weights = folder / SNAPSHOT_WEIGHTS
         # Cloned so that tied or sliced storages are written as what they are: tensors of their own.
         plain = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
         # Not save_file: it makes files that only their owner can read.
@@ -138,12 +135,12 @@ def read_snapshot(path: str | Path) -> Snapshot:
             data_checksum=stored["data_checksum"],
             network=NetworkDescription(**stored["network"]),
         )
-        actual = sha256_of(path / WEIGHTS)
+        actual = sha256_of(path / SNAPSHOT_WEIGHTS)
     except (DataError, OSError, KeyError, TypeError) as error:
         raise TrainingError(f"{path} is not a complete snapshot of a run: {error}") from error
     if actual != snapshot.checksum:
         raise TrainingError(
-            f"{path / WEIGHTS} is damaged: its checksum differs from manifest.json; "
+            f"{path / SNAPSHOT_WEIGHTS} is damaged: its checksum differs from manifest.json; "
             "remove the folder and go on from a checkpoint"
         )
     return snapshot
@@ -171,22 +168,6 @@ def snapshot_steps(run: RunFolder) -> list[int]:
     return sorted(step for step in steps if step is not None)
 
 
-def check_weights(path: Path) -> None:
-    """Refuse what `begin_from` could not read; looks at no more than its head.
-
-    Raises:
-        ConfigError: neither a snapshot's folder nor a .safetensors file.
-    """
-    try:
-        with safe_open(str(path / WEIGHTS if path.is_dir() else path), framework="pt"):
-            pass
-    except (OSError, SafetensorError) as error:
-        raise ConfigError(
-            f"model.weights {path} cannot be read ({error}): expected a snapshot's folder, such as "
-            "RUN/snapshots/step_000200, or a .safetensors file"
-        ) from error
-
-
 def begin_from(network: Network, path: Path) -> list[str]:
     """Take over the weights of another run, or of a backbone.
 
@@ -203,7 +184,7 @@ def begin_from(network: Network, path: Path) -> list[str]:
     """
     check_weights(path)
     if path.is_dir():
-        path = read_snapshot(path).path / WEIGHTS
+        path = read_snapshot(path).path / SNAPSHOT_WEIGHTS
     given = load_file(str(path))
     mine = network.state_dict()
     prefix = max(_BACKBONE_PREFIXES, key=lambda p: sum(p + name in mine for name in given))
@@ -229,6 +210,6 @@ def begin_from(network: Network, path: Path) -> list[str]:
 def load_network(snapshot: Snapshot) -> Network:
     """The snapshot's network on the CPU, in evaluation mode, in float32."""
     network = snapshot.network.build()
-    state = load_file(str(snapshot.path / WEIGHTS))
+    state = load_file(str(snapshot.path / SNAPSHOT_WEIGHTS))
     network.load_state_dict(state)
     return network.float().eval()

@@ -46,9 +46,9 @@ from trainer.models.network import Network
 from trainer.objective import Objective
 from trainer.precision import emulation_warning
 from trainer.report import stall_warning, write_report
-from trainer.run_folder import RunFolder, find_checkpoint
+from trainer.run_folder import RunFolder, check_start
 from trainer.run_lock import TRAINER, claimed_alone
-from trainer.snapshot import NetworkDescription, begin_from, check_weights, copy_snapshot
+from trainer.snapshot import NetworkDescription, begin_from, copy_snapshot
 from trainer.stop import StopFlag, end_process
 from trainer.table_feed import FeedState, TableFeed
 from trainer.tasks import check_tables, evaluated_split, load_manifest, resolve_tasks
@@ -119,9 +119,7 @@ def train(config: RunConfig, *, resume: str = "auto") -> dict[str, Any]:
     run = RunFolder(config.run_path)
     is_first = World.from_environment().is_first
     if is_first:  # a mistake leaves the folder as it is
-        begins = find_checkpoint(resume, run) is None
-        if begins and config.model.weights:
-            check_weights(Path(config.model.weights))
+        check_start(config, resume)
     manifest = load_manifest(config)
     with StopFlag() as told_to_stop, ExitStack() as stack:
         found = None
