@@ -62,10 +62,10 @@ class LossConfig:
     of absent ones as old as the table, unless mean_momentum is above 0)."""
 
     mean_momentum: float = 0.0
-    """beta in [0, 1): a cluster's centroid in the loss is the direction of beta x its running mean
+    """beta in [0, 1]: a cluster's centroid in the loss is the direction of beta x its running mean
     + (1 - beta) x the mean of its images in the micro-batch; without images there, of its running
     mean, which each step moves likewise by the images on all ranks. Starts anew with each table.
-    0 = no running means."""
+    0 = no running means; 1 = the table's centroids as they are."""
 
     cluster_prior: float = 0.0
     """tau: a cluster of n_j images weighs (n_j / n_own)^tau in the between-class term, so that
@@ -129,10 +129,9 @@ class LossConfig:
             "<= 1, a share of the paper's",
             self.margin,
         )
-        for name in ("margin_anneal", "reweight_from"):
+        for name in ("margin_anneal", "reweight_from", "mean_momentum"):
             require(0 <= getattr(self, name) <= 1, f"loss.{name}", "in [0, 1]", getattr(self, name))
-        for name in ("clmle_from", "mean_momentum"):
-            require(0 <= getattr(self, name) < 1, f"loss.{name}", "in [0, 1)", getattr(self, name))
+        require(0 <= self.clmle_from < 1, "loss.clmle_from", "in [0, 1)", self.clmle_from)
         require(
             self.warmup_share + self.margin_anneal <= 1 or not self.warmup_share,
             "loss.clmle_from + loss.margin_anneal",

@@ -25,7 +25,7 @@ def moved_means(means: Tensor, embeddings: Tensor, clusters: Tensor, *, momentum
         means: (M, D) float32 unit rows.
         embeddings: (N, D) floating point unit rows, of all ranks in one fixed order.
         clusters: (N,) int64 cluster of each.
-        momentum: beta in [0, 1): share of the old mean.
+        momentum: beta in [0, 1]: share of the old mean.
 
     Returns:
         (M, D): directions of beta * mean + (1 - beta) * mean of the step's embeddings; clusters

@@ -12,36 +12,49 @@ from benchmarks.accuracy.results import Row, mean_and_deviation
 from benchmarks.accuracy.significance import holm, signed_rank_p
 from cluster_jobs.comparison import aligned
 
+Ours = Mapping[tuple[str, int], Mapping[str, float]]
+"""(Data set, seed) -> CLMLE's balanced accuracy by read-out."""
 
-def summarise_ablations(rows: Sequence[Row]) -> list[dict[str, Any]] | None:
+
+def summarise_ablations(rows: Sequence[Row], ours: Ours) -> list[dict[str, Any]] | None:
     """Differences of balanced accuracy in points, variant less CLMLE, as JSON.
+
+    Both are read in the same way: CLMLE by the variant's read-out, which is another than CLMLE's
+    own where the change takes that away.
 
     Args:
         rows: of all trainings.
+        ours: of CLMLE's trainings.
 
     Returns:
-        An entry a variant: "method", "choice", "differences": data set -> "mean", "sd" and "seeds",
+        An entry a variant: "method", "choice", "readout": the variant's where CLMLE's own is
+        another on any data set, else None; "differences": data set -> "mean", "sd" and "seeds",
         over the seeds that both have; "all": the same over all (data set, seed) pairs; "p":
         Wilcoxon's signed-rank test over these, "p_holm": corrected for the number of variants.
         "mean" is None where no seed has both numbers, "sd", "p" and "p_holm" below two of them.
         None without a variant or CLMLE.
     """
-    values = {(row.data, row.method, row.seed): row.balanced_accuracy for row in rows}
     methods = list(dict.fromkeys(row.method for row in rows))
     variants = [name for name in methods if METHODS[name].ablation is not None]
     if not variants or OURS not in methods:
         return None
+    own = {row.data: row.readout for row in rows if row.method == OURS}
     datasets = dict.fromkeys(row.data for row in rows)
     entries = []
     for method in variants:
-        of_data = {data: _paired(values, data, method) for data in datasets}
+        mine = [row for row in rows if row.method == method]
+        of_data = {
+            data: _paired([row for row in mine if row.data == data], ours) for data in datasets
+        }
         together = [value for found in of_data.values() for value in found]
         ablation = METHODS[method].ablation
         assert ablation is not None
+        others = [row.readout for row in mine if row.readout != own.get(row.data, row.readout)]
         entries.append(
             {
                 "method": method,
                 "choice": ablation.choice,
+                "readout": others[0] if others else None,
                 "differences": {data: _described(found) for data, found in of_data.items()},
                 "all": _described(together),
                 "p": signed_rank_p(np.array(together)) if len(together) > 1 else None,
@@ -55,15 +68,13 @@ def summarise_ablations(rows: Sequence[Row]) -> list[dict[str, Any]] | None:
     return entries
 
 
-def _paired(
-    values: Mapping[tuple[str, str, int], float | None], data: str, method: str
-) -> list[float]:
-    """Differences in points, of the seeds that both have."""
+def _paired(rows: Sequence[Row], ours: Ours) -> list[float]:
+    """Differences in points, of a variant's seeds on a data set that CLMLE has too."""
     found = []
-    for (of_data, of_method, seed), value in values.items():
-        ours = values.get((data, OURS, seed))
-        if (of_data, of_method) == (data, method) and value is not None and ours is not None:
-            found.append(100 * (value - ours))
+    for row in rows:
+        beside = ours.get((row.data, row.seed), {}).get(row.readout)
+        if row.balanced_accuracy is not None and beside is not None:
+            found.append(100 * (row.balanced_accuracy - beside))
     return found
 
 
@@ -83,7 +94,8 @@ def ablation_cells(found: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     for entry in found:
         described = [*(entry["differences"][data] for data in datasets), entry["all"]]
         p = "-" if entry["p_holm"] is None else f"{entry['p_holm']:.3g}"
-        cells.append([entry["choice"], *map(_cell, described), p])
+        by = "" if entry["readout"] is None else f" (both read by {entry['readout']})"
+        cells.append([entry["choice"] + by, *map(_cell, described), p])
     return cells
 
 

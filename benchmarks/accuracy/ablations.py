@@ -45,7 +45,8 @@ class Ablation:
         changed = dict(self.settings)
         for name, factor in self.factors.items():
             section, setting = name.split(".")
-            changed[name] = factor * getattr(getattr(config, section), setting)
+            value = getattr(getattr(config, section), setting)
+            changed[name] = type(value)(factor * value)
         return changed
 
 
@@ -61,26 +62,61 @@ def _sampled(sampling: LabelSampling, *, prior: float) -> Ablation:
     )
 
 
+def _neighbourhoods(
+    choice: str,
+    settings: Mapping[str, Any] = MappingProxyType({}),
+    factors: Mapping[str, float] = MappingProxyType({}),
+) -> Ablation:
+    """Batches of neighbourhoods; classes come about equally often, so nothing is adjusted."""
+    return Ablation(
+        choice=f"neighbourhoods{choice}",
+        settings={
+            "sampler.sampling": "cluster",
+            "sampler.warmup_sampling": "class_balanced",
+            "loss.cluster_prior": 0.0,
+            "loss.logit_adjustment": 0.0,
+            **settings,
+        },
+        factors=factors,
+    )
+
+
 ABLATIONS: Mapping[str, Ablation] = MappingProxyType(
     {
         "clmle_one_cluster": Ablation(
             choice="one cluster a class", settings={"cluster.max_clusters_per_class": 1}
         ),
+        "clmle_no_limit": Ablation(
+            choice="no limit of the clusters of a class",
+            settings={"cluster.max_clusters_per_class": 0},
+        ),
+        "clmle_half_clusters": Ablation(
+            choice="clusters half as large", factors={"cluster.samples_per_cluster": 0.5}
+        ),
         "clmle_no_within": Ablation(
             choice="no within-class term", settings={"loss.weight_within": 0.0}
+        ),
+        "clmle_equal_within": Ablation(
+            choice="within-class term as heavy as the other", settings={"loss.weight_within": 1.0}
         ),
         "clmle_no_warmup": Ablation(choice="no warm-up", settings=_NO_WARMUP),
         "clmle_no_margins": Ablation(
             choice="no margins",
             settings={"loss.margin_between": 0.0, "loss.margin_within": 0.0},
         ),
+        "clmle_no_anneal": Ablation(
+            choice="margins whole from the first table on", settings={"loss.margin_anneal": 0.0}
+        ),
+        "clmle_centroids": Ablation(
+            choice="the table's centroids as they are", settings={"loss.mean_momentum": 1.0}
+        ),
         "clmle_no_means": Ablation(
-            choice="no running means (nor for the spread's covariance)",
+            choice="no running means, nor for the spread's covariance",
             settings={"loss.mean_momentum": 0.0},
         ),
         # A warm-up minimises the softmax term, so that it goes too: to be read beside no warm-up.
         "clmle_no_softmax": Ablation(
-            choice="no softmax term (nor warm-up)",
+            choice="no softmax term, nor warm-up",
             settings={
                 "loss.weight_softmax": 0.0,
                 "loss.logit_adjustment": None,
@@ -102,8 +138,10 @@ ABLATIONS: Mapping[str, Ablation] = MappingProxyType(
             choice="wider margins for rare classes", settings={"loss.margin_rare_exponent": 0.1}
         ),
         "clmle_one_table": Ablation(choice="the first table only", settings={"refresh.every": 0}),
+        "clmle_more_tables": Ablation(
+            choice="tables twice as often", factors={"refresh.every": 0.5}
+        ),
         "clmle_instance": _sampled("instance", prior=1.0),
-        "clmle_square_root": _sampled("square_root", prior=1.0),
         "clmle_class_balanced": _sampled("class_balanced", prior=0.0),
         "clmle_no_prior": Ablation(
             choice="no priors",
@@ -114,15 +152,25 @@ ABLATIONS: Mapping[str, Ablation] = MappingProxyType(
             choice="priors halved",
             factors={"loss.cluster_prior": 0.5, "loss.logit_adjustment": 0.5},
         ),
-        "clmle_neighbourhoods": Ablation(
-            # Whose classes come about equally often, so that nothing is to be adjusted.
-            choice="batches from neighbourhoods, class-balanced before",
-            settings={
-                "sampler.sampling": "cluster",
-                "sampler.warmup_sampling": "class_balanced",
-                "loss.cluster_prior": 0.0,
-                "loss.logit_adjustment": 0.0,
-            },
+        "clmle_neighbourhoods": _neighbourhoods(""),
+        "clmle_neighbourhoods_batch": _neighbourhoods(
+            ", rivals of the batch only",
+            {"loss.candidates": "batch"},
+        ),
+        "clmle_neighbourhoods_by_class": _neighbourhoods(
+            ", a seed of each class in turn", {"sampler.seed_by": "class"}
+        ),
+        "clmle_neighbourhoods_no_siblings": _neighbourhoods(
+            " without siblings", {"sampler.siblings": 0}
+        ),
+        "clmle_neighbourhoods_two_seeds": _neighbourhoods(
+            ", two of half the clusters a step",
+            {"sampler.neighbourhoods": 2},
+            {"sampler.clusters": 0.5},
+        ),
+        "clmle_neighbourhoods_wide": _neighbourhoods(
+            ", half the clusters, twice the images of each",
+            factors={"sampler.clusters": 0.5, "sampler.samples_per_cluster": 2.0},
         ),
     }
 )

@@ -185,19 +185,26 @@ class Comparison:
         plan = self.plan
         rows = self.rows(jobs)
         rows.sort(key=lambda row: (plan.datasets.index(row.data), plan.methods.index(row.method)))
-        readouts = summarise_readouts(self.records.of(jobs), plan.datasets)
-        _write(plan, rows, readouts, summarise_claims(rows, plan.datasets, self.image_counts()))
+        records = self.records.of(jobs)
+        ours = {(r.data, r.seed): r.balanced_accuracy for r in records if r.method == OURS}
+        _write(
+            plan,
+            rows,
+            summarise_readouts(records, plan.datasets),
+            summarise_ablations(rows, ours),
+            summarise_claims(rows, plan.datasets, self.image_counts()),
+        )
 
 
 def _write(
     plan: Plan,
     rows: Sequence[Row],
     readouts: Mapping[str, Mapping[str, float]],
+    ablations: Sequence[Mapping[str, Any]] | None,
     claims: dict[str, Any] | None,
 ) -> None:
     scores, methods = score_table(rows, plan.methods)
     tested = significance.summarise(scores, methods, control=OURS)
-    ablations = summarise_ablations(rows)
     ranks = tested["mean_ranks"] if tested else {}
     sys.stdout.write("\n" + accuracy_text(rows, ranks, plan.split) + "\n" + shot_text(rows) + "\n")
     if readouts:

@@ -253,7 +253,7 @@ def test_table_candidates_keep_the_clusters_that_are_not_in_the_batch() -> None:
     assert torch.equal(table, before)
 
 
-@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("momentum", [0.0, 0.9, 1.0])
 @pytest.mark.parametrize("candidates", ["batch", "table"])
 def test_gradients_flow_through_the_means_as_in_the_slow_twin(
     candidates: str, momentum: float

@@ -73,7 +73,7 @@ def test_there_are_configurations():
             "similar clusters; set sampler.sampling cluster$",
         ),
         ("loss: {spread: -1}", r"loss\.spread must be >= 0, got -1"),
-        ("loss: {mean_momentum: 1}", r"loss\.mean_momentum must be in \[0, 1\), got 1"),
+        ("loss: {mean_momentum: 1.1}", r"loss\.mean_momentum must be in \[0, 1\], got 1\.1"),
         ("loss: {cluster_prior: -1}", r"loss\.cluster_prior must be >= 0, got -1"),
         ("evaluation: {knn_balanced: -1}", r"evaluation\.knn_balanced must be >= 0, got -1"),
         ("evaluation: {head_adjustment: -1}", r"evaluation\.head_adjustment must be >= 0, got -1"),

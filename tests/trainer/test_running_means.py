@@ -20,7 +20,7 @@ def unit_rows(num, seed):
     return functional.normalize(torch.randn(num, 4, generator=generator), dim=1)
 
 
-@pytest.mark.parametrize("momentum", [0.1, 0.9])
+@pytest.mark.parametrize("momentum", [0.1, 0.9, 1.0])
 def test_means_move_as_in_the_slow_twin(momentum, monkeypatch):
     monkeypatch.setattr(running_means, "_CLUSTERS_AT_A_TIME", 2)
     centroids = unit_rows(5, 0)

@@ -131,7 +131,7 @@ def with_batch_means(
         centroids: (M, D) unit rows: the table's, or running means (`running_means`).
         candidates: "batch" keeps only the clusters that are in the batch; "table" keeps all of
             them, the others with their old centroids.
-        momentum: beta in [0, 1): share of the old centroid; the batch's mean has the rest.
+        momentum: beta in [0, 1]: share of the old centroid; the batch's mean has the rest.
 
     Returns:
         The row of each sample among the candidates (N,), their directions (K, D), and which
@@ -158,7 +158,7 @@ def mixed_directions(old: Tensor, means: Tensor, *, momentum: float) -> Tensor:
     Args:
         old: (P, D) unit rows; without a gradient.
         means: (P, D) of the same dtype, rows of any length.
-        momentum: in [0, 1).
+        momentum: in [0, 1].
 
     Returns:
         (P, D) unit rows; the old one where the two cancel out.
