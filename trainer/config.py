@@ -37,9 +37,10 @@ class RunConfig:
 
     run: RunSection = field(default_factory=RunSection)
     data: DataConfig = field(default_factory=DataConfig)
-    recipe: Literal["none", "long_tail"] = "none"
-    """none, or long_tail = settings that the file and `--set` leave open follow from the class
-    histogram of data.shards (docs/methods.md)."""
+    recipe: Literal["long_tail", "none"] = "long_tail"
+    """long_tail = settings that the file and `--set` leave open follow from the class histogram of
+    data.shards (docs/methods.md); none = they have the defaults below, which are the plain
+    equation's."""
     tasks: tuple[TaskConfig, ...] = ()
     """The tasks. Empty = one task, the first label column of the shards."""
     model: ModelConfig = field(default_factory=ModelConfig)

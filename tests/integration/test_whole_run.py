@@ -34,6 +34,7 @@ REPORTED = {
     "versions",
 }
 SETTINGS = {
+    "recipe": "none",
     "data": {"shift": 1},
     "model": {"input_size": 16, "embedding_dim": 16},
     "sampler": {"neighbourhoods": 2, "clusters": 10, "samples_per_cluster": 3},

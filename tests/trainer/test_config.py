@@ -97,7 +97,7 @@ def test_there_are_configurations():
 )
 def test_a_mistake_is_named_with_what_was_expected(text, message, tmp_path):
     with pytest.raises(ConfigError, match=message):
-        load_config(write(tmp_path, text))
+        load_config(write(tmp_path, text), ["recipe=none"])  # which needs no shards
 
 
 def test_a_missing_file_is_named(tmp_path):
@@ -106,7 +106,7 @@ def test_a_missing_file_is_named(tmp_path):
 
 
 def test_overrides_are_yaml_values_and_are_checked_like_the_file(tmp_path):
-    path = write(tmp_path, "train: {steps: 5}\nloss:\n")
+    path = write(tmp_path, "recipe: none\ntrain: {steps: 5}\nloss:\n")
     config = load_config(path, ["train.steps=7", "optim.learning_rate=1e-3", "data.flip=true"])
     assert config.train.steps == 7
     assert config.optim.learning_rate == pytest.approx(0.001)
@@ -157,6 +157,7 @@ def test_a_baseline_of_another_loss_starts_from_the_defaults_of_what_is_fitted_t
 
 def test_a_baseline_in_sections_is_the_same_as_a_dotted_one(tmp_path):
     run = """
+recipe: none
 loss: {candidates: table, scale: 24}
 sampler: {sampling: square_root, clusters: 30}
 baselines:

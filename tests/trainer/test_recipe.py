@@ -321,7 +321,7 @@ def test_shards_that_cannot_be_read_are_named(shards, message):
         ("sampler.clusters=0", r"sampler\.clusters must be >= 1, got 0"),
         ("loss.scal=3", r"did you mean loss\.scale"),
         ("loss=3", "loss has no settings inside it"),
-        ("recipe=long", r"recipe must be one of none \| long_tail, got 'long'"),
+        ("recipe=long", r"recipe must be one of long_tail \| none, got 'long'"),
     ],
 )
 def test_a_mistake_is_named_as_without_a_recipe(overrides, override, message):

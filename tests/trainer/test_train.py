@@ -31,6 +31,7 @@ def root_logger():
 def config(tmp_path):
     path = tmp_path / "config.yaml"
     settings = {
+        "recipe": "none",
         "run": {"folder": str(tmp_path / "run")},
         "data": {"shards": str(tmp_path / "no shards")},
     }
