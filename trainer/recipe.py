@@ -64,7 +64,7 @@ class _Profile:
     """What goes with few, or with many classes.
 
     Points of balanced accuracy are those of the ablations in docs/results.md: ten classes of
-    Fashion-MNIST, 100 : 1, five seeds. Below 0.3 they are chance.
+    Fashion-MNIST, 100 : 1, five seeds. Below 0.3 they are chance. What has none was not measured.
     """
 
     scale: float
@@ -73,7 +73,8 @@ class _Profile:
     mean_momentum: float
     """Few clusters get many images a step, so their means may follow them quickly. 0: 0.0."""
     clusters: int
-    """Times `samples_per_cluster`: the images of a micro-batch."""
+    """Times `samples_per_cluster`: the images of a micro-batch. Batches by label hold no more than
+    that number of images; how it is made up matters to neighbourhoods only."""
     samples_per_cluster: int
     max_clusters_per_class: int
     """0 = no limit. Few classes overlap, and many clusters of each would model the overlap. 1: +0.2

@@ -29,7 +29,7 @@ SUITES: Mapping[str, Suite] = MappingProxyType(
     {
         # Shows in a minute that the benchmark works here; needs no files.
         "smoke": Suite(("digits",), ("softmax", "clmle"), 2),
-        # The methods that come out on top in full, in 15 minutes on two cores with bf16.
+        # CLMLE and the usual choice of each kind, in 15 to 20 minutes on two cores with bf16.
         "quick": Suite(
             ("fashion_lt_100", "lfw10", "utk_gender10"),
             ("softmax", "class_balanced", "balanced_softmax", "ldam_drw", "cosface", OURS),
