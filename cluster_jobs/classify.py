@@ -105,6 +105,7 @@ class Classifier:
                 table=table,
                 config=self.config,
                 class_counts=self.manifest.class_counts("train", task.label),
+                wanted=[self.readout],
             )[self.readout]
             names = self.manifest.label_names[task.label]
             embeddings = output.embedding.float().cpu().numpy()

@@ -2,12 +2,20 @@
 
 Pure: arrays in, arrays out. The caller splits queries over ranks or workers.
 
+Rule "margin" is that of LMLE: with d the Euclidean distance and m over the k nearest clusters,
+score_c = min over m not of c of d(q, m) - max over m of c of d(q, m). If all k are of one class,
+its score is +inf. Rule "soft" is a vote: score_c = log mean exp(scale * cos(q, m)) over the
+clusters m of c among the k. Rule "balanced" is the soft vote over the k nearest clusters of each
+class, so over all of a class that has no more: whoever owns many clusters gains nothing by it, as a
+class's vote is then the density of an equally weighted mixture.
+
 Legend: N queries, D embedding, M clusters, C classes, k nearest clusters, P pairs of a query and a
 class that owns at least one of its k nearest clusters.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -22,85 +30,51 @@ Rule = Literal["margin", "soft", "balanced"]
 _BALANCED_ENTRIES = 1 << 23
 
 
-def knc_scores(  # noqa: PLR0913 - a class per rule would only rename these
+def knc_predict(  # noqa: PLR0913 - a class per rule would only rename these
     queries: npt.NDArray[np.float32],
     centroids: npt.NDArray[np.float32],
     class_of: npt.NDArray[np.int64],
     *,
     num_classes: int,
-    rule: Rule,
+    rules: Collection[Rule],
     num_neighbours: int,
     scale: float = 16.0,
-) -> npt.NDArray[np.float32]:
-    """Score every class for every query; see `knc_predict` for many classes.
-
-    Rule "margin" is that of LMLE: with D the Euclidean distance and m over the k nearest clusters,
-    score_c = min over m not of c of D(q, m) - max over m of c of D(q, m). If all k are of one
-    class, its score is +inf. Rule "soft" is a vote: score_c = log mean exp(scale * cos(q, m)) over
-    the clusters m of c among the k. Rule "balanced" is the soft vote over the k nearest clusters of
-    each class, so over all of a class that has no more: whoever owns many clusters gains nothing by
-    it, as a class's vote is then the density of an equally weighted mixture.
-
-    Args:
-        queries: (N, D) float32, unit rows.
-        centroids: (M, D) float32, unit rows.
-        class_of: (M,) int64, class of each cluster, 0 .. num_classes - 1.
-        num_classes: C.
-        rule: "margin", "soft" or "balanced".
-        num_neighbours: k >= 1, of a query or ("balanced") of each class; more than there are
-            counts as all.
-        scale: sharpness of the votes, > 0; of no effect on the margin rule.
-
-    Returns:
-        (N, C) float32, larger is more likely; -inf for a class with none of the clusters.
-
-    Raises:
-        ValueError: on wrong shapes or settings, or a query that is not finite.
-    """
-    _check(queries, centroids, class_of, num_classes)
-    vote = _Vote(rule, num_neighbours, scale)
-    scores = np.full((len(queries), num_classes), -np.inf, dtype=np.float32)
-    for rows in row_blocks(len(queries), len(centroids), vote.block_size(len(centroids))):
-        vote.of(queries[rows], centroids, class_of).put_in(scores[rows])
-    return scores
-
-
-def knc_predict(  # noqa: PLR0913 - as `knc_scores`
-    queries: npt.NDArray[np.float32],
-    centroids: npt.NDArray[np.float32],
-    class_of: npt.NDArray[np.int64],
-    *,
-    num_classes: int,
-    rule: Rule,
-    num_neighbours: int,
-    scale: float = 16.0,
+    scores: Mapping[Rule, npt.NDArray[np.float32]] | None = None,
     block_size: int | None = None,
-) -> npt.NDArray[np.int64]:
-    """Predict the class of every query: the argmax of `knc_scores`, without its (N, C) array.
+) -> dict[Rule, npt.NDArray[np.int64]]:
+    """Predict the class of every query by each rule, after a single search.
 
     Args:
         queries: (N, D) float32, unit rows.
         centroids: (M, D) float32, unit rows.
         class_of: (M,) int64, class of each cluster, 0 .. num_classes - 1.
         num_classes: C.
-        rule: "margin", "soft" or "balanced".
+        rules: of "margin", "soft" and "balanced".
         num_neighbours: k >= 1, of a query or ("balanced") of each class; more than there are
             counts as all.
         scale: sharpness of the votes, > 0; of no effect on the margin rule.
+        scores: (N, C) float32 for some of the rules, to be overwritten with the score of each
+            class; -inf for a class with none of the clusters.
         block_size: queries at a time; None for as many as fit in about 200 MiB.
 
     Returns:
-        (N,) int64; of classes with equal scores, the lowest.
+        Rule -> (N,) int64, the class with the largest score; of equal ones, the lowest.
 
     Raises:
         ValueError: on wrong shapes or settings, or a query that is not finite.
     """
     _check(queries, centroids, class_of, num_classes)
-    vote = _Vote(rule, num_neighbours, scale)
-    predictions = np.empty(len(queries), dtype=np.int64)
-    block_size = block_size or vote.block_size(len(centroids))
+    votes = _Votes(rules, num_neighbours, scale)
+    scores = scores or {}
+    for of_rule in scores.values():
+        of_rule.fill(-np.inf)
+    predictions = {rule: np.empty(len(queries), dtype=np.int64) for rule in rules}
+    block_size = block_size or votes.block_size(len(centroids))
     for rows in row_blocks(len(queries), len(centroids), block_size):
-        predictions[rows] = vote.of(queries[rows], centroids, class_of).best_class()
+        for rule, vote in votes.of(queries[rows], centroids, class_of):
+            predictions[rule][rows] = vote.best_class()
+            if rule in scores:
+                vote.put_in(scores[rule][rows])
     return predictions
 
 
@@ -162,16 +136,17 @@ class _OfAll:
 
 
 @dataclass(frozen=True)
-class _Vote:
-    """A rule and its settings."""
+class _Votes:
+    """Some of the rules and their settings."""
 
-    rule: Rule
+    rules: Collection[Rule]
     num_neighbours: int
     scale: float
 
     def __post_init__(self) -> None:
-        if self.rule not in get_args(Rule):
-            raise ValueError(f"rule must be margin, soft or balanced, got {self.rule!r}")
+        for rule in self.rules:
+            if rule not in get_args(Rule):
+                raise ValueError(f"rules must be of margin, soft and balanced, got {rule!r}")
         if self.num_neighbours < 1:
             raise ValueError(f"num_neighbours must be >= 1, got {self.num_neighbours}")
         if not self.scale > 0:
@@ -179,7 +154,7 @@ class _Vote:
 
     def block_size(self, num_clusters: int) -> int | None:
         """Queries to vote for at a time; None for as many as `row_blocks` takes."""
-        if self.rule != "balanced":
+        if "balanced" not in self.rules:
             return None
         return max(1, _BALANCED_ENTRIES // num_clusters)
 
@@ -188,22 +163,24 @@ class _Vote:
         queries: npt.NDArray[np.float32],
         centroids: npt.NDArray[np.float32],
         class_of: npt.NDArray[np.int64],
-    ) -> _Pairs | _OfAll:
-        """Score the classes of a block of queries."""
+    ) -> Iterator[tuple[Rule, _Pairs | _OfAll]]:
+        """Score the classes of a block of queries by each rule, in no order."""
         cosines = queries @ centroids.T
-        if self.rule == "balanced":
-            return self._balanced(cosines, class_of)
-        return self._of_nearest(cosines, class_of)
+        yield from self._of_nearest(cosines, class_of)
+        if "balanced" in self.rules:  # last, as it overwrites the cosines
+            yield "balanced", self._balanced(cosines, class_of)
 
     def _of_nearest(
         self, cosines: npt.NDArray[np.float32], class_of: npt.NDArray[np.int64]
-    ) -> _Pairs:
+    ) -> Iterator[tuple[Rule, _Pairs]]:
         """Rules "margin" and "soft".
 
         Args:
             cosines: (N, M) of queries and clusters.
             class_of: (M,) of the clusters.
         """
+        if not {"margin", "soft"} & set(self.rules):
+            return
         num_nearest = min(self.num_neighbours, len(class_of))
         nearest, cosines = top_k(cosines, num_nearest)
         classes = class_of[nearest]
@@ -214,12 +191,13 @@ class _Vote:
         starts = _run_starts(query, class_)
         query, class_ = query[starts], class_[starts]
         by_class = np.take_along_axis(cosines, order, axis=1).ravel()
-        if self.rule == "soft":
+        if "soft" in self.rules:
             score = _log_mean_exp(self.scale * by_class.astype(np.float64), starts)
-        else:
+            yield "soft", _Pairs(query, class_, score.astype(np.float32))
+        if "margin" in self.rules:
             farthest = np.maximum.reduceat(_distance(by_class), starts)
             score = _nearest_of_others(cosines, classes, query, class_) - farthest
-        return _Pairs(query, class_, score.astype(np.float32))
+            yield "margin", _Pairs(query, class_, score.astype(np.float32))
 
     def _balanced(
         self, cosines: npt.NDArray[np.float32], class_of: npt.NDArray[np.int64]

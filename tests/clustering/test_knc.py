@@ -1,14 +1,27 @@
 from __future__ import annotations
 
 import tracemalloc
+from typing import Any
 
 import numpy as np
 import pytest
 
-from clustering.knc import Rule, knc_predict, knc_scores, nearest_class_mean_scores
+from clustering.knc import Rule, knc_predict, nearest_class_mean_scores
+from clustering.top_k import top_k
 from tests.helpers import reference_clustering as reference
 
 RULES: tuple[Rule, ...] = ("margin", "soft", "balanced")
+
+
+def predict(*arrays: np.ndarray, rule: Rule, **settings: Any) -> np.ndarray:
+    return knc_predict(*arrays, rules=[rule], **settings)[rule]
+
+
+def scores_of(*arrays: np.ndarray, rule: Rule, num_classes: int, **settings: Any) -> np.ndarray:
+    scores = np.empty((len(arrays[0]), num_classes), np.float32)
+    settings = {"num_classes": num_classes, "scores": {rule: scores}, **settings}
+    predict(*arrays, rule=rule, **settings)
+    return scores
 
 
 def _expected(
@@ -34,11 +47,11 @@ def test_equals_the_loops(rule: Rule, num_neighbours: int, num_classes: int) -> 
     queries = reference.unit_rows(rng, 30, 3)
     expected = _expected(rule, queries, centroids, class_of, num_classes, num_neighbours)
     settings = {"num_classes": num_classes, "rule": rule, "num_neighbours": num_neighbours}
-    scores = knc_scores(queries, centroids, class_of, **settings)
+    scores = scores_of(queries, centroids, class_of, **settings)
     assert scores.dtype == np.float32
     np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-5)
     for block_size in (None, 1, 7):
-        predicted = knc_predict(queries, centroids, class_of, **settings, block_size=block_size)
+        predicted = predict(queries, centroids, class_of, **settings, block_size=block_size)
         assert predicted.dtype == np.int64
         np.testing.assert_array_equal(predicted, expected.argmax(axis=1))
 
@@ -62,15 +75,38 @@ def test_the_balanced_vote_equals_the_loops_for_classes_of_any_size(
     before = class_of.copy()
     expected = _expected("balanced", queries, centroids, class_of, num_classes, num_neighbours)
     settings = {"num_classes": num_classes, "rule": "balanced", "num_neighbours": num_neighbours}
-    scores = knc_scores(queries, centroids, class_of, **settings)
+    scores = scores_of(queries, centroids, class_of, **settings)
     np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-5)
-    predicted = knc_predict(queries, centroids, class_of, **settings)
+    predicted = predict(queries, centroids, class_of, **settings)
     np.testing.assert_array_equal(predicted, scores.argmax(axis=1))
     np.testing.assert_array_equal(class_of, before)
 
 
+@pytest.mark.parametrize("block_size", [None, 7])
+@pytest.mark.parametrize("rules", [RULES, RULES[::-1], ("soft", "margin")])
+def test_all_rules_at_once_say_what_each_says_alone(
+    monkeypatch: pytest.MonkeyPatch, rules: tuple[Rule, ...], block_size: int | None
+) -> None:
+    """To the last bit, in the order asked for, after one search of a block."""
+    rng = np.random.default_rng(0)
+    queries, centroids = reference.unit_rows(rng, 30, 3), reference.unit_rows(rng, 40, 3)
+    arrays, blocks = (queries, centroids, rng.integers(0, 9, 40)), 1 if block_size is None else 5
+    settings = {"num_classes": 11, "num_neighbours": 6, "block_size": block_size}
+    alone = {rule: predict(*arrays, rule=rule, **settings) for rule in rules}
+    scores_alone = {rule: scores_of(*arrays, rule=rule, **settings) for rule in rules}
+    searches = []
+    monkeypatch.setattr("clustering.knc.top_k", lambda *of: searches.append(1) or top_k(*of))
+    scores = {rule: np.empty((30, 11), np.float32) for rule in rules}
+    found = knc_predict(*arrays, rules=rules, scores=scores, **settings)
+    assert tuple(found) == rules
+    for rule in rules:
+        np.testing.assert_array_equal(found[rule], alone[rule])
+        np.testing.assert_array_equal(scores[rule], scores_alone[rule])
+    assert len(searches) == blocks
+
+
 @pytest.mark.parametrize("of_one", [True, False])
-def test_the_balanced_vote_holds_little_at_a_time(of_one: bool) -> None:
+def test_the_votes_hold_little_at_a_time(of_one: bool) -> None:
     """The block that the docstring promises, however many classes there are."""
     num_clusters = 200_000
     class_of = np.arange(num_clusters) // (1 if of_one else 2)
@@ -81,7 +117,7 @@ def test_the_balanced_vote_holds_little_at_a_time(of_one: bool) -> None:
         centroids,
         class_of,
         num_classes=int(class_of[-1]) + 1,
-        rule="balanced",
+        rules=RULES,
         num_neighbours=5,
     )
     _, most = tracemalloc.get_traced_memory()
@@ -93,14 +129,14 @@ def test_the_balanced_vote_holds_little_at_a_time(of_one: bool) -> None:
 def test_one_cluster_in_all(rule: Rule) -> None:
     settings = {"num_classes": 3, "rule": rule, "num_neighbours": 5}
     queries = reference.unit_rows(np.random.default_rng(0), 4, 3)
-    scores = knc_scores(queries, queries[:1], np.array([1]), **settings)
+    scores = scores_of(queries, queries[:1], np.array([1]), **settings)
     assert np.isneginf(scores[:, [0, 2]]).all()
-    assert knc_predict(queries, queries[:1], np.array([1]), **settings).tolist() == [1] * 4
+    assert predict(queries, queries[:1], np.array([1]), **settings).tolist() == [1] * 4
 
 
 def test_margin_when_all_nearest_are_of_one_class() -> None:
     centroids = np.array([[1, 0], [0.8, 0.6], [-1, 0]], dtype=np.float32)
-    scores = knc_scores(
+    scores = scores_of(
         centroids[:1],
         centroids,
         np.array([1, 1, 0]),
@@ -117,9 +153,9 @@ def test_of_equal_scores_the_lowest_class_wins(rule: Rule) -> None:
     centroids = np.eye(3, dtype=np.float32)[[0, 1, 1]]
     class_of = np.array([0, 2, 1])
     settings = {"num_classes": 3, "rule": rule, "num_neighbours": 3}
-    scores = knc_scores(centroids[1:2], centroids, class_of, **settings)[0]
+    scores = scores_of(centroids[1:2], centroids, class_of, **settings)[0]
     assert scores[1] == scores[2] > scores[0]
-    assert knc_predict(centroids[1:2], centroids, class_of, **settings).tolist() == [1]
+    assert predict(centroids[1:2], centroids, class_of, **settings).tolist() == [1]
 
 
 def test_duplicate_centroids_do_not_change_the_soft_vote() -> None:
@@ -127,8 +163,8 @@ def test_duplicate_centroids_do_not_change_the_soft_vote() -> None:
     centroids = np.eye(3, dtype=np.float32)[[0, 1, 1]]
     queries = reference.unit_rows(np.random.default_rng(1), 5, 3)
     settings = {"num_classes": 2, "rule": "soft", "num_neighbours": 3}
-    twice = knc_scores(queries, centroids, np.array([0, 1, 1]), **settings)
-    once = knc_scores(queries, centroids[:2], np.array([0, 1]), **settings)
+    twice = scores_of(queries, centroids, np.array([0, 1, 1]), **settings)
+    once = scores_of(queries, centroids[:2], np.array([0, 1]), **settings)
     np.testing.assert_allclose(twice, once, rtol=1e-6)
 
 
@@ -138,15 +174,15 @@ def test_the_balanced_vote_does_not_favour_the_class_of_many_clusters() -> None:
     centroids = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
     settings = {"num_classes": 2, "num_neighbours": 36}
     query, class_of = np.array([[1, 0]], dtype=np.float32), np.array([0] * 36 + [1])
-    soft = knc_predict(query, centroids, class_of, rule="soft", **settings | {"num_neighbours": 9})
-    balanced = knc_predict(query, centroids, class_of, rule="balanced", **settings)
+    soft = predict(query, centroids, class_of, rule="soft", **settings | {"num_neighbours": 9})
+    balanced = predict(query, centroids, class_of, rule="balanced", **settings)
     assert (soft.tolist(), balanced.tolist()) == ([0], [1])
 
 
 @pytest.mark.parametrize("rule", ["soft", "balanced"])
 def test_a_large_scale_does_not_overflow(rule: Rule) -> None:
     centroids = np.array([[1, 0], [-1, 0]], dtype=np.float32)
-    scores = knc_scores(
+    scores = scores_of(
         centroids[:1],
         centroids,
         np.array([0, 1]),
@@ -163,8 +199,8 @@ def test_no_queries(rule: Rule) -> None:
     settings = {"num_classes": 2, "rule": rule, "num_neighbours": 2}
     centroids, class_of = np.eye(2, dtype=np.float32), np.array([0, 1])
     none = np.empty((0, 2), dtype=np.float32)
-    assert knc_scores(none, centroids, class_of, **settings).shape == (0, 2)
-    assert knc_predict(none, centroids, class_of, **settings).shape == (0,)
+    assert scores_of(none, centroids, class_of, **settings).shape == (0, 2)
+    assert predict(none, centroids, class_of, **settings).shape == (0,)
 
 
 def test_nearest_class_mean() -> None:
@@ -178,7 +214,7 @@ def test_nearest_class_mean() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"rule": "nearest"}, "rule must be margin, soft or balanced, got 'nearest'"),
+        ({"rule": "nearest"}, "rules must be of margin, soft and balanced, got 'nearest'"),
         ({"num_neighbours": 0}, "num_neighbours must be >= 1, got 0"),
         ({"scale": 0.0}, "scale must be > 0"),
         ({"num_classes": 1}, r"class_of must lie in 0..0, got 0..1"),
@@ -200,4 +236,4 @@ def test_wrong_arguments(change: dict, message: str) -> None:
     arguments.update(change)
     positional = [arguments.pop(name) for name in ("queries", "centroids", "class_of")]
     with pytest.raises(ValueError, match=message):
-        knc_predict(*positional, **arguments)
+        predict(*positional, **arguments)

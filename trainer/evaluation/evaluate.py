@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,8 @@ from data_shards.index import SampleIndex
 from data_shards.manifest import SplitInfo
 from trainer.embed import decode_batch, embed_images
 from trainer.evaluation.counts import ClassCounts
+from trainer.evaluation.knn import images_a_search, predict_by_images
+from trainer.evaluation.readout_names import HEAD_TAU, READOUTS
 from trainer.evaluation.readouts import predict, readouts
 from trainer.models.network import Network, TaskOutput
 from trainer.sections import EvaluationConfig, TaskConfig
@@ -63,32 +65,38 @@ def count_batches(  # noqa: PLR0913 - all that a read-out may look at
     Raises:
         DataError: an image cannot be read.
     """
-    counts: dict[tuple[str, str], ClassCounts] = {}
-    for task in tasks:
-        num_classes = network.num_classes[task.name]
-        zero = np.zeros(num_classes, np.int64)
-        names = readouts(tables.get(task.name), config, network, has_training=training is not None)
-        for readout in names:
-            counts[task.name, readout] = ClassCounts(zero, zero)
+    counts = _zeros(network, tasks, tables, config, has_training=training is not None)
     if not counts:
         return counts
-    for start, stop in batches:
-        outputs = embed_images(network, _read_images(index, start, stop, network))
+    most = images_a_search(config, dim=network.embedding_dim, num_tasks=len(tasks))
+    for group in _groups(batches, most):
+        waiting: dict[str, list[npt.NDArray[np.float32]]] = {task.name: [] for task in tasks}
+        for start, stop in group:
+            outputs = embed_images(network, _read_images(index, (start, stop), network))
+            for task in tasks:
+                predictions = predict_task(
+                    network,
+                    outputs[task.name],
+                    task.name,
+                    table=tables.get(task.name),
+                    config=config,
+                    class_counts=class_counts[task.name],
+                )
+                _add(counts, task.name, predictions, index.labels(task.label)[start:stop])
+                if training is not None:
+                    embedding = outputs[task.name].embedding.float().cpu().numpy()
+                    waiting[task.name].append(embedding)
+        if training is None:
+            continue
+        positions = np.concatenate([np.arange(*batch) for batch in group])
         for task in tasks:
-            labels = index.labels(task.label)[start:stop]
-            predictions = predict_task(
-                network,
-                outputs[task.name],
-                task.name,
-                table=tables.get(task.name),
-                config=config,
+            predictions = predict_by_images(
+                waiting[task.name],
+                training[task.name],
                 class_counts=class_counts[task.name],
-                training=training[task.name] if training is not None else None,
+                config=config,
             )
-            for readout, predicted in predictions.items():
-                num_classes = network.num_classes[task.name]
-                counted = ClassCounts.of(predicted, labels, num_classes)
-                counts[task.name, readout] = counts[task.name, readout] + counted
+            _add(counts, task.name, predictions, index.labels(task.label)[positions])
     return counts
 
 
@@ -100,9 +108,9 @@ def predict_task(  # noqa: PLR0913 - all that a read-out may look at
     table: ClusterTable | None,
     config: EvaluationConfig,
     class_counts: npt.NDArray[np.int64],
-    training: EmbeddingShards | None = None,
+    wanted: Collection[str] = READOUTS,
 ) -> Mapping[str, npt.NDArray[np.int64]]:
-    """Classify images by every read-out of one task.
+    """Classify images by the read-outs of one task, but for those by training images.
 
     Args:
         network: that the output comes from.
@@ -111,24 +119,62 @@ def predict_task(  # noqa: PLR0913 - all that a read-out may look at
         table: its clusters; None leaves only the classifiers.
         config: settings of the read-outs.
         class_counts: (C,) training images of each class.
-        training: embeddings of the training images, for the read-outs by the nearest of them.
+        wanted: nothing is computed for others.
 
     Returns:
         read-out -> (N,) predicted classes.
     """
-    tau_logits = network.head(task).tau_logits(output, config.tau) if config.tau > 0 else None
+    tau_logits = None
+    if config.tau > 0 and HEAD_TAU in wanted:
+        tau_logits = network.head(task).tau_logits(output, config.tau)
     return predict(
-        output,
-        table,
-        config,
-        class_counts=class_counts,
-        training=training,
-        tau_logits=tau_logits,
+        output, table, config, class_counts=class_counts, tau_logits=tau_logits, wanted=wanted
     )
 
 
-def _read_images(index: SampleIndex, start: int, stop: int, network: Network) -> np.ndarray:
-    ids = index.ids[start:stop]
+def _zeros(
+    network: Network,
+    tasks: Sequence[TaskConfig],
+    tables: Mapping[str, ClusterTable],
+    config: EvaluationConfig,
+    *,
+    has_training: bool,
+) -> dict[tuple[str, str], ClassCounts]:
+    counts = {}
+    for task in tasks:
+        zero = np.zeros(network.num_classes[task.name], np.int64)
+        for readout in readouts(tables.get(task.name), config, network, has_training=has_training):
+            counts[task.name, readout] = ClassCounts(zero, zero)
+    return counts
+
+
+def _add(
+    counts: dict[tuple[str, str], ClassCounts],
+    task: str,
+    predictions: Mapping[str, npt.NDArray[np.int64]],
+    labels: npt.NDArray[np.int64],
+) -> None:
+    for readout, predicted in predictions.items():
+        former = counts[task, readout]
+        counts[task, readout] = former + ClassCounts.of(predicted, labels, len(former.total))
+
+
+def _groups(batches: Sequence[Batch], most: int) -> Iterator[list[Batch]]:
+    """Neighbouring batches of at most that many images together, or single ones of more."""
+    group: list[Batch] = []
+    num_images = 0
+    for start, stop in batches:
+        if group and num_images + stop - start > most:
+            yield group
+            group, num_images = [], 0
+        group.append((start, stop))
+        num_images += stop - start
+    if group:
+        yield group
+
+
+def _read_images(index: SampleIndex, batch: Batch, network: Network) -> np.ndarray:
+    ids = index.ids[slice(*batch)]
     try:
         return decode_batch((index.read(int(i)) for i in ids), network)
     except DataError as error:

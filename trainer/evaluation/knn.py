@@ -21,6 +21,9 @@ from trainer.sections import EvaluationConfig, TaskConfig
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
 
+_HELD_ENTRIES = 1 << 24  # 64 MiB of queries and what was found for them
+_SORTED_ROWS = 1 << 14  # the first ones: of others, only those that are nearer than these
+
 
 def neighbour_readouts(config: EvaluationConfig) -> list[str]:
     """Names of the read-outs by the nearest training images that a configuration asks for."""
@@ -59,8 +62,15 @@ def training_embeddings(
     return opened if all(of_table) else None
 
 
+def images_a_search(config: EvaluationConfig, *, dim: int, num_tasks: int) -> int:
+    """Images, of D and some tasks, whose embeddings may wait for one `predict_by_images` each."""
+    # A found image takes a cosine and a class, of twice the bytes.
+    entries = num_tasks * dim + 3 * _num_searched(config)
+    return max(1, _HELD_ENTRIES // entries)
+
+
 def predict_by_images(
-    queries: FloatArray,
+    batches: Sequence[FloatArray],
     training: EmbeddingShards,
     *,
     class_counts: IntArray,
@@ -68,9 +78,12 @@ def predict_by_images(
 ) -> dict[str, IntArray]:
     """Predict the class for which the nearest training images vote, after a single search.
 
+    A batch gets the same classes, to the last bit of what they follow from, whatever others there
+    are: so any division of a split over workers says the same.
+
     Args:
-        queries: (N, D) float32 unit rows.
-        training: embeddings on the disk; read block by block.
+        batches: (n, D) float32 unit rows each, n <= `config.batch_size`; N rows in all.
+        training: embeddings on the disk; read once, block by block.
         class_counts: (C,) training images of each class.
         config: the two numbers of neighbours, of which more than there are count as all, and the
             scale of the votes.
@@ -78,42 +91,50 @@ def predict_by_images(
     Returns:
         Read-out (`neighbour_readouts`) -> (N,) int64 classes.
     """
-    num_searched = max(config.knn, config.knn_balanced)
-    cosines, labels = nearest_images(queries, _blocks(training, len(queries)), num_searched)
-    predictions = {}
+    if not neighbour_readouts(config):
+        return {}
+    found = nearest_images(batches, _blocks(training, config), _num_searched(config))
+    scale, predictions = config.soft_scale, {}
     # The nearest come first, so a smaller number's are the first columns.
     if k := config.knn:
-        predictions[NEAREST_IMAGES] = vote(cosines[:, :k], labels[:, :k], scale=config.soft_scale)
+        by_batch = [vote(c[:, :k], labels[:, :k], scale=scale) for c, labels in found]
+        predictions[NEAREST_IMAGES] = np.concatenate(by_batch)
     if k := config.knn_balanced:
-        predictions[NEAREST_IMAGES_BALANCED] = balanced_vote(
-            cosines[:, :k], labels[:, :k], class_counts, scale=config.soft_scale
-        )
+        by_batch = [
+            balanced_vote(c[:, :k], labels[:, :k], class_counts, scale=scale) for c, labels in found
+        ]
+        predictions[NEAREST_IMAGES_BALANCED] = np.concatenate(by_batch)
     return predictions
 
 
 def nearest_images(
-    queries: FloatArray, training: Iterable[tuple[FloatArray, IntArray]], num_neighbours: int
-) -> tuple[FloatArray, IntArray]:
+    batches: Sequence[FloatArray],
+    training: Iterable[tuple[FloatArray, IntArray]],
+    num_neighbours: int,
+) -> list[tuple[FloatArray, IntArray]]:
     """Find the nearest training images of each query, block by block.
 
     Args:
-        queries: (N, D) float32 unit rows.
+        batches: (N, D) float32 unit rows each, searched for one batch after the other.
         training: blocks of (n, D) float32 unit rows and their (n,) int64 classes.
         num_neighbours: k >= 1.
 
     Returns:
-        (N, k) float32 cosines, descending, and the (N, k) int64 classes; fewer than k columns if
-        there are fewer images. Of images equally near, the first comes first.
+        For each batch (N, k) float32 cosines, descending, and the (N, k) int64 classes; fewer than
+        k columns if there are fewer images. Of images equally near, the first comes first.
     """
-    best = np.empty((len(queries), 0), np.float32)
-    best_labels = np.empty((len(queries), 0), np.int64)
+    found = [
+        (np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64))
+        for queries in batches
+    ]
     for rows, labels in training:
-        joined = np.concatenate([best, queries @ rows.T], axis=1)
-        of_block = np.broadcast_to(labels, (len(queries), len(labels)))
-        joined_labels = np.concatenate([best_labels, of_block], axis=1)
-        columns, best = top_k(joined, min(num_neighbours, joined.shape[1]))
-        best_labels = np.take_along_axis(joined_labels, columns, axis=1)
-    return best, best_labels
+        for number, queries in enumerate(batches):
+            cosines = queries @ rows.T
+            for some in row_blocks(len(rows), 1, _SORTED_ROWS):
+                found[number] = _nearer(
+                    *found[number], cosines[:, some], labels[some], num_neighbours
+                )
+    return found
 
 
 def vote(cosines: FloatArray, labels: IntArray, *, scale: float) -> IntArray:
@@ -170,7 +191,39 @@ def _best_class(scores: npt.NDArray[np.float64], labels: IntArray) -> IntArray:
     return predicted
 
 
-def _blocks(training: EmbeddingShards, num_queries: int) -> Iterator[tuple[FloatArray, IntArray]]:
-    for block in row_blocks(training.num_rows, max(num_queries, training.dim)):
+def _nearer(
+    best: FloatArray,
+    best_labels: IntArray,
+    cosines: FloatArray,
+    labels: IntArray,
+    num_neighbours: int,
+) -> tuple[FloatArray, IntArray]:
+    """Take up to k of those found before, (N, <= k), and of further images, (N, n) and (n,)."""
+    num_found = best.shape[1]
+    if num_found < num_neighbours:
+        of_all = np.broadcast_to(labels, cosines.shape)
+        joined = np.concatenate([best, cosines], axis=1)
+        joined_labels = np.concatenate([best_labels, of_all], axis=1)
+    else:
+        # Of images equally near those found before come first, so few are left to be sorted.
+        query, column = np.nonzero(cosines > best[:, -1:])
+        counts = np.bincount(query, minlength=len(best))
+        place = num_found + np.arange(len(query)) - np.repeat(np.cumsum(counts) - counts, counts)
+        shape = len(best), num_found + counts.max(initial=0)
+        joined, joined_labels = np.full(shape, -np.inf, np.float32), np.zeros(shape, np.int64)
+        joined[:, :num_found], joined_labels[:, :num_found] = best, best_labels
+        joined[query, place], joined_labels[query, place] = cosines[query, column], labels[column]
+    nearest, best = top_k(joined, min(num_neighbours, joined.shape[1]))
+    return best, np.take_along_axis(joined_labels, nearest, axis=1)
+
+
+def _num_searched(config: EvaluationConfig) -> int:
+    return max(config.knn, config.knn_balanced)
+
+
+def _blocks(
+    training: EmbeddingShards, config: EvaluationConfig
+) -> Iterator[tuple[FloatArray, IntArray]]:
+    for block in row_blocks(training.num_rows, max(config.batch_size, training.dim)):
         rows = training.rows(np.arange(block.start, block.stop))
         yield rows, training.labels[block]

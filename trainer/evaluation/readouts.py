@@ -5,18 +5,16 @@ Legend: N queries, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from clustering.knc import Rule, knc_predict, knc_scores, nearest_class_mean_scores
+from clustering.knc import Rule, knc_predict, nearest_class_mean_scores
 from clustering.table import ClusterTable
-from data_shards.embeddings import EmbeddingShards
-from trainer.evaluation.knn import neighbour_readouts, predict_by_images
+from trainer.evaluation.knn import neighbour_readouts
 from trainer.evaluation.readout_names import (
     BLEND,
     HEAD,
@@ -27,12 +25,13 @@ from trainer.evaluation.readout_names import (
     KNC_MARGIN,
     KNC_SOFT,
     NEAREST_CLASS_MEAN,
+    READOUTS,
 )
 from trainer.losses.softmax import log_priors
 from trainer.models.network import Network, TaskOutput
 from trainer.sections import EvaluationConfig
 
-_RULES: Mapping[str, Rule] = {KNC_MARGIN: "margin", KNC_SOFT: "soft"}
+_RULES: Mapping[str, Rule] = {KNC_MARGIN: "margin", KNC_SOFT: "soft", KNC_BALANCED: "balanced"}
 
 
 def readouts(
@@ -42,7 +41,7 @@ def readouts(
     *,
     has_training: bool = False,
 ) -> list[str]:
-    """Names of the read-outs that `predict` gives, in its order.
+    """Names of the read-outs that are possible: those of `predict` and of `predict_by_images`.
 
     Args:
         table: the task's clusters, or None.
@@ -50,7 +49,7 @@ def readouts(
         network: its classifiers count.
         has_training: whether the training images' embeddings are at hand.
     """
-    names = [*_RULES, KNC_BALANCED, NEAREST_CLASS_MEAN] if table is not None else []
+    names = [*_RULES, NEAREST_CLASS_MEAN] if table is not None else []
     if network.has_linear_classifier and table is not None:
         names.append(BLEND)
     if has_training:
@@ -72,33 +71,29 @@ def predict(
     config: EvaluationConfig,
     *,
     class_counts: npt.NDArray[np.int64],
-    training: EmbeddingShards | None = None,
     tau_logits: Tensor | None = None,
+    wanted: Collection[str] = READOUTS,
 ) -> Mapping[str, np.ndarray]:
-    """Predict the class of each query by every read-out that is possible.
+    """Predict the class of each query by the read-outs that are possible without training images.
 
     Args:
         output: one task's forward pass.
         table: the task's clusters; None leaves only the classifiers.
         config: settings of the read-outs.
         class_counts: (C,) training images of each class.
-        training: embeddings of the training images, if a read-out by the nearest is wanted.
         tau_logits: (N, C) of the linear head with evened norms (`TaskHead.tau_logits`), if wanted.
+        wanted: nothing is computed for others.
 
     Returns:
         read-out -> (N,) int64 predicted classes.
     """
     predictions: dict[str, np.ndarray] = {}
-    queries = output.embedding.float().cpu().numpy()
     linear = output.logits if output.class_vectors is None else None
     if table is not None:
-        predictions |= _by_table(queries, table, config, linear)
-    if training is not None:
-        predictions |= predict_by_images(
-            queries, training, class_counts=class_counts, config=config
-        )
+        queries = output.embedding.float().cpu().numpy()
+        predictions |= _by_table(queries, table, config, linear, wanted)
     adjusted = None
-    if linear is not None and config.head_adjustment > 0:
+    if linear is not None and config.head_adjustment > 0 and HEAD_ADJUSTED in wanted:
         adjusted = adjusted_logits(linear, class_counts, config.head_adjustment)
     logits = {
         HEAD: output.logits,
@@ -109,7 +104,7 @@ def predict(
     return predictions | {
         readout: scores.argmax(dim=1).cpu().numpy()
         for readout, scores in logits.items()
-        if scores is not None
+        if scores is not None and readout in wanted
     }
 
 
@@ -118,26 +113,34 @@ def _by_table(
     table: ClusterTable,
     config: EvaluationConfig,
     linear: Tensor | None,
+    wanted: Collection[str],
 ) -> dict[str, np.ndarray]:
     """Read-outs by a table; with (N, C) logits of a linear head, also the blend of both."""
-    settings: dict[str, Any] = {
-        "num_classes": table.num_classes,
-        "num_neighbours": config.num_neighbours,
-        "scale": config.soft_scale,
-    }
-    clusters = (table.centroids, table.class_of)
-    predictions: dict[str, np.ndarray] = {
-        readout: knc_predict(queries, *clusters, rule=rule, **settings)
-        for readout, rule in _RULES.items()
-    }
-    votes = knc_scores(queries, *clusters, rule="balanced", **settings)
-    predictions[KNC_BALANCED] = votes.argmax(axis=1)
-    by_mean = nearest_class_mean_scores(queries, table.class_means())
-    predictions[NEAREST_CLASS_MEAN] = by_mean.argmax(axis=1)
-    if linear is not None:
-        blended = blended_scores(linear.float().cpu(), torch.from_numpy(votes))
+    rules = {rule: readout for readout, rule in _RULES.items() if readout in wanted}
+    scores: dict[Rule, npt.NDArray[np.float32]] = {}
+    if linear is not None and BLEND in wanted:
+        rules["balanced"] = KNC_BALANCED
+        scores["balanced"] = np.empty((len(queries), table.num_classes), np.float32)
+    predictions: dict[str, np.ndarray] = {}
+    if rules:
+        found = knc_predict(
+            queries,
+            table.centroids,
+            table.class_of,
+            num_classes=table.num_classes,
+            rules=rules,
+            num_neighbours=config.num_neighbours,
+            scale=config.soft_scale,
+            scores=scores,
+        )
+        predictions = {rules[rule]: by_rule for rule, by_rule in found.items()}
+    if NEAREST_CLASS_MEAN in wanted:
+        by_mean = nearest_class_mean_scores(queries, table.class_means())
+        predictions[NEAREST_CLASS_MEAN] = by_mean.argmax(axis=1)
+    if linear is not None and scores:
+        blended = blended_scores(linear.float().cpu(), torch.from_numpy(scores["balanced"]))
         predictions[BLEND] = blended.argmax(dim=1).numpy()
-    return predictions
+    return {readout: found for readout, found in predictions.items() if readout in wanted}
 
 
 def blended_scores(logits: Tensor, votes: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from tests.helpers.embedding_shards import labelled_rows, write_shards
 from tests.helpers.tiny_data import spoil_image, write_tiny_data
 from trainer.embed import decode_batch, embed_images
 from trainer.evaluation.evaluate import count_batches, evaluation_batches
+from trainer.evaluation.knn import predict_by_images
 from trainer.evaluation.readouts import predict
 from trainer.sections import EvaluationConfig, TaskConfig
 
@@ -128,11 +129,33 @@ def test_counts_are_those_of_the_images_one_at_a_time(
                 TABLES[task.name],
                 CONFIG,
                 class_counts=COUNTS[task.name],
-                training=training[task.name],
+            ) | predict_by_images(
+                [outputs[task.name].embedding.numpy()],
+                training[task.name],
+                class_counts=COUNTS[task.name],
+                config=CONFIG,
             )
             for name, found in predictions.items():
                 correct[task.name, name] += int(found[0] == label)
     assert {key: c.correct.sum() for key, c in count(batches).items()} == correct
+
+
+@pytest.mark.parametrize(
+    ("most", "searches"),
+    [(1000, [21]), (9, [8, 9, 4]), (4, [4, 4, 4, 1, 4, 4]), (1, [4, 4, 4, 1, 4, 4])],
+)
+def test_one_search_is_for_as_many_images_as_may_wait(count, batches, monkeypatch, most, searches):
+    expected, rows = count(batches), []
+
+    def search(queries, *training, **settings):
+        rows.append(sum(map(len, queries)))
+        return predict_by_images(queries, *training, **settings)
+
+    monkeypatch.setattr("trainer.evaluation.evaluate.predict_by_images", search)
+    # An image has an embedding for each task, and 7 neighbours with their classes.
+    monkeypatch.setattr("trainer.evaluation.knn._HELD_ENTRIES", most * (len(TASKS) * 8 + 3 * 7))
+    assert as_lists(count(batches)) == as_lists(expected)
+    assert rows == [number for number in searches for _ in TASKS]
 
 
 def test_a_task_without_a_table_is_read_out_by_its_head(count, batches):

@@ -50,7 +50,7 @@ def write(folder: Path, *, origin: str = "weights:data") -> EmbeddingShards:
 @pytest.mark.parametrize("k", [1, 3, 10, 40, 100])
 def test_the_vote_equals_the_loops(tmp_path: Path, k: int) -> None:
     config = EvaluationConfig(knn=k, knn_balanced=k, soft_scale=5.0)
-    got = predict_by_images(QUERIES, write(tmp_path), class_counts=COUNTS, config=config)
+    got = predict_by_images([QUERIES], write(tmp_path), class_counts=COUNTS, config=config)
     for readout, balanced in (("knn", False), ("knn_balanced", True)):
         expected = [slow_vote(query, k, balanced=balanced) for query in QUERIES]
         assert got[readout].tolist() == expected
@@ -67,13 +67,13 @@ def slow_vote(query: np.ndarray, k: int, *, balanced: bool) -> int:
 @pytest.mark.parametrize(("k", "balanced_k"), [(3, 30), (30, 3), (7, 100), (7, 0), (0, 7), (0, 0)])
 def test_one_search_gives_what_two_would(tmp_path: Path, k: int, balanced_k: int) -> None:
     config = EvaluationConfig(knn=k, knn_balanced=balanced_k)
-    got = predict_by_images(QUERIES, write(tmp_path), class_counts=COUNTS, config=config)
+    got = predict_by_images([QUERIES], write(tmp_path), class_counts=COUNTS, config=config)
     expected = {}
     if k:
-        found = nearest_images(QUERIES, [(ROWS, LABELS)], k)
+        (found,) = nearest_images([QUERIES], [(ROWS, LABELS)], k)
         expected["knn"] = vote(*found, scale=16.0).tolist()
     if balanced_k:
-        found = nearest_images(QUERIES, [(ROWS, LABELS)], balanced_k)
+        (found,) = nearest_images([QUERIES], [(ROWS, LABELS)], balanced_k)
         expected["knn_balanced"] = balanced_vote(*found, COUNTS, scale=16.0).tolist()
     assert {readout: predicted.tolist() for readout, predicted in got.items()} == expected
 
@@ -83,18 +83,42 @@ def test_a_longer_search_begins_with_a_shorter_one(size: int) -> None:
     """To the last bit, also where several images are equally near."""
     rows = ROWS[RNG.integers(0, 9, 40)]
     parts = [(rows[n : n + size], LABELS[n : n + size]) for n in range(0, 40, size)]
-    longest = nearest_images(QUERIES, parts, 40)
+    (longest,) = nearest_images([QUERIES], parts, 40)
     for k in (1, 6, 17):
-        for got, expected in zip(nearest_images(QUERIES, parts, k), longest, strict=True):
+        (shorter,) = nearest_images([QUERIES], parts, k)
+        for got, expected in zip(shorter, longest, strict=True):
             np.testing.assert_array_equal(got, expected[:, :k])
 
 
 @pytest.mark.parametrize("size", [1, 7, 39, 40])
 def test_blocks_change_nothing(size: int) -> None:
-    whole = nearest_images(QUERIES, [(ROWS, LABELS)], 6)
+    (whole,) = nearest_images([QUERIES], [(ROWS, LABELS)], 6)
     parts = [(ROWS[n : n + size], LABELS[n : n + size]) for n in range(0, 40, size)]
-    for got, expected in zip(nearest_images(QUERIES, parts, 6), whole, strict=True):
+    (by_blocks,) = nearest_images([QUERIES], parts, 6)
+    for got, expected in zip(by_blocks, whole, strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-6)
+
+
+def test_batches_share_a_search_and_do_not_change_each_other(tmp_path: Path) -> None:
+    """To the last bit; each training row is read once for all of them."""
+    read, training = [], write(tmp_path)
+    gather = training.rows
+    training.rows = lambda positions: read.extend(positions) or gather(positions)  # type: ignore[method-assign]
+    batches = [QUERIES[:9], QUERIES[9:10], QUERIES[10:]]
+    config = EvaluationConfig(knn=7, knn_balanced=30)
+    together = predict_by_images(batches, training, class_counts=COUNTS, config=config)
+    assert read == list(range(40))
+    for readout, predicted in together.items():
+        alone = [
+            predict_by_images([batch], training, class_counts=COUNTS, config=config)[readout]
+            for batch in batches
+        ]
+        assert predicted.tolist() == np.concatenate(alone).tolist()
+    parts = [(ROWS[:7], LABELS[:7]), (ROWS[7:], LABELS[7:])]
+    for batch, found in zip(batches, nearest_images(batches, parts, 6), strict=True):
+        (expected,) = nearest_images([batch], parts, 6)
+        for got, of_one in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(got, of_one)
 
 
 def test_of_equal_votes_the_lowest_class_wins() -> None:

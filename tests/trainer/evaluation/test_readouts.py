@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from clustering.knc import knc_predict, knc_scores
+from clustering.knc import knc_predict
 from tests.helpers import reference_trainer as reference
 from tests.helpers.cluster_tables import tiny_table
 from tests.helpers.reference_clustering import unit_rows
 from trainer.embed import embed_images
+from trainer.evaluation.evaluate import predict_task
 from trainer.evaluation.readouts import adjusted_logits, blended_scores, predict, readouts
 from trainer.models import build_network
 from trainer.models.network import TaskOutput
@@ -57,6 +58,39 @@ def test_the_names_are_those_of_the_predictions(table, adjustment, tau, classifi
         assert np.issubdtype(predicted.dtype, np.integer)
 
 
+@pytest.mark.parametrize("classifier", ["features", "cosine"])
+def test_what_is_wanted_is_what_all_would_say(classifier):
+    network = small_network(classifier, "features")
+    images = np.random.default_rng(0).integers(0, 255, (30, 8, 8, 1)).astype(np.uint8)
+    made = embed_images(network, images)["shape"]
+    config = replace(CONFIG, tau=0.5, head_adjustment=1.0)
+    settings = {"table": TABLE, "config": config, "class_counts": COUNTS}
+    every = predict_task(network, made, "shape", **settings)
+    assert list(every) == readouts(TABLE, config, network)
+    for name, expected in every.items():
+        found = predict_task(network, made, "shape", **settings, wanted=[name])
+        assert list(found) == [name]
+        assert found[name].tolist() == expected.tolist()
+    some = list(every)[1::2]
+    assert list(predict_task(network, made, "shape", **settings, wanted=some)) == some
+
+
+@pytest.mark.parametrize(
+    ("name", "spared"),
+    [
+        ("head", {"knc_predict", "nearest_class_mean_scores", "adjusted_logits"}),
+        ("ncm", {"knc_predict", "blended_scores", "adjusted_logits"}),
+        ("knc_soft", {"nearest_class_mean_scores", "blended_scores", "adjusted_logits"}),
+        ("blend", {"nearest_class_mean_scores", "adjusted_logits"}),
+    ],
+)
+def test_nothing_is_computed_for_what_is_not_wanted(monkeypatch, name, spared):
+    for function in spared:
+        monkeypatch.delattr(f"trainer.evaluation.readouts.{function}")
+    config = replace(CONFIG, head_adjustment=1.0)
+    assert list(predict(output(), TABLE, config, class_counts=COUNTS, wanted=[name])) == [name]
+
+
 def test_a_table_gives_four_read_outs_and_classifiers_further_ones():
     by_table = ["knc_margin", "knc_soft", "knc_balanced", "ncm"]
     assert readouts(TABLE, CONFIG, small_network("features")) == [*by_table, "blend", "head"]
@@ -97,9 +131,10 @@ def test_knc_uses_the_settings_of_the_evaluation(rule):
     queries = output().embedding.numpy()
 
     def rule_with(**settings):
-        return knc_predict(
-            queries, TABLE.centroids, TABLE.class_of, num_classes=3, rule=rule, **settings
+        found = knc_predict(
+            queries, TABLE.centroids, TABLE.class_of, num_classes=3, rules=[rule], **settings
         )
+        return found[rule]
 
     predicted = predict(output(), TABLE, CONFIG, class_counts=COUNTS)[f"knc_{rule}"]
     assert predicted.tolist() == rule_with(num_neighbours=4, scale=8.0).tolist()
@@ -109,14 +144,16 @@ def test_knc_uses_the_settings_of_the_evaluation(rule):
 
 def test_the_blend_is_the_product_of_the_heads_and_the_clusters_probabilities():
     made = output()
-    votes = knc_scores(
+    votes = np.empty((50, 3), np.float32)
+    knc_predict(
         made.embedding.numpy(),
         TABLE.centroids,
         TABLE.class_of,
         num_classes=3,
-        rule="balanced",
+        rules=["balanced"],
         num_neighbours=4,
         scale=8.0,
+        scores={"balanced": votes},
     )
     expected = torch.tensor(reference.blended(made.logits, torch.from_numpy(votes)))
     torch.testing.assert_close(blended_scores(made.logits, torch.from_numpy(votes)), expected)
