@@ -244,7 +244,14 @@ def _build(
     stack.callback(loader.close)
     evaluator = None
     if evaluated_split(config, manifest) is not None:
-        evaluator = RankEvaluator(run, world, manifest, tasks, config.evaluation)
+        evaluator = RankEvaluator(
+            run,
+            world,
+            manifest,
+            tasks,
+            config.evaluation,
+            reader_threads=config.data.reader_threads,
+        )
     return Parts(
         config=config,
         world=world,

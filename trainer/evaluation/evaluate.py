@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 
 import numpy as np
 import numpy.typing as npt
@@ -44,6 +47,7 @@ def count_batches(  # noqa: PLR0913 - all that a read-out may look at
     config: EvaluationConfig,
     class_counts: Mapping[str, npt.NDArray[np.int64]],
     training: Mapping[str, EmbeddingShards] | None = None,
+    reader_threads: int = 1,
 ) -> dict[tuple[str, str], ClassCounts]:
     """Classify some batches of a split and count.
 
@@ -57,6 +61,8 @@ def count_batches(  # noqa: PLR0913 - all that a read-out may look at
         class_counts: task -> (C,) training images of each class.
         training: task -> embeddings of the training images, for the read-outs by the nearest of
             them; or None.
+        reader_threads: that read and decode the next batches, one each, while the network is at
+            work on one; 0 = each is read when it is needed.
 
     Returns:
         (task, read-out) -> counts. The keys are the same for any share, also an empty one. There
@@ -69,34 +75,35 @@ def count_batches(  # noqa: PLR0913 - all that a read-out may look at
     if not counts:
         return counts
     most = images_a_search(config, dim=network.embedding_dim, num_tasks=len(tasks))
-    for group in _groups(batches, most):
-        waiting: dict[str, list[npt.NDArray[np.float32]]] = {task.name: [] for task in tasks}
-        for start, stop in group:
-            outputs = embed_images(network, _read_images(index, (start, stop), network))
+    with closing(_read_ahead(index, batches, network, reader_threads)) as images:
+        for group in _groups(batches, most):
+            waiting: dict[str, list[npt.NDArray[np.float32]]] = {task.name: [] for task in tasks}
+            for start, stop in group:
+                outputs = embed_images(network, next(images))
+                for task in tasks:
+                    predictions = predict_task(
+                        network,
+                        outputs[task.name],
+                        task.name,
+                        table=tables.get(task.name),
+                        config=config,
+                        class_counts=class_counts[task.name],
+                    )
+                    _add(counts, task.name, predictions, index.labels(task.label)[start:stop])
+                    if training is not None:
+                        embedding = outputs[task.name].embedding.float().cpu().numpy()
+                        waiting[task.name].append(embedding)
+            if training is None:
+                continue
+            positions = np.concatenate([np.arange(*batch) for batch in group])
             for task in tasks:
-                predictions = predict_task(
-                    network,
-                    outputs[task.name],
-                    task.name,
-                    table=tables.get(task.name),
-                    config=config,
+                predictions = predict_by_images(
+                    waiting[task.name],
+                    training[task.name],
                     class_counts=class_counts[task.name],
+                    config=config,
                 )
-                _add(counts, task.name, predictions, index.labels(task.label)[start:stop])
-                if training is not None:
-                    embedding = outputs[task.name].embedding.float().cpu().numpy()
-                    waiting[task.name].append(embedding)
-        if training is None:
-            continue
-        positions = np.concatenate([np.arange(*batch) for batch in group])
-        for task in tasks:
-            predictions = predict_by_images(
-                waiting[task.name],
-                training[task.name],
-                class_counts=class_counts[task.name],
-                config=config,
-            )
-            _add(counts, task.name, predictions, index.labels(task.label)[positions])
+                _add(counts, task.name, predictions, index.labels(task.label)[positions])
     return counts
 
 
@@ -171,6 +178,27 @@ def _groups(batches: Sequence[Batch], most: int) -> Iterator[list[Batch]]:
         num_images += stop - start
     if group:
         yield group
+
+
+def _read_ahead(
+    index: SampleIndex, batches: Sequence[Batch], network: Network, num_threads: int
+) -> Generator[np.ndarray]:
+    """Images of each batch, in order; as many batches as there are threads are on the way."""
+    if not num_threads:
+        for batch in batches:
+            yield _read_images(index, batch, network)
+        return
+    coming: deque[Future[np.ndarray]] = deque()
+    pool = ThreadPoolExecutor(num_threads, thread_name_prefix="evaluation")
+    try:
+        for batch in batches:
+            coming.append(pool.submit(_read_images, index, batch, network))
+            if len(coming) > num_threads:
+                yield coming.popleft().result()
+        while coming:
+            yield coming.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _read_images(index: SampleIndex, batch: Batch, network: Network) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -39,8 +40,18 @@ class RankEvaluator:
         manifest: Manifest,
         tasks: Sequence[TaskConfig],
         config: EvaluationConfig,
+        *,
+        reader_threads: int = 1,
     ) -> None:
         """Open the split that `config.split` names.
+
+        Args:
+            run: where the evaluations go.
+            world: the ranks.
+            manifest: of the images.
+            tasks: what is evaluated.
+            config: settings of the read-outs.
+            reader_threads: of each rank, as of `count_batches`.
 
         Raises:
             DataError: there is none, or it is damaged.
@@ -49,6 +60,7 @@ class RankEvaluator:
         self._world = world
         self._tasks = tasks
         self._config = config
+        self._reader_threads = reader_threads
         self._index = SampleIndex(manifest, config.split)
         self._class_counts = {t.name: manifest.class_counts("train", t.label) for t in tasks}
         batches = evaluation_batches(manifest.split(config.split), config.batch_size)
@@ -73,16 +85,19 @@ class RankEvaluator:
             The summary, and its scalars as metrics; the same on every rank. Both are empty, and no
             file is written, where nothing can be read out: no classifier, and no tables yet.
         """
-        mine = count_batches(
-            network,
-            self._index,
-            self._mine,
-            tasks=self._tasks,
-            tables=tables,
-            config=self._config,
-            class_counts=self._class_counts,
-            training=self._training(step, tables, version),
-        )
+        # Its files are of no use to the training that follows.
+        with closing(self._index) as index:
+            mine = count_batches(
+                network,
+                index,
+                self._mine,
+                tasks=self._tasks,
+                tables=tables,
+                config=self._config,
+                class_counts=self._class_counts,
+                training=self._training(step, tables, version),
+                reader_threads=self._reader_threads,
+            )
         if not mine:
             return {}, {}
         counts = {key: self._summed(counted) for key, counted in mine.items()}

@@ -1,6 +1,7 @@
 """Evaluation in parts equals evaluation in one piece, to the last count."""
 
 import dataclasses
+import threading
 
 import numpy as np
 import pytest
@@ -52,16 +53,17 @@ def training(tmp_path_factory):
 
 @pytest.fixture
 def count(tiny_network, test_index, training):
-    def count(share, *, tables=TABLES, network=tiny_network):
+    def count(share, *, tables=TABLES, index=test_index, reader_threads=1):
         return count_batches(
-            network,
-            test_index,
+            tiny_network,
+            index,
             share,
             tasks=TASKS,
             tables=tables,
             config=CONFIG,
             class_counts=COUNTS,
             training=training,
+            reader_threads=reader_threads,
         )
 
     return count
@@ -164,9 +166,63 @@ def test_a_task_without_a_table_is_read_out_by_its_head(count, batches):
     assert [readout for task, readout in counts if task == "parity"] == WITHOUT_TABLE
 
 
-def test_an_image_that_cannot_be_read_is_found_by_its_neighbours(tmp_path, tiny_network):
+class NotedReads:
+    """An index that notes what is read and wakes those who wait for it."""
+
+    def __init__(self, index):
+        self.ids, self.labels, self._index = index.ids, index.labels, index
+        self.read_ids, self._changed = [], threading.Condition()
+
+    def read(self, sample_id):
+        with self._changed:
+            self.read_ids.append(sample_id)
+            self._changed.notify_all()
+        return self._index.read(sample_id)
+
+    def wait_for(self, sample_ids):
+        wanted = set(sample_ids.tolist())
+        with self._changed:
+            assert self._changed.wait_for(lambda: wanted <= set(self.read_ids), timeout=20)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4])
+def test_the_next_batches_are_read_while_the_network_works(
+    count, batches, test_index, monkeypatch, threads
+):
+    index, done = NotedReads(test_index), []
+
+    def embed(network, images):
+        done.append(len(images))
+        ahead = batches[: len(done) + threads]
+        index.wait_for(test_index.ids[: ahead[-1][1]])
+        assert len(index.read_ids) == ahead[-1][1], "and no more than that"
+        return embed_images(network, images)
+
+    monkeypatch.setattr("trainer.evaluation.evaluate.embed_images", embed)
+    read_ahead = count(batches, index=index, reader_threads=threads)
+    assert done == [stop - start for start, stop in batches]
+    monkeypatch.undo()
+    assert as_lists(read_ahead) == as_lists(count(batches, reader_threads=0))
+
+
+@pytest.mark.parametrize("threads", [0, 2])
+def test_a_failure_of_the_network_ends_the_threads(count, batches, monkeypatch, threads):
+    def embed(network, images):
+        names = [thread.name for thread in threading.enumerate()]
+        assert sum(name.startswith("evaluation") for name in names) == threads
+        raise MemoryError
+
+    monkeypatch.setattr("trainer.evaluation.evaluate.embed_images", embed)
+    with pytest.raises(MemoryError):
+        count(batches, reader_threads=threads)
+    assert not any(thread.name.startswith("evaluation") for thread in threading.enumerate())
+
+
+@pytest.mark.parametrize("threads", [0, 1, 3])
+def test_an_image_that_cannot_be_read_is_found_by_its_neighbours(tmp_path, tiny_network, threads):
     manifest = write_tiny_data(tmp_path, train=(1, 1, 1, 1), test=(3, 2, 2, 2))
     spoil_image(manifest, "test", 9)
+    spoil_image(manifest, "test", 12)  # the first of them is named
     with pytest.raises(DataError, match="among samples 8 to 11: not an image"):
         count_batches(
             tiny_network,
@@ -176,6 +232,7 @@ def test_an_image_that_cannot_be_read_is_found_by_its_neighbours(tmp_path, tiny_
             tables={},
             config=CONFIG,
             class_counts=COUNTS,
+            reader_threads=threads,
         )
 
 

@@ -1,6 +1,7 @@
 """Evaluation reads the split that it is told to, and says the same on any number of ranks."""
 
 import dataclasses
+import os
 
 import pytest
 import torch
@@ -30,6 +31,14 @@ def test_the_validation_split_is_read_where_that_is_asked_for(tmp_path, tiny_dat
     summary, _ = evaluator.run(tiny_network, 5, {}, None)
     assert (summary["split"], summary["num_images"]) == ("validation", 21)
     assert read_json(run.evaluation / "step_000005-validation.json") == summary
+
+
+def test_an_evaluation_leaves_no_file_open_and_can_be_repeated(tmp_path, tiny_data, tiny_network):
+    evaluator = RankEvaluator(RunFolder(tmp_path), ALONE, tiny_data, TASKS, EvaluationConfig())
+    before = len(os.listdir("/proc/self/fd"))
+    first = evaluator.run(tiny_network, 5, {}, None)
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert evaluator.run(tiny_network, 5, {}, None) == first
 
 
 def test_without_classifier_and_tables_there_is_nothing_to_say(tmp_path, tiny_data):
