@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from cluster_jobs.errors import JobError
-from cluster_jobs.table_requests import is_served
+from cluster_jobs.table_requests import is_served, looks_served
 from data_shards.manifest import Manifest
 from trainer.errors import TrainingError
 from trainer.run_folder import RunFolder, step_name, step_of
@@ -69,13 +70,11 @@ def served_snapshot(named: str | None, run: RunFolder) -> Snapshot:
         JobError: there is none, or its tables are not published.
         TrainingError: it is damaged.
     """
-    served = _served_steps(run)
-    if named is None and served:
-        named = str(served[-1])
     try:
-        snapshot = find_snapshot(named, run)
+        newest = next(_served(run), None) if named is None else None
+        snapshot = newest or find_snapshot(named, run)
     except JobError as error:
-        raise JobError(f"{error}{_steps_that_work(served)}") from error
+        raise JobError(f"{error}{_steps_that_work(run)}") from error
     check_served(run, snapshot)
     return snapshot
 
@@ -90,24 +89,23 @@ def check_served(run: RunFolder, snapshot: Snapshot) -> None:
         raise JobError(
             f"the cluster tables of {snapshot.path} are not published in {run.tables}; make them "
             "with `clmle recluster --once`, or name another --checkpoint"
-            f"{_steps_that_work(_served_steps(run))}"
+            f"{_steps_that_work(run)}"
         )
 
 
-def _served_steps(run: RunFolder) -> list[int]:
-    """Steps whose snapshot and tables are there, ascending."""
-    return [step for step in snapshot_steps(run) if _can_be_evaluated(run, step)]
+def _served(run: RunFolder) -> Iterator[Snapshot]:
+    """Snapshots whose tables are published, the highest step first; damaged ones are left out."""
+    for step in reversed(snapshot_steps(run)):
+        folder = (run.snapshots / step_name(step)).absolute()
+        # Weights are long to read: first what their manifest says.
+        if looks_served(run, folder):
+            with suppress(TrainingError):
+                yield read_snapshot(folder)
 
 
-def _can_be_evaluated(run: RunFolder, step: int) -> bool:
-    try:
-        return is_served(run, find_snapshot(str(step), run))
-    except TrainingError:  # damaged
-        return False
-
-
-def _steps_that_work(served: Sequence[int]) -> str:
-    return f"; steps that have tables: {', '.join(map(str, served)) or '(none yet)'}"
+def _steps_that_work(run: RunFolder) -> str:
+    steps = sorted(snapshot.step for snapshot in _served(run))
+    return f"; steps that have tables: {', '.join(map(str, steps)) or '(none yet)'}"
 
 
 def _snapshot_folder(path: Path) -> Path:

@@ -34,7 +34,7 @@ def waiting_requests(run: RunFolder) -> list[Request]:
     """The snapshots written since the newest one that has its tables, in the order of writing."""
     waiting: list[Request] = []
     for request in sorted(_requests(run), reverse=True):
-        if _looks_served(run, request.folder):
+        if looks_served(run, request.folder):
             break
         waiting.append(request)
     return waiting[::-1]
@@ -53,19 +53,7 @@ def is_served(run: RunFolder, snapshot: Snapshot) -> bool:
     return _has_tables(run, snapshot.step, identity(snapshot))
 
 
-def _requests(run: RunFolder) -> list[Request]:
-    folders = [run.snapshots / step_name(step) for step in snapshot_steps(run)]
-    return [Request(_time_written(folder), folder) for folder in folders]
-
-
-def _time_written(folder: Path) -> int:
-    try:
-        return (folder / "manifest.json").stat().st_mtime_ns
-    except FileNotFoundError:  # just being replaced
-        return 0
-
-
-def _looks_served(run: RunFolder, folder: Path) -> bool:
+def looks_served(run: RunFolder, folder: Path) -> bool:
     """`is_served` by the snapshot's manifest alone; one that cannot be read has no tables."""
     try:
         stored = read_json(folder / "manifest.json")
@@ -76,6 +64,18 @@ def _looks_served(run: RunFolder, folder: Path) -> bool:
     except (DataError, KeyError):
         return False
     return _has_tables(run, step_of(folder.name) or 0, wanted)
+
+
+def _requests(run: RunFolder) -> list[Request]:
+    folders = [run.snapshots / step_name(step) for step in snapshot_steps(run)]
+    return [Request(_time_written(folder), folder) for folder in folders]
+
+
+def _time_written(folder: Path) -> int:
+    try:
+        return (folder / "manifest.json").stat().st_mtime_ns
+    except FileNotFoundError:  # just being replaced
+        return 0
 
 
 def _has_tables(run: RunFolder, version: int, wanted: dict[str, str]) -> bool:
