@@ -57,6 +57,10 @@ def _attributes(path: Path) -> tuple[tuple[str, ...], dict[str, tuple[int, ...]]
                 f"{path}:{number}: expected an image and {len(names)} values of 1 or -1, "
                 f"got {' '.join([image, *values])[:80]!r}"
             )
+        if "/" in image:  # a path could lead to files that lie elsewhere
+            raise DataError(
+                f"{path}:{number}: expected a file's name without folders, got {image!r}"
+            )
         labels[image] = tuple(_CLASSES[value] for value in values)
     if count != [str(len(labels))]:
         raise DataError(

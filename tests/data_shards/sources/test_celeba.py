@@ -48,6 +48,18 @@ def test_attributes_are_columns_and_the_official_splits_stay(folder: Path, tmp_p
         (celeba.ATTRIBUTES, 0, "7", "first line says '7', images listed: 6"),
         (celeba.ATTRIBUTES, 3, "000001.jpg 1", r":4: expected an image and 2 values"),
         (celeba.ATTRIBUTES, 3, "000001.jpg 1 0", r":4: expected an image and 2 values"),
+        (
+            celeba.ATTRIBUTES,
+            3,
+            "../x.jpg 1 1",
+            r":4: expected a file's name without folders, got '",
+        ),
+        (
+            celeba.ATTRIBUTES,
+            3,
+            "/etc/x 1 1",
+            r":4: expected a file's name without folders, got '/e",
+        ),
         (celeba.PARTITION, 1, "000001.jpg 3", r":2: expected an image .* and 0, 1 or 2"),
         (celeba.PARTITION, 1, "other.jpg 0", r":2: expected an image"),
     ],
