@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import lzma
 import os
 import tarfile
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from data_shards.errors import DataError
+from data_shards.errors import DataError, named
 
 
 class StoredFile(NamedTuple):
@@ -25,15 +26,15 @@ class StoredFile(NamedTuple):
 
 Files = dict[str, StoredFile]
 """Name below the folder or in the tar, with "/" -> the file."""
+_logger = logging.getLogger(__name__)
 
 
 def visible_files(folder: Path) -> list[Path]:
-    """The files at any depth of a folder, in order; hidden files and folders are passed over."""
-    files: list[Path] = []
-    for parent, folders, names in os.walk(folder):
-        folders[:] = sorted(filter(is_visible, folders))
-        files += [Path(parent, name) for name in sorted(filter(is_visible, names))]
-    return files
+    """The files at any depth of a folder, in order; hidden files and folders are passed over.
+
+    Links to folders are followed, unless they lead back to a folder that they lie in.
+    """
+    return list(_walk(folder, is_visible))
 
 
 def is_visible(name: str) -> bool:
@@ -43,6 +44,9 @@ def is_visible(name: str) -> bool:
 
 def files_of(path: Path) -> Files:
     """List what lies at any depth of a folder or of a tar (also .tgz, .tar.xz, ...).
+
+    Links are followed in a folder as by `visible_files`; in a tar, a hard link to a file before it
+    is that file, and a warning counts all other links.
 
     A tar is held in memory: images are wanted class by class, not in its order.
 
@@ -74,21 +78,61 @@ def refuse_copies(path: Path, names: Iterable[str], image_of: Callable[[str], st
             )
 
 
+def _walk(
+    folder: Path, is_wanted: Callable[[str], bool], above: frozenset[tuple[int, int]] = frozenset()
+) -> Iterator[Path]:
+    """The files of a folder in order, then those of each folder in it.
+
+    Args:
+        folder: where to look.
+        is_wanted: whether a file or folder of that name counts.
+        above: device and inode of the folders that `folder` lies in, by the way that led here.
+    """
+    found = folder.stat()
+    here = found.st_dev, found.st_ino
+    if here in above:
+        _logger.warning("%s leads back to a folder that it lies in; it is passed over", folder)
+        return
+    with os.scandir(folder) as entries:
+        is_folder = {entry.name: _is_folder(entry) for entry in entries if is_wanted(entry.name)}
+    names = sorted(is_folder)
+    yield from (folder / name for name in names if not is_folder[name])
+    for name in names:
+        if is_folder[name]:
+            yield from _walk(folder / name, is_wanted, above | {here})
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    # A link that leads nowhere counts as a file: whoever reads it names it.
+    return os.path.isdir(entry) if entry.is_symlink() else entry.is_dir()
+
+
 def _folder_files(folder: Path) -> Files:
-    paths = (Path(parent, name) for parent, _, names in os.walk(folder) for name in names)
     return {
-        path.relative_to(folder).as_posix(): StoredFile(path.read_bytes, path) for path in paths
+        path.relative_to(folder).as_posix(): StoredFile(path.read_bytes, path)
+        for path in _walk(folder, lambda name: True)
     }
 
 
 def _tar_files(path: Path) -> Files:
     contents: dict[str, bytes] = {}
+    passed_over: list[str] = []
     try:
         with tarfile.open(path) as tar:
             for member in tar:
                 file = tar.extractfile(member) if member.isreg() else None
                 if file is not None:
                     contents[member.name] = file.read()
+                elif member.islnk() and member.linkname in contents:
+                    contents[member.name] = contents[member.linkname]
+                elif not member.isdir():
+                    passed_over.append(member.name)
     except (tarfile.TarError, lzma.LZMAError, zlib.error, OSError, EOFError) as error:
         raise DataError(f"{path} is no tar that can be read: {error}") from error
+    if passed_over:
+        _logger.warning(
+            "%s: passed over %d links and special files: %s; if they are images, make the tar with "
+            "the files themselves (tar --dereference --hard-dereference)",
+            *(path, len(passed_over), named(passed_over)),
+        )
     return {name: StoredFile(partial(contents.__getitem__, name), path) for name in contents}

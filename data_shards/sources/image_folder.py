@@ -21,8 +21,8 @@ def read(root: Path) -> Source:
 
     Two layouts serve: `CLASS/...`, and `train/CLASS/...` beside `test/CLASS/...` and perhaps
     `val/CLASS/...` (or `validation/`). Without `test`, `val` is the test split. Folders inside a
-    class folder are walked too. Hidden files and folders are passed over; every other file counts
-    as an image. The label column is "class", its names are the folders'.
+    class folder, also linked ones, are walked too. Hidden files and folders are passed over; every
+    other file counts as an image. The label column is "class", its names are the folders'.
 
     Raises:
         DataError: when there is no class folder, or one without an image, or two folders for
