@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import tarfile
-from functools import lru_cache
+from collections.abc import Sequence
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -111,7 +112,10 @@ class SampleIndex:
             for column in manifest.label_columns
         }
         self._has_holes = len(self.ids) != self.ids[-1] - self.ids[0] + 1 if len(table) else False
-        self._open_tar = lru_cache(maxsize=_MAX_OPEN_TARS)(self._open)
+        # Of no method of this index: in a cycle with it, the tars would stay open until Python's
+        # collector comes by.
+        opened = partial(_opened, self._folder, self._shards)
+        self._open_tar = lru_cache(maxsize=_MAX_OPEN_TARS)(opened)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -133,14 +137,21 @@ class SampleIndex:
         """Return the image file of a sample.
 
         Raises:
-            DataError: when there is no such sample or its tar has become shorter.
+            DataError: when there is no such sample, or its tar cannot be read or is cut off.
         """
         shard, offset, size = self._places[self._row(int(sample_id))].tolist()
-        data = self._open_tar(shard).read(size, offset)
+        try:
+            data = self._open_tar(shard).read(size, offset)
+        except OSError as error:
+            self.close()  # of a network file system, a file may be read again once it is reopened
+            raise DataError(
+                f"cannot read {self._folder / self._shards[shard].tar_name}: {error.strerror}; "
+                f"make it readable again, or {REMEDY}"
+            ) from error
         if len(data) != size:
             raise DataError(
                 f"{self._folder / self._shards[shard].tar_name} is cut off: got {len(data)} bytes "
-                f"of sample {sample_id}, expected {size}; import again"
+                f"of sample {sample_id}, expected {size}; {REMEDY}"
             )
         return data
 
@@ -156,9 +167,6 @@ class SampleIndex:
         if not 0 <= row < len(self.ids) or self.ids[row] != sample_id:
             raise DataError(f"{self._what} has no sample {sample_id}")
         return row
-
-    def _open(self, shard: int) -> _OpenTar:
-        return _OpenTar(self._folder / self._shards[shard].tar_name)
 
     def _load_shard(self, number: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Return (n, 4) id, shard, offset, size and (n, T) labels of one shard."""
@@ -188,6 +196,10 @@ class _OpenTar:
     def __del__(self) -> None:
         if hasattr(self, "_descriptor"):
             os.close(self._descriptor)
+
+
+def _opened(folder: Path, shards: Sequence[ShardInfo], number: int) -> _OpenTar:
+    return _OpenTar(folder / shards[number].tar_name)
 
 
 def _read_line(line: str) -> list[Member]:

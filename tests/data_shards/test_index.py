@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import gc
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -97,6 +99,48 @@ def test_a_tar_that_shrinks_under_way_is_named(manifest: Manifest, ids: list[int
     os.truncate(manifest.folder / "train-000000.tar", 100)
     with pytest.raises(DataError, match=rf"train-000000\.tar is cut off.*sample {ids[2]}"):
         index.read(ids[2])
+
+
+def test_a_tar_that_is_gone_is_named(manifest: Manifest, ids: list[int]) -> None:
+    index = SampleIndex(manifest, "train")
+    (manifest.folder / "train-000000.tar").unlink()
+    with pytest.raises(DataError, match=r"cannot read .*/train-000000\.tar: No such file.*again"):
+        index.read(ids[2])
+    assert index.read(ids[4]) == png(ids[4])
+
+
+def test_a_file_that_has_gone_stale_is_named_and_opened_anew(
+    manifest: Manifest, ids: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = SampleIndex(manifest, "train")
+    index.read(ids[2])
+    tar, pread = manifest.folder / "train-000000.tar", os.pread
+    old = tar.stat().st_ino
+    (tar.parent / "copy").write_bytes(tar.read_bytes())
+    (tar.parent / "copy").rename(tar)
+
+    def stale(descriptor: int, size: int, offset: int) -> bytes:
+        if os.fstat(descriptor).st_ino == old:
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return pread(descriptor, size, offset)
+
+    monkeypatch.setattr(os, "pread", stale)
+    with pytest.raises(DataError, match=r"train-000000\.tar: Stale file handle; make it readable"):
+        index.read(ids[2])
+    assert index.read(ids[2]) == png(ids[2])
+
+
+def test_an_index_that_is_let_go_closes_its_files(manifest: Manifest, ids: list[int]) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        before = len(os.listdir("/proc/self/fd"))
+        index = SampleIndex(manifest, "train")
+        index.read(ids[0])
+        del index
+        assert len(os.listdir("/proc/self/fd")) == before
+    finally:
+        gc.enable()
 
 
 def test_ids_that_do_not_ascend_are_refused(manifest: Manifest) -> None:
