@@ -178,7 +178,7 @@ class EmbeddingShards:
         missing or damaged by now shows when it is wanted.
 
         Raises:
-            DataError: when the folder is not complete.
+            DataError: when the folder is not complete, or cannot be read.
         """
         path = Path(folder) / MANIFEST_NAME
         return cls(path.parent, *_known_manifest(path, _stamp(path)))
@@ -301,6 +301,8 @@ def _stamp(path: Path) -> tuple[int, int, int]:
         found = path.stat()
     except FileNotFoundError:
         raise _unfinished(path) from None
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}; {_REMEDY}") from error
     return found.st_mtime_ns, found.st_size, found.st_ino
 
 

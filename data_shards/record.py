@@ -50,18 +50,16 @@ def check_file(
     Raises:
         DataError: when it is missing, unreadable or differs.
     """
-    if not path.is_file():
-        raise DataError(f"{path} is missing; {remedy}")
-    got_bytes = path.stat().st_size
-    if num_bytes is not None and got_bytes != num_bytes:
-        raise DataError(
-            f"{path} is cut off or changed: got {got_bytes:,} bytes, "
-            f"expected {num_bytes:,}; {remedy}"
-        )
-    if sha256 is None:
-        return
     try:
-        got = sha256_of(path)
+        if not path.is_file():
+            raise DataError(f"{path} is missing; {remedy}")
+        got_bytes = path.stat().st_size
+        if num_bytes is not None and got_bytes != num_bytes:
+            raise DataError(
+                f"{path} is cut off or changed: got {got_bytes:,} bytes, "
+                f"expected {num_bytes:,}; {remedy}"
+            )
+        got = None if sha256 is None else sha256_of(path)
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}; {remedy}") from error
     if got != sha256:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import weakref
@@ -189,6 +190,17 @@ def test_a_task_names_the_file_that_it_cannot_read(folder: Path) -> None:
         _ = embeddings.labels
     (folder / "manifest.json").unlink()
     with pytest.raises(DataError, match=r"holds no finished embeddings.*embed again"):
+        EmbeddingShards.open_checked(folder)
+
+
+def test_a_manifest_that_cannot_be_looked_at_is_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stale(path: Path, **_: Any) -> Any:
+        raise OSError(errno.ESTALE, "Stale file handle", str(path))
+
+    monkeypatch.setattr(Path, "stat", stale)
+    with pytest.raises(DataError, match=r"cannot read .*manifest\.json: Stale file handle; embed"):
         EmbeddingShards.open_checked(folder)
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -50,3 +51,16 @@ def test_a_file_is_compared_with_size_and_checksum(tmp_path: Path) -> None:
         check_file(path, num_bytes=3, sha256="0" * 64, remedy="do it again")
     with pytest.raises(DataError, match="b is missing; do it again"):
         check_file(tmp_path / "b", remedy="do it again")
+
+
+@pytest.mark.parametrize("looked_at", ["is_file", "stat"])
+def test_a_file_that_cannot_be_looked_at_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, looked_at: str
+) -> None:
+    def stale(path: Path, **_: Any) -> Any:
+        raise OSError(errno.ESTALE, "Stale file handle", str(path))
+
+    (tmp_path / "a").write_bytes(b"abc")
+    monkeypatch.setattr(Path, looked_at, stale)
+    with pytest.raises(DataError, match="cannot read .*/a: Stale file handle; do it again"):
+        check_file(tmp_path / "a", remedy="do it again")
