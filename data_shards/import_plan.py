@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from data_shards.errors import DataError
+from data_shards.errors import DataError, named
 from data_shards.long_tail import long_tail_counts, split_per_class, thin
 from data_shards.manifest import FORMAT
 from data_shards.sources.base import Source, SourceItem
@@ -131,11 +131,13 @@ def plan_import(source: Source, options: ImportOptions) -> ImportPlan:
     """Choose classes, splits and long tail.
 
     Test and validation split are drawn before the training images are thinned, so that they are
-    as balanced as the source.
+    as balanced as the source. Of the label columns after the first, those are left out of which a
+    class has no training image.
 
     Raises:
-        DataError: when fewer than two classes remain, or a class has no training image, or the
-            labels of an image cannot be told and `options.on_error` is "stop".
+        DataError: when fewer than two classes of the first label column remain, or one of these has
+            no training image, or the labels of an image cannot be told and `options.on_error` is
+            "stop".
     """
     check_labels(source, options)
     columns = ordered_columns(source, options.label)
@@ -150,12 +152,13 @@ def plan_import(source: Source, options: ImportOptions) -> ImportPlan:
     splits = _with_test_split(splits, column, options)
     splits = _with_validation_split(splits, column, options)
     splits["train"], wanted = _thin_train(splits["train"], column, len(names), options)
-    check_every_class(splits["train"], label_names)
+    check_every_class(splits["train"], {column: names})
+    columns = _columns_with_every_class(splits["train"], columns, label_names)
     kept = set(names)
     return ImportPlan(
         source=source.name,
         label_columns=columns,
-        label_names=label_names,
+        label_names={name: label_names[name] for name in columns},
         splits={
             split: sorted(splits[split], key=lambda item: item.labels[column])
             for split in SPLITS
@@ -204,17 +207,40 @@ def check_every_class(train: _Items, label_names: Mapping[str, tuple[str, ...]])
         DataError: naming the first class that has none.
     """
     for column, names in label_names.items():
-        counts = class_counts(train, column, len(names))
-        if not counts.all():
+        empty = _empty_class(train, column, names)
+        if empty is not None:
             raise DataError(
-                f"class {names[int(np.argmin(counts))]!r} of {column!r} has no training image "
-                "that can be used; add one or remove the class"
+                f"class {empty!r} of {column!r} has no training image that can be used; add or "
+                "repair one, or remove the class"
             )
 
 
 def class_counts(items: _Items, column: str, num_classes: int) -> npt.NDArray[np.int64]:
     """Return the number of images of each class: (C,) int64."""
     return np.bincount(_labels(items, column), minlength=num_classes)
+
+
+def _empty_class(train: _Items, column: str, names: Sequence[str]) -> str | None:
+    """The first class of a label column that has no training image."""
+    counts = class_counts(train, column, len(names))
+    return None if counts.all() else names[int(np.argmin(counts))]
+
+
+def _columns_with_every_class(
+    train: _Items, columns: tuple[str, ...], label_names: Mapping[str, tuple[str, ...]]
+) -> tuple[str, ...]:
+    """The label columns of which each class has a training image; a warning names the others."""
+    empty_classes = {name: _empty_class(train, name, label_names[name]) for name in columns}
+    lacking = [
+        f"{name} (no {empty!r})" for name, empty in empty_classes.items() if empty is not None
+    ]
+    if lacking:
+        _logger.warning(
+            "left out %d label(s) of which a class has no training image: %s; to keep one, import "
+            "with more training images or another --seed, or with that --label",
+            *(len(lacking), named(lacking)),
+        )
+    return tuple(name for name, empty in empty_classes.items() if empty is None)
 
 
 def _labels(items: _Items, column: str) -> npt.NDArray[np.int64]:

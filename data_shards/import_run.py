@@ -149,7 +149,8 @@ class _Run:
                     ) from error
                 _logger.warning("skipped %s: %s", item.name, error)
             else:
-                yield Sample(sample_id, image, item.extension, item.labels, item.name)
+                labels = {column: item.labels[column] for column in self.plan.label_columns}
+                yield Sample(sample_id, image, item.extension, labels, item.name)
             self.progress.update()
 
     def _sort_out(

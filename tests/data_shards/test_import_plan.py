@@ -116,6 +116,31 @@ def test_the_first_label_decides_over_order_and_long_tail() -> None:
         plan(made, label="c")
 
 
+def test_another_label_stays_while_each_of_its_classes_has_a_training_image(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    labelled = [
+        SourceItem(f"{a}/{n}", {"a": a, "rare": int(n < 2), "half": n % 2}, lambda: png(0), "png")
+        for n in range(40)
+        for a in (0, 1)
+    ]
+    names = {"a": ("a0", "a1"), "rare": ("no", "yes"), "half": ("even", "odd")}
+    made = Source("made", {"train": labelled}, ("rare", "a", "half"), names)
+    left_out = 0
+    for seed in range(10):
+        caplog.clear()
+        thinned = plan(made, label="a", seed=seed, max_per_class=20, long_tail_ratio=10)
+        has_rare = any(item.labels["rare"] for item in thinned.splits["train"])
+        assert thinned.label_columns == (("a", "rare", "half") if has_rare else ("a", "half"))
+        assert set(thinned.label_names) == set(thinned.label_columns)
+        assert (
+            "of which a class has no training image: rare (no 'yes')" in caplog.text
+        ) != has_rare
+        left_out += not has_rare
+    assert 0 < left_out < 10
+    assert plan(made, label="rare").label_columns == ("rare", "a", "half")
+
+
 def test_images_without_labels_stop_an_import_or_are_listed() -> None:
     made = replace(source([4, 8]), unlabelled=("odd.jpg", "odder.jpg"))
     with pytest.raises(DataError, match=r"2 image\(s\) cannot be told, the first is odd.jpg"):

@@ -7,6 +7,8 @@ import pytest
 from data_shards.errors import DataError
 from data_shards.import_plan import ImportOptions
 from data_shards.importer import import_source
+from data_shards.index import SampleIndex
+from data_shards.reader import read_shard
 from data_shards.sources import celeba
 from tests.helpers.image_shards import png
 
@@ -40,6 +42,26 @@ def test_attributes_are_columns_and_the_official_splits_stay(folder: Path, tmp_p
     assert list(manifest.splits) == ["train", "test", "validation"]
     for split in manifest.splits:
         assert manifest.class_counts(split, "Bald").tolist() == [1, 1]
+
+
+def test_an_attribute_that_nobody_has_in_training_is_left_out(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    lines = (folder / celeba.ATTRIBUTES).read_text().splitlines()
+    lines[2:4] = ["000000.jpg -1 -1", "000001.jpg -1 1"]  # the training faces: none is bald
+    (folder / celeba.ATTRIBUTES).write_text("\n".join(lines))
+    out = tmp_path / "out"
+    with pytest.raises(DataError, match="class 'yes' of 'Bald' has no training image"):
+        import_source(celeba.read(folder), ImportOptions(out=out))
+    manifest = import_source(celeba.read(folder), ImportOptions(out=out, label="Young"))
+    assert manifest.label_columns == ("Young",)
+    assert "no training image: Bald (no 'yes'); to keep one" in caplog.text
+    for split in manifest.splits:
+        assert SampleIndex(manifest, split).labels("Young").tolist() == [0, 1]
+        assert [sample.labels for sample in read_shard(manifest, split, 0)] == [
+            {"Young": 0},
+            {"Young": 1},
+        ]
 
 
 @pytest.mark.parametrize(
