@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
-import logging
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
+from data_shards.folder_lock import FolderLock
 from trainer.errors import ConfigError
 from trainer.run_folder import RunFolder
 
-logger = logging.getLogger(__name__)
-
-_POLL_SECONDS = 0.2
 LAUNCHER, SERVICE, TRAINER = "run.lock", "service.lock", "trainer.lock"
 """Files in a run's folder: of `clmle run`, of the clustering service, of the first rank."""
 
@@ -30,9 +24,7 @@ def claimed_alone(
 ) -> Iterator[None]:
     """Inside the block the folder is claimed, and no other process holds the lock.
 
-    A process that died holds no lock. Who is refused has changed nothing: the claim writes the
-    settings that another one at work goes by, so the lock comes first, and goes again from a folder
-    that was refused.
+    A process that died holds no lock. Who is refused has changed nothing.
 
     Args:
         run: whose folder; made when missing.
@@ -44,37 +36,12 @@ def claimed_alone(
     Raises:
         ConfigError: the lock is held, the folder cannot be written, or the claim was refused.
     """
-    path = run.path / lock_name
     try:
-        run.path.mkdir(parents=True, exist_ok=True)
-        is_new = not path.exists()
-        lock = path.open("w")
+        lock = FolderLock(run.path / lock_name)
     except OSError as error:
         raise ConfigError(
             f"cannot write to the run folder {run.path} ({error.strerror}); "
             "set run.folder to a place that you can write to"
         ) from error
-    with lock:
-        _hold(lock.fileno(), path, busy, time.monotonic() + patience_seconds)
-        try:
-            claim()
-        except BaseException:
-            if is_new:
-                path.unlink(missing_ok=True)
-            raise
+    with lock.claimed(claim, busy=ConfigError(busy), patience_seconds=patience_seconds):
         yield
-
-
-def _hold(lock: int, path: Path, busy: str, deadline: float) -> None:
-    while True:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            if time.monotonic() > deadline:
-                raise ConfigError(busy) from error
-            time.sleep(_POLL_SECONDS)
-        except OSError as error:  # a file system without locks
-            logger.warning("cannot lock %s (%s): start no second one", path, error)
-            return
-        else:
-            return

@@ -1,0 +1,67 @@
+"""Keep a second process out of a folder."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_POLL_SECONDS = 0.2
+_logger = logging.getLogger(__name__)
+
+
+class FolderLock:
+    """A file in a folder that one process at a time holds; one that died holds none."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the file; it and its folder are made when missing.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
+        self._is_new = not path.exists()
+        self._file = path.open("w")
+
+    @contextmanager
+    def claimed(
+        self, claim: Callable[[], None], *, busy: Exception, patience_seconds: float = 0.0
+    ) -> Iterator[None]:
+        """Inside the block, which can be entered once, the folder is claimed and the lock held.
+
+        Who is refused has changed nothing: the claim writes what another one at work goes by, so
+        the lock comes first, and goes again from a folder that was refused.
+
+        Args:
+            claim: makes the folder one's own, or refuses it by raising.
+            busy: what to raise when another process holds the lock.
+            patience_seconds: how long to wait for one that is about to end.
+        """
+        with self._file:
+            if not self._is_taken(time.monotonic() + patience_seconds):
+                raise busy
+            try:
+                claim()
+            except BaseException:
+                if self._is_new:
+                    self._path.unlink(missing_ok=True)
+                raise
+            yield
+
+    def _is_taken(self, deadline: float) -> bool:
+        while True:
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    return False
+                time.sleep(_POLL_SECONDS)
+            except OSError as error:  # a file system without locks
+                _logger.warning("cannot lock %s (%s): start no second one", self._path, error)
+                return True
+            else:
+                return True
