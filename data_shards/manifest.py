@@ -2,6 +2,7 @@
 
 DIR/manifest.json           written last: without it the folder is not read
 DIR/import.json             written first: which import the folder is for
+DIR/import.lock             held by the import that is at work
 DIR/train-000000.tar        WebDataset shard, see sample.py
 DIR/train-000000.idx        where each member lies in the tar, see index.py
 DIR/train-000000.labels.npy (n, T) int64, a row per sample, a column per label column
@@ -24,6 +25,7 @@ from data_shards.record import check_file, record_from_json
 
 MANIFEST_NAME = "manifest.json"
 IMPORT_NAME = "import.json"
+LOCK_NAME = "import.lock"
 FORMAT = "clmle-image-shards-1"
 REMEDY = "import again"
 
@@ -99,6 +101,19 @@ class Manifest:
         Raises:
             DataError: when the folder holds no finished import, or a file is missing or cut off.
         """
+        manifest = cls.read(folder)
+        for split in manifest.splits.values():
+            for shard in split.shards:
+                _check_sizes(manifest.folder, shard)
+        return manifest
+
+    @classmethod
+    def read(cls, folder: Path | str) -> Manifest:
+        """Read a folder's manifest, without a look at its shards.
+
+        Raises:
+            DataError: when the folder holds no finished import, or the manifest is damaged.
+        """
         folder = Path(folder).absolute()
         path = folder / MANIFEST_NAME
         if not path.exists():
@@ -109,13 +124,9 @@ class Manifest:
                 f"{path}: expected format {FORMAT!r}, got {content.get('format')!r}; import again"
             )
         try:
-            manifest = cls(folder=folder, checksum=sha256_of(path), **_parse(content))
+            return cls(folder=folder, checksum=sha256_of(path), **_parse(content))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DataError(f"{path} is damaged ({error}); import again") from error
-        for split in manifest.splits.values():
-            for shard in split.shards:
-                _check_sizes(folder, shard)
-        return manifest
 
     def write(self) -> Manifest:
         """Write `manifest.json`, which makes the folder readable, and return it as loaded."""

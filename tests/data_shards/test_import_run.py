@@ -10,6 +10,7 @@ import sys
 import tarfile
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from data_shards.index import SampleIndex
 from data_shards.manifest import Manifest
 from data_shards.reader import read_shard
 from data_shards.sources import digits, image_folder, lfw
+from data_shards.sources.base import SourceItem
 from tests.helpers.image_shards import folder_bytes, png, write_image_folder
 
 COUNTS = {"ann": 12, "bo": 9, "cy": 4}
@@ -237,20 +239,117 @@ def test_skipped_images_leave_holes_and_are_listed(
     index = SampleIndex(manifest, "train")
     assert sorted(set(range(26)) - set(index.ids.tolist())) == [15, 21]
     assert index.read(22) == (faces / "cy" / "000.png").read_bytes()
-    again = run(faces, tmp_path / "out", on_error="skip", test_fraction=0)
-    assert again == manifest
-    other = faces / "bo" / "004.png"
-    whole, times = other.read_bytes(), other.stat()
-    other.write_bytes(whole + b"longer")
-    with pytest.raises(DataError, match="changed since: some have other sizes"):
-        run(faces, tmp_path / "out", on_error="skip", test_fraction=0)
-    other.write_bytes(whole)
-    os.utime(other, ns=(times.st_atime_ns, times.st_mtime_ns))
-    (faces / "bo" / "003.png").write_bytes(png(0))  # repaired
-    repaired = run(faces, tmp_path / "out", on_error="skip", test_fraction=0)
-    assert repaired.skipped == ("bo/Thumbs.db",)
-    assert repaired.class_counts("train", "class").tolist() == [12, 9, 4]
+
+
+@pytest.fixture
+def with_skipped(faces: Path, tmp_path: Path) -> Path:
+    """An import that finished without bo/003.png; bo/005.png is in the same shard."""
+    (faces / "bo" / "003.png").write_bytes(png(0)[:40])
+    run(faces, tmp_path / "out", on_error="skip", test_fraction=0)
+    return tmp_path / "out"
+
+
+def test_what_lacks_an_image_is_kept_while_it_cannot_be_read(
+    faces: Path, with_skipped: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {path.name: identity(path) for path in with_skipped.iterdir()}
+    source, loaded = image_folder.read(faces), list[str]()
+
+    def counted(item: SourceItem) -> SourceItem:
+        return replace(item, load=lambda: loaded.append(item.name) or item.load())
+
+    watched = replace(source, splits={"train": [*map(counted, source.splits["train"])]})
+    for has_finished in (True, False):
+        if not has_finished:
+            (with_skipped / "manifest.json").unlink()
+            del before["manifest.json"]
+        options = ImportOptions(
+            out=with_skipped, samples_per_shard=5, on_error="skip", test_fraction=0
+        )
+        assert import_source(watched, options).skipped == ("bo/003.png",)
+        after = {path.name: identity(path) for path in with_skipped.iterdir()}
+        assert after.items() >= (before.items() - {("import.lock", before["import.lock"])})
+        assert loaded == ["bo/003.png"]
+        loaded.clear()
+
+
+def test_an_image_that_was_repaired_does_not_change_a_finished_import(
+    faces: Path, with_skipped: Path, tmp_path: Path
+) -> None:
+    """Trainings read its shards; an unfinished one takes the image up."""
+    before = folder_bytes(with_skipped)
+    (faces / "bo" / "003.png").write_bytes(png(0))
+    with pytest.raises(DataError, match="can be read now: bo/003.png; choose another --out or rem"):
+        run(faces, with_skipped, on_error="skip", test_fraction=0)
+    assert folder_bytes(with_skipped) == before
+    (with_skipped / "manifest.json").unlink()
+    repaired = run(faces, with_skipped, on_error="skip", test_fraction=0)
+    assert repaired.skipped == ()
     assert SampleIndex(repaired, "train").read(15) == png(0)
+    run(faces, tmp_path / "fresh", test_fraction=0)
+    assert folder_bytes(with_skipped) == folder_bytes(tmp_path / "fresh")
+
+
+def test_a_changed_file_is_found_beside_a_skipped_one(faces: Path, with_skipped: Path) -> None:
+    (faces / "bo" / "004.png").write_bytes(png(1) + b"longer")
+    with pytest.raises(DataError, match="changed since: some have other sizes"):
+        run(faces, with_skipped, on_error="skip", test_fraction=0)
+
+
+@pytest.mark.parametrize("suffix", ["tar", "idx", "labels.npy", "json"])
+def test_a_damaged_shard_of_a_finished_import_comes_out_as_it_was_or_not_at_all(
+    faces: Path, with_skipped: Path, suffix: str
+) -> None:
+    before = folder_bytes(with_skipped)
+    broken = (faces / "bo" / "003.png").read_bytes()
+    damaged = with_skipped / f"train-000003.{suffix}"
+    damaged.write_bytes(damaged.read_bytes()[:-10])
+    (faces / "bo" / "003.png").write_bytes(png(0))  # repaired
+    with pytest.raises(DataError, match="its shard train-000003 is damaged and would not come out"):
+        run(faces, with_skipped, on_error="skip", test_fraction=0)
+    assert folder_bytes(with_skipped) == {**before, damaged.name: before[damaged.name][:-10]}
+    (faces / "bo" / "003.png").write_bytes(broken)
+    run(faces, with_skipped, on_error="skip", test_fraction=0)
+    assert folder_bytes(with_skipped) == before
+
+
+def test_a_finished_import_of_other_skipped_names_is_not_touched(
+    faces: Path, tmp_path: Path
+) -> None:
+    source = image_folder.read(faces)
+    options = ImportOptions(out=tmp_path / "out", on_error="skip")
+    import_source(replace(source, unlabelled=("odd.jpg",)), options)
+    before = folder_bytes(tmp_path / "out")
+    with pytest.raises(DataError, match=r"left out then: odd\.jpg, now: none; choose another"):
+        import_source(source, options)
+    assert folder_bytes(tmp_path / "out") == before
+
+
+def test_a_damaged_manifest_is_written_again(faces: Path, tmp_path: Path) -> None:
+    manifest = run(faces, tmp_path / "out")
+    before = folder_bytes(tmp_path / "out")
+    (tmp_path / "out" / "manifest.json").write_text("{")
+    assert run(faces, tmp_path / "out") == manifest
+    assert folder_bytes(tmp_path / "out") == before
+
+
+def test_a_second_import_into_a_folder_is_refused_and_harms_nothing(
+    faces: Path, tmp_path: Path
+) -> None:
+    out, second = tmp_path / "out", list[str]()
+    source = image_folder.read(faces)
+    first, *others = source.splits["train"]
+
+    def load() -> bytes:
+        with pytest.raises(DataError, match=f"another import into {out} is at work; wait for it"):
+            run(faces, out)
+        second.append("refused")
+        return first.load()
+
+    busy = replace(source, splits={"train": [replace(first, load=load), *others]})
+    made = import_source(busy, ImportOptions(out=out, samples_per_shard=5))
+    assert second == ["refused"]
+    assert run(faces, out) == made
 
 
 def test_an_image_of_floats_is_refused_by_name(faces: Path, tmp_path: Path) -> None:
