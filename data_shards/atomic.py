@@ -22,11 +22,12 @@ TEMPORARY_PREFIX = ".tmp-"
 
 
 @contextmanager
-def atomic_file(path: Path | str) -> Iterator[Path]:
+def atomic_file(path: Path | str, *, flush_name: bool = True) -> Iterator[Path]:
     """Write a file that is there whole or not at all; replaces an older one.
 
     Args:
         path: the file to make; its folder must exist.
+        flush_name: False when another file follows in the folder, which puts all names on the disk.
 
     Yields:
         A path in the same folder and with the same suffix to write to. It is flushed to the disk
@@ -41,7 +42,8 @@ def atomic_file(path: Path | str) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    _flush(path.parent)
+    if flush_name:
+        _flush(path.parent)
 
 
 @contextmanager

@@ -76,7 +76,8 @@ def write_embedding_shard(
     vectors_path, ids_path, labels_path, entry = _paths(folder, name)
     entry.unlink(missing_ok=True)
     for path, array in ((vectors_path, embeddings), (ids_path, ids), (labels_path, labels)):
-        with atomic_file(path) as temporary:
+        # Flushed, though they have checksums: evaluations read finished embeddings without these.
+        with atomic_file(path, flush_name=False) as temporary:
             np.save(temporary, np.ascontiguousarray(array), allow_pickle=False)
     info = EmbeddingShardInfo(
         name=name,

@@ -44,6 +44,23 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
+def test_a_shard_is_on_the_disk_before_it_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each file with its own flush, and their names with a single one: a refresh writes many."""
+    flushed: list[str] = []
+
+    def fsync(descriptor: int) -> None:
+        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        flushed.append("folder" if path == tmp_path else path.name[path.name.index("s0") :])
+        if path == tmp_path:
+            flushed.append(f"{len(list(tmp_path.iterdir()))} names")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write(tmp_path, "s0", [1, 2])
+    assert flushed == ["s0.npy", "s0.ids.npy", "s0.labels.npy", "s0.json", "folder", "4 names"]
+
+
 def test_rows_come_back_in_any_order(folder: Path) -> None:
     embeddings = EmbeddingShards.open(folder)
     assert (embeddings.num_rows, embeddings.dim, embeddings.origin) == (6, DIM, "w1")
