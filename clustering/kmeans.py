@@ -20,9 +20,10 @@ import numpy.typing as npt
 
 from clustering.backends import BackendName, one_thread
 from clustering.config import ClusterConfig
+from clustering.exact_sums import mean_angles
 from clustering.initial import initial_centroids
 from clustering.means import directions
-from clustering.shares import Moves, Share, Totals, mean_angles
+from clustering.shares import Moves, Share, Totals
 
 Answer = TypeVar("Answer")
 
@@ -173,7 +174,8 @@ def kmeans_of_shares(
             f"got {num_clusters}"
         )
     if num_clusters == 1:
-        return _finish(group, group.fold(Totals.__add__, "measure", 1, group.dim), iterations=0)
+        only = np.zeros((1, group.dim), dtype=np.float32)  # whatever it is, all rows go there
+        return _finish(group, group.fold(Totals.__add__, "step", only), iterations=0)
     centroids = initial_centroids(
         partial(_take, group), group.num_rows, num_clusters, config.init, seed=seed, warm=warm
     )
@@ -203,11 +205,13 @@ def _iterate(
 ) -> tuple[Totals, int]:
     """Iterate to the end; the totals of the rows' last clusters, and the iterations made."""
     before = -np.inf
+    totals = Totals.nothing(*centroids.shape)
     for iteration in range(1, config.iterations + _REPAIRS + 1):
-        totals = group.fold(Totals.__add__, "step", centroids)
+        change = group.fold(Totals.__add__, "step", centroids)
+        totals += change
         gain, before = totals.mean_cosine - before, totals.mean_cosine
         settled = iteration > 1 and (
-            totals.changed == 0 or gain <= config.tolerance * abs(totals.mean_cosine)
+            change.changed == 0 or gain <= config.tolerance * abs(totals.mean_cosine)
         )
         empty = np.flatnonzero(totals.counts == 0)
         last = settled or iteration >= config.iterations
@@ -271,7 +275,7 @@ def _dissolve_small(group: Group, totals: Totals, smallest: int) -> Totals:
         return totals
     room = (counts > 0) & ~small
     centroids, _ = _directions(group, totals, np.zeros(totals.sums.shape, dtype=np.float32))
-    return _move(group, centroids, limits=np.where(small, counts, 0), room=room)
+    return totals + _move(group, centroids, limits=np.where(small, counts, 0), room=room)
 
 
 def _bound_large(group: Group, totals: Totals, balance: float) -> Totals:
@@ -285,7 +289,7 @@ def _bound_large(group: Group, totals: Totals, balance: float) -> Totals:
     while (totals.counts > largest).any():
         excess = np.maximum(totals.counts - largest, 0)
         centroids, _ = _directions(group, totals, np.zeros(totals.sums.shape, dtype=np.float32))
-        totals = _move(group, centroids, limits=excess, room=room)
+        totals += _move(group, centroids, limits=excess, room=room)
         room &= totals.counts < largest
     return totals
 
@@ -302,9 +306,9 @@ def _move(
     limits: npt.NDArray[np.int64],
     room: npt.NDArray[np.bool_],
 ) -> Totals:
+    """Move rows out of clusters, and tell what that changes."""
     moves = Moves.of_all(group.call("moves", centroids, limits, room), limits)
-    group.call("move", moves.position, moves.target)
-    return group.fold(Totals.__add__, "measure", len(centroids), group.dim)
+    return group.fold(Totals.__add__, "move", moves.position, moves.target, *centroids.shape)
 
 
 def _finish(group: Group, totals: Totals, iterations: int) -> KMeansResult:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from clustering.shares import UNITS, angle_sums, cluster_sums, in_units, mean_angles
+from clustering.exact_sums import UNITS, angle_sums, cluster_sums, in_units, mean_angles
 
 _CANCELLED = 1e-6  # a mean of unit rows shorter than this has no direction
 

@@ -1,7 +1,7 @@
 """k-means of a class that is larger than a worker: the rows stay where they are, in shares.
 
 Each share is a range of the class's rows, in memory as far as they fit and in memory-mapped shards
-beyond. Whoever computes on it answers with sums, counts and the objective.
+beyond. Whoever computes on it answers with what has changed in sums, counts and the objective.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """A share of the rows of one class: what one worker holds in k-means, and what it tells of them.
 
 A class is divided into chunks of a fixed number of rows, a share is a range of chunks. Shares
-return sums, counts and single rows to start from. Whatever is added up is first rounded to an
-integer (a multiple of 2^-36), so that it does not matter in which order, nor how many shares there
-are.
+return what has changed in sums and counts, and single rows to start from. Whatever is added up is
+first rounded to an integer (a multiple of 2^-36), so that it does not matter in which order, how
+many shares there are, nor whether rows are summed up anew or only those that came and went.
 
 Legend: n rows of a chunk, D embedding, K clusters of the class, E rows asked for.
 """
@@ -15,9 +15,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import csc_matrix
 
 from clustering.backends import BackendName, Placed, place
+from clustering.exact_sums import UNITS, angle_sums, change_of_sums, in_units
 
 CHUNK_ROWS = 8192
 """Rows that are compared and summed up at a time."""
@@ -25,13 +25,14 @@ CHUNK_ROWS = 8192
 ReadRows = Callable[[int, int], npt.NDArray[np.float32]]
 """(first, end) of the share's rows -> (end - first, D) those rows."""
 
-UNITS = 2.0**36
-"""Of a sum. One of 2^27 unit rows fits into an int64, one of 2^17 into a float64 exactly."""
-
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """What shares tell of the clusters; adding those of all shares gives those of the class."""
+    """What shares tell of the clusters: how a call has changed them.
+
+    Adding those of all shares and all calls gives those of the class; before the first call no row
+    is in a cluster.
+    """
 
     sums: npt.NDArray[np.int64]
     """(K, D) sum of the members, in units of 2^-36."""
@@ -40,7 +41,7 @@ class Totals:
     objective: int
     """Sum of the cosines of the rows and their centroids, in units of 2^-36."""
     changed: int
-    """Rows that came to another cluster."""
+    """How often a row came to another cluster."""
 
     def __add__(self, other: Totals) -> Totals:
         return Totals(
@@ -49,6 +50,12 @@ class Totals:
             self.objective + other.objective,
             self.changed + other.changed,
         )
+
+    @classmethod
+    def nothing(cls, num_clusters: int, dim: int) -> Totals:
+        """No row in any cluster, or no change."""
+        sums = np.zeros((num_clusters, dim), dtype=np.int64)
+        return cls(sums, np.zeros(num_clusters, dtype=np.int64), 0, 0)
 
     @property
     def float_sums(self) -> npt.NDArray[np.float64]:
@@ -97,9 +104,9 @@ class ShareState:
     """What a share knows of its rows from one call to the next."""
 
     assignment: npt.NDArray[np.int32]
-    """(rows,) cluster of each."""
+    """(rows,) cluster of each, -1 before the first call."""
     cosines: npt.NDArray[np.float32]
-    """(rows,) of each and the centroid that it was last compared with."""
+    """(rows,) of each and the centroid that it was last compared with; 0 before the first call."""
 
 
 CHANGING = frozenset({"step", "move"})
@@ -140,8 +147,8 @@ class Share:
         self._held: dict[int, npt.NDArray[np.float32]] = {}
         self._placed: dict[int, Placed] = {}
         if state is None:
-            self._assignment = np.zeros(num_rows, dtype=np.int32)
-            self._cosines = np.ones(num_rows, dtype=np.float32)
+            self._assignment = np.full(num_rows, -1, dtype=np.int32)
+            self._cosines = np.zeros(num_rows, dtype=np.float32)
         else:
             self._assignment = state.assignment.copy()
             self._cosines = state.cosines.copy()
@@ -152,28 +159,19 @@ class Share:
         return ShareState(self._assignment, self._cosines)
 
     def step(self, centroids: npt.NDArray[np.float32]) -> Totals:
-        """Give each row to its nearest centroid, and sum up.
+        """Give each row to its nearest centroid, and sum up what that changes.
 
         Args:
-            centroids: (K, D) float32.
+            centroids: (K, D) float32, the same K in each call.
         """
-        total = None
+        total = Totals.nothing(*centroids.shape)
         for number, part in enumerate(self._parts):
             rows = self._rows(number)
             nearest, cosines = self._place(number, rows, len(centroids)).nearest(centroids)
-            changed = int(np.count_nonzero(self._assignment[part] != nearest))
+            gain = int((in_units(cosines) - in_units(self._cosines[part])).sum())
+            total += _change(rows, self._assignment[part], nearest, len(centroids), gain)
             self._assignment[part] = nearest
             self._cosines[part] = cosines
-            told = _totals(rows, nearest, len(centroids), cosines, changed)
-            total = told if total is None else total + told
-        return total or _nothing(*centroids.shape)
-
-    def measure(self, num_clusters: int, dim: int) -> Totals:
-        """Sum up the clusters as they are, without comparing; all rows start in cluster 0."""
-        total = _nothing(num_clusters, dim)
-        for number, part in enumerate(self._parts):
-            assignment, cosines = self._assignment[part], self._cosines[part]
-            total += _totals(self._rows(number), assignment, num_clusters, cosines, 0)
         return total
 
     def take(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
@@ -238,11 +236,32 @@ class Share:
             found.append(Moves(source, loss, position, places[nearest]).cut(limits))
         return Moves.of_all(found, limits)
 
-    def move(self, positions: npt.NDArray[np.int64], targets: npt.NDArray[np.int64]) -> None:
-        """Bring rows of the class to other clusters; those of other shares are left out."""
+    def move(
+        self,
+        positions: npt.NDArray[np.int64],
+        targets: npt.NDArray[np.int64],
+        num_clusters: int,
+        dim: int,
+    ) -> Totals:
+        """Bring rows to other clusters, and sum up what that changes.
+
+        Args:
+            positions: (E,) rows of the class; those of other shares are left out.
+            targets: (E,) clusters that they go to.
+            num_clusters: K.
+            dim: D.
+        """
         own = positions - self._first_row
         here = (own >= 0) & (own < len(self._assignment))
-        self._assignment[own[here]] = targets[here]
+        moved = self._assignment.copy()
+        moved[own[here]] = targets[here]
+        total = Totals.nothing(num_clusters, dim)
+        for number, part in enumerate(self._parts):
+            before, after = self._assignment[part], moved[part]
+            if (before != after).any():
+                total += _change(self._rows(number), before, after, num_clusters)
+        self._assignment = moved
+        return total
 
     def first_members(self, num_clusters: int) -> npt.NDArray[np.int64]:
         """(K,) first row of the class in each cluster, the largest int64 where there is none."""
@@ -299,80 +318,20 @@ def share_ends(num_rows: int, num_shares: int) -> npt.NDArray[np.int64]:
     return np.minimum(chunks * CHUNK_ROWS, num_rows)
 
 
-def mean_angles(
-    angles: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]
-) -> npt.NDArray[np.float32]:
-    """(K,) mean angle in radians from the sums that `Share.finish` returns."""
-    return (angles / UNITS / counts).astype(np.float32)
-
-
-def in_units(values: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
-    """Round to whole units of 2^-36: float64 adds up 2^17 of them in [-1, 1] without an error."""
-    # Times a power of 2, and rounded to an integer, a float32 is exact as a float32.
-    units = values * values.dtype.type(UNITS)
-    return np.rint(units, out=units).astype(np.float64)
-
-
-def angle_sums(
+def _change(
     rows: npt.NDArray[np.float32],
-    assignment: npt.NDArray[np.integer],
-    centroids: npt.NDArray[np.float32],
-) -> npt.NDArray[np.int64]:
-    """(K,) sum of the angles of the members of each cluster to its centroid, in units of 2^-36.
-
-    Args:
-        rows: (n, D) float32 unit rows, n <= 2^14.
-        assignment: (n,) cluster of each row.
-        centroids: (K, D) float32 unit rows.
-    """
-    cosines = np.einsum("nd,nd->n", rows, centroids[assignment])
-    radians = in_units(np.arccos(np.clip(cosines, -1.0, 1.0)))
-    return np.bincount(assignment, weights=radians, minlength=len(centroids)).astype(np.int64)
-
-
-def cluster_sums(
-    units: npt.NDArray[np.float64],
-    assignment: npt.NDArray[np.integer],
+    before: npt.NDArray[np.integer],
+    after: npt.NDArray[np.integer],
     num_clusters: int,
-    chosen: npt.NDArray[np.bool_] | None = None,
-) -> npt.NDArray[np.float64]:
-    """Sum the members of each cluster, exactly.
-
-    Args:
-        units: (n, D) float64 rows in whole units, n <= 2^17.
-        assignment: (n,) cluster of each row.
-        num_clusters: K.
-        chosen: (n,) rows that count; None for all.
-
-    Returns:
-        (K, D) float64 in whole units, zeros for a cluster without a member.
-    """
-    if chosen is None:
-        chosen = np.ones(len(units), dtype=np.bool_)
-    members = assignment[chosen].astype(np.int32)
-    ends = np.concatenate([[0], np.cumsum(chosen)])
-    columns = (np.ones(len(members)), members, ends)
-    return np.asarray(csc_matrix(columns, shape=(num_clusters, len(units))) @ units)
-
-
-def _totals(
-    rows: npt.NDArray[np.float32],
-    assignment: npt.NDArray[np.integer],
-    num_clusters: int,
-    cosines: npt.NDArray[np.float32],
-    changed: int,
+    gain: int = 0,
 ) -> Totals:
+    left = before[before >= 0]
     return Totals(
-        cluster_sums(in_units(rows), assignment, num_clusters).astype(np.int64),
-        np.bincount(assignment, minlength=num_clusters),
-        int(in_units(cosines).sum()),
-        changed,
+        change_of_sums(rows, before, after, num_clusters).astype(np.int64),
+        np.bincount(after, minlength=num_clusters) - np.bincount(left, minlength=num_clusters),
+        gain,
+        int(np.count_nonzero(before != after)),
     )
-
-
-def _nothing(num_clusters: int, dim: int) -> Totals:
-    sums = np.zeros((num_clusters, dim), dtype=np.int64)
-    return Totals(sums, np.zeros(num_clusters, dtype=np.int64), 0, 0)
 
 
 def _no_moves() -> Moves:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from clustering.backends import Runs
 from clustering.config import ClusterConfig
+from clustering.exact_sums import UNITS, angle_sums, change_of_sums, in_units, mean_angles
 from clustering.initial import initial_centroids
 from clustering.kmeans import (
     KMeansResult,
@@ -26,15 +27,7 @@ from clustering.kmeans import (
     spherical_kmeans,
 )
 from clustering.means import directions
-from clustering.shares import (
-    UNITS,
-    Share,
-    Totals,
-    angle_sums,
-    cluster_sums,
-    in_units,
-    mean_angles,
-)
+from clustering.shares import Share, ShareState, Totals
 
 
 def cluster_small_classes(  # noqa: PLR0913 - what `spherical_kmeans` takes, of each class
@@ -74,14 +67,13 @@ def cluster_small_classes(  # noqa: PLR0913 - what `spherical_kmeans` takes, of 
     results = classes.describe(iterations)
     for number in np.flatnonzero(classes.met_empty | classes.of_wrong_size(config)).tolist():
         part = slice(starts[number], starts[number] + sizes[number])
-        count = int(num_clusters[number])
         if classes.met_empty[number]:
+            count = int(num_clusters[number])
             results[number] = spherical_kmeans(
                 rows[part], count, config=config, seed=seeds[number], warm=warm[number]
             )
         else:
-            group = _group(rows[part], classes.assignment(number))
-            totals = group.fold(Totals.__add__, "measure", count, group.dim)
+            group, totals = classes.alone(number)
             results[number] = finish_kmeans(group, totals, config, int(iterations[number]))
     return results
 
@@ -105,13 +97,14 @@ class _Classes:
         counts: npt.NDArray[np.int64],
         centroids: npt.NDArray[np.float32],
     ) -> None:
-        self._rows, self._units = rows, in_units(rows)
+        self._rows = rows
         self._sizes, self._counts = sizes, counts
         self._row_starts, self._cluster_starts = _starts(sizes), _starts(counts)
         self._centroids = centroids
         self._runs = Runs(rows, sizes, centroids, counts)
         self._first_cluster = np.repeat(self._cluster_starts, sizes)
-        self._assignment = self._first_cluster
+        self._assignment = np.full(len(rows), -1)
+        self._sums = np.zeros(centroids.shape)  # in units, exact for so few rows
         self._num_members = np.zeros(len(centroids), dtype=np.int64)
         self.met_empty: npt.NDArray[np.bool_] = np.zeros(len(sizes), dtype=np.bool_)
         """(B,) whether a cluster of the class has been left without a row."""
@@ -121,6 +114,7 @@ class _Classes:
         self._runs.compare(np.flatnonzero(active))
         assignment = self._runs.nearest + self._first_cluster
         changed = np.add.reduceat(assignment != self._assignment, self._row_starts, dtype=np.int64)
+        self._sums += change_of_sums(self._rows, self._assignment, assignment, len(self._sums))
         self._assignment = assignment
         self._num_members = np.bincount(assignment, minlength=len(self._centroids))
         self.met_empty |= active & (
@@ -132,15 +126,26 @@ class _Classes:
     def move_centroids(self, active: npt.NDArray[np.bool_]) -> None:
         """Bring the centroids of the active (B,) classes to the directions of their means."""
         clusters = np.flatnonzero(np.repeat(active, self._counts))
-        _, moved = self._directions(active, clusters)
+        _, moved = self._directions(clusters)
         # A mean without a direction leaves its centroid where it was.
         there = ~np.isnan(moved[:, 0])
         self._centroids[clusters[there]] = moved[there]
 
-    def assignment(self, number: int) -> npt.NDArray[np.int64]:
-        """Cluster of each row of a class, within the class."""
-        start = self._row_starts[number]
-        return self._runs.nearest[start : start + self._sizes[number]]
+    def alone(self, number: int) -> tuple[LocalGroup, Totals]:
+        """A class by itself, its rows in their clusters, and its totals."""
+        start, cluster = self._row_starts[number], self._cluster_starts[number]
+        part = slice(start, start + self._sizes[number])
+        own = slice(cluster, cluster + self._counts[number])
+        rows, cosines = self._rows[part], self._runs.cosines[part]
+        state = ShareState(self._runs.nearest[part].astype(np.int32), cosines)
+        share = Share(lambda first, end: rows[first:end], len(rows), state=state)
+        totals = Totals(
+            self._sums[own].astype(np.int64),
+            self._num_members[own],
+            int(in_units(cosines).sum()),
+            len(rows),
+        )
+        return LocalGroup((share,), *rows.shape), totals
 
     def of_wrong_size(self, config: ClusterConfig) -> npt.NDArray[np.bool_]:
         """(B,) whether a cluster of the class is smaller, or larger, than the settings allow."""
@@ -170,7 +175,7 @@ class _Classes:
         order = np.lexsort((first, class_of))
         number_of = np.empty(len(order), dtype=np.int64)
         number_of[order] = np.arange(len(order))
-        lengths, centroids = self._directions(np.ones(len(self._sizes), dtype=np.bool_), order)
+        lengths, centroids = self._directions(order)
         cancelled = np.isnan(centroids[:, 0])
         first_rows = np.minimum(first[order[cancelled]], len(self._rows) - 1)
         centroids[cancelled] = self._rows[first_rows]
@@ -201,24 +206,11 @@ class _Classes:
         ]
 
     def _directions(
-        self, active: npt.NDArray[np.bool_], clusters: npt.NDArray[np.int64]
+        self, clusters: npt.NDArray[np.int64]
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float32]]:
-        """Length and direction of the mean of each cluster of some classes.
-
-        Args:
-            active: (B,) the classes.
-            clusters: (k,) all clusters of these, in any order.
-        """
-        place = np.zeros(len(self._centroids), dtype=np.int64)
-        place[clusters] = np.arange(len(clusters))
-        sums = cluster_sums(
-            self._units,
-            place[self._assignment],
-            len(clusters),
-            None if active.all() else np.repeat(active, self._sizes),
-        )
+        """Length and direction of the mean of each of some clusters."""
         num_members = np.maximum(self._num_members[clusters], 1)
-        return directions(sums / UNITS / num_members[:, np.newaxis])
+        return directions(self._sums[clusters] / UNITS / num_members[:, np.newaxis])
 
 
 def _iterate(classes: _Classes, config: ClusterConfig) -> npt.NDArray[np.int64]:
@@ -239,13 +231,6 @@ def _iterate(classes: _Classes, config: ClusterConfig) -> npt.NDArray[np.int64]:
         if iteration < config.iterations:
             classes.move_centroids(active)
     return iterations
-
-
-def _group(rows: npt.NDArray[np.float32], assignment: npt.NDArray[np.int64]) -> LocalGroup:
-    """A class by itself, its rows in their clusters."""
-    share = Share(lambda first, end: rows[first:end], len(rows))
-    share.move(np.arange(len(rows)), assignment)
-    return LocalGroup((share,), *rows.shape)
 
 
 def _starts(lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

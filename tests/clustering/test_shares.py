@@ -7,41 +7,17 @@ import numpy as np
 import pytest
 
 from clustering import shares
-from clustering.shares import UNITS, Moves, Share, cluster_sums, in_units
+from clustering.exact_sums import cluster_sums, in_units
+from clustering.shares import Moves, Share, ShareState, Totals
 from tests.helpers.reference_clustering import unit_rows
 
 ROWS = unit_rows(np.random.default_rng(0), 50, 4)
 CENTROIDS = unit_rows(np.random.default_rng(1), 5, 4)
 
 
-def _share(start: int = 0, end: int = 50) -> Share:
+def _share(start: int = 0, end: int = 50, state: ShareState | None = None) -> Share:
     rows = ROWS[start:end]
-    return Share(lambda first, stop: rows[first:stop], len(rows), first_row=start)
-
-
-def test_sums_of_members() -> None:
-    assignment = np.random.default_rng(2).integers(0, 4, size=50)  # cluster 4 has none
-    expected = [ROWS[assignment == j].astype(np.float64).sum(axis=0) for j in range(5)]
-    sums = cluster_sums(in_units(ROWS), assignment, 5)
-    np.testing.assert_allclose(sums / UNITS, expected, atol=1e-9)
-    assert cluster_sums(in_units(ROWS[:0]), assignment[:0], 2).tolist() == [[0] * 4] * 2
-
-
-def test_sums_of_chosen_rows() -> None:
-    assignment = np.random.default_rng(2).integers(0, 5, size=50)
-    chosen = np.random.default_rng(3).random(50) < 0.3
-    units = in_units(ROWS)
-    sums = cluster_sums(units, assignment, 5, chosen)
-    assert sums.tolist() == cluster_sums(units[chosen], assignment[chosen], 5).tolist()
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_units_are_whole_and_add_up_in_any_order(dtype: type) -> None:
-    values = np.random.default_rng(0).uniform(-1, 1, size=10_000).astype(dtype)
-    values[:3] = (1, -1, 1e-20)
-    units = in_units(values)
-    assert units.tolist() == [float(round(float(value) * 2**36)) for value in values]
-    assert units.sum() == units[::-1].cumsum()[-1]
+    return Share(lambda first, stop: rows[first:stop], len(rows), first_row=start, state=state)
 
 
 def test_a_step_gives_each_row_to_its_nearest_centroid(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,7 +29,7 @@ def test_a_step_gives_each_row_to_its_nearest_centroid(monkeypatch: pytest.Monke
     sums = cluster_sums(in_units(ROWS), nearest, 5)
     assert totals.sums.tolist() == sums.tolist()
     assert totals.mean_cosine == pytest.approx(cosines.max(axis=1).mean(), abs=1e-6)
-    assert totals.changed == np.count_nonzero(nearest)
+    assert totals.changed == 50
 
 
 def test_totals_of_shares_add_up_in_any_order(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,6 +40,38 @@ def test_totals_of_shares_add_up_in_any_order(monkeypatch: pytest.MonkeyPatch) -
         total = reduce(add, some)
         assert total.sums.tobytes() == whole.sums.tobytes()
         assert (total.objective, total.changed) == (whole.objective, whole.changed)
+
+
+@pytest.mark.parametrize("ends", [[(0, 50)], [(0, 8), (8, 8), (8, 32), (32, 50)]])
+def test_changes_add_up_to_the_clusters_as_they_are(
+    ends: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where clusters empty and fill again, and a share goes on in another process."""
+    monkeypatch.setattr(shares, "CHUNK_ROWS", 8)
+    rng = np.random.default_rng(4)
+    far = CENTROIDS.copy()
+    far[1:4] = -ROWS.mean(axis=0)  # the first of equal ones takes all, so two are empty
+    parts = [_share(*own) for own in ends]
+    totals = Totals.nothing(5, 4)
+    for centroids in (CENTROIDS, far, far, unit_rows(rng, 5, 4)):
+        totals = reduce(add, [share.step(centroids) for share in parts], totals)
+        moved, targets = np.sort(rng.choice(50, 7, replace=False)), rng.integers(0, 5, 7)
+        totals = reduce(add, [share.move(moved, targets, 5, 4) for share in parts], totals)
+        assignment = np.concatenate([share.state.assignment for share in parts])
+        cosines = np.concatenate([share.state.cosines for share in parts])
+        assert totals.sums.tolist() == cluster_sums(in_units(ROWS), assignment, 5).tolist()
+        assert totals.counts.tolist() == np.bincount(assignment, minlength=5).tolist()
+        assert totals.objective == in_units(cosines).sum()
+        parts = [_share(*own, state=share.state) for own, share in zip(ends, parts, strict=True)]
+
+
+def test_a_step_to_where_the_rows_are_changes_nothing() -> None:
+    share = _share()
+    share.step(CENTROIDS)
+    change = share.step(CENTROIDS)
+    assert not change.sums.any()
+    assert not change.counts.any()
+    assert (change.objective, change.changed) == (0, 0)
 
 
 def test_farthest_rows_are_not_those_that_are_alone() -> None:
@@ -95,8 +103,9 @@ def test_moves_are_those_that_lose_the_least() -> None:
     others = np.delete(cosines, full, axis=1).max(axis=1)
     loss = cosines[members, full] - others[members]
     assert moves.position.tolist() == members[np.argsort(loss)[:3]].tolist()
-    share.move(moves.position, moves.target)
-    assert share.measure(5, 4).counts[full] == totals.counts[full] - 3
+    change = share.move(moves.position, moves.target, 5, 4)
+    assert change.counts[full] == -3
+    assert change.counts.sum() == 0
 
 
 def test_moves_are_cut_after_joining() -> None:
