@@ -43,7 +43,9 @@ class BatchPlan:
 
     def __call__(self, step: int) -> list[PlannedBatch]:
         """This rank's micro-batches of a step, in order."""
-        config = self._config
+        config, world = self._config, self._world
+        # Only these are drawn: a whole step would keep each rank as long as one that is alone.
+        numbers = rank_share(range(self.shape.neighbourhoods), world.rank, world.size)
         task = task_of_step(self._tasks, step).name
         # Tasks take turns: a task's own steps are counted, so that it passes over none of its
         # clusters. Instances are of all tasks alike, and so is their order.
@@ -56,6 +58,7 @@ class BatchPlan:
                 step=turn,
                 shape=self.shape,
                 seed_by=config.sampler.seed_by,
+                numbers=numbers,
             )
         else:
             batch = label_batch(
@@ -66,6 +69,7 @@ class BatchPlan:
                 shape=self.shape,
                 sampling=sampling,
                 progress=min(1.0, step / max(1, config.classifier_start - 1)),
+                numbers=numbers,
             )
-        planned = [PlannedBatch(n, (config.run.seed, step, g)) for g, n in enumerate(batch)]
-        return rank_share(planned, self._world.rank, self._world.size)
+        drawn = zip(numbers, batch, strict=True)
+        return [PlannedBatch(n, (config.run.seed, step, g)) for g, n in drawn]

@@ -51,6 +51,10 @@ class BatchShape:
         """Images of a step."""
         return self.neighbourhoods * self.images_per_neighbourhood
 
+    def numbers(self, wanted: Sequence[int] | None) -> Sequence[int]:
+        """The neighbourhoods that are wanted; all of them for None."""
+        return range(self.neighbourhoods) if wanted is None else wanted
+
 
 @dataclass(frozen=True)
 class Neighbourhood:
@@ -71,6 +75,7 @@ def cluster_batch(
     step: int,
     shape: BatchShape,
     seed_by: Literal["class", "cluster"] = "cluster",
+    numbers: Sequence[int] | None = None,
 ) -> list[Neighbourhood]:
     """Draw a step's neighbourhoods around seed clusters.
 
@@ -81,15 +86,16 @@ def cluster_batch(
         shape: of the batch.
         seed_by: "cluster" makes every cluster the seed once a pass; "class" takes every class once
             a pass, and a class's clusters in turn from pass to pass.
+        numbers: of the neighbourhoods that are wanted, in [0, shape.neighbourhoods); None for all.
 
     Returns:
-        `shape.neighbourhoods` neighbourhoods; the same for the same (seed, step, table version,
-        task, shape). The seeds do not depend on the version, so that a new table goes on with the
-        pass of the one before.
+        The wanted neighbourhoods; each the same for the same (seed, step, table version, task,
+        shape, number). The seeds do not depend on the version, so that a new table goes on with
+        the pass of the one before.
     """
     stream = (seed, zlib.crc32(table.task.encode()))
     batch = []
-    for g in range(shape.neighbourhoods):
+    for g in shape.numbers(numbers):
         seed_cluster = _seed_cluster(table, step * shape.neighbourhoods + g, stream, seed_by)
         rng = np.random.default_rng((*stream, table.version, _MEMBERS, step, g))
         clusters = neighbourhood(table, seed_cluster, shape=shape, rng=rng)

@@ -12,6 +12,7 @@ another.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -34,6 +35,7 @@ def label_batch(  # noqa: PLR0913 - a step's coordinates, and what is drawn
     shape: BatchShape,
     sampling: LabelSampling = "instance",
     progress: float = 0.0,
+    numbers: Sequence[int] | None = None,
 ) -> list[Neighbourhood]:
     """Draw a step's images without a cluster table.
 
@@ -52,26 +54,29 @@ def label_batch(  # noqa: PLR0913 - a step's coordinates, and what is drawn
             else "instance" (Kang et al., ICLR 2020). "class_groups" is "class_balanced" in groups
             of `samples_per_cluster` images of a class: P x K batches for losses on pairs.
         progress: of the training, in [0, 1]; for "progressive" only.
+        numbers: of the micro-batches that are wanted, in [0, shape.neighbourhoods); None for all.
 
     Returns:
-        Micro-batches of the sizes of `cluster_batch`'s, with clusters = -1.
+        The wanted micro-batches, of the sizes of `cluster_batch`'s, with clusters = -1.
     """
-    start = step * shape.num_images
-    positions = np.arange(start, start + shape.num_images)
+    size = shape.images_per_neighbourhood
+    wanted = np.asarray(shape.numbers(numbers))
+    in_step = (wanted[:, None] * size + np.arange(size)).ravel()
+    positions = step * shape.num_images + in_step
     if sampling == "instance":
         rows = permuted(positions, len(ids), (seed, _IMAGES))
     elif sampling == "progressive":
         instances = permuted(positions, len(ids), (seed, _IMAGES))
         balanced = _in_rounds(_classes(labels), positions, seed, "class_balanced")
-        draws = np.random.default_rng((seed, _PROGRESS, step)).random(len(positions))
-        rows = np.where(draws < progress, balanced, instances)
+        draws = np.random.default_rng((seed, _PROGRESS, step)).random(shape.num_images)
+        rows = np.where(draws[in_step] < progress, balanced, instances)
     elif sampling == "class_groups":
         rows = _in_groups(_classes(labels), positions, seed, shape.samples_per_cluster)
     else:
         rows = _in_rounds(_classes(labels), positions, seed, sampling)
     return [
         Neighbourhood(ids[part], np.full(len(part), -1, np.int64), labels[part])
-        for part in np.split(rows, shape.neighbourhoods)
+        for part in rows.reshape(-1, size)
     ]
 
 
@@ -131,10 +136,11 @@ def _in_groups(classes: _Classes, positions: IntArray, seed: int, size: int) -> 
 def _rows(classes: _Classes, class_: IntArray, numbers: IntArray, seed: int) -> IntArray:
     """The row of image number `numbers` of class `class_`, an endless series for each class."""
     rows = np.empty_like(numbers)
-    for c in np.unique(class_).tolist():
-        now = class_ == c
-        members = permuted(numbers[now], int(classes.counts[c]), (seed, _IMAGES_OF_CLASS, c))
-        rows[now] = classes.order[classes.starts[c] + members]
+    by_class = np.argsort(class_, kind="stable")
+    occur, begin = np.unique(class_[by_class], return_index=True)
+    for c, places in zip(occur.tolist(), np.split(by_class, begin[1:]), strict=True):
+        members = permuted(numbers[places], int(classes.counts[c]), (seed, _IMAGES_OF_CLASS, c))
+        rows[places] = classes.order[classes.starts[c] + members]
     return rows
 
 

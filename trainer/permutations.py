@@ -40,7 +40,7 @@ def permuted(positions: IntArray, size: int, stream: tuple[int, ...]) -> IntArra
     """
     passes, places = np.divmod(positions, size)
     found = np.empty_like(positions)
-    for pass_number in np.unique(passes).tolist():
+    for pass_number in sorted(set(passes.tolist())):
         now = passes == pass_number
         found[now] = permutation((*stream, pass_number), size)[places[now]]
     return found

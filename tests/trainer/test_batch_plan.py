@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tests.helpers.sized_tables import make_table
+from trainer import cluster_sampler, label_sampler
 from trainer.batch_plan import BatchPlan
 from trainer.config_builder import build_config
 from trainer.errors import ConfigError
@@ -46,8 +47,10 @@ def as_numbers(batch):
 SAMPLINGS = [
     {"loss": {"name": "clmle"}},
     {"loss": {"name": "softmax"}},
-    {"loss": {"name": "softmax"}, "sampler": {**SAMPLER, "sampling": "class_balanced"}},
-    {"loss": {"name": "softmax"}, "sampler": {**SAMPLER, "sampling": "cluster"}},
+    *(
+        {"loss": {"name": "softmax"}, "sampler": {**SAMPLER, "sampling": sampling}}
+        for sampling in ("class_balanced", "under", "progressive", "class_groups", "cluster")
+    ),
 ]
 
 
@@ -61,6 +64,25 @@ def test_ranks_share_the_batch_that_one_rank_would_have(train_index, sections, n
         assert len(expected) == 4
         assert all(len(ids) == 6 for ids, _, _ in expected)
         assert as_numbers(whole_step(together, step)) == expected
+
+
+@pytest.mark.parametrize("sections", SAMPLINGS[:2])
+def test_a_rank_draws_only_its_own_micro_batches(train_index, sections, monkeypatch):
+    drawn = []
+    rows, members = label_sampler.permuted, cluster_sampler.draw_members
+
+    def permuted(positions, size, stream):
+        drawn.append(len(positions))
+        return rows(positions, size, stream)
+
+    def draw_members(table, clusters, *, shape, rng):
+        drawn.append(shape.images_per_neighbourhood)
+        return members(table, clusters, shape=shape, rng=rng)
+
+    monkeypatch.setattr(label_sampler, "permuted", permuted)
+    monkeypatch.setattr(cluster_sampler, "draw_members", draw_members)
+    plans(train_index, 4, **sections)[1](3)
+    assert drawn == [6]
 
 
 def test_a_step_is_the_same_whenever_it_is_asked_for(train_index):

@@ -210,6 +210,14 @@ def test_every_image_is_drawn_in_the_end(table: ClusterTable) -> None:
     assert seen == set(table.member_ids.tolist())
 
 
+@pytest.mark.parametrize("numbers", [[3], [1, 3], [2, 0], []])
+def test_each_neighbourhood_can_be_drawn_alone(table: ClusterTable, numbers: list[int]) -> None:
+    shape = replace(SHAPE, neighbourhoods=4)
+    whole = cluster_batch(table, seed=0, step=2, shape=shape)
+    some = cluster_batch(table, seed=0, step=2, shape=shape, numbers=numbers)
+    assert fields(some) == fields([whole[g] for g in numbers])
+
+
 # -- ranks -----------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import get_args
 
 import numpy as np
@@ -45,6 +46,27 @@ def test_label_batches_are_pure(sampling: str) -> None:
     assert drawn_ids(sampling, range(3, 4)) == drawn_ids(sampling, range(4))[-SHAPE.num_images :]
     assert drawn_ids(sampling, range(4)) != drawn_ids(sampling, range(4), seed=1)
     assert drawn_ids(sampling, range(1)) != drawn_ids(sampling, range(1, 2))
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+@pytest.mark.parametrize("numbers", [[3], [1, 3], [2, 0]])
+def test_each_micro_batch_can_be_drawn_alone(sampling: str, numbers: list[int]) -> None:
+    shape = replace(SHAPE, neighbourhoods=4)
+    whole, some = (
+        label_batch(
+            LABELS,
+            IDS,
+            seed=0,
+            step=5,
+            shape=shape,
+            sampling=sampling,
+            progress=0.5,
+            numbers=wanted,
+        )
+        for wanted in (None, numbers)
+    )
+    expected = [whole[g].sample_ids.tolist() for g in numbers]
+    assert [part.sample_ids.tolist() for part in some] == expected
 
 
 def test_instance_sampling_takes_every_image_once_an_epoch() -> None:
