@@ -17,9 +17,6 @@ import math
 import torch
 from torch import Tensor
 
-# Keeps the slope of sqrt finite where two embeddings coincide.
-_SMALLEST_SQUARED_DISTANCE = 1e-12
-
 
 def lmle_margins(
     cluster_sizes: Tensor, class_of: Tensor, class_counts: Tensor, *, share: float
@@ -63,8 +60,8 @@ def lmle_loss(embeddings: Tensor, cluster: Tensor, label: Tensor, margins: Tenso
     """
     with torch.autocast(embeddings.device.type, enabled=False):
         rows = embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
-        squared = (rows[:, None] - rows[None]).square().sum(dim=2)
-        distances = squared.clamp(min=_SMALLEST_SQUARED_DISTANCE).sqrt()
+        # Not 2 - 2 cos, which rounds away distances below 0.001. Where two coincide the slope is 0.
+        distances = torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist")
         same_cluster = cluster[:, None] == cluster[None]
         same_class = label[:, None] == label[None]
         siblings = same_class & ~same_cluster
