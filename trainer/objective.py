@@ -6,7 +6,6 @@ Legend: B images of a micro-batch, C classes, K candidate clusters.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -19,7 +18,7 @@ from trainer.losses.schedule import isda_factor, margin_factor, step_at
 from trainer.losses.task_batch import Candidates, TaskBatch, TaskTable
 from trainer.losses.terms import RetrainedTerm, SoftmaxTerm, Term, make_terms
 from trainer.models.network import TaskOutput
-from trainer.running_means import StepEmbeddings, moved_means
+from trainer.running_means import StepEmbeddings, move_means
 from trainer.sections import TaskConfig
 from trainer.world import World
 
@@ -75,7 +74,8 @@ class Objective:
         """What was followed from step to step, to be saved; empty where nothing is.
 
         Returns:
-            Task -> (M, D) float32 means of its clusters; task + "/covariance" -> (D, D) float32.
+            Task -> (M, D) float32 means of its clusters, which the next step changes;
+            task + "/covariance" -> (D, D) float32.
         """
         kept = {task + _COVARIANCE: rows for task, rows in self._covariances.items()}
         if self._loss.keeps_means:
@@ -87,7 +87,7 @@ class Objective:
         for name, rows in statistics.items():
             task = name.removesuffix(_COVARIANCE)
             if task == name and self._loss.keeps_means:
-                self._tables[task] = replace(self._tables[task], centroids=rows.to(self._device))
+                self._tables[task].centroids.copy_(rows)
             elif task != name and self._loss.keeps_covariance:
                 self._covariances[task] = rows.to(self._device)
 
@@ -106,10 +106,7 @@ class Objective:
                     momentum=_COVARIANCE_MOMENTUM,
                 )
             if self._loss.keeps_means:
-                moved = moved_means(
-                    table.centroids, embeddings, clusters, momentum=self._loss.mean_momentum
-                )
-                self._tables[task] = replace(table, centroids=moved)
+                move_means(table.centroids, embeddings, clusters, momentum=self._loss.mean_momentum)
 
     def margin_factor(self, step: int) -> float:
         """Share of the full margins at a step, in [0, 1]."""
@@ -137,8 +134,9 @@ class Objective:
         total = torch.zeros((), device=self._device)
         parts: dict[str, torch.Tensor] = {}
         self._candidates = {}
+        rows = np.searchsorted(self._ids, sample_ids)
         for task in self._tasks:
-            batch = self._batch(task.name, outputs[task.name], sample_ids, step)
+            batch = self._batch(task.name, outputs[task.name], rows, step)
             for term in self._terms_of(task.name, step):
                 value = term(batch)
                 total = total + task.weight * value.loss
@@ -151,7 +149,7 @@ class Objective:
 
     def _collect(self, batch: TaskBatch, task: str) -> None:
         if self._loss.keeps_means or self._loss.keeps_covariance:
-            _, clusters = batch.clusters()
+            _, clusters = batch.clusters
             self._step_embeddings.add(task, batch.output.embedding, clusters)
 
     def _terms_of(self, task: str, step: int) -> list[Term]:
@@ -163,12 +161,12 @@ class Objective:
             return [term for term in terms if isinstance(term, SoftmaxTerm)]
         return terms
 
-    def _batch(self, task: str, output: TaskOutput, sample_ids: np.ndarray, step: int) -> TaskBatch:
-        labels = self._labels[task][np.searchsorted(self._ids, sample_ids)]
+    def _batch(self, task: str, output: TaskOutput, rows: np.ndarray, step: int) -> TaskBatch:
+        """A task's view of the images in these rows of the index."""
         return TaskBatch(
             output=output,
-            labels=torch.from_numpy(labels).to(self._device),
-            sample_ids=sample_ids,
+            labels=torch.from_numpy(self._labels[task][rows]).to(self._device),
+            sample_ids=self._ids[rows],
             table=self._tables.get(task),
             margin_factor=self.margin_factor(step),
             reweighted=step >= step_at(self._loss.reweight_from, self._num_steps),

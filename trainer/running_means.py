@@ -12,36 +12,26 @@ import torch
 from torch import Tensor
 
 from trainer.losses.clmle import mixed_directions
+from trainer.losses.cluster_means import cluster_means
 from trainer.world import World
 
-# Bounds the matrix of which image is of which cluster: with 32,000 images a step, 128 MiB.
-_CLUSTERS_AT_A_TIME = 1024
 
+def move_means(means: Tensor, embeddings: Tensor, clusters: Tensor, *, momentum: float) -> None:
+    """Move the means of the clusters of a step towards its images, in place.
 
-def moved_means(means: Tensor, embeddings: Tensor, clusters: Tensor, *, momentum: float) -> Tensor:
-    """Move the means of the clusters of a step towards its images.
+    Each becomes the direction of beta * mean + (1 - beta) * mean of the step's embeddings; clusters
+    without an image, or where the two cancel out, stay as they are.
 
     Args:
-        means: (M, D) float32 unit rows.
+        means: (M, D) float32 unit rows; changed.
         embeddings: (N, D) floating point unit rows, of all ranks in one fixed order.
         clusters: (N,) int64 cluster of each.
         momentum: beta in [0, 1]: share of the old mean.
-
-    Returns:
-        (M, D): directions of beta * mean + (1 - beta) * mean of the step's embeddings; clusters
-        without an image, or where the two cancel out, are as they were.
     """
     present, position = torch.unique(clusters, return_inverse=True)
-    embeddings = embeddings.to(means.dtype)
-    moved = means.clone()
-    numbers = torch.arange(len(present), device=means.device)
-    for block in torch.split(numbers, _CLUSTERS_AT_A_TIME):
-        # A matrix product, since adding up rows by index has no fixed order on GPUs.
-        belongs = (position == block[:, None]).to(means.dtype)
-        of_step = (belongs @ embeddings) / belongs.sum(dim=1, keepdim=True)
-        which = present[block]
-        moved[which] = mixed_directions(means[which], of_step, momentum=momentum)
-    return moved
+    of_step = cluster_means(embeddings.to(means.dtype), position, len(present))
+    moved = mixed_directions(means[present], of_step, momentum=momentum)
+    means.index_copy_(0, present, moved)
 
 
 class StepEmbeddings:

@@ -8,7 +8,7 @@ from clustering.knc import knc_predict
 from tests.helpers.reference_clustering import unit_rows
 from trainer.config_builder import build_config
 from trainer.embed import embed_images
-from trainer.losses.clmle import clmle_loss, with_batch_means
+from trainer.losses.clmle import candidate_cosines, clmle_loss
 from trainer.models import build_network
 
 pytestmark = pytest.mark.gpu
@@ -45,13 +45,12 @@ def test_loss_and_gradient_equal_those_of_the_cpu():
 
     def loss_on(device):
         rows = embeddings.to(device).requires_grad_()
-        own, means, which = with_batch_means(
+        own, cosine, which = candidate_cosines(
             rows, cluster.to(device), centroids.to(device), candidates="batch"
         )
         terms = clmle_loss(
-            rows,
+            cosine,
             own,
-            means,
             class_of.to(device)[which],
             scale=16.0,
             margin_between_rad=0.35,

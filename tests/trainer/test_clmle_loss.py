@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from tests.helpers import reference_trainer as reference
-from trainer.losses.clmle import angular_margin_cosine, clmle_loss, with_batch_means
+from trainer.losses.clmle import angular_margin_cosine, candidate_cosines, clmle_loss
 
 SETTINGS = {
     "scale": 8.0,
@@ -98,7 +98,8 @@ def test_loss_and_gradients_equal_the_slow_twin(
     )
 
     log_prior = None if prior is None else torch.tensor(prior)
-    terms = clmle_loss(fast[0], cluster, fast[1], class_of, **settings, log_prior=log_prior)
+    cosine = fast[0] @ fast[1].T
+    terms = clmle_loss(cosine, cluster, class_of, **settings, log_prior=log_prior)
     between, within = reference.clmle_terms(
         slow[0],
         cluster.tolist(),
@@ -124,13 +125,11 @@ def test_loss_passes_gradcheck_through_the_batch_means() -> None:
 
     def loss(raw: Tensor) -> Tensor:
         embeddings = functional.normalize(raw, dim=1)
-        rows, centroids, which = with_batch_means(
+        rows, cosine, which = candidate_cosines(
             embeddings, cluster, table, candidates="table", momentum=0.7
         )
         prior = torch.tensor(PRIOR)[which]
-        return clmle_loss(
-            embeddings, rows, centroids, class_of[which], **SETTINGS, log_prior=prior
-        ).loss
+        return clmle_loss(cosine, rows, class_of[which], **SETTINGS, log_prior=prior).loss
 
     assert torch.autograd.gradcheck(loss, (raw.requires_grad_(),))
 
@@ -140,9 +139,8 @@ def test_large_clusters_are_pushed_away_harder() -> None:
     embeddings = functional.normalize(torch.tensor([[1.0, 0.0, 0.0]]), dim=1)
     centroids = torch.tensor([[1.0, 0, 0], [0, 1.0, 0], [0, 0, 1.0]], requires_grad=True)
     clmle_loss(
-        embeddings,
+        embeddings @ centroids.T,
         torch.tensor([0]),
-        centroids,
         torch.arange(3),
         **SETTINGS,
         log_prior=torch.tensor([10.0, 40.0, 10.0]).log(),
@@ -157,7 +155,10 @@ def test_larger_margins_cost_more() -> None:
     losses = [
         float(
             clmle_loss(
-                embeddings, cluster, centroids, class_of, **SETTINGS | {"margin_between_rad": m}
+                embeddings @ centroids.T,
+                cluster,
+                class_of,
+                **SETTINGS | {"margin_between_rad": m},
             ).between
         )
         for m in (0.0, 0.2, 0.4, 1.0, 1.5)
@@ -172,7 +173,7 @@ def loss_and_gradient(
     embeddings: Tensor, cluster: Tensor, centroids: Tensor, class_of: Tensor, **changes: float
 ) -> tuple[dict[str, float], Tensor]:
     embeddings = embeddings.clone().requires_grad_()
-    terms = clmle_loss(embeddings, cluster, centroids, class_of, **SETTINGS | changes)
+    terms = clmle_loss(embeddings @ centroids.T, cluster, class_of, **SETTINGS | changes)
     terms.loss.backward()
     assert embeddings.grad is not None
     assert embeddings.grad.isfinite().all()
@@ -219,14 +220,20 @@ def test_large_scales_do_not_overflow() -> None:
     assert all(math.isfinite(value) for value in terms.values())
 
 
-def test_bfloat16_embeddings_are_computed_in_float32() -> None:
-    embeddings, cluster, centroids, class_of = small_batch(torch.float32)
+@pytest.mark.parametrize("candidates", ["batch", "table"])
+def test_bfloat16_embeddings_are_computed_in_float32(candidates: str) -> None:
+    embeddings, cluster, table, class_of = small_batch(torch.float32)
     rounded = embeddings.bfloat16()
-    expected = clmle_loss(rounded.float(), cluster, centroids, class_of, **SETTINGS)
+
+    def computed(embeddings: Tensor) -> Tensor:
+        rows, cosine, which = candidate_cosines(embeddings, cluster, table, candidates=candidates)
+        return clmle_loss(cosine, rows, class_of[which], **SETTINGS).loss
+
+    expected = computed(rounded.float())
     with torch.autocast("cpu", torch.bfloat16):
-        got = clmle_loss(rounded, cluster, centroids, class_of, **SETTINGS)
-    assert got.loss.dtype == torch.float32
-    torch.testing.assert_close(got.loss, expected.loss, rtol=0, atol=0)
+        got = computed(rounded)
+    assert got.dtype == torch.float32
+    torch.testing.assert_close(got, expected, rtol=0, atol=0)
 
 
 # -- in-batch means --------------------------------------------------------------------
@@ -234,10 +241,10 @@ def test_bfloat16_embeddings_are_computed_in_float32() -> None:
 
 def test_batch_candidates_are_the_normalised_means_of_the_batch() -> None:
     embeddings, cluster, table, class_of = small_batch()
-    rows, centroids, which = with_batch_means(embeddings, cluster, table, candidates="batch")
+    rows, cosine, which = candidate_cosines(embeddings, cluster, table, candidates="batch")
     expected = reference.batch_means(embeddings, cluster.tolist(), table)
     assert list(expected) == [0, 1, 2, 3, 5]
-    torch.testing.assert_close(centroids, torch.stack(list(expected.values())))
+    torch.testing.assert_close(cosine, embeddings @ torch.stack(list(expected.values())).T)
     assert which.tolist() == list(expected)
     assert rows.tolist() == [0, 0, 1, 1, 2, 3, 4, 4, 4]
 
@@ -245,9 +252,10 @@ def test_batch_candidates_are_the_normalised_means_of_the_batch() -> None:
 def test_table_candidates_keep_the_clusters_that_are_not_in_the_batch() -> None:
     embeddings, cluster, table, class_of = small_batch()
     before = table.clone()
-    rows, centroids, which = with_batch_means(embeddings, cluster, table, candidates="table")
+    rows, cosine, which = candidate_cosines(embeddings, cluster, table, candidates="table")
     expected = reference.batch_means(embeddings, cluster.tolist(), table) | {4: table[4]}
-    torch.testing.assert_close(centroids, torch.stack([expected[j] for j in range(6)]))
+    directions = torch.stack([expected[j] for j in range(6)])
+    torch.testing.assert_close(cosine, embeddings @ directions.T)
     assert torch.equal(rows, cluster)
     assert torch.equal(which, torch.arange(6))
     assert torch.equal(table, before)
@@ -260,19 +268,18 @@ def test_gradients_flow_through_the_means_as_in_the_slow_twin(
 ) -> None:
     embeddings, cluster, table, class_of = small_batch()
     fast, slow = embeddings.clone().requires_grad_(), embeddings.clone().requires_grad_()
-    weights = torch.arange(24.0, dtype=torch.float64).view(6, 4).sin()
-    present = cluster.unique()
+    weights = torch.arange(54.0, dtype=torch.float64).view(9, 6).sin()
 
-    rows, centroids, _ = with_batch_means(
+    _, cosine, which = candidate_cosines(
         fast, cluster, table, candidates=candidates, momentum=momentum
     )
-    (centroids[rows] * weights[cluster]).sum().backward()
-    means = reference.batch_means(slow, cluster.tolist(), table, momentum)
-    torch.stack([(means[int(j)] * weights[j]).sum() for j in cluster]).sum().backward()
+    (cosine * weights[:, which]).sum().backward()
+    means = reference.batch_means(slow, cluster.tolist(), table, momentum) | {4: table[4]}
+    expected = slow @ torch.stack([means[j] for j in which.tolist()]).T
+    (expected * weights[:, which]).sum().backward()
 
-    assert len(present) == 5
-    mixed = torch.stack([means[int(j)] for j in cluster])
-    torch.testing.assert_close(centroids[rows], mixed)
+    assert len(which) == {"batch": 5, "table": 6}[candidates]
+    torch.testing.assert_close(cosine, expected)
     torch.testing.assert_close(fast.grad, slow.grad)
 
 
@@ -281,20 +288,22 @@ def test_embeddings_that_cancel_out_leave_the_old_centroid(candidates: str) -> N
     point = unit_rows(1, 4, seed=0, dtype=torch.float32)
     embeddings = torch.cat([point, -point]).requires_grad_()
     table = unit_rows(2, 4, seed=1, dtype=torch.float32)
-    rows, centroids, _ = with_batch_means(
+    rows, cosine, _ = candidate_cosines(
         embeddings, torch.tensor([1, 1]), table, candidates=candidates
     )
-    assert torch.equal(centroids[rows[0]], table[1])
-    centroids.sum().backward()
+    own = cosine.gather(1, rows[:, None])
+    torch.testing.assert_close(own, embeddings @ table[1][:, None])
+    own.sum().backward()
     assert embeddings.grad is not None
-    assert (embeddings.grad == 0).all()
+    assert torch.equal(embeddings.grad, table[1].expand(2, 4))  # nothing through a mean
 
 
-def test_means_of_bfloat16_embeddings_are_float32() -> None:
-    embeddings, cluster, table, class_of = small_batch(torch.float32)
-    with torch.autocast("cpu", torch.bfloat16):
-        _, centroids, _ = with_batch_means(
-            embeddings.bfloat16(), cluster, table, candidates="batch"
-        )
-    assert centroids.dtype == torch.float32
-    torch.testing.assert_close(centroids.norm(dim=1), torch.ones(5))
+def test_absent_clusters_cost_no_copy_of_the_table() -> None:
+    """A table of 200,000 clusters is hundreds of megabytes, in every micro-batch."""
+    embeddings, cluster, table, _ = small_batch()
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
+        candidate_cosines(embeddings.requires_grad_(), cluster, table, candidates="table")
+    as_large = [t for t in saved if sorted(t.shape) == sorted(table.shape)]
+    assert len(as_large) == 1
+    assert as_large[0].data_ptr() == table.data_ptr()

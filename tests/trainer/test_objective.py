@@ -10,7 +10,7 @@ from tests.helpers.tiny_tables import table_of
 from trainer.loss_facts import LOSSES, LossName
 from trainer.loss_section import LossConfig
 from trainer.losses.class_margins import rare_class_margins
-from trainer.losses.clmle import clmle_loss, with_batch_means
+from trainer.losses.clmle import candidate_cosines, clmle_loss
 from trainer.losses.softmax import class_weights, log_priors, softmax_loss
 from trainer.losses.task_batch import TaskTable
 from trainer.losses.terms import FACTORIES
@@ -75,7 +75,7 @@ def clmle(output, table, sample_ids, grown, *, loss, between=None, means=None):
     """The CLMLE terms from the pure functions."""
     clusters = torch.tensor([cluster_of(table, i) for i in sample_ids.tolist()])
     centroids, class_of = torch.tensor(table.centroids), torch.tensor(table.class_of)
-    rows, directions, which = with_batch_means(
+    rows, cosine, which = candidate_cosines(
         output.embedding,
         clusters,
         centroids if means is None else means,
@@ -83,9 +83,8 @@ def clmle(output, table, sample_ids, grown, *, loss, between=None, means=None):
         momentum=loss.mean_momentum,
     )
     return clmle_loss(
-        output.embedding,
+        cosine,
         rows,
-        directions,
         class_of[which],
         scale=loss.scale,
         margin_between_rad=grown * (loss.margin_between if between is None else between),
@@ -219,6 +218,7 @@ def test_running_means_move_after_a_step_and_start_anew_with_a_table(
     again = objective(**settings)
     again.restore_statistics(made.running_statistics())
     assert torch.equal(again(outputs, sample_ids, 99)[0], made(outputs, sample_ids, 99)[0])
+    assert made.running_statistics()["shape"] is not again.running_statistics()["shape"]
     made.use_tables(tables)
     assert torch.equal(made.running_statistics()["shape"], torch.tensor(table.centroids))
 
@@ -262,6 +262,20 @@ def test_the_softmax_term_stands_for_all_that_lies_around_an_image(
     assert torch.equal(again(outputs, sample_ids, 60)[0], made(outputs, sample_ids, 60)[0])
     made.use_tables(tables)  # the ways in which images differ outlive a table
     assert torch.equal(made.running_statistics()["shape/covariance"], saved["shape/covariance"])
+
+
+def test_the_clusters_of_a_micro_batch_are_looked_up_once_a_task(
+    objective, outputs, sample_ids, monkeypatch
+):
+    looked_up, clusters = [], TaskTable.clusters
+
+    def counted(table, ids):
+        looked_up.append(table)
+        return clusters(table, ids)
+
+    monkeypatch.setattr(TaskTable, "clusters", counted)
+    objective(tasks=(SHAPE, PARITY), mean_momentum=0.6)(outputs, sample_ids, 99)
+    assert len(looked_up) == 2
 
 
 def test_without_momentum_nothing_is_kept(objective, outputs, tables, sample_ids):

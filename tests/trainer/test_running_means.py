@@ -7,8 +7,8 @@ from torch.nn import functional
 
 from tests.helpers import reference_trainer as reference
 from tests.helpers.ranks import run_ranks
-from trainer import running_means
-from trainer.running_means import StepEmbeddings, moved_means
+from trainer.losses import cluster_means
+from trainer.running_means import StepEmbeddings, move_means
 from trainer.world import World
 
 ALONE = World(rank=0, size=1, local_rank=0, device=torch.device("cpu"))
@@ -22,12 +22,12 @@ def unit_rows(num, seed):
 
 @pytest.mark.parametrize("momentum", [0.1, 0.9, 1.0])
 def test_means_move_as_in_the_slow_twin(momentum, monkeypatch):
-    monkeypatch.setattr(running_means, "_CLUSTERS_AT_A_TIME", 2)
+    monkeypatch.setattr(cluster_means, "_CLUSTERS_AT_A_TIME", 2)
     centroids = unit_rows(5, 0)
     steps = [(unit_rows(6, seed), [0, 3, 3, seed % 5, 3, 0]) for seed in (1, 2, 4)]
-    means = centroids
+    means = centroids.clone()
     for embeddings, clusters in steps:
-        means = moved_means(means, embeddings, torch.tensor(clusters), momentum=momentum)
+        move_means(means, embeddings, torch.tensor(clusters), momentum=momentum)
     torch.testing.assert_close(means, reference.running_means(centroids, steps, momentum))
     untouched = sorted({0, 1, 2, 3, 4} - {c for _, clusters in steps for c in clusters})
     assert torch.equal(means[untouched], centroids[untouched])
@@ -35,8 +35,9 @@ def test_means_move_as_in_the_slow_twin(momentum, monkeypatch):
 
 def test_a_mean_that_its_images_cancel_out_stays():
     point = unit_rows(1, 0)
-    moved = moved_means(point, -point, torch.tensor([0]), momentum=0.5)
-    assert torch.equal(moved, point)
+    mean = point.clone()
+    move_means(mean, -point, torch.tensor([0]), momentum=0.5)
+    assert torch.equal(mean, point)
 
 
 def micro_batches():

@@ -26,6 +26,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from trainer.losses.cluster_means import cluster_means
+
 # Keeps the slope of sqrt finite where an embedding lies on its centroid.
 _SMALLEST_SQUARED_SINE = 1e-12
 # Embeddings whose mean is shorter than this cancel out; its direction is only rounding.
@@ -62,9 +64,8 @@ def angular_margin_cosine(cosine: Tensor, margin_rad: Tensor | float) -> Tensor:
 
 
 def clmle_loss(  # noqa: PLR0913 -- the equation has this many symbols
-    embeddings: Tensor,
+    cosine: Tensor,
     cluster: Tensor,
-    centroids: Tensor,
     class_of: Tensor,
     *,
     scale: float,
@@ -76,43 +77,41 @@ def clmle_loss(  # noqa: PLR0913 -- the equation has this many symbols
     """Compute the CLMLE loss of a batch.
 
     Args:
-        embeddings: (N, D) floating point unit rows, N >= 1.
-        cluster: (N,) int64, the row of `centroids` to which each sample belongs.
-        centroids: (K, D) unit rows; may carry a gradient (see `with_batch_means`).
-        class_of: (K,) int64 class of each centroid.
+        cosine: (N, K) float32 or float64 cos theta_ij (see `candidate_cosines`), N >= 1.
+        cluster: (N,) int64 a(i), the column of each sample's own cluster.
+        class_of: (K,) int64 class of each cluster.
         scale: s > 0.
         margin_between_rad: radians, a number or (N,).
         margin_within_rad: radians, a number or (N,).
         weight_within: weight of the within-class part, >= 0.
-        log_prior: (K,) floating point p of each centroid, of which only differences count; None
+        log_prior: (K,) floating point p of each cluster, of which only differences count; None
             for 0.
 
     Returns:
-        Scalars, differentiable in embeddings and centroids. A sample with nothing to be compared
-        with adds 0 to that part, and no gradient.
+        Scalars, differentiable in the cosines. A sample with nothing to be compared with adds 0 to
+        that part, and no gradient.
     """
-    with torch.autocast(embeddings.device.type, enabled=False):
-        cosine = _at_least_float32(embeddings) @ _at_least_float32(centroids).T
-        own = cosine.gather(1, cluster[:, None]).squeeze(1)
-        same_class = class_of[None, :] == class_of[cluster][:, None]
+    own = cluster[:, None]
+    own_cosine = cosine.gather(1, own).squeeze(1)
+    same_class = class_of[None, :] == class_of[own]
+    scaled = scale * cosine
 
-        def mean_term(
-            candidates: Tensor, margin_rad: Tensor | float, prior: Tensor | None = None
-        ) -> Tensor:
-            target = angular_margin_cosine(own, margin_rad)
-            exponents = scale * (cosine - target[:, None])
-            if prior is not None:
-                exponents = exponents + (prior[None, :] - prior[cluster][:, None])
-            exponents = exponents.masked_fill(~candidates, -torch.inf)
-            # A sample's own cluster is never a competitor: its place holds the 1 of log(1 + ...).
-            return exponents.scatter(1, cluster[:, None], 0.0).logsumexp(dim=1).mean()
+    def mean_term(
+        left_out: Tensor, margin_rad: Tensor | float, prior: Tensor | None = None
+    ) -> Tensor:
+        logits, target = scaled, scale * angular_margin_cosine(own_cosine, margin_rad)
+        if prior is not None:
+            logits, target = logits + prior, target + prior[cluster]
+        # log(1 + sum exp(l - t)) = logsumexp - t, where t, in the own cluster's place, is the 1.
+        logits = logits.masked_fill(left_out, -torch.inf).scatter_(1, own, target[:, None])
+        return (logits.logsumexp(dim=1) - target).mean()
 
-        between = mean_term(~same_class, margin_between_rad, log_prior)
-        within = mean_term(same_class, margin_within_rad)
-        return ClmleTerms(between + weight_within * within, between, within)
+    between = mean_term(same_class, margin_between_rad, log_prior)
+    within = mean_term(~same_class, margin_within_rad)
+    return ClmleTerms(between + weight_within * within, between, within)
 
 
-def with_batch_means(
+def candidate_cosines(
     embeddings: Tensor,
     cluster_ids: Tensor,
     centroids: Tensor,
@@ -120,36 +119,37 @@ def with_batch_means(
     candidates: Literal["batch", "table"],
     momentum: float = 0.0,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Put the batch's own means in the place of older centroids, or mix the two.
+    """Cosines to candidate clusters, the batch's own means in the place of older centroids.
 
     The table is as old as its last refresh; the mean of a cluster's embeddings in the batch is of
     this step, and the gradient flows through it.
 
     Args:
-        embeddings: (N, D) unit rows.
+        embeddings: (N, D) floating point unit rows.
         cluster_ids: (N,) int64 cluster of each sample in the table.
-        centroids: (M, D) unit rows: the table's, or running means (`running_means`).
+        centroids: (M, D) unit rows without a gradient: the table's, or running means
+            (`running_means`).
         candidates: "batch" keeps only the clusters that are in the batch; "table" keeps all of
             them, the others with their old centroids.
         momentum: beta in [0, 1]: share of the old centroid; the batch's mean has the rest.
 
     Returns:
-        The row of each sample among the candidates (N,), their directions (K, D), and which
-        clusters they are (K,) int64, with K = P or K = M. A cluster whose embeddings cancel out
-        keeps its old centroid.
+        The column of each sample's own cluster (N,), the cosines (N, K), and which clusters they
+        are to (K,) int64, with K = P or K = M. A cluster whose embeddings cancel out keeps its old
+        centroid.
     """
     present, position = torch.unique(cluster_ids, return_inverse=True)
-    embeddings = _at_least_float32(embeddings)
-    # A matrix product, since adding up rows by index has no fixed order on GPUs.
-    belongs = functional.one_hot(position, len(present)).T.to(embeddings.dtype)
     with torch.autocast(embeddings.device.type, enabled=False):
-        means = (belongs @ embeddings) / belongs.sum(dim=1, keepdim=True)
-    old = centroids.to(means.dtype)
-    fresh = mixed_directions(old[present], means, momentum=momentum)
-    if candidates == "batch":
-        return position, fresh, present
-    every = torch.arange(len(centroids), device=cluster_ids.device)
-    return cluster_ids, old.index_copy(0, present, fresh), every
+        embeddings = embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
+        old = centroids.to(embeddings.dtype)
+        means = cluster_means(embeddings, position, len(present))
+        fresh = mixed_directions(old[present], means, momentum=momentum)
+        cosine = embeddings @ fresh.T
+        if candidates == "batch":
+            return position, cosine, present
+        # Columns are replaced, not centroids: a table of these would be copied, and get a gradient.
+        cosine = (embeddings @ old.T).index_copy_(1, present, cosine)
+    return cluster_ids, cosine, torch.arange(len(centroids), device=cluster_ids.device)
 
 
 def mixed_directions(old: Tensor, means: Tensor, *, momentum: float) -> Tensor:
@@ -167,7 +167,3 @@ def mixed_directions(old: Tensor, means: Tensor, *, momentum: float) -> Tensor:
         means = momentum * old + (1 - momentum) * means
     usable = means.detach().norm(dim=1, keepdim=True) > _SHORTEST_MEAN
     return torch.where(usable, functional.normalize(means, dim=1), old)
-
-
-def _at_least_float32(tensor: Tensor) -> Tensor:
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

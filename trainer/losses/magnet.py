@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional
+
+from trainer.losses.cluster_means import cluster_means
 
 # Where each cluster of a batch is one image, repeated, nothing varies.
 _SMALLEST_VARIANCE = 1e-4
@@ -36,10 +37,8 @@ def magnet_loss(embeddings: Tensor, cluster: Tensor, label: Tensor, *, alpha: fl
     """
     with torch.autocast(embeddings.device.type, enabled=False):
         rows = embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
-        _, position = torch.unique(cluster, return_inverse=True)
-        # A matrix product, since adding up rows by index has no fixed order on GPUs.
-        belongs = functional.one_hot(position).to(rows.dtype)
-        means = (belongs.T @ rows) / belongs.sum(dim=0)[:, None]
+        present, position = torch.unique(cluster, return_inverse=True)
+        means = cluster_means(rows, position, len(present))
         squared = (rows[:, None] - means[None]).square().sum(dim=2)
         own = squared.gather(1, position[:, None]).squeeze(1)
         variance = (own.sum() / max(1, len(rows) - 1)).clamp(min=_SMALLEST_VARIANCE)

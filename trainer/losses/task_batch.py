@@ -6,6 +6,7 @@ Legend: B images of a micro-batch, D embedding, M clusters of a table, K candida
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -71,6 +72,7 @@ class TaskBatch:
     """(D, D) float32 of embeddings within their clusters; None where `loss.spread` is 0, and
     before it is known."""
 
+    @cached_property
     def clusters(self) -> tuple[TaskTable, Tensor]:
         """The table, and (B,) int64 cluster of each image in it; only where a table is active."""
         assert self.table is not None, "a loss on clusters was called before the first table"

@@ -16,7 +16,7 @@ from torch import Tensor
 from trainer.loss_facts import LOSSES, LossName
 from trainer.loss_section import LossConfig
 from trainer.losses.class_margins import ldam_margins, rare_class_margins
-from trainer.losses.clmle import clmle_loss, with_batch_means
+from trainer.losses.clmle import candidate_cosines, clmle_loss
 from trainer.losses.isda import isda_offsets
 from trainer.losses.lmle import lmle_loss, lmle_margins
 from trainer.losses.magnet import magnet_loss
@@ -120,10 +120,9 @@ class ClmleTerm:
 
     def __call__(self, batch: TaskBatch) -> TermValue:
         """CLMLE of the batch, with the batch's own means in the clusters' centroids."""
-        table, clusters = batch.clusters()
-        embedding = batch.output.embedding
-        rows, centroids, which = with_batch_means(
-            embedding,
+        table, clusters = batch.clusters
+        rows, cosine, which = candidate_cosines(
+            batch.output.embedding,
             clusters,
             table.centroids,
             candidates=self._loss.candidates,
@@ -136,9 +135,8 @@ class ClmleTerm:
             margin = self._margins_of_class[batch.labels]
         margin = margin * batch.margin_factor
         terms = clmle_loss(
-            embedding,
+            cosine,
             rows,
-            centroids,
             class_of,
             scale=self._loss.scale,
             margin_between_rad=margin,
@@ -159,7 +157,7 @@ class MagnetTerm:
 
     def __call__(self, batch: TaskBatch) -> TermValue:
         """Magnet loss of the batch, by the table's clusters."""
-        _, clusters = batch.clusters()
+        _, clusters = batch.clusters
         value = magnet_loss(batch.output.embedding, clusters, batch.labels, alpha=self._alpha)
         return TermValue(value, {"magnet": value})
 
@@ -173,7 +171,7 @@ class LmleTerm:
 
     def __call__(self, batch: TaskBatch) -> TermValue:
         """LMLE of the batch, by the table's clusters."""
-        table, clusters = batch.clusters()
+        table, clusters = batch.clusters
         margins = lmle_margins(table.sizes, table.class_of, self._class_counts, share=self._share)
         value = lmle_loss(batch.output.embedding, clusters, batch.labels, margins[clusters])
         return TermValue(value, {"lmle": value})
