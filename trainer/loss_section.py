@@ -160,8 +160,8 @@ class LossConfig:
 
     @property
     def keeps_means(self) -> bool:
-        """Whether clusters have running means."""
-        return self.name == "clmle" and self.mean_momentum > 0
+        """Whether clusters have running means: with a momentum of 1 these would never move."""
+        return self.name == "clmle" and 0 < self.mean_momentum < 1
 
     @property
     def keeps_covariance(self) -> bool:

@@ -278,8 +278,11 @@ def test_the_clusters_of_a_micro_batch_are_looked_up_once_a_task(
     assert len(looked_up) == 2
 
 
-def test_without_momentum_nothing_is_kept(objective, outputs, tables, sample_ids):
-    made = objective(candidates="table")
+@pytest.mark.parametrize("momentum", [0.0, 1.0])
+def test_without_momentum_or_with_all_of_it_nothing_is_kept(
+    objective, outputs, tables, sample_ids, momentum
+):
+    made = objective(candidates="table", mean_momentum=momentum)
     before, _ = made(outputs, sample_ids, 50)
     made.move_statistics(ALONE)
     assert made.running_statistics() == {}
