@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     config, derived = found
     methods = _methods(config)
-    _tell_of_ignored(methods, config.baselines)
+    _warn_of_settings(methods, config.baselines)
     manifest = _checked(config, options.resume)
     for line in recipe_lines(config, derived):
         sys.stdout.write(f"{line}\n")
@@ -92,16 +92,16 @@ def _checked(config: RunConfig, resume: str) -> Manifest:
     return manifest
 
 
-def _tell_of_ignored(
+def _warn_of_settings(
     methods: Mapping[str, RunConfig], baselines: Mapping[str, Mapping[str, Any]]
 ) -> None:
-    """Warn of settings without effect; of a baseline's, only of those that it names itself."""
+    """Warn of settings at issue; of a baseline's, only of those that it names itself."""
     for name, config in methods.items():
-        for ignored in config.ignored_settings():
+        for warning in config.warnings():
             if name not in baselines:
-                sys.stderr.write(f"warning: {ignored}\n")
-            elif ignored.split()[0] in baselines[name]:
-                sys.stderr.write(f"warning: baseline {name}: {ignored}\n")
+                sys.stderr.write(f"warning: {warning}\n")
+            elif warning.split()[0] in baselines[name]:
+                sys.stderr.write(f"warning: baseline {name}: {warning}\n")
 
 
 def _methods(config: RunConfig) -> dict[str, RunConfig]:

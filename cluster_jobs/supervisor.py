@@ -75,7 +75,7 @@ class Supervisor:
         self._old_report = _time_written(self._run.report)
         self._progress = TrainingProgress(self._run.metrics, label=label, steps=config.train.steps)
         logs = [self._run.logs / name for name in ("trainer.log", "service.log")]
-        self._warnings = WarningsShown(logs, known=config.ignored_settings())
+        self._warnings = WarningsShown(logs, known=config.warnings())
         self._trainer = self._start_trainer(resume, devices)
 
     def finish(self) -> None:

@@ -78,7 +78,9 @@ class RunConfig:
             return
         if name == "clmle" and loss.candidates == "table":
             return
-        remedy = " or set loss.candidates table" if name == "clmle" else ""
+        remedy = ""
+        if name == "clmle":
+            remedy = ", or loss.candidates table and loss.mean_momentum above 0, such as 0.9"
         raise ConfigError(
             f"loss.name {name} needs sampler.sampling cluster (or auto), got {self.sampling!r}: an "
             "image is compared with the clusters of its batch, and images drawn by their labels "
@@ -147,6 +149,19 @@ class RunConfig:
     def run_path(self) -> Path:
         """`run.folder` as a path."""
         return Path(self.run.folder)
+
+    def warnings(self) -> list[str]:
+        """What the user is told when the run starts; each begins with the setting at issue."""
+        told, loss = self.ignored_settings(), self.loss
+        by_label = loss.name == "clmle" and self.sampling != "cluster"
+        if by_label and not loss.mean_momentum:
+            told.append(
+                f"loss.candidates table with sampler.sampling {self.sampling} and "
+                "loss.mean_momentum 0: where a cluster has one image in a micro-batch, that image "
+                "is its own centroid, which draws it nowhere; set loss.mean_momentum above 0, such "
+                "as 0.9"
+            )
+        return told
 
     def ignored_settings(self) -> list[str]:
         """Settings that differ from their default and have no effect on this run, in words."""

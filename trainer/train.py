@@ -179,8 +179,8 @@ def _claimed(config: RunConfig, run: RunFolder, resume: str) -> Iterator[None]:
 
 
 def _warn_of_settings(config: RunConfig, manifest: Manifest) -> None:
-    for ignored in config.ignored_settings():
-        logger.warning("%s", ignored)
+    for warning in config.warnings():
+        logger.warning("%s", warning)
     if evaluated_split(config, manifest) is None:
         logger.warning("%s has no test split; nothing is evaluated", manifest.folder)
 

@@ -67,7 +67,10 @@ def test_there_are_configurations():
         ("sampler: {clusters: 1}", r"sampler\.clusters must be >= 2"),
         ("sampler: {clusters: 4, siblings: 4}", r"sampler\.siblings must be in \[0"),
         ("sampler: {sampling: instance}", "an image is compared with the clusters of its batch"),
-        ("sampler: {sampling: instance}", "sampling cluster or set loss.candidates table"),
+        (
+            "sampler: {sampling: instance}",
+            "cluster, or loss.candidates table and loss.mean_momentum",
+        ),
         (
             "{sampler: {sampling: instance}, loss: {name: magnet, candidates: table}}",
             "similar clusters; set sampler.sampling cluster$",
@@ -239,6 +242,18 @@ def test_settings_without_effect_are_reported():
 def test_only_what_was_set_and_has_no_effect_is_told(sections, told):
     ignored = build_config(sections).ignored_settings()
     assert [line.split()[0] for line in ignored] == ([told] if told else [])
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.1, 1.0])
+@pytest.mark.parametrize("sampling", ["auto", "square_root", "class_groups"])
+def test_lone_images_that_are_their_own_centroids_are_warned_of(sampling, momentum):
+    loss = {"candidates": "table", "mean_momentum": momentum}
+    config = build_config({"loss": loss, "sampler": {"sampling": sampling}})
+    assert config.ignored_settings() == []
+    told = [line.split()[0] for line in config.warnings()]
+    assert told == (["loss.candidates"] if sampling != "auto" and not momentum else [])
+    other = build_config({"loss": {"name": "softmax"}, "sampler": {"sampling": "square_root"}})
+    assert other.warnings() == other.ignored_settings()
 
 
 def test_tables_are_asked_for_at_the_start_and_then_periodically():
