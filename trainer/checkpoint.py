@@ -70,15 +70,27 @@ def save(
     engine.world.barrier()
     engine.save(run.checkpoints, step_name(state.step))
     engine.world.barrier()
-    if engine.world.is_first:
-        if statistics:
-            arrays = {name: rows.cpu().contiguous() for name, rows in statistics.items()}
-            # Not save_file: it makes files that only their owner can read.
-            (folder / _STATISTICS).write_bytes(safetensors_of(arrays))
-        files = {f.name: sha256_of(f) for f in sorted(folder.iterdir()) if f.name != _MANIFEST}
-        flush_tree(folder)  # before the manifest says that all is there
-        write_json(folder / _MANIFEST, {"state": asdict(state), "files": files})
-        _remove_others(run, state.step, keep=keep)
+    # As long as reading all of it takes.
+    engine.world.first_does(lambda: _complete(folder, run, state, statistics or {}, keep=keep))
+
+
+def _complete(
+    folder: Path,
+    run: RunFolder,
+    state: LoopState,
+    statistics: Mapping[str, torch.Tensor],
+    *,
+    keep: int,
+) -> None:
+    """Make what DeepSpeed has written count: on the disk, with checksums."""
+    if statistics:
+        arrays = {name: rows.cpu().contiguous() for name, rows in statistics.items()}
+        # Not save_file: it makes files that only their owner can read.
+        (folder / _STATISTICS).write_bytes(safetensors_of(arrays))
+    files = {f.name: sha256_of(f) for f in sorted(folder.iterdir()) if f.name != _MANIFEST}
+    flush_tree(folder)  # before the manifest says that all is there
+    write_json(folder / _MANIFEST, {"state": asdict(state), "files": files})
+    _remove_others(run, state.step, keep=keep)
 
 
 def _remove_others(run: RunFolder, newest: int, *, keep: int) -> None:
@@ -179,9 +191,8 @@ def load_statistics(path: Path, world: World) -> dict[str, torch.Tensor]:
         path: a checkpoint that `find_sound` found.
         world: the ranks; the first reads for all.
     """
-    stored = None
-    if world.is_first:
-        stored = load_file(path / _STATISTICS) if (path / _STATISTICS).exists() else {}
+    file = path / _STATISTICS
+    stored = world.first_does(lambda: load_file(file) if file.exists() else {})
     return {name: torch.from_numpy(a) for name, a in world.broadcast_arrays(stored).items()}
 
 
@@ -204,6 +215,7 @@ def _read_manifest(path: Path) -> tuple[LoopState, dict[str, str]]:
 
 def _damage(path: Path) -> str | None:
     """What is wrong with the files of a checkpoint; None if nothing is."""
+    logger.info("checking %s", path)  # which takes minutes when it is large
     try:
         _, files = _read_manifest(path)
     except TrainingError as error:

@@ -165,16 +165,16 @@ class Loop:
         """Write a snapshot: the request for tables of these weights."""
         parts = self._parts
         state = parts.engine.full_state()
-        checksum = None
-        if parts.world.is_first:
-            checksum = write_snapshot(
+        snapshot = parts.world.first_does(
+            lambda: write_snapshot(
                 parts.run,
                 self.step,
                 state=state,
                 network=parts.description,
                 data_checksum=parts.manifest.checksum,
-            ).checksum
-        checksum = parts.world.broadcast_text(checksum)
+            )
+        )
+        checksum = parts.world.broadcast_text(snapshot.checksum if snapshot else None)
         assert checksum is not None
         parts.feed.request(self.step, checksum)
 

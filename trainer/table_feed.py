@@ -19,12 +19,11 @@ from clustering.errors import ClusterError
 from clustering.table import ClusterTable
 from trainer.errors import ConfigError, LateTable, Stopped, TrainingError
 from trainer.sections import RefreshConfig
-from trainer.world import World
+from trainer.world import ROUND_SECONDS, World
 
 logger = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.05
-_ROUND_SECONDS = 1.0  # the ranks hear from rank 0 at least this often while they wait
 
 
 @dataclass
@@ -148,7 +147,7 @@ class TableFeed:
         return True
 
     def _wait_until(self, version: int, step: int, deadline: float) -> None:
-        while not self._switch_to_newest([version], step, until=time.monotonic() + _ROUND_SECONDS):
+        while not self._switch_to_newest([version], step, until=time.monotonic() + ROUND_SECONDS):
             self._stop_if_told(version, step)
             late = self._world.broadcast_text("late" if time.monotonic() > deadline else None)
             if late:
@@ -196,14 +195,7 @@ class TableFeed:
 
     def _take(self, version: int, folder: Path) -> None:
         """Load on rank 0, check, hand to every rank; a failure there fails every rank."""
-        tables: Mapping[str, ClusterTable] = {}
-        problem = None
-        if self._world.is_first:
-            try:
-                tables = store.load(folder, version)
-                self._check(tables)
-            except (ClusterError, ConfigError) as error:
-                problem = str(error)
+        tables, problem = self._world.first_does(lambda: self._read(version, folder)) or ({}, None)
         problem = self._world.broadcast_text(problem)
         if problem:
             raise TrainingError(problem)
@@ -216,3 +208,12 @@ class TableFeed:
             self.tables[task] = ClusterTable.from_arrays(
                 arrays, version=version, task=task, stats=entry
             )
+
+    def _read(self, version: int, folder: Path) -> tuple[Mapping[str, ClusterTable], str | None]:
+        """The tables, or what is wrong with them."""
+        try:
+            tables = store.load(folder, version)
+            self._check(tables)
+        except (ClusterError, ConfigError) as error:
+            return {}, str(error)
+        return tables, None

@@ -122,10 +122,8 @@ def train(config: RunConfig, *, resume: str = "auto") -> dict[str, Any]:
         check_start(config, resume)
     manifest = load_manifest(config)
     with StopFlag() as told_to_stop, ExitStack() as stack:
-        found = None
         if is_first:
             stack.enter_context(_claimed(config, run, resume))
-            found = checkpoint.find_sound(resume, run)
             _warn_of_settings(config, manifest)
         world = start_distributed(config)
         stack.callback(torch.distributed.destroy_process_group)
@@ -133,6 +131,7 @@ def train(config: RunConfig, *, resume: str = "auto") -> dict[str, Any]:
         if slow is not None and world.is_first:
             logger.warning("%s", slow)
         # One rank decides: on a shared file system another may not see the newest checkpoint yet.
+        found = world.first_does(lambda: checkpoint.find_sound(resume, run))
         named = world.broadcast_text(str(found) if found is not None else None)
         parts = _build(config, world, manifest, stack, told_to_stop, fresh=named is None)
         resumed = _restore(parts, Path(named)) if named is not None else None
@@ -194,8 +193,8 @@ def _restore(parts: Parts, path: Path) -> LoopState:
         data_checksum=parts.manifest.checksum,
     )
     former = RunFolder(path.parent.parent)
-    if parts.world.is_first and former.path.resolve() != parts.run.path.resolve():
-        _adopt(former, parts.run, state.feed)
+    if former.path.resolve() != parts.run.path.resolve():
+        parts.world.first_does(lambda: _adopt(former, parts.run, state.feed))
     parts.feed.restore(state.feed, parts.run.tables)
     parts.objective.use_tables(parts.feed.tables)
     parts.objective.restore_statistics(checkpoint.load_statistics(path, parts.world))

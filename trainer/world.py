@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
 import torch.distributed as dist
+
+from trainer.errors import TrainingError
+
+ROUND_SECONDS = 1.0
+"""Who waits for another rank hears from it at least this often: far below any time-out."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -62,6 +71,31 @@ class World:
     def barrier(self) -> None:
         """Wait for all ranks."""
         self.sum(torch.zeros(1))
+
+    def first_does(self, work: Callable[[], T]) -> T | None:
+        """Let rank 0 do what may take longer than the collectives' time-out: the others wait.
+
+        Args:
+            work: calls no collective; runs in a thread when there are several ranks.
+
+        Returns:
+            On rank 0 what the work gives, None on the others.
+
+        Raises:
+            TrainingError: on the others, if the work failed; on rank 0 its own error.
+        """
+        if self.size == 1:
+            return work()
+        with ThreadPoolExecutor(1, thread_name_prefix="first_does") as pool:
+            task = pool.submit(work) if self.is_first else None
+            busy = True
+            while busy:
+                busy = task is not None and bool(wait([task], ROUND_SECONDS).not_done)
+                failed = task is not None and not busy and task.exception() is not None
+                busy, failed = self.sum(torch.tensor([busy, failed], dtype=torch.int32)).tolist()
+        if failed and task is None:
+            raise TrainingError("rank 0 could not go on; what it says itself is the reason")
+        return None if task is None else task.result()
 
     def broadcast_text(self, text: str | None) -> str | None:
         """Rank 0's text (or None), on each rank."""

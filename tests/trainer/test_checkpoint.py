@@ -1,13 +1,17 @@
 """A checkpoint counts when its manifest is there; it goes on only with what it fits."""
 
+import datetime
 import json
 import os
 import re
+import time
 from dataclasses import replace
 
 import pytest
 import torch
+import torch.distributed as dist
 
+from tests.helpers.ranks import run_ranks
 from trainer import checkpoint
 from trainer.checkpoint import LoopState
 from trainer.config_builder import build_config
@@ -191,6 +195,22 @@ def test_while_it_is_written_a_checkpoint_does_not_count(run):
     with pytest.raises(KeyboardInterrupt):
         checkpoint.save(Killed(), run, STATE, keep=2)
     assert find_checkpoint("auto", run) is None
+
+
+def save_slowly(rank, num_ranks, run):
+    """On a disk that takes longer to read a checkpoint than ranks wait for each other."""
+    dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=2))
+    engine, sha256_of = FakeEngine(), checkpoint.sha256_of
+    engine.world = World.from_environment()
+    checkpoint.sha256_of = lambda file: time.sleep(2) or sha256_of(file)  # of two files
+    checkpoint.save(engine, run, STATE, keep=1)
+    engine.world.barrier()  # the next step
+    dist.destroy_process_group()
+
+
+def test_a_slow_disk_does_not_make_ranks_lose_patience(run):
+    run_ranks(save_slowly, 2, run, timeout=60)
+    assert checkpoint.find_sound("auto", run) == run.checkpoints / "step_000020"
 
 
 def as_folder(file):

@@ -27,7 +27,7 @@ CHECK = partial(check_tables, embedding_dim=4, num_classes={"identity": 3})
 @pytest.fixture(autouse=True)
 def no_idling(monkeypatch):
     monkeypatch.setattr(table_feed, "_POLL_SECONDS", 0.001)
-    monkeypatch.setattr(table_feed, "_ROUND_SECONDS", 0.01)
+    monkeypatch.setattr(table_feed, "ROUND_SECONDS", 0.01)
 
 
 @pytest.fixture
@@ -304,7 +304,7 @@ def follow(rank, num_ranks, folder):
     """What each of several ranks sees of a switch, of a damaged table and of a stop."""
     dist.init_process_group("gloo")
     world = World.from_environment()
-    table_feed._ROUND_SECONDS = 0.01
+    table_feed.ROUND_SECONDS = 0.01
     seen = {}
     # Rank 0 alone reads the store.
     folder = folder if world.is_first else folder / "not mounted here"

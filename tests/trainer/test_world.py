@@ -1,11 +1,16 @@
 """The few collectives of the trainer, on one rank and on two gloo ranks."""
 
+import datetime
+import time
+
 import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 
 from tests.helpers.ranks import run_ranks
+from trainer import world as world_module
+from trainer.errors import TrainingError
 from trainer.world import World
 
 ALONE = World(rank=0, size=1, local_rank=0, device=torch.device("cpu"))
@@ -42,6 +47,7 @@ def test_alone_every_collective_gives_back_what_it_got():
     assert ALONE.broadcast_text(None) is None
     received = ALONE.broadcast_arrays(ARRAYS)
     assert all(np.array_equal(received[name], ARRAYS[name]) for name in ARRAYS)
+    assert ALONE.first_does(lambda: "done") == "done"
     ALONE.barrier()
 
 
@@ -105,3 +111,32 @@ def test_arrays_arrive_with_their_shapes_and_types(two_ranks):
             received = result["arrays"][name]
             assert received.dtype == expected.dtype
             np.testing.assert_array_equal(received, expected, strict=True)
+
+
+TIMEOUT_SECONDS = 2
+
+
+def slow_work(rank, num_ranks):
+    """Rank 0 takes longer than the collectives' time-out, then fails."""
+    dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=TIMEOUT_SECONDS))
+    world_module.ROUND_SECONDS = 0.1
+    world = World.from_environment()
+
+    def work():
+        time.sleep(2 * TIMEOUT_SECONDS)
+        return rank
+
+    def fail():
+        raise OSError(28, "No space left on device")
+
+    done = world.first_does(work)
+    try:
+        world.first_does(fail)
+    except (OSError, TrainingError) as error:
+        failure = type(error).__name__
+    dist.destroy_process_group()
+    return done, failure
+
+
+def test_no_rank_loses_patience_with_the_slow_work_of_the_first():
+    assert run_ranks(slow_work, 2, timeout=60) == [(0, "OSError"), (None, "TrainingError")]
