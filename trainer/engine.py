@@ -119,6 +119,15 @@ def make_optimizer(network: Network, config: RunConfig) -> torch.optim.Optimizer
     )
 
 
+def is_finite(network: nn.Module) -> bool:
+    """Whether every weight and statistic that this rank holds is a finite number."""
+    # ZeRO 3 leaves an empty weight, and this rank's part of it beside that.
+    held = [getattr(p, "ds_tensor", p).detach() for p in network.parameters()]
+    # Their least and largest are NaN if one of them is, and take no memory.
+    extremes = [torch.stack(t.aminmax()) for t in (*held, *network.buffers()) if t.numel()]
+    return all(bool(pair.isfinite().all()) for pair in extremes)
+
+
 class Engine:
     """A network that DeepSpeed trains.
 
@@ -173,6 +182,10 @@ class Engine:
             return dict(self.network.state_dict())
         with deepspeed.zero.GatheredParameters(list(self.network.parameters())):
             return {k: v.detach().cpu().clone() for k, v in self.network.state_dict().items()}
+
+    def is_finite(self) -> bool:
+        """Whether this rank's weights and statistics are finite."""
+        return is_finite(self.network)
 
     def evaluate(self) -> Any:
         """A context in which `network` is whole and in evaluation mode, entered by every rank."""

@@ -22,7 +22,10 @@ def require(condition: bool, name: str, expected: str, got: object) -> None:
 
 
 class NonFiniteLoss(TrainingError):
-    """The loss became infinite or not a number; raised before the weights were updated."""
+    """The loss became infinite or not a number, or its gradient and so the weights.
+
+    Raised before the update, or before such weights are written.
+    """
 
 
 class LateTable(TrainingError):

@@ -5,8 +5,8 @@ Every rank runs it in lock-step; only rank 0 writes.
 
 from __future__ import annotations
 
-import io
 import logging
+import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -102,10 +102,16 @@ class Loop:
         parts, steps = self._parts, self._parts.config.train.steps
         if parts.feed.tables or parts.config.sampling_at(self.step) != "cluster":
             self._read_ahead()
-        stream = sys.stderr if parts.world.is_first else io.StringIO()  # one rank speaks
-        with Progress(
-            steps, label="training", unit="steps", stream=stream, done=self.step
-        ) as progress:
+        with (
+            open(os.devnull, "w", encoding="utf-8") as nowhere,
+            Progress(
+                steps,
+                label="training",
+                unit="steps",
+                stream=sys.stderr if parts.world.is_first else nowhere,  # one rank speaks
+                done=self.step,
+            ) as progress,
+        ):
             while self.step < steps:
                 self._follow_tables()
                 stopping = self._step.run(self.step, self._record, stop=self._told_to_stop())
@@ -113,7 +119,8 @@ class Loop:
                 self._after_step(stopping)
                 progress.update(1)
         self._ask_for_tables()
-        parts.feed.finish(self.step)
+        if parts.feed.finish(self.step):
+            self._write(self._table_metrics())
         return self._evaluate()
 
     def _follow_tables(self) -> None:
@@ -164,6 +171,7 @@ class Loop:
     def _ask_for_tables(self) -> None:
         """Write a snapshot: the request for tables of these weights."""
         parts = self._parts
+        self._step.check_weights(self.step)
         state = parts.engine.full_state()
         snapshot = parts.world.first_does(
             lambda: write_snapshot(
@@ -200,7 +208,7 @@ class Loop:
             raise Stopped(f"stopped after step {step}; --resume auto (the default) goes on there")
 
     def _log(self) -> None:
-        """Mean of each part over the micro-batches and ranks since the last row."""
+        """Of the steps since the last row: mean of each part over micro-batches and ranks."""
         parts, record = self._parts, self._record
         self._record = StepRecord()
         self.train_seconds += record.seconds
@@ -209,9 +217,10 @@ class Loop:
         counts = torch.tensor([record.counts[name] for name in names], device=sums.device)
         means = parts.world.mean(sums / counts).tolist()
         values = {f"train/{name}": mean for name, mean in zip(names, means, strict=True)}
+        waiting = torch.tensor(record.waiting_seconds / record.seconds)
         values |= {
             "train/images_per_second": record.images * parts.world.size / record.seconds,
-            "train/data_wait_share": record.waiting_seconds / record.seconds,
+            "train/data_wait_share": float(parts.world.gather(waiting).max()),
             "train/learning_rate": self._step.learning_rate,
             "train/margin_factor": parts.objective.margin_factor(self.step - 1),
         }
@@ -222,7 +231,7 @@ class Loop:
             values |= self._watch.measure(
                 record.embeddings,
                 record.projections,
-                parts.objective.candidates,
+                record.candidates,
                 values,
                 margin_factor=values["train/margin_factor"],
             )
@@ -242,6 +251,7 @@ class Loop:
         if self._saved == self.step:
             return
         parts = self._parts
+        self._step.check_weights(self.step)
         state = LoopState(
             step=self.step,
             feed=parts.feed.state,

@@ -13,8 +13,16 @@ from trainer.config import RunConfig
 from trainer.engine import Engine
 from trainer.errors import NonFiniteLoss
 from trainer.losses.schedule import learning_rate_factor
+from trainer.losses.task_batch import Candidates
 from trainer.models.batch_norm import RunningStatistics
+from trainer.models.network import TaskOutput
 from trainer.objective import Objective
+
+_REMEDY = (
+    "Lower optim.learning_rate, set train.gradient_clipping, or grow the margins more slowly "
+    "(loss.margin_anneal), in a new run.folder; --resume PATH goes on there from one of this run's "
+    "checkpoints"
+)
 
 
 class StepRecord:
@@ -29,9 +37,20 @@ class StepRecord:
         self.waiting_seconds = 0.0
         """Time in which the step stood still for its images."""
         self.embeddings: dict[str, torch.Tensor] = {}
-        """task -> (B, D) of the last micro-batch of this rank."""
+        """task -> (B, D) of this rank's first micro-batch of the last step: on rank 0 the same one
+        for any number of ranks."""
         self.projections: dict[str, torch.Tensor] = {}
         """task -> (B, D) what BatchNorm made these embeddings of."""
+        self.candidates: Mapping[str, Candidates] = {}
+        """task -> the clusters that CLMLE compared them with."""
+
+    def look_at(
+        self, outputs: Mapping[str, TaskOutput], candidates: Mapping[str, Candidates]
+    ) -> None:
+        """Keep what a micro-batch was mapped to."""
+        self.embeddings = {task: output.embedding.detach() for task, output in outputs.items()}
+        self.projections = {task: output.projection for task, output in outputs.items()}
+        self.candidates = candidates
 
     def add(self, parts: Mapping[str, torch.Tensor]) -> None:
         """Add one micro-batch's loss parts."""
@@ -91,16 +110,35 @@ class TrainingStep:
             record.add(parts)
             record.images += len(batch.images)
             finite &= torch.isfinite(parts["loss"])
+            if number == 0:
+                record.look_at(outputs, self._objective.candidates)
             if number == engine.num_micro_batches - 1:
                 stop = self._agree(step, finite, stop=stop)
             engine.micro_step()
         if not frozen:
             self._statistics.finish(engine.world.mean)
         self._objective.move_statistics(engine.world)
-        record.embeddings = {task: output.embedding.detach() for task, output in outputs.items()}
-        record.projections = {task: output.projection for task, output in outputs.items()}
         record.seconds += time.monotonic() - started
         return stop
+
+    def check_weights(self, step: int) -> None:
+        """Refuse weights that are not finite, before they are written. Every rank must call it.
+
+        A finite loss may have a gradient that is not, which only the next step's loss would show.
+
+        Args:
+            step: optimiser steps done.
+
+        Raises:
+            NonFiniteLoss: on every rank, if the weights of any are not finite.
+        """
+        engine = self._engine
+        bad = torch.tensor(not engine.is_finite(), dtype=torch.int32)
+        if engine.world.sum(bad):
+            raise NonFiniteLoss(
+                f"the loss was finite, but the weights are not after step {step}: nothing is "
+                f"written of them. {_REMEDY}"
+            )
 
     def _set_learning_rate(self, step: int) -> float:
         """Main part and classifier stage each have the whole schedule; the latter no warm-up."""
@@ -127,8 +165,6 @@ class TrainingStep:
             ranks = ", ".join(str(r) for r in bad.nonzero().flatten().tolist())
             raise NonFiniteLoss(
                 f"the loss is not finite at step {step} on rank {ranks}; the weights were not "
-                "updated. Lower optim.learning_rate, set train.gradient_clipping, or grow the "
-                "margins more slowly (loss.margin_anneal), in a new run.folder; --resume PATH "
-                "goes on there from one of this run's checkpoints"
+                f"updated. {_REMEDY}"
             )
         return told_to_stop

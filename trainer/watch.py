@@ -20,7 +20,7 @@ _CHECKS_IN_A_ROW = 3
 
 
 class CollapseWatch:
-    """One detector a task; looks at the last micro-batch before each row of metrics."""
+    """One detector a task; looks at one micro-batch before each row of metrics."""
 
     def __init__(self, loss: LossConfig) -> None:
         self._loss = loss
@@ -38,7 +38,7 @@ class CollapseWatch:
         """Measure, and warn once when a task has collapsed.
 
         Args:
-            embeddings: task -> (B, D) unit rows of this rank's last micro-batch.
+            embeddings: task -> (B, D) unit rows of a micro-batch.
             projections: task -> (B, D) what BatchNorm made them of.
             candidates: task -> the clusters that CLMLE compared them with.
             metrics: the row being written, with the loss parts.

@@ -1,12 +1,13 @@
 """DeepSpeed's JSON comes from our few fields; what they decide cannot be said twice."""
 
+import copy
 import json
 
 import pytest
 import torch
 
 from trainer.config_builder import build_config
-from trainer.engine import deepspeed_config, make_optimizer
+from trainer.engine import deepspeed_config, is_finite, make_optimizer
 from trainer.errors import ConfigError
 
 SAMPLER = {"neighbourhoods": 4, "clusters": 5, "samples_per_cluster": 3}
@@ -94,3 +95,19 @@ def test_momentum_is_nesterovs(tiny_network, momentum):
     for group in make_optimizer(tiny_network, config).param_groups:
         assert group["momentum"] == momentum
         assert group["nesterov"] is (momentum > 0)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("part", ["weight", "statistic", "part of ZeRO 3"])
+def test_one_number_that_is_not_finite_is_found(tiny_network, value, part):
+    network = copy.deepcopy(tiny_network)
+    weight = next(p for p in network.parameters() if p.ndim > 1)
+    held = weight
+    if part == "statistic":
+        held = dict(network.named_buffers())["heads.task_shape.norm.running_var"]
+    if part == "part of ZeRO 3":
+        weight.ds_tensor = held = weight.detach().flatten().clone()
+        weight.data = torch.empty(0)
+    assert is_finite(network)
+    held.data.view(-1)[-1] = value
+    assert not is_finite(network)

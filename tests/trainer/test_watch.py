@@ -147,7 +147,7 @@ def test_a_network_that_sees_no_difference_is_noticed_behind_its_batch_norm(
         num_classes={"identity": 3},
     ).build()
     noise = torch.randn(16, 1, 32, 32, generator=torch.Generator().manual_seed(0))
-    images = noise[:1] + 1e-3 * noise if collapsed else noise
+    images = noise[:1] + 1e-4 * noise if collapsed else noise
     output = network(images)["identity"]
     embeddings, projections = {"identity": output.embedding}, {"identity": output.projection}
     watch = CollapseWatch(LossConfig(name="softmax"))

@@ -1,0 +1,220 @@
+"""What the loop writes of a training, and what it refuses to write."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from tests.helpers.ranks import run_ranks
+from trainer import checkpoint
+from trainer.config_builder import build_config
+from trainer.errors import NonFiniteLoss
+from trainer.loop import Loop
+from trainer.losses.task_batch import Candidates
+from trainer.models.network import TaskOutput
+from trainer.run_folder import RunFolder, checkpoint_steps
+from trainer.snapshot import NetworkDescription, snapshot_steps
+from trainer.step import StepRecord, TrainingStep
+from trainer.table_feed import FeedState
+from trainer.world import World
+
+ALONE = World(rank=0, size=1, local_rank=0, device=torch.device("cpu"))
+CONFIG = build_config(
+    {
+        "data": {"shards": "faces"},
+        "loss": {"name": "softmax"},
+        "sampler": {"neighbourhoods": 4},
+        "train": {"steps": 5, "log_every": 2},
+        "refresh": {"every": 0},
+    }
+)
+NETWORK = NetworkDescription(
+    backbone="tiny",
+    channels=1,
+    input_size=8,
+    embedding_dim=8,
+    classifier_input="features",
+    num_classes={"shape": 4},
+)
+
+
+class FakeNetwork(nn.Linear):
+    def __init__(self):
+        super().__init__(1, 1)
+
+    def freeze(self, *, frozen):
+        pass
+
+
+class FakeEngine:
+    """A network that does not learn, in so many micro-batches a step."""
+
+    num_micro_batches = 4
+
+    def __init__(self, world=ALONE):
+        self.network = FakeNetwork()
+        self.world = world
+        self.finite = True
+        self.forwards = 0
+
+    def forward(self, images):
+        self.forwards += 1
+        rows = torch.full((2, 4), float(self.forwards))
+        return {"shape": TaskOutput(rows, rows, -rows, None)}
+
+    def backward(self, loss):
+        pass
+
+    def micro_step(self):
+        pass
+
+    def set_learning_rate(self, learning_rate, *, retrained=False):
+        pass
+
+    def is_finite(self):
+        return self.finite
+
+    def full_state(self):
+        return self.network.state_dict()
+
+    def save(self, folder, tag):
+        (folder / tag).mkdir()
+
+
+class FakeObjective:
+    """Calls the n-th micro-batch's only candidate cluster n."""
+
+    def __init__(self):
+        self.candidates = {}
+        self.calls = 0
+
+    def __call__(self, outputs, sample_ids, step):
+        self.calls += 1
+        which = torch.tensor([self.calls])
+        self.candidates = {"shape": Candidates(which, which, None, 0.0)}
+        return torch.ones(()), {"loss": torch.ones(())}
+
+    def move_statistics(self, world):
+        pass
+
+    def running_statistics(self):
+        return {}
+
+    def margin_factor(self, step):
+        return 1.0
+
+
+class FakeFeed:
+    """Whose last table comes, or does not."""
+
+    def __init__(self, *, comes=True):
+        self.state = FeedState(version=None)
+        self.tables = {}
+        self.version = None
+        self._comes = comes
+
+    def request(self, version, checksum):
+        self.requested = version, checksum
+
+    def finish(self, step):
+        self.state.stall_seconds = 7.0
+        if self._comes:
+            table = SimpleNamespace(stats={"clusters/count": 9, "seed": 3, "backend": "faiss"})
+            self.tables, self.version = {"shape": table}, step
+        return self._comes
+
+
+class Rows:
+    """A metric writer that keeps what it is given."""
+
+    def __init__(self):
+        self.values = {}
+
+    def write(self, step, values):
+        self.values |= {(step, name): value for name, value in values.items()}
+
+
+def loop_at(step, folder, *, feed=None, world=ALONE):
+    parts = SimpleNamespace(
+        config=CONFIG,
+        world=world,
+        run=RunFolder(folder),
+        manifest=SimpleNamespace(checksum="of the data"),
+        description=NETWORK,
+        engine=FakeEngine(world),
+        feed=feed or FakeFeed(),
+        loader=SimpleNamespace(),
+        objective=FakeObjective(),
+        evaluator=None,
+        metrics=Rows(),
+    )
+    loop = Loop(parts, told_to_stop=lambda: False)
+    loop.step = step
+    loop._read_ahead = lambda: None
+    return loop, parts
+
+
+def test_the_last_table_is_measured_too(tmp_path):
+    loop, parts = loop_at(5, tmp_path)
+    loop.run()
+    assert parts.metrics.values == {
+        (5, "clusters/shape/count"): 9.0,
+        (5, "table/stall_seconds"): 7.0,
+    }
+
+
+def test_without_the_last_table_nothing_is_said_of_it(tmp_path):
+    loop, parts = loop_at(5, tmp_path, feed=FakeFeed(comes=False))
+    loop.run()
+    assert parts.metrics.values == {}
+
+
+def test_weights_that_are_not_finite_are_not_written(tmp_path):
+    loop, parts = loop_at(2, tmp_path)
+    loop._save()
+    loop._ask_for_tables()
+    assert checkpoint_steps(parts.run) == snapshot_steps(parts.run) == [2]
+    loop.step, parts.engine.finite = 4, False
+    for write in (loop._save, loop._ask_for_tables):
+        with pytest.raises(NonFiniteLoss, match="weights are not after step 4.*learning_rate"):
+            write()
+    assert checkpoint_steps(parts.run) == snapshot_steps(parts.run) == [2]
+    assert checkpoint.find_sound("auto", parts.run) == parts.run.checkpoints / "step_000002"
+
+
+def test_what_is_looked_at_is_the_first_micro_batch_of_a_step():
+    engine, objective, record = FakeEngine(), FakeObjective(), StepRecord()
+    batch = SimpleNamespace(
+        images=torch.zeros(2, 1),
+        neighbourhood=SimpleNamespace(sample_ids=np.arange(2)),
+        torch_seed=0,
+    )
+    step = TrainingStep(CONFIG, engine, objective, SimpleNamespace(next=lambda: batch))
+    for number in range(2):
+        step.run(number, record, stop=False)
+        first = 1 + 4 * number
+        assert record.embeddings["shape"].unique().tolist() == [first]
+        assert record.projections["shape"].unique().tolist() == [-first]
+        assert record.candidates["shape"].rows.tolist() == [first]
+    assert record.images == 2 * 4 * 2
+
+
+def log_waits(rank, num_ranks, folder):
+    """Rank 1 waits long for its images."""
+    dist.init_process_group("gloo")
+    loop, parts = loop_at(4, folder, world=World.from_environment())
+    record = loop._record
+    record.add({"loss": torch.tensor(float(rank))})
+    record.seconds, record.waiting_seconds = 10.0, 1.0 + 7 * rank
+    loop._log()
+    dist.destroy_process_group()
+    return parts.metrics.values
+
+
+def test_a_rank_that_waits_is_not_hidden_by_the_others(tmp_path):
+    for values in run_ranks(log_waits, 2, tmp_path, timeout=60):
+        assert values[4, "train/data_wait_share"] == pytest.approx(0.8)
+        assert values[4, "train/loss"] == 0.5
