@@ -29,7 +29,7 @@ def run_job(job: Callable[[Sequence[str] | None], int], argv: Sequence[str] | No
     """
     from clustering.errors import ClusterError
     from data_shards.errors import DataError
-    from trainer.errors import ConfigError, TrainingError
+    from trainer.errors import ConfigError, TrainingError, os_error_text
 
     try:
         return job(argv)
@@ -42,6 +42,5 @@ def run_job(job: Callable[[Sequence[str] | None], int], argv: Sequence[str] | No
     except (ConfigError, DataError, ClusterError, TrainingError, JobError) as error:
         sys.stderr.write(f"error: {error}\n")
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        sys.stderr.write(f"error: {where}{error.strerror or error}\n")
+        sys.stderr.write(f"error: {os_error_text(error)}\n")
     return ERROR_EXIT_CODE

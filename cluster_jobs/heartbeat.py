@@ -35,7 +35,7 @@ class Heartbeat:
     """The service's side: says what it does, and renews that while it does it."""
 
     def __init__(self, run: RunFolder) -> None:
-        self._path = run.path / "service.json"
+        self._path = run.service
         self._said: tuple[str, int | None] | None = None
         self._said_at = time.monotonic()
         self._written_at = 0.0
@@ -45,7 +45,8 @@ class Heartbeat:
         """Say it, unless it was said just now.
 
         Args:
-            state: waiting | embedding | clustering | publishing | done | stopped | failed.
+            state: waiting | embedding | clustering | publishing | done | stopped | failed; or
+                GIVEN_UP, which `clmle run` says in the service's place.
             version: of the tables that are being made.
         """
         with self._lock:
@@ -108,7 +109,7 @@ class HeartbeatWatch:
     """The other side: what the service said last, and for how long it has been silent."""
 
     def __init__(self, run: RunFolder) -> None:
-        self.path = run.path / "service.json"
+        self.path = run.service
         self._seen: dict[str, Any] = {}
         self._seen_at = time.monotonic()
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cluster_jobs import launch, machine
 from cluster_jobs.errors import PartFailed
-from cluster_jobs.heartbeat import LONGEST_SILENCE_SECONDS, HeartbeatWatch
+from cluster_jobs.heartbeat import LONGEST_SILENCE_SECONDS, Heartbeat, HeartbeatWatch
 from cluster_jobs.processes import Part, stop_all
 from cluster_jobs.ray_part import RayPart
 from cluster_jobs.training_progress import TrainingProgress
@@ -21,7 +21,7 @@ from clustering import store
 from data_shards.atomic import read_json
 from data_shards.errors import DataError
 from trainer.config import RunConfig
-from trainer.run_folder import RunFolder
+from trainer.run_folder import GIVEN_UP, RunFolder
 
 _POLL_SECONDS = 0.2
 _MAKING_TABLES = ("embedding", "clustering", "publishing")
@@ -100,6 +100,8 @@ class Supervisor:
         finally:
             self._progress.close()
             stop_all([part for part in (self._trainer, self._service) if part is not None])
+            if self._given_up:
+                self._heartbeat.clear()  # a training that is started apart may have a service
 
     def _look(self) -> None:
         self._heartbeat.poll()
@@ -197,7 +199,9 @@ class Supervisor:
             stop_all([self._service])
             self._service = None
             self._heartbeat.clear()
-        if with_ray and not self._given_up:
+        if self._given_up:
+            Heartbeat(self._run)(GIVEN_UP)  # else the ranks would wait at the end for a last table
+        elif with_ray:
             self._ray.restart()
 
     def _check_life(self) -> None:

@@ -21,6 +21,12 @@ def require(condition: bool, name: str, expected: str, got: object) -> None:
         raise ConfigError(f"{name} must be {expected}, got {got!r}")
 
 
+def os_error_text(error: OSError) -> str:
+    """What the operating system refused, and for which file if it says so."""
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror or error}"
+
+
 class NonFiniteLoss(TrainingError):
     """The loss became infinite or not a number, or its gradient and so the weights.
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from data_shards.atomic import atomic_file
+from data_shards.atomic import atomic_file, read_json
+from data_shards.errors import DataError
 from trainer.config import RunConfig, as_dict
 from trainer.config_file import load_config, to_yaml
 from trainer.errors import ConfigError
@@ -29,6 +30,8 @@ CHECKPOINT_MANIFEST = "manifest.json"
 """The file without which a checkpoint's folder is nothing."""
 SNAPSHOT_WEIGHTS = "weights.safetensors"
 """The file of a snapshot's weights."""
+GIVEN_UP = "given up"
+"""State in `RUN/service.json` of a clustering service that nobody will start again."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,10 @@ class RunFolder:
     @property
     def logs(self) -> Path:  # noqa: D102
         return self.path / "logs"
+
+    @property
+    def service(self) -> Path:  # noqa: D102
+        return self.path / "service.json"
 
     def claim(self, config: RunConfig, *, fresh: bool) -> None:
         """Make the folder this run's own and write its configuration.
@@ -145,6 +152,14 @@ def checkpoint_steps(run: RunFolder) -> list[int]:
         return []
     steps = {step_of(f.parent.name) for f in run.checkpoints.glob(f"*/{CHECKPOINT_MANIFEST}")}
     return sorted(step for step in steps if step is not None)
+
+
+def is_service_given_up(run: RunFolder) -> bool:
+    """Whether `clmle run` says that no further table will be made."""
+    try:
+        return read_json(run.service).get("state") == GIVEN_UP
+    except DataError:
+        return False
 
 
 def find_checkpoint(resume: str, run: RunFolder) -> Path | None:

@@ -51,6 +51,7 @@ class TableFeed:
         *,
         check: Callable[[Mapping[str, ClusterTable]], None],
         told_to_stop: Callable[[], bool],
+        given_up: Callable[[], bool] = lambda: False,
     ) -> None:
         """Start without a table.
 
@@ -60,6 +61,7 @@ class TableFeed:
             world: the ranks.
             check: raises ConfigError if the tables do not fit the model; runs on rank 0.
             told_to_stop: whether this rank was asked to end; looked at while it waits.
+            given_up: whether it is known that no table will come; looked at by rank 0 alone.
         """
         self.state = FeedState()
         self.tables: dict[str, ClusterTable] = {}
@@ -68,6 +70,7 @@ class TableFeed:
         self._world = world
         self._check = check
         self._told_to_stop = told_to_stop
+        self._given_up = given_up
         self._warned_of: int | None = None
 
     @property
@@ -94,7 +97,7 @@ class TableFeed:
             Whether the tables changed; the same on every rank.
 
         Raises:
-            LateTable: the table did not come in time; on every rank.
+            LateTable: the table did not come in time, or none will; on every rank.
             TrainingError: it cannot be read, or does not fit; on every rank, too.
             Stopped: a rank was told to stop while all waited.
         """
@@ -149,13 +152,22 @@ class TableFeed:
     def _wait_until(self, version: int, step: int, deadline: float) -> None:
         while not self._switch_to_newest([version], step, until=time.monotonic() + ROUND_SECONDS):
             self._stop_if_told(version, step)
-            late = self._world.broadcast_text("late" if time.monotonic() > deadline else None)
-            if late:
+            in_vain = self._world.broadcast_text(self._why_in_vain(deadline))
+            if in_vain:
                 raise LateTable(
-                    f"step {step}: no cluster table {version} in {self._folder} after "
-                    f"{self._refresh.timeout_seconds:g} s (refresh.timeout_seconds); is the "
-                    "clustering service running (python -m cluster_jobs.recluster --config ...)?"
+                    f"step {step}: no cluster table {version} in {self._folder} {in_vain}"
                 )
+
+    def _why_in_vain(self, deadline: float) -> str | None:
+        """Why nobody should wait any longer; rank 0's answer counts."""
+        if self._world.is_first and self._given_up():
+            return "and none will come: the clustering service was given up, its log says why"
+        if time.monotonic() <= deadline:
+            return None
+        return (
+            f"after {self._refresh.timeout_seconds:g} s (refresh.timeout_seconds); is the "
+            "clustering service running (python -m cluster_jobs.recluster --config ...)?"
+        )
 
     def _stop_if_told(self, version: int, step: int) -> None:
         told = torch.tensor(self._told_to_stop(), dtype=torch.int32)

@@ -38,7 +38,7 @@ from trainer.config_file import (
     resolved,
 )
 from trainer.engine import Engine, start_distributed
-from trainer.errors import ConfigError, Stopped, TrainingError
+from trainer.errors import ConfigError, Stopped, TrainingError, os_error_text
 from trainer.evaluation.ranks import RankEvaluator
 from trainer.loop import Loop, Parts
 from trainer.metrics import MetricWriter
@@ -46,7 +46,7 @@ from trainer.models.network import Network
 from trainer.objective import Objective
 from trainer.precision import emulation_warning
 from trainer.report import stall_warning, write_report
-from trainer.run_folder import RunFolder, check_start
+from trainer.run_folder import RunFolder, check_start, is_service_given_up
 from trainer.run_lock import TRAINER, claimed_alone
 from trainer.snapshot import NetworkDescription, begin_from, copy_snapshot
 from trainer.stop import StopFlag, end_process
@@ -90,6 +90,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except (TrainingError, ClusterError) as error:
         sys.stderr.write(f"rank {rank}: error: {error}\n")
+        return 1
+    except OSError as error:
+        sys.stderr.write(f"rank {rank}: error: {os_error_text(error)}\n")
         return 1
     except Exception:  # noqa: BLE001 - every end of a rank names the rank
         sys.stderr.write(f"rank {rank}: " + traceback.format_exc())
@@ -267,6 +270,7 @@ def _build(
                 tables, embedding_dim=config.model.embedding_dim, num_classes=num_classes
             ),
             told_to_stop=told_to_stop,
+            given_up=lambda: is_service_given_up(run),
         ),
         index=index,
         loader=loader,

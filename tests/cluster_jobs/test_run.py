@@ -292,7 +292,9 @@ def test_a_dead_service_is_started_again_if_the_run_may_go_on(
     scripts |= {
         "trainer": f"log = Path({str(log)!r})\n"
         "while not log.exists() or log.read_text().count('at work') < 3: time.sleep(0.05)\n"
-        "time.sleep(1)\n" + FINISH,
+        "said = folder / 'service.json'\n"
+        "while not said.exists() or 'given up' not in said.read_text(): time.sleep(0.05)\n"
+        + FINISH,
         "service": "sys.exit('no memory')",
     }
     assert run_job(run.main, configure(tiny, {"refresh.on_late": "continue"})) == 0
@@ -300,6 +302,7 @@ def test_a_dead_service_is_started_again_if_the_run_may_go_on(
     assert said.count("starting it again") == 2
     assert said.count("its table ages from now on") == 1
     assert len(pids_in(log)) == 3
+    assert not tiny.run.service.exists(), "it would keep a later training from waiting"
 
 
 def test_a_part_that_says_nothing_is_not_waited_for_for_ever(

@@ -11,10 +11,12 @@ import torch
 import torch.distributed as dist
 
 from clustering import store
+from data_shards.atomic import write_json
 from tests.helpers.cluster_tables import tiny_table
 from tests.helpers.ranks import run_ranks
 from trainer import table_feed
-from trainer.errors import Stopped, TrainingError
+from trainer.errors import LateTable, Stopped, TrainingError
+from trainer.run_folder import GIVEN_UP, RunFolder, is_service_given_up
 from trainer.sections import RefreshConfig
 from trainer.table_feed import FeedState, TableFeed
 from trainer.tasks import check_tables
@@ -42,9 +44,10 @@ def publish(folder, version, checksum, **table):
     return made
 
 
-def make_feed(folder, *, on_late="wait", timeout=0.05, lag=3, told=lambda: False, world=ALONE):
+def make_feed(folder, *, on_late="wait", timeout=0.05, lag=3, world=ALONE, **asked):
     refresh = RefreshConfig(every=10, lag=lag, on_late=on_late, timeout_seconds=timeout)
-    return TableFeed(folder, refresh, world, check=CHECK, told_to_stop=told)
+    asked = {"told_to_stop": lambda: False} | asked
+    return TableFeed(folder, refresh, world, check=CHECK, **asked)
 
 
 def feed_with_table_0(folder, **settings):
@@ -263,6 +266,25 @@ def test_the_end_without_its_table_is_an_error_or_a_warning(folder, caplog):
     assert "evaluating with table 0" in caplog.text
 
 
+def test_nobody_waits_for_a_service_that_was_given_up(folder, caplog):
+    run = RunFolder(folder.parent)
+    asked = {"timeout": 600, "given_up": lambda: is_service_given_up(run)}
+    going_on = feed_with_table_0(folder, on_late="continue", **asked)
+    write_json(run.service, {"state": "waiting"})
+    going_on.request(10, "second")
+    publish(folder, 10, "second")
+    assert going_on.finish(10)
+    write_json(run.service, {"state": GIVEN_UP})
+    going_on.request(20, "last")
+    assert not going_on.finish(20)
+    assert "none will come: the clustering service was given up" in caplog.text
+    assert "evaluating with table 10" in caplog.text
+    without_any = make_feed(folder, on_late="continue", **asked)
+    without_any.request(0, "of other weights")
+    with pytest.raises(LateTable, match="no cluster table 0 .* was given up"):
+        without_any.advance(0)
+
+
 def test_a_checkpoint_brings_back_tables_and_requests(folder):
     feed = feed_with_table_0(folder)
     feed.request(10, "second")
@@ -292,7 +314,7 @@ def test_a_checkpoint_without_a_table_needs_none(folder):
 
 
 def test_who_waits_can_be_told_to_stop(folder):
-    feed = feed_with_table_0(folder, timeout=60, told=lambda: True)
+    feed = feed_with_table_0(folder, timeout=60, told_to_stop=lambda: True)
     feed.request(10, "second")
     with pytest.raises(Stopped, match="step 13, while waiting for cluster table 10"):
         feed.advance(13)
@@ -315,7 +337,7 @@ def follow(rank, num_ranks, folder):
     seen["table"] = (table.stats, {n: a.tolist() for n, a in table.arrays().items()})
     feed.request(10, "second")
     seen["damaged"] = _message_of(lambda: feed.advance(13))
-    told = make_feed(folder, world=world, timeout=30, told=lambda: rank == 1)
+    told = make_feed(folder, world=world, timeout=30, told_to_stop=lambda: rank == 1)
     told.request(20, "never")
     seen["stopped"] = _message_of(lambda: told.advance(20))
     dist.destroy_process_group()

@@ -103,6 +103,8 @@ def test_each_rank_says_who_it_is(config, capsys, monkeypatch):
     [
         (NonFiniteLoss("the loss is not finite"), "rank 0: error: the loss is not finite"),
         (Stopped("stopped after step 7"), "rank 0 WARNING stopped after step 7"),
+        (OSError(28, "No space left on device"), "rank 0: error: No space left on device"),
+        (PermissionError(13, "Permission denied", "runs/a"), "error: runs/a: Permission denied"),
         (ZeroDivisionError("a bug"), "ZeroDivisionError: a bug"),
     ],
 )
