@@ -174,7 +174,8 @@ def _devices() -> Finding:
     devices = machine.cuda_devices()
     if devices:
         return Finding("ok", "devices", f"{cores} cores, {len(devices)} CUDA devices")
-    return Finding("ok", "devices", f"{cores} cores, no CUDA device: ranks run on the CPU")
+    found = f"{cores} cores; ranks run on the CPU ({machine.why_on_cpu()})"
+    return Finding("ok", "devices", found)
 
 
 def _ray() -> Finding:

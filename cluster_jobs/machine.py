@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from cluster_jobs.errors import JobError
+from clustering.gpu_files import has_gpu_file
 
 _PROBE_SECONDS = 120
 
@@ -29,7 +30,7 @@ def cuda_devices() -> list[str]:
     Raises:
         JobError: torch does not answer.
     """
-    if os.environ.get("DS_ACCELERATOR") == "cpu" or not list(Path("/dev").glob("nvidia[0-9]*")):
+    if _is_cpu_wanted() or not has_gpu_file():
         return []
     command = [sys.executable, "-c", "import torch; print(torch.cuda.device_count())"]
     try:
@@ -44,6 +45,17 @@ def cuda_devices() -> list[str]:
     count = int(answer.stdout) if answer.returncode == 0 else 0
     visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count)))
     return visible.split(",")[:count]
+
+
+def why_on_cpu() -> str:
+    """Why `cuda_devices` found none."""
+    if _is_cpu_wanted():
+        return "DS_ACCELERATOR=cpu"
+    return "torch finds no CUDA device" if has_gpu_file() else "no GPU's device file in /dev"
+
+
+def _is_cpu_wanted() -> bool:
+    return os.environ.get("DS_ACCELERATOR") == "cpu"
 
 
 def ray_address() -> str | None:

@@ -141,7 +141,8 @@ def _train_all(methods: Mapping[str, RunConfig], manifest: Manifest, resume: str
 def _say_what_starts(config: RunConfig, manifest: Manifest, devices: Sequence[str]) -> None:
     images = ", ".join(f"{n:,} {name}" for name, n in _split_sizes(manifest).items())
     ranks = launch.num_ranks(config, devices)
-    where = f"GPU {', '.join(devices[:ranks])}" if devices else "the CPU"
+    on_cpu = f"the CPU ({machine.why_on_cpu()})"
+    where = f"GPU {', '.join(devices[:ranks])}" if devices else on_cpu
     sys.stdout.write(
         f"{config.run_path}: {images} images of {manifest.folder}, {ranks} ranks on {where}, "
         f"logs in {RunFolder(config.run_path).logs}\n"

@@ -12,7 +12,6 @@ import importlib.util
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -20,6 +19,7 @@ import numpy.typing as npt
 
 from clustering.config import Backend
 from clustering.errors import ClusterError
+from clustering.gpu_files import has_gpu_file
 
 try:
     import faiss
@@ -224,7 +224,7 @@ def _faiss_has_gpu() -> bool:
 
 def _torch_has_gpu() -> bool:
     # Importing torch takes seconds, so not where there is nothing for it.
-    if not Path("/dev/nvidiactl").exists() or importlib.util.find_spec("torch") is None:
+    if not has_gpu_file() or importlib.util.find_spec("torch") is None:
         return False
     import torch
 

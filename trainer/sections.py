@@ -140,11 +140,11 @@ class SamplerConfig:
     gradients over its share. One neighbourhood is one micro-batch (BatchNorm sees it whole)."""
 
     clusters: int = 20
-    """M: clusters in a neighbourhood: a seed, its siblings, the nearest of other classes, and where
-    a table lists too few of these (`cluster.neighbours`), any others."""
+    """Clusters in a neighbourhood (M in the papers): a seed, its siblings, the nearest of other
+    classes, and where a table lists too few of these (`cluster.neighbours`), any others."""
 
     samples_per_cluster: int = 5
-    """D: images drawn of each cluster; a smaller cluster repeats its images."""
+    """Images drawn of each cluster (D in the papers); a smaller cluster repeats its images."""
 
     siblings: int = 3
     """At most this many clusters of the seed's class beside it."""

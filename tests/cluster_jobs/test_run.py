@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
-from cluster_jobs import launch, machine, run, supervisor, training_progress
+from cluster_jobs import doctor, launch, machine, run, supervisor, training_progress
 from cluster_jobs.errors import JobError, run_job
 from data_shards.atomic import read_json, write_json
 from tests.cluster_jobs.conftest import TinyRun
@@ -506,13 +506,38 @@ def test_devices_are_those_that_torch_can_use(
         return subprocess.CompletedProcess(command, 0, stdout=f"{count}\n")
 
     monkeypatch.delenv("DS_ACCELERATOR")
-    monkeypatch.setattr(machine.Path, "glob", lambda *args: [Path("/dev/nvidia0")])
+    monkeypatch.setattr(machine, "has_gpu_file", lambda: True)
     monkeypatch.setattr(machine.subprocess, "run", answer)
     if visible is None:
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     else:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert machine.cuda_devices() == expected
+
+
+@pytest.mark.parametrize(
+    ("wanted", "file", "reason"),
+    [
+        ("cpu", True, "DS_ACCELERATOR=cpu"),
+        ("", False, "no GPU's device file in /dev"),
+        ("", True, "torch finds no CUDA device"),
+    ],
+)
+def test_it_is_said_why_ranks_are_on_the_cpu(
+    tiny: TinyRun,
+    scripts: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    wanted: str,
+    file: bool,
+    reason: str,
+) -> None:
+    monkeypatch.setenv("DS_ACCELERATOR", wanted)
+    monkeypatch.setattr(machine, "has_gpu_file", lambda: file)
+    monkeypatch.setattr(machine, "cuda_devices", lambda: [])
+    assert run_job(run.main, configure(tiny, {})) == 0
+    assert f"ranks on the CPU ({reason}), logs in" in capsys.readouterr().out
+    assert doctor._devices().found.endswith(f"ranks run on the CPU ({reason})")
 
 
 def test_no_rank_sees_ray(monkeypatch: pytest.MonkeyPatch) -> None:
