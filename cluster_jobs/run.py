@@ -32,8 +32,9 @@ from trainer.config_file import (
     recipe_lines,
     resolved,
 )
-from trainer.run_folder import RunFolder, check_start, checkpoint_steps, step_of
+from trainer.run_folder import RunFolder, checkpoint_steps, step_of
 from trainer.run_lock import LAUNCHER, claimed_alone
+from trainer.start import check_start
 from trainer.tasks import load_manifest, resolve_tasks
 
 _TERMINATED = 128 + signal.SIGTERM

@@ -21,8 +21,9 @@ from trainer.config import RunConfig
 from trainer.engine import Engine
 from trainer.errors import ConfigError, TrainingError
 from trainer.run_folder import CHECKPOINT_MANIFEST as _MANIFEST
-from trainer.run_folder import RunFolder, checkpoint_steps, find_checkpoint, step_name, step_of
+from trainer.run_folder import RunFolder, checkpoint_steps, step_name, step_of
 from trainer.snapshot import NetworkDescription
+from trainer.start import find_checkpoint
 from trainer.table_feed import FeedState
 from trainer.world import World
 

@@ -20,7 +20,8 @@ from trainer.errors import ConfigError, TrainingError
 from trainer.loss_facts import LOSSES
 from trainer.models import build_network
 from trainer.models.network import ClassifierInput, Network
-from trainer.run_folder import SNAPSHOT_WEIGHTS, RunFolder, check_weights, step_name, step_of
+from trainer.run_folder import SNAPSHOT_WEIGHTS, RunFolder, step_name, step_of
+from trainer.start import check_weights
 
 _BACKBONE_PREFIXES = ("", "backbone.", "backbone.model.")  # a whole network, ours, timm's
 

@@ -46,9 +46,10 @@ from trainer.models.network import Network
 from trainer.objective import Objective
 from trainer.precision import emulation_warning
 from trainer.report import stall_warning, write_report
-from trainer.run_folder import RunFolder, check_start, is_service_given_up
+from trainer.run_folder import RunFolder, is_service_given_up
 from trainer.run_lock import TRAINER, claimed_alone
 from trainer.snapshot import NetworkDescription, begin_from, copy_snapshot
+from trainer.start import check_start
 from trainer.stop import StopFlag, end_process
 from trainer.table_feed import FeedState, TableFeed
 from trainer.tasks import check_tables, evaluated_split, load_manifest, resolve_tasks

@@ -16,8 +16,9 @@ from trainer import checkpoint
 from trainer.checkpoint import LoopState
 from trainer.config_builder import build_config
 from trainer.errors import ConfigError, TrainingError
-from trainer.run_folder import RunFolder, checkpoint_steps, find_checkpoint, step_name
+from trainer.run_folder import RunFolder, checkpoint_steps, step_name
 from trainer.snapshot import NetworkDescription
+from trainer.start import find_checkpoint
 from trainer.table_feed import FeedState
 from trainer.world import World
 
