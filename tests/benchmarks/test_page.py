@@ -12,6 +12,7 @@ from benchmarks.accuracy.page import main, read_tables
 from benchmarks.accuracy.page_tables import markdown_tables
 from benchmarks.accuracy.results import Row, score_table
 from benchmarks.accuracy.significance import summarise
+from tests.benchmarks.test_ablations import ours
 from tests.benchmarks.test_claims import row
 
 ROOT = Path(__file__).parents[2]
@@ -33,7 +34,7 @@ def results(rows: list[Row]) -> dict:
         "machine": "two cores",
         "results": [asdict(row) for row in rows],
         "significance": summarise(*score_table(rows, ["softmax", "clmle"])),
-        "ablations": summarise_ablations(rows),
+        "ablations": summarise_ablations(rows, ours(rows)),
         "claims": summarise_claims(rows, ["lfw10", "utk_age"]),
     }
 

@@ -80,7 +80,7 @@ def test_metrics_tell_which_table_was_in_use(alone):
     }
     ages = series(alone, "table/age_steps")
     assert [ages[step] for step in (1, 10, 11, 18, 19)] == [1, 10, 3, 10, 3]
-    assert list(series(alone, "clusters/shape/count")) == [0, 10, 18]
+    assert list(series(alone, "clusters/shape/count")) == [0, 10, 18, 20]
     margins = series(alone, "train/margin_factor")
     assert [margins[step] for step in (1, 6, 11, 20)] == [0.0, 0.5, 1.0, 1.0]
 

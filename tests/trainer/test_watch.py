@@ -33,9 +33,8 @@ def spread_out():
 def terms_of_a_collapse(margin_factor, log_prior=None, margin=LOSS.margin_between):
     """What the loss really is when all embeddings and centroids are one point."""
     return clmle_loss(
-        point(),
+        point() @ point().T,
         OWN,
-        point(),
         CLASSES,
         scale=LOSS.scale,
         margin_between_rad=margin * margin_factor,
