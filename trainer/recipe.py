@@ -113,7 +113,7 @@ _MARGINS = (0.2, 0.05)
 _MARGINS_OF_MANY_SMALL_CLASSES = (0.8, 0.2)
 
 # Of the warm-up too: rare classes come more often than by instance, and are not learnt by heart as
-# when classes come equally often. By instance: -0.2; class-balanced: -1.6; by neighbourhoods: -2.0.
+# when classes come equally often. By instance: -0.2; class-balanced: -1.7; by neighbourhoods: -2.2.
 _SAMPLING: LabelSampling = "square_root"
 
 # Samplings that show large classes more often; priors in the loss make up for it. Without: -1.7, or
