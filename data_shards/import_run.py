@@ -232,6 +232,8 @@ class _Run:
         self, shard: ShardInfo, chunk: Sequence[SourceItem], first_id: int
     ) -> dict[int, SourceItem]:
         """Id -> image of a shard's part of the plan that is not in the shard."""
+        if shard.num_samples == len(chunk):
+            return {}
         present = set(sample_ids(self.options.out / shard.index_name))
         return {n: item for n, item in enumerate(chunk, start=first_id) if n not in present}
 
