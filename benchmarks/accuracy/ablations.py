@@ -13,7 +13,7 @@ from typing import Any
 
 from trainer.config import RunConfig
 from trainer.evaluation.readout_names import KNC_SOFT
-from trainer.loss_facts import LabelSampling
+from trainer.loss_facts import LabelSampling, Sampling
 
 # Margins are full where the recipe's are, which count from the end of its warm-up.
 _NO_WARMUP = {
@@ -50,15 +50,19 @@ class Ablation:
         return changed
 
 
+def _drawn(sampling: Sampling, *, warmup: LabelSampling, prior: float) -> dict[str, Any]:
+    return {
+        "sampler.sampling": sampling,
+        "sampler.warmup_sampling": warmup,
+        "loss.cluster_prior": prior,
+        "loss.logit_adjustment": prior,
+    }
+
+
 def _sampled(sampling: LabelSampling, *, prior: float) -> Ablation:
     return Ablation(
         choice=f"batches drawn by {sampling}",
-        settings={
-            "sampler.sampling": sampling,
-            "sampler.warmup_sampling": sampling,
-            "loss.cluster_prior": prior,
-            "loss.logit_adjustment": prior,
-        },
+        settings=_drawn(sampling, warmup=sampling, prior=prior),
     )
 
 
@@ -70,13 +74,7 @@ def _neighbourhoods(
     """Batches of neighbourhoods; classes come about equally often, so nothing is adjusted."""
     return Ablation(
         choice=f"neighbourhoods{choice}",
-        settings={
-            "sampler.sampling": "cluster",
-            "sampler.warmup_sampling": "class_balanced",
-            "loss.cluster_prior": 0.0,
-            "loss.logit_adjustment": 0.0,
-            **settings,
-        },
+        settings=_drawn("cluster", warmup="class_balanced", prior=0.0) | dict(settings),
         factors=factors,
     )
 
