@@ -17,9 +17,19 @@ from trainer.config_builder import build_config, with_settings
 from trainer.config_file import to_yaml
 from trainer.metrics import read_metrics
 from trainer.run_folder import RunFolder, step_name
+from trainer.snapshot import NetworkDescription
 from trainer.train import main
 
 TIMEOUT = 60
+NETWORK = NetworkDescription(
+    backbone="tiny",
+    channels=1,
+    input_size=8,
+    embedding_dim=8,
+    classifier_input="features",
+    num_classes={"shape": 4},
+)
+"""The network of `tiny_config`, with one task of `tiny_data`."""
 
 
 def tiny_config(folder: Path, shards: Path, **settings: Any) -> RunConfig:

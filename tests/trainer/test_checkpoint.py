@@ -12,25 +12,17 @@ import torch
 import torch.distributed as dist
 
 from tests.helpers.ranks import run_ranks
+from tests.helpers.training import NETWORK
 from trainer import checkpoint
 from trainer.checkpoint import LoopState
 from trainer.config_builder import build_config
 from trainer.errors import ConfigError, TrainingError
 from trainer.run_folder import RunFolder, checkpoint_steps, step_name
-from trainer.snapshot import NetworkDescription
 from trainer.start import find_checkpoint
 from trainer.table_feed import FeedState
 from trainer.world import World
 
 CONFIG = build_config({"data": {"shards": "faces"}})
-NETWORK = NetworkDescription(
-    backbone="tiny",
-    channels=1,
-    input_size=8,
-    embedding_dim=8,
-    classifier_input="features",
-    num_classes={"shape": 4},
-)
 STATE = LoopState(
     step=20,
     feed=FeedState(version=8, requested={"16": "abc"}, switches=[[0, 0], [10, 8]]),

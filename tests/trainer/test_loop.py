@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import nn
 
 from tests.helpers.ranks import run_ranks
+from tests.helpers.training import NETWORK
 from trainer import checkpoint
 from trainer.config_builder import build_config
 from trainer.errors import NonFiniteLoss
@@ -16,7 +17,7 @@ from trainer.loop import Loop
 from trainer.losses.task_batch import Candidates
 from trainer.models.network import TaskOutput
 from trainer.run_folder import RunFolder, checkpoint_steps
-from trainer.snapshot import NetworkDescription, snapshot_steps
+from trainer.snapshot import snapshot_steps
 from trainer.step import StepRecord, TrainingStep
 from trainer.table_feed import FeedState
 from trainer.world import World
@@ -30,14 +31,6 @@ CONFIG = build_config(
         "train": {"steps": 5, "log_every": 2},
         "refresh": {"every": 0},
     }
-)
-NETWORK = NetworkDescription(
-    backbone="tiny",
-    channels=1,
-    input_size=8,
-    embedding_dim=8,
-    classifier_input="features",
-    num_classes={"shape": 4},
 )
 
 

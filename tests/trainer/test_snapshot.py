@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from tests.helpers.ranks import fresh_processes
+from tests.helpers.training import NETWORK
 from trainer.config_builder import build_config
 from trainer.errors import ConfigError, TrainingError
 from trainer.run_folder import RunFolder, step_name
@@ -24,14 +25,7 @@ from trainer.snapshot import (
     write_snapshot,
 )
 
-DESCRIPTION = NetworkDescription(
-    backbone="tiny",
-    channels=1,
-    input_size=8,
-    embedding_dim=8,
-    classifier_input="features",
-    num_classes={"shape": 4, "parity": 2},
-)
+DESCRIPTION = replace(NETWORK, num_classes={"shape": 4, "parity": 2})
 
 
 @pytest.fixture
