@@ -186,7 +186,7 @@ def test_an_embedding_shard_of_which_a_bit_flips(
 FULL_DISK = """
 set -e
 mount -t tmpfs -o size=4m tmpfs "$RUN.disk"
-cp -r "$RUN/." "$RUN.disk"
+cp -a "$RUN/." "$RUN.disk"   # with its times: the snapshot written last is the newest
 mount --bind "$RUN.disk" "$RUN"
 head -c 8m /dev/zero > "$RUN/filler" || true   # as much as there is
 truncate -s -"$LEFT" "$RUN/filler"
