@@ -3,11 +3,12 @@
 # Everything lands in .venv; only `make install` needs the package index.
 
 PYTHON ?= python3
-# faiss-gpu and its CUDA builds instead: make install EXTRAS=gpu,dev
-EXTRAS ?= cpu,dev
 VENV := .venv
 BIN := $(VENV)/bin
 comma := ,
+# With faiss-gpu: rm -rf .venv && make install EXTRAS=gpu,dev. What a .venv was made with, it keeps.
+MADE_WITH := $(patsubst $(VENV)/.installed-%,%,$(firstword $(wildcard $(VENV)/.installed-*)))
+EXTRAS ?= $(or $(subst -,$(comma),$(MADE_WITH)),cpu$(comma)dev)
 INSTALLED := $(VENV)/.installed-$(subst $(comma),-,$(EXTRAS))
 
 export RAY_USAGE_STATS_ENABLED := 0

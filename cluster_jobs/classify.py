@@ -2,9 +2,9 @@
 
     clmle classify --config configs/long_tail.yaml PHOTOS new.jpg --out classes.csv
 
-Writes a CSV line an image and task: the file, the class, and the cosine of the angle to the nearest
-cluster of that class, which is low for an image of no class at all. One process, on a GPU if there
-is one.
+Writes one CSV line per image and task: the file, the class, and the cosine of the angle to the
+nearest cluster of that class, which is low for an image of no class at all. One process, on a GPU
+if there is one.
 """
 
 from __future__ import annotations

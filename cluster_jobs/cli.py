@@ -37,7 +37,7 @@ start here:
   clmle run --config configs/digits.yaml
   tensorboard --logdir runs/digits/tensorboard
 
-your own images, a folder a class:
+your own images, one folder per class:
   clmle import image-folder PHOTOS --out data/mine
   clmle run --config configs/long_tail.yaml
 

@@ -1,4 +1,4 @@
-"""Embed a split with the weights of one snapshot, one Ray task a shard.
+"""Embed a split with the weights of one snapshot, one Ray task per shard.
 
     clmle embed --config configs/digits.yaml --split test --out data/digits_vectors
     ray job submit --working-dir . -- python -m cluster_jobs.embed --config ... --out ...

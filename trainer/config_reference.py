@@ -23,7 +23,7 @@ def reference() -> str:
     lines = [
         "# Configuration",
         "",
-        "One YAML file a run; every setting has a default. Made from the dataclasses by",
+        "One YAML file per run; every setting has a default. Made from the dataclasses by",
         "`python -m trainer.config_reference > docs/configuration.md`; do not edit by hand.",
         "`clmle run --config FILE --dry-run` prints a run's resolved settings.",
     ]

@@ -46,13 +46,13 @@ class DataConfig:
     """Mirror every second training image, drawn at random. Right for faces, wrong for digits."""
 
     reader_threads: int = 2
-    """Threads a rank that read and decode coming batches. 0 = decode when the batch is needed."""
+    """Threads per rank that read and decode coming batches. 0 = decode when the batch is needed."""
 
     prefetch_batches: int = 4
-    """Micro-batches a rank that are read ahead."""
+    """Micro-batches per rank that are read ahead."""
 
     cache_mib: int = 256
-    """Memory a rank for images once they are decoded, in MiB; those that find no room are decoded
+    """Memory per rank for images once they are decoded, in MiB; those that find no room are decoded
     each time. 0 = none is kept."""
 
     def __post_init__(self) -> None:
@@ -309,7 +309,7 @@ class EvaluationConfig:
     """Steps between two evaluations during training (on the active table). 0 = only at the end."""
 
     batch_size: int = 256
-    """Images a forward pass of embedding and evaluation. Fixes the batches, so any number of
+    """Images per forward pass of embedding and evaluation. Fixes the batches, so any number of
     ranks or workers gives the same embeddings. An evaluating rank or worker needs some 20 bytes for
     each class of each of them: 0.5 GiB at 100,000 classes."""
 
@@ -359,8 +359,8 @@ class LaunchConfig:
     """DeepSpeed ranks (processes). The batches are the same for any number."""
 
     threads_per_rank: int = 0
-    """CPU threads a rank, of `clmle run`. 0 = OMP_NUM_THREADS of the environment or, without it, an
-    equal share of the machine's cores."""
+    """CPU threads per rank, of `clmle run`. 0 = OMP_NUM_THREADS of the environment or, without it,
+    an equal share of the machine's cores."""
 
     master_port: int = 0
     """TCP port on which the ranks meet. 0 = a free one."""

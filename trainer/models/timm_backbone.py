@@ -33,7 +33,7 @@ class TimmBackbone(Backbone):
             # A torchvision made for another torch ends in a RuntimeError.
             raise ConfigError(
                 f"model.backbone timm:{name} needs timm, which cannot be imported ({error}); "
-                "install it with: pip install clmle[timm], and a torchvision that fits your torch"
+                "install it with: pip install -e '.[timm]', and a torchvision that fits your torch"
             ) from error
         if not timm.is_model(name):
             near = difflib.get_close_matches(name, timm.list_models(), n=1)
