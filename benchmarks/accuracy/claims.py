@@ -7,6 +7,7 @@ CLMLE, one method with one recipe, stands against whatever happened to do best.
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -50,8 +51,9 @@ def summarise_claims(
         "datasets": a line each: "ours", "classic", "cluster" (the best of the group) and "few" (the
         best few-shot recall of `SAMPLING_AND_COSTS`), each with "method", "mean", "sd"; "ours_few";
         differences of ours to them in points, "over_*"; "rank" of ours among "of" methods,
-        ablations aside; "diverged": trainings of ours whose loss became infinite; "image_error":
-        `image_error` of ours in points. None wherever there is no number.
+        ablations aside; "diverged": method -> trainings whose loss became infinite, which keep it
+        from being the best or having a rank, ours apart; "image_error": `image_error` of ours in
+        points. None wherever there is no number.
         "averages": means over the data sets that have a number, "ours" and "classic" over those
         that have both.
         "single": the classic with the highest mean over these data sets, of those that were trained
@@ -68,12 +70,21 @@ def summarise_claims(
     if OURS not in names or not others & names:
         return None
     by_data = {data: [row for row in rows if row.data == data] for data in datasets}
+    diverged = {data: _diverged(of_data) for data, of_data in by_data.items()}
     accuracy = {
-        data: _means((row.method, row.balanced_accuracy) for row in of_data)
+        data: _means(
+            (row.method, row.balanced_accuracy)
+            for row in of_data
+            if row.method == OURS or row.method not in diverged[data]
+        )
         for data, of_data in by_data.items()
     }
     lines = [
-        _line(data, by_data[data], accuracy[data], image_counts.get(data)) for data in datasets
+        {
+            **_line(data, by_data[data], accuracy[data], image_counts.get(data)),
+            "diverged": diverged[data],
+        }
+        for data in datasets
     ]
     missing = {data: [m for m in expected if (data, m) not in trained] for data in datasets}
     both = [line for line in lines if line["over_classic"] is not None]
@@ -91,8 +102,9 @@ def summarise_claims(
 def image_error(recall: float, counts: npt.NDArray[np.int64]) -> float:
     """Standard error of one training's balanced accuracy if each image were answered by chance.
 
-    At most what other images of the same classes would change. Part of it is the luck of the
-    training, which a mean over seeds loses and its deviation shows; the rest more seeds do not
+    About what other images of the same classes would change: less where recalls differ between
+    classes of one size, more where small classes have the lower recall. Part of it is the luck of
+    the training, which a mean over seeds loses and its deviation shows; the rest more seeds do not
     mend. How far it touches a difference of methods depends on how alike they err.
 
     Args:
@@ -127,7 +139,7 @@ def _line(
     accuracy: Mapping[str, dict[str, Any]],
     counts: npt.NDArray[np.int64] | None,
 ) -> dict[str, Any]:
-    few = _means((row.method, row.few) for row in rows)
+    few = _means((row.method, row.few) for row in rows if row.method in accuracy)
     ours = accuracy.get(OURS)
     best = {
         group: _best({m: v for m, v in accuracy.items() if METHODS[m].group == group})
@@ -145,11 +157,14 @@ def _line(
         "over_few": _points(few.get(OURS), best["few"]),
         "rank": None if ours is None else 1 + sum(mean > ours["mean"] for mean in compared),
         "of": len(compared),
-        "diverged": sum(row.method == OURS and row.balanced_accuracy is None for row in rows),
         "image_error": None
         if ours is None or counts is None
         else 100 * image_error(ours["mean"], counts),
     }
+
+
+def _diverged(rows: Sequence[Row]) -> dict[str, int]:
+    return dict(Counter(row.method for row in rows if row.balanced_accuracy is None))
 
 
 def _means(values: Iterable[tuple[str, float | None]]) -> dict[str, dict[str, Any]]:
@@ -201,7 +216,7 @@ def claims_cells(found: Mapping[str, Any]) -> list[list[str]]:
             [
                 line["data"],
                 _score(line["ours"]),
-                _number(line.get("image_error"), "{:.2f}"),  # older results have none
+                _number(line["image_error"], "{:.2f}"),
                 _named(line["classic"]),
                 signed(line["over_classic"]),
                 _named(line["cluster"]),
@@ -233,8 +248,8 @@ def claims_cells(found: Mapping[str, Any]) -> list[list[str]]:
 
 def single_text(found: Mapping[str, Any]) -> str:
     """CLMLE beside one classic for all data sets, in words; empty without one."""
-    single = found.get("single")  # older results have none
-    if not single:
+    single = found["single"]
+    if single is None:
         return ""
     return (
         f"one classic for all data sets: {single['method']} is the best, {single['mean']:.4f} on "
@@ -251,10 +266,10 @@ def missing_text(found: Mapping[str, Any]) -> str:
         if lacking:
             where.setdefault(lacking, []).append(method)
     diverged = "".join(
-        f"{OURS} on {line['data']}: the loss of {line['diverged']} trainings became infinite, "
-        "they count in no number here\n"
+        f"{method} on {line['data']}: the loss became infinite with {number} seeds, they count in "
+        "no number here\n"
         for line in found["datasets"]
-        if line["diverged"]
+        for method, number in line["diverged"].items()
     )
     return diverged + "".join(
         f"not trained on {'any of these' if list(lacking) == datasets else ', '.join(lacking)}: "

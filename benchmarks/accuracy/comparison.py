@@ -23,13 +23,18 @@ from benchmarks.accuracy.recipes import Recipe, Recipes, find_recipe
 from benchmarks.accuracy.records import Records
 from benchmarks.accuracy.results import (
     Row,
-    accuracy_text,
     as_csv,
     make_row,
     precision_text,
     score_table,
-    shot_text,
     significance_text,
+)
+from benchmarks.accuracy.row_cells import (
+    accuracy_cells,
+    by_rank,
+    chosen_cells,
+    shot_cells,
+    with_ranks,
 )
 from benchmarks.accuracy.seeds import best_methods, costliest_methods
 from benchmarks.accuracy.trainings import Plan, do_jobs, say_costs
@@ -203,13 +208,12 @@ def _write(
     ablations: Sequence[Mapping[str, Any]] | None,
     claims: dict[str, Any] | None,
 ) -> None:
-    scores, methods = score_table(rows, plan.methods)
-    tested = significance.summarise(scores, methods, control=OURS)
-    ranks = tested["mean_ranks"] if tested else {}
-    sys.stdout.write("\n" + accuracy_text(rows, ranks, plan.split) + "\n" + shot_text(rows) + "\n")
-    if readouts:
-        sys.stdout.write(aligned(readout_cells(readouts)) + "\n")
-    sys.stdout.write(significance_text(tested, rows))
+    # Variants of CLMLE are tested beside it in the same way, by `summarise_ablations`.
+    peers = [method for method in plan.methods if METHODS[method].ablation is None]
+    tested = significance.summarise(*score_table(rows, peers), control=OURS)
+    _say(plan, rows, tested, readouts)
+    if tested is not None or len(peers) > 1:
+        sys.stdout.write(significance_text(tested, rows))
     sys.stdout.write(ablation_text(ablations) + claims_text(claims) + precision_text(rows))
     machine = f"{platform.machine()}, {os.cpu_count()} CPUs, {platform.system()}"
     write_json(
@@ -234,3 +238,27 @@ def _write(
     elif rows:
         written += plot_all(rows, plan.out.with_suffix(""), plan.split)
     print("\n".join(map(str, written)))
+
+
+def _say(
+    plan: Plan,
+    rows: Sequence[Row],
+    tested: Mapping[str, Any] | None,
+    readouts: Mapping[str, Mapping[str, float]],
+) -> None:
+    ranks = tested["mean_ranks"] if tested else {}
+    methods = by_rank(rows, ranks)
+    tables = {
+        f"balanced accuracy, {plan.split} images, mean +- standard deviation over the seeds": (
+            with_ranks(accuracy_cells(rows, methods), ranks)
+        ),
+        "recall of classes with many (> 100) / medium / few (< 20) training images": (
+            shot_cells(rows, methods)
+        ),
+        "read-outs by which these were measured": chosen_cells(rows, methods),
+    }
+    if readouts:
+        tables["balanced accuracy by one read-out"] = readout_cells(readouts)
+    for heading, cells in tables.items():
+        sys.stdout.write(f"\n{heading}\n{aligned(cells)}")
+    sys.stdout.write("\n")

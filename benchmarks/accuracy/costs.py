@@ -5,16 +5,18 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Sequence
 
-from benchmarks.accuracy.datasets import DATASETS
 from benchmarks.accuracy.jobs import Job, Record
 from benchmarks.accuracy.methods import METHODS
+
+_SECONDS_PER_IMAGE = 0.0004
+"""Of a softmax training on one core of a 2026 server, with start and evaluation."""
 
 
 class CostEstimate:
     """Seconds an image, from what was measured.
 
     The median of the same data set and method where there is one, else of the data set (times the
-    methods' stated ratio), else what the data set states. Those may be of another machine, so that
+    methods' stated ratio), else of any softmax training. Those may be of another machine, so that
     what is told of this one makes all longer or shorter.
     """
 
@@ -53,7 +55,7 @@ class CostEstimate:
             return statistics.median(self._measured[data, method])
         if data in self._by_data:
             return statistics.median(self._by_data[data]) * METHODS[method].cost
-        return DATASETS[data].seconds_per_1000_images / 1000 * METHODS[method].cost
+        return _SECONDS_PER_IMAGE * METHODS[method].cost
 
 
 def in_words(seconds: float) -> str:

@@ -43,9 +43,6 @@ class DataSet:
     table_settings: Mapping[str, Any] = field(default_factory=dict)
     """Of the methods that train on cluster tables alone."""
     steps: int
-    seconds_per_1000_images: float
-    """Of a softmax training on one core of a 2026 server, with start and evaluation: for
-    estimates before anything was measured."""
     family: str = ""
     """The data set on which its settings are searched: one with a like frame. "" = itself."""
     learning_rates: tuple[float, ...] = (0.01, 0.05, 0.2)
@@ -108,7 +105,6 @@ def _idx(folder: str, ratio: int) -> DataSet:
         options={"long_tail_ratio": ratio, "max_per_class": 1000},
         settings=_GREY_28,
         steps=600,
-        seconds_per_1000_images=0.4,
         family="fashion_lt_100",
     )
 
@@ -121,7 +117,6 @@ def _mnist_control(removed: float) -> DataSet:
         prepare=partial(control_images, removed=removed),
         settings=_GREY_28,
         steps=1200,
-        seconds_per_1000_images=0.4,
     )
 
 
@@ -133,7 +128,6 @@ def _utkface(label: str, *, family: str, ratio: int = 1) -> DataSet:
         options={"label": label, "long_tail_ratio": ratio, "on_error": "skip"},
         settings=_UTK,
         steps=1200,
-        seconds_per_1000_images=0.4,
         family=family,
     )
 
@@ -159,7 +153,6 @@ DATASETS: Mapping[str, DataSet] = MappingProxyType(
                 "cluster.samples_per_cluster": 20,
             },
             steps=1500,
-            seconds_per_1000_images=0.4,
             learning_rates=(0.05, 0.2, 0.8),
         ),
         "utk_race": _utkface("race", family="utk_race"),
@@ -178,7 +171,6 @@ DATASETS: Mapping[str, DataSet] = MappingProxyType(
             },
             table_settings={"refresh.every": 20},
             steps=60,
-            seconds_per_1000_images=0.4,
             learning_rates=(0.03, 0.1, 0.3),
         ),
     }

@@ -60,7 +60,7 @@ def read_tables(paths: Sequence[Path]) -> dict[str, str]:
             raise DataError(f"two results files are called {path.stem}; rename one")
         try:
             tables[path.stem] = markdown_tables(read_json(path))
-        except (KeyError, TypeError) as error:
+        except (AttributeError, KeyError, TypeError) as error:
             raise DataError(
                 f"{path} holds no results of this benchmark ({error!r}); make them anew by "
                 "python -m benchmarks.accuracy, which takes up the trainings that are done"

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.accuracy.ablation_table import ablation_cells
 from benchmarks.accuracy.claims import claims_cells, missing_text, single_text
 from benchmarks.accuracy.readouts import readout_cells
-from benchmarks.accuracy.results import (
-    Row,
-    mean_and_deviation,
-    mean_of,
-    pair_cells,
-    precision_text,
+from benchmarks.accuracy.results import Row, pair_cells, precision_text
+from benchmarks.accuracy.row_cells import (
+    accuracy_cells,
+    by_rank,
+    chosen_cells,
+    seconds_cells,
+    seeds_text,
+    shot_cells,
 )
-
-_SHOTS = ("many", "medium", "few")
 
 
 def markdown_tables(results: Mapping[str, Any]) -> str:
@@ -27,13 +26,13 @@ def markdown_tables(results: Mapping[str, Any]) -> str:
         results: as a comparison writes them.
 
     Raises:
-        KeyError, TypeError: they are not.
+        AttributeError, KeyError, TypeError: they are not.
     """
     rows = [Row(**row) for row in results["results"]]
-    images = f"{results.get('split', 'test')} images"  # older results do not say: of the test split
+    images = f"{results['split']} images"
     tested = results["significance"]
     ranks: dict[str, float] = tested["mean_ranks"] if tested else {}
-    methods = sorted(dict.fromkeys(r.method for r in rows), key=lambda m: ranks.get(m, len(ranks)))
+    methods = by_rank(rows, ranks)
     more = [
         *_by_data_set(rows, methods),
         *_beside_each_other(results, images),
@@ -48,9 +47,9 @@ def _answers(
     """What most readers come for."""
     parts = [
         _part(
-            f"Balanced accuracy on the {images}, mean ± standard deviation over {_seeds(rows)}; "
-            "the best of a data set is bold",
-            _accuracy(rows, methods),
+            f"Balanced accuracy on the {images}, mean ± standard deviation over "
+            f"{seeds_text(rows)}; the best of a data set is bold",
+            accuracy_cells(rows, methods, best="**{}**"),
         )
     ]
     if results["claims"]:
@@ -68,11 +67,11 @@ def _by_data_set(rows: Sequence[Row], methods: Sequence[str]) -> list[str]:
     return [
         _part(
             "Recall of classes with many (> 100), medium and few (< 20) training images",
-            _pivot(rows, methods, _shots),
+            shot_cells(rows, methods),
         ),
         _part(
             "Read-outs by which these were measured, chosen on validation images",
-            _pivot(rows, methods, _readouts),
+            chosen_cells(rows, methods),
         ),
     ]
 
@@ -80,7 +79,7 @@ def _by_data_set(rows: Sequence[Row], methods: Sequence[str]) -> list[str]:
 def _beside_each_other(results: Mapping[str, Any], images: str) -> list[str]:
     """What is said of methods over all data sets."""
     parts = []
-    if results.get("readouts"):  # older results have none
+    if results["readouts"]:
         parts.append(
             _part(
                 f"Balanced accuracy on the {images} by one read-out, mean over the data sets",
@@ -93,7 +92,7 @@ def _beside_each_other(results: Mapping[str, Any], images: str) -> list[str]:
 
 
 def _significance(tested: Mapping[str, Any]) -> list[str]:
-    of_data_sets = tested.get("blocks_are") == "data sets"  # older results do not say: pairs
+    of_data_sets = tested["blocks_are"] == "data sets"
     blocks = "data sets" if of_data_sets else "pairs of data set and seed"
     ranks, p = tested["mean_ranks"], tested["friedman_p"]
     return [
@@ -117,10 +116,9 @@ def _claims(claims: Mapping[str, Any], images: str) -> str:
 
 
 def _seconds_part(rows: Sequence[Row], methods: Sequence[str], machine: str) -> str:
-    mixed = len({row.precision for row in rows}) > 1
     table = _part(
         f"Seconds a training, one core, start and evaluation included; written on {machine}",
-        _pivot(rows, methods, partial(_seconds, mixed=mixed)),
+        seconds_cells(rows, methods),
     )
     return table + precision_text(rows)
 
@@ -143,71 +141,3 @@ def _markdown(cells: Sequence[Sequence[str]]) -> str:
 
 def _ascending(ranks: Mapping[str, float]) -> list[tuple[str, float]]:
     return sorted(ranks.items(), key=lambda item: item[1])
-
-
-def _seeds(rows: Sequence[Row]) -> str:
-    """How many seeds a method has on a data set, in words."""
-    cells: dict[tuple[str, str], int] = {}
-    for row in rows:
-        cells[row.data, row.method] = cells.get((row.data, row.method), 0) + 1
-    numbers = sorted(set(cells.values()))
-    if not numbers:
-        return "no seeds"
-    few, most = numbers[0], numbers[-1]
-    return f"{few} seeds" if few == most else f"{few} to {most} seeds"
-
-
-def _pivot(
-    rows: Sequence[Row], methods: Sequence[str], cell: Callable[[Sequence[Row]], str]
-) -> list[list[str]]:
-    """A line a method, a column a data set, what `cell` says of their trainings."""
-    datasets = list(dict.fromkeys(row.data for row in rows))
-    groups: dict[tuple[str, str], list[Row]] = {}
-    for row in rows:
-        groups.setdefault((row.method, row.data), []).append(row)
-    return [
-        ["method", *datasets],
-        *([method, *(cell(groups.get((method, d), ())) for d in datasets)] for method in methods),
-    ]
-
-
-def _accuracy(rows: Sequence[Row], methods: Sequence[str]) -> list[list[str]]:
-    best: dict[str, float] = {}
-    for data, method in dict.fromkeys((row.data, row.method) for row in rows):
-        mean = mean_of(r.balanced_accuracy for r in rows if (r.data, r.method) == (data, method))
-        if mean is not None:
-            best[data] = max(mean, best.get(data, mean))
-
-    def cell(mine: Sequence[Row]) -> str:
-        values = [row.balanced_accuracy for row in mine if row.balanced_accuracy is not None]
-        if not values:
-            return "diverged" if mine else "-"
-        mean, deviation = mean_and_deviation(values)
-        text = f"{mean:.4f}" + ("" if deviation is None else f" ± {deviation:.4f}")
-        return f"**{text}**" if mean == best[mine[0].data] else text
-
-    return _pivot(rows, methods, cell)
-
-
-def _shots(mine: Sequence[Row]) -> str:
-    means = [mean_of(getattr(row, group) for row in mine) for group in _SHOTS]
-    if not any(mean is not None for mean in means):
-        return "-"
-    return " / ".join("-" if mean is None else f"{mean:.3f}" for mean in means)
-
-
-def _readouts(mine: Sequence[Row]) -> str:
-    return ", ".join(dict.fromkeys(row.readout for row in mine)) or "-"
-
-
-def _seconds(mine: Sequence[Row], *, mixed: bool) -> str:
-    """By precision where a table has both: those are two machines' seconds."""
-    seconds: dict[str, list[float]] = {}
-    for row in mine:
-        if row.balanced_accuracy is not None:
-            seconds.setdefault(row.precision, []).append(row.seconds)
-    means = [
-        f"{sum(values) / len(values):.0f}" + (f" ({kind})" if mixed else "")
-        for kind, values in sorted(seconds.items())
-    ]
-    return ", ".join(means) or "-"

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmarks.accuracy.jobs import Split
 from benchmarks.accuracy.methods import METHODS
-from benchmarks.accuracy.results import Row, mean_and_deviation
+from benchmarks.accuracy.results import Row, mean_and_deviation, mean_of
 from data_shards.atomic import atomic_file
 
 SUFFIXES = ("png", "svg")
@@ -85,14 +86,15 @@ def _recall(rows: Sequence[Row]) -> Any:
     from matplotlib import colormaps
 
     figure, panels = _panels(rows, 3.0)
-    colours = colormaps["tab20"]
+    colours = colormaps["turbo"].resampled(len(methods))
     width = 0.8 / len(methods)
     for data, axis in panels:
         for number, method in enumerate(methods):
             mine = [row for row in rows if (row.data, row.method) == (data, method)]
-            means = [_mean([getattr(row, group) for row in mine]) for group in _GROUPS]
+            means = [mean_of(getattr(row, group) for row in mine) for group in _GROUPS]
             places = [place + (number + 0.5) * width - 0.4 for place in range(len(_GROUPS))]
-            axis.bar(places, means, width, label=method, color=colours(number % 20))
+            heights = np.array(means, dtype=np.float64)  # NaN, which is not drawn, for None
+            axis.bar(places, heights, width, label=method, color=colours(number))
         axis.set_xticks(range(len(_GROUPS)), list(_GROUPS.values()))
         axis.set_xlim(-0.5, len(_GROUPS) - 0.5)
         axis.set_ylim(0, 1)
@@ -101,9 +103,3 @@ def _recall(rows: Sequence[Row]) -> Any:
     figure.legend(handles, labels, loc="outside right upper", fontsize=7)
     figure.supylabel("recall, mean over classes and seeds")
     return figure
-
-
-def _mean(values: Sequence[float | None]) -> float:
-    """Mean of those that are there; NaN, which is not drawn, of none."""
-    there = [value for value in values if value is not None]
-    return statistics.fmean(there) if there else float("nan")

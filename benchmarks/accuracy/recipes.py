@@ -104,7 +104,7 @@ def search_checksum(found: Recipes, data: str, method: str) -> str:
     if data == family_of(data):
         stated.append([DATASETS[data].trial_beyond(trial) for trial in trials])
     if "recipe" in settings:
-        stated += [[str(item) for item in derive([h], settings)] for h in _HISTOGRAMS]
+        stated += [[[d.setting, d.value] for d in derive([h], settings)] for h in _HISTOGRAMS]
     return hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.accuracy.jobs import Record, Split
+from benchmarks.accuracy.jobs import Record
 from benchmarks.accuracy.recipes import Recipe
 from benchmarks.accuracy.significance import Floats
 from cluster_jobs.comparison import SHOT_GROUPS, aligned
@@ -131,46 +131,6 @@ def mean_of(values: Iterable[float | None]) -> float | None:
     """Mean of those that are there; None of none."""
     there = [value for value in values if value is not None]
     return statistics.fmean(there) if there else None
-
-
-def accuracy_text(rows: Sequence[Row], ranks: Mapping[str, float], split: Split) -> str:
-    """Mean +- deviation over the seeds, a line a method, a column a data set.
-
-    Args:
-        rows: of all trainings.
-        ranks: method -> mean rank, for the order of the lines; may lack methods.
-        split: whose images were measured.
-    """
-    datasets = list(dict.fromkeys(row.data for row in rows))
-    methods = sorted(dict.fromkeys(row.method for row in rows), key=lambda m: ranks.get(m, np.inf))
-    lines = [[f"balanced accuracy, {split} images", "mean rank", *datasets]]
-    for method in methods:
-        cells = [_cell(rows, data, method) for data in datasets]
-        rank = f"{ranks[method]:.2f}" if method in ranks else "-"
-        lines.append([method, rank, *cells])
-    return aligned(lines)
-
-
-def shot_text(rows: Sequence[Row]) -> str:
-    """Recall by size of class, mean over the seeds: a line a method and data set."""
-    lines = [["recall (mean over seeds)", "read-out", "many > 100", "20 to 100", "few < 20"]]
-    for data, method in dict.fromkeys((row.data, row.method) for row in rows):
-        mine = [row for row in rows if (row.data, row.method) == (data, method)]
-        cells = []
-        for group in ("many", "medium", "few"):
-            values = [value for row in mine if (value := getattr(row, group)) is not None]
-            cells.append(f"{statistics.fmean(values):.4f}" if values else "-")
-        lines.append([f"{data}, {method}", mine[0].readout, *cells])
-    return aligned(lines)
-
-
-def _cell(rows: Sequence[Row], data: str, method: str) -> str:
-    mine = [row.balanced_accuracy for row in rows if (row.data, row.method) == (data, method)]
-    values = [value for value in mine if value is not None]
-    if not values:
-        return "diverged" if mine else "-"
-    mean, deviation = mean_and_deviation(values)
-    return f"{mean:.4f}" + ("" if deviation is None else f" +- {deviation:.4f}")
 
 
 def significance_text(found: Mapping[str, Any] | None, rows: Sequence[Row]) -> str:

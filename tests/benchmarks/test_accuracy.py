@@ -139,3 +139,11 @@ def test_one_benchmark_at_a_time_in_a_folder(
         assert main(arguments(tmp_path / "a.json", "--dry-run")) == 2
     assert "another benchmark is at work" in capsys.readouterr().err
     assert os.listdir(tmp_path) == [".lock"]
+
+
+def test_what_is_named_twice_counts_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    twice = ["--datasets", "digits", "digits", "--methods", "softmax", "clmle", "softmax"]
+    assert main(arguments(tmp_path / "a.json", *twice, "--dry-run")) == 0
+    assert "2 trainings, 0 of them done before" in capsys.readouterr().out

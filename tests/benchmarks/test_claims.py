@@ -138,10 +138,26 @@ def test_an_infinite_loss_of_ours_is_said_and_averages_are_of_the_same_data_sets
     diverged = [row("utk_race", "clmle", None), row("utk_race", "softmax", 0.1)]
     found = summarise_claims([*ROWS, *diverged], ["lfw10", "utk_age", "utk_race"])
     assert found is not None
-    assert [line["diverged"] for line in found["datasets"]] == [0, 0, 1]
+    assert [line["diverged"] for line in found["datasets"]] == [
+        {},
+        {"arcface": 1},
+        {"clmle": 1},
+    ]
     assert found["averages"]["ours"] == pytest.approx(0.675)
     assert found["averages"]["classic"] == pytest.approx(0.635)
-    assert "clmle on utk_race: the loss of 1 trainings became infinite" in claims_text(found)
+    assert "clmle on utk_race: the loss became infinite with 1 seeds" in claims_text(found)
+
+
+def test_a_method_that_diverged_with_a_seed_is_no_best_and_has_no_rank() -> None:
+    lucky = [row("lfw10", "softmax", 0.99, 0.99), row("lfw10", "softmax", None, seed=1)]
+    found = summarise_claims([*lucky, row("lfw10", "clmle", 0.8), row("lfw10", "crt", 0.7, 0.1)],
+                             ["lfw10"])  # fmt: skip
+    assert found is not None
+    line = found["datasets"][0]
+    assert (line["classic"]["method"], line["few"]["method"]) == ("crt", "crt")
+    assert (line["rank"], line["of"]) == (1, 2)
+    assert found["single"]["method"] == "crt"
+    assert "softmax on lfw10: the loss became infinite with 1 seeds" in claims_text(found)
 
 
 def test_nothing_is_claimed_without_the_method_or_anything_else() -> None:

@@ -10,7 +10,7 @@ from unittest.mock import ANY
 
 import pytest
 
-from benchmarks.accuracy import costs, datasets, jobs, recipes
+from benchmarks.accuracy import datasets, jobs, recipes
 from benchmarks.accuracy.ablations import ABLATIONS
 from benchmarks.accuracy.comparison import Comparison, compare
 from benchmarks.accuracy.datasets import DATASETS, import_data
@@ -129,7 +129,7 @@ def test_a_read_out_is_chosen_on_each_data_set_with_its_familys_rate(
 ) -> None:
     digits = DATASETS["digits"]
     other = replace(digits, family="digits", options={"long_tail_ratio": 10})
-    for module in (costs, datasets, jobs, recipes):
+    for module in (datasets, jobs, recipes):
         monkeypatch.setattr(module, "DATASETS", {"digits": digits, "other": other})
     done: list[tuple[str, float]] = []
 

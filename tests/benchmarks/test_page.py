@@ -32,6 +32,8 @@ def results(rows: list[Row]) -> dict:
     return {
         "command": "",
         "machine": "two cores",
+        "split": "test",
+        "readouts": {},
         "results": [asdict(row) for row in rows],
         "significance": summarise(*score_table(rows, ["softmax", "clmle"])),
         "ablations": summarise_ablations(rows, ours(rows)),

@@ -27,12 +27,18 @@ from benchmarks.accuracy.recipes import (
     trials_of,
 )
 from benchmarks.accuracy.results import (
-    accuracy_text,
     as_csv,
     make_row,
     score_table,
-    shot_text,
     significance_text,
+)
+from benchmarks.accuracy.row_cells import (
+    accuracy_cells,
+    by_rank,
+    chosen_cells,
+    seeds_text,
+    shot_cells,
+    with_ranks,
 )
 from benchmarks.accuracy.significance import summarise
 from data_shards.errors import DataError
@@ -88,23 +94,37 @@ def test_a_data_set_with_a_seed_that_lacks_a_method_has_a_gap() -> None:
     assert score_table([], ["a"])[0].shape == (0, 0, 0)
 
 
-def test_tables_in_words() -> None:
+def test_rows_as_cells() -> None:
+    rows = [row("a", 0.5), row("a", 0.7, seed=1), row("b", 0.8), row("b", 0.9, seed=1)]
+    rows += [row("c", None), row("c", None, seed=1), row("d", 0.95), row("d", None, seed=1)]
+    found = summarise(*score_table(rows, ["a", "b"]))
+    assert found is not None
+    methods = by_rank(rows, found["mean_ranks"])
+    assert methods == ["b", "a", "c", "d"]
+    cells = accuracy_cells(rows, methods, best="**{}**")
+    assert with_ranks(cells, found["mean_ranks"]) == [
+        ["method", "mean rank", "digits"],
+        ["b", "1.00", "**0.8500 +- 0.0707**"],
+        ["a", "2.00", "0.6000 +- 0.1414"],
+        ["c", "-", "diverged"],
+        ["d", "-", "0.9500 (1 of 2 diverged)"],
+    ]
+    assert accuracy_cells([*rows, row("a", 0.1, data="lfw10")], ["b"])[1][-1] == "-"
+    assert shot_cells(rows, ["a"])[1] == ["a", "1.000 / 0.800 / 0.400"]
+    assert chosen_cells(rows, ["a", "e"])[1:] == [["a", "knc_soft"], ["e", "-"]]
+    assert seeds_text(rows) == "2 seeds"
+    assert seeds_text([*rows, row("a", 0.1, seed=2)]) == "2 to 3 seeds"
+
+
+def test_tests_in_words() -> None:
     rows = [row("a", 0.5), row("a", 0.7, seed=1), row("b", 0.8), row("b", 0.9, seed=1)]
     rows += [row("c", None), row("c", None, seed=1)]
     found = summarise(*score_table(rows, ["a", "b"]))
-    assert found is not None
-    lines = accuracy_text(rows, found["mean_ranks"], "validation").splitlines()
-    assert lines[0].startswith("balanced accuracy, validation images ")
-    assert lines[1].split() == ["b", "1.00", "0.8500", "+-", "0.0707"]
-    assert lines[2].split() == ["a", "2.00", "0.6000", "+-", "0.1414"]
-    assert lines[3].split() == ["c", "-", "diverged"]
     tests = significance_text(found, [*rows, row("c", None, seed=2)])
     assert "over 2 of 3 (data set, seed) pairs" in tests
     assert "b > a" in tests
     assert "25.00" in tests  # points
     assert "not tested" in significance_text(None, [])
-    shots = shot_text(rows).splitlines()
-    assert shots[1].split() == ["digits,", "a", "knc_soft", "1.0000", "0.8000", "0.4000"]
 
 
 def test_blocks_of_data_sets_are_called_so() -> None:

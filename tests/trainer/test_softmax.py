@@ -25,10 +25,6 @@ def some_logits(dtype: torch.dtype = torch.float32) -> torch.Tensor:
     return torch.randn(7, 4, generator=torch.Generator().manual_seed(0), dtype=dtype)
 
 
-def test_no_weighting_is_one_for_each() -> None:
-    assert class_weights(COUNTS, "none").tolist() == [1, 1, 1, 1]
-
-
 def test_inverse_weights_make_every_class_count_as_much() -> None:
     weights = class_weights(COUNTS, "inverse").double()
     torch.testing.assert_close(weights * torch.from_numpy(COUNTS), weights[-1].expand(4))
@@ -43,7 +39,7 @@ def test_effective_number_equals_its_definition(beta: float) -> None:
     torch.testing.assert_close(got, torch.tensor(expected))
 
 
-@pytest.mark.parametrize("kind", ["none", "inverse", "effective_number"])
+@pytest.mark.parametrize("kind", ["inverse", "effective_number"])
 def test_a_class_without_samples_is_named(kind: str) -> None:
     with pytest.raises(ConfigError, match="class 2 has no training sample"):
         class_weights(np.array([5, 1, 0, 0]), kind)

@@ -14,17 +14,18 @@ from torch.nn import functional
 
 from trainer.errors import ConfigError
 
-ClassWeight = Literal["none", "inverse", "effective_number"]
+Weighting = Literal["inverse", "effective_number"]
+ClassWeight = Literal["none", Weighting]
 
 
 def class_weights(
-    class_counts: np.ndarray | Tensor, kind: ClassWeight, *, beta: float = 0.999
+    class_counts: np.ndarray | Tensor, kind: Weighting, *, beta: float = 0.999
 ) -> Tensor:
     """Weigh classes by how rare they are.
 
     Args:
         class_counts: (C,) integers >= 1, training samples of each class.
-        kind: "none" = 1 for each; "inverse" = 1/n; "effective_number" = (1 - beta) / (1 - beta^n),
+        kind: "inverse" = 1/n; "effective_number" = (1 - beta) / (1 - beta^n),
             as in Cui et al., CVPR 2019: near 1/n for n << 1 / (1 - beta), constant far above.
         beta: in [0, 1), for "effective_number" only.
 
@@ -41,9 +42,7 @@ def class_weights(
             f"class {empty} has no training sample, so loss.class_weight {kind} cannot weigh it; "
             "import the data again without that class, or set loss.class_weight to none"
         )
-    if kind == "none":
-        weights = torch.ones_like(counts)
-    elif kind == "inverse":
+    if kind == "inverse":
         weights = 1 / counts
     else:
         weights = (1 - beta) / (1 - torch.as_tensor(beta, dtype=torch.float64) ** counts)
