@@ -23,7 +23,12 @@ from cluster_jobs.snapshots import check_data, find_snapshot
 from cluster_jobs.workers import EmbeddedShard, EmbedWork, embed_one_shard
 from clustering.config import ClusterConfig
 from clustering.tasks import run_tasks
-from data_shards.embeddings import EmbeddingShardInfo, EmbeddingShards, finish_embeddings
+from data_shards.embeddings import (
+    EmbeddingShardInfo,
+    EmbeddingShards,
+    begin_embeddings,
+    finish_embeddings,
+)
 from data_shards.long_tail import even_counts, thin
 from data_shards.manifest import Manifest
 from data_shards.progress import Progress
@@ -72,6 +77,8 @@ def embed_split(
     """
     started = time.monotonic()
     done: dict[int, EmbeddedShard] = {}
+    for task in works[0].tasks:
+        begin_embeddings(works[0].out / task.name, works[0].origin)
     at_once, gpus = task_resources(cpus, gpus)
     for number, shard in run_tasks(
         embed_one_shard, works, num_at_once=at_once, config=config, num_gpus=gpus

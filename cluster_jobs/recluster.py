@@ -95,23 +95,25 @@ def run_plan(config: RunConfig, manifest: Manifest, *, num_workers: int | None) 
         JobError: Ray does not answer.
         ClusterError: a class has no sample.
     """
+    tasks = resolve_tasks(config, manifest)
+    class_sizes = [manifest.class_counts(SPLIT, task.label) for task in tasks]
     num_nodes, object_store_bytes = 1, None
     if num_workers is None:
         with ray_session(num_cpus=config.launch.ray_cpus):
-            workers = RayWorkers(config.cluster)
+            workers = RayWorkers(config.cluster, class_sizes=class_sizes)
             num_workers = workers.num_workers
             num_nodes, object_store_bytes = workers.num_nodes, workers.object_store_bytes
     reports = [
         f"task {task.name}: "
         + make_plan(
-            manifest.class_counts(SPLIT, task.label),
+            sizes,
             config.cluster,
             num_workers=num_workers,
             dim=config.model.embedding_dim,
             num_nodes=num_nodes,
             object_store_bytes=object_store_bytes,
         ).describe()
-        for task in resolve_tasks(config, manifest)
+        for task, sizes in zip(tasks, class_sizes, strict=True)
     ]
     return "\n".join(reports)
 

@@ -163,7 +163,11 @@ class Refresher:
         """The tables of all tasks, and who made them."""
         self._on_phase("clustering", version)
         tables, kept = {}, []
-        workers = RayWorkers(self._config.cluster, on_task=self._on_progress)
+        workers = RayWorkers(
+            self._config.cluster,
+            class_sizes=[self._manifest.class_counts(SPLIT, task.label) for task in tasks],
+            on_task=self._on_progress,
+        )
         for task in tasks:
             folder = out / task.name
             embeddings = sha256_of(folder / EMBEDDINGS_MANIFEST)

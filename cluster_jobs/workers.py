@@ -92,6 +92,7 @@ def embed_one_shard(work: EmbedWork) -> EmbeddedShard:
         batch_size=work.batch_size,
         labels={task.name: task.label for task in work.tasks},
     )
+    _give_back_memory()
     return EmbeddedShard(
         _written(work, shard.name, embedded), reused=False, bytes_read=shard.num_bytes
     )
@@ -155,7 +156,7 @@ def count_right_answers(work: CountWork) -> Counts:
         if training is None:
             raise DataError(f"{work.embeddings} was removed or replaced while in use; try again")
     manifest = _manifest(work.shards, work.snapshot.data_checksum)
-    return count_batches(
+    counts = count_batches(
         _network(work.snapshot.path, work.snapshot.checksum, _device()),
         _index(work.shards, work.snapshot.data_checksum, work.split),
         work.batches,
@@ -165,6 +166,13 @@ def count_right_answers(work: CountWork) -> Counts:
         class_counts={t.name: manifest.class_counts("train", t.label) for t in work.tasks},
         training=training,
     )
+    _give_back_memory()
+    return counts
+
+
+def _give_back_memory() -> None:
+    """What torch keeps of a GPU for the next task, which may go to another of Ray's processes."""
+    torch.cuda.empty_cache()  # does nothing without a GPU
 
 
 def _device() -> str:

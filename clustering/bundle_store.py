@@ -26,6 +26,7 @@ from safetensors.numpy import save as save_arrays
 
 from clustering.backends import BackendName, describe_backend
 from clustering.bundle import BundleResult, BundleWork
+from clustering.config import NOT_DECIDING
 from clustering.workers import Done, Workers, WorkList
 from data_shards.atomic import atomic_file, clear_leftovers, sha256_of
 
@@ -33,11 +34,6 @@ logger = logging.getLogger(__name__)
 
 _FORMAT = "clmle-bundle-1"
 _SUFFIX = ".safetensors"
-# Settings that say who computes, when and how long, not what.
-_NOT_DECIDING = (
-    *("num_workers", "memory_mib_per_worker", "transport"),
-    *("task_timeout_seconds", "max_retries"),
-)
 _KEY_BYTES = 32
 
 Clusters = BundleResult
@@ -97,7 +93,7 @@ class BundleStore:
 
     def _keys(self, work: BundleWork) -> list[bytes]:
         """What decides the clusters of each class, as a checksum."""
-        settings = {k: v for k, v in asdict(work.config).items() if k not in _NOT_DECIDING}
+        settings = {k: v for k, v in asdict(work.config).items() if k not in NOT_DECIDING}
         backend = describe_backend(work.backend)
         common = [_FORMAT, self._embeddings, settings, work.seed, backend]
         start = hashlib.sha256(json.dumps(common, sort_keys=True).encode())

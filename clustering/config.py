@@ -14,6 +14,12 @@ Backend = Literal["auto", "faiss-cpu", "faiss-gpu", "torch-gpu"]
 TransportChoice = Literal["auto", "object_store", "shared_files"]
 """How rows reach their worker."""
 
+NOT_DECIDING = (
+    *("num_workers", "memory_mib_per_worker", "transport"),
+    *("task_timeout_seconds", "max_retries"),
+)
+"""Settings that say who computes, when and how long, not what."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClusterConfig:

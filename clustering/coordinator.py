@@ -78,9 +78,9 @@ def cluster_embeddings(  # noqa: PLR0913 - what identifies a table, and how to m
         DataError: when the embeddings are not finished or damaged.
     """
     started = time.monotonic()
-    team = RayWorkers(config) if workers is None else workers
-    moving_before = team.seconds
     rows = _Rows.read(Path(embeddings_folder).resolve(), num_classes)
+    team = RayWorkers(config, class_sizes=[rows.class_sizes]) if workers is None else workers
+    moving_before = team.seconds
     alike = _comparable(previous, rows.dim, num_classes)
     plan = _plan(rows, config, team)
     backend = describe_backend(team.backend)

@@ -11,13 +11,15 @@ from functools import partial
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 
-from clustering.backends import BackendName, choose_backend, one_thread
+from clustering.backends import BackendName, choose_backend, one_thread, stays_on_cpu
 from clustering.bundle import BundleResult, BundleWork, cluster_bundle
 from clustering.config import ClusterConfig
 from clustering.errors import ClusterError
 from clustering.kmeans import LocalGroup
 from clustering.lanes import Job, run_in_lanes
+from clustering.plan import clusters_per_class
 from clustering.sharded_kmeans import ShareWork, cluster_shares, divide, open_share
 from clustering.share_tasks import RayGroup
 from clustering.shuffle import Shuffle, cluster_pieces
@@ -129,12 +131,19 @@ class RayWorkers:
     """Tasks of one CPU each on the Ray cluster that this process is connected to."""
 
     def __init__(
-        self, config: ClusterConfig, *, on_task: Callable[[], None] = lambda: None
+        self,
+        config: ClusterConfig,
+        *,
+        class_sizes: Sequence[npt.NDArray[np.int64]] | None = None,
+        on_task: Callable[[], None] = lambda: None,
     ) -> None:
         """Look what there is.
 
         Args:
             config: how many workers, their backend, and patience with them.
+            class_sizes: (C,) rows of each class, of every task that will be clustered: backend
+                auto leaves machines without a GPU aside only if a class is large enough for one.
+                None: that is not known.
             on_task: called whenever a task has ended well, from several threads. A bundle is one
                 task; a divided class takes many, of which nothing else is heard until its end.
 
@@ -147,6 +156,8 @@ class RayWorkers:
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         if not _total("CPU", nodes):
             raise ClusterError("the Ray cluster has no CPU: start a worker node with at least one")
+        if class_sizes is not None and config.backend == "auto" and _all_small(class_sizes, config):
+            config = replace(config, backend="faiss-cpu")
         self.backend = _backend_of_nodes(config, nodes)
         self.num_nodes = len(nodes)
         self.object_store_bytes = _total("object_store_memory", nodes)
@@ -197,6 +208,14 @@ def _total(resource: str, nodes: Sequence[Mapping[str, float]]) -> int:
     return int(sum(node.get(resource, 0) for node in nodes))
 
 
+def _all_small(class_sizes: Sequence[npt.NDArray[np.int64]], config: ClusterConfig) -> bool:
+    """Whether no class would be compared on a GPU."""
+    return all(
+        np.all(stays_on_cpu("torch-gpu", sizes, clusters_per_class(sizes, config)))
+        for sizes in class_sizes
+    )
+
+
 def _backend_of_nodes(config: ClusterConfig, nodes: Sequence[Mapping[str, float]]) -> BackendName:
     """What works where tasks get a GPU; the driver may be on a machine without one.
 
@@ -212,7 +231,8 @@ def _backend_of_nodes(config: ClusterConfig, nodes: Sequence[Mapping[str, float]
             f"cluster.backend is {config.backend}, but the Ray cluster has no GPU: start Ray on a "
             "machine with one (clmle run does with launch.embed_gpus > 0), or set it to auto"
         )
-    chosen: BackendName = TaskRunner(config, num_gpus=1).run_one(
+    # Asks for the least share: others may be at work on all GPUs.
+    chosen: BackendName = TaskRunner(config, num_gpus=1 / _GPU_UNITS).run_one(
         _CHOOSE, Call("looking for a backend that works on a GPU", (config.backend,))
     )
     return chosen

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import resource
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
@@ -104,6 +105,15 @@ def finished_shard(folder: Path | str, name: str, origin: str) -> EmbeddingShard
     except DataError:
         return None
     return info if info.name == name and info.origin == origin else None
+
+
+def begin_embeddings(folder: Path | str, origin: str) -> None:
+    """Take away the manifest of another origin, whose shards are about to be replaced."""
+    path = Path(folder) / MANIFEST_NAME
+    with suppress(DataError):
+        if _read_manifest(path)[1] == origin:
+            return
+    path.unlink(missing_ok=True)
 
 
 def finish_embeddings(folder: Path | str, infos: Sequence[EmbeddingShardInfo], origin: str) -> None:

@@ -45,6 +45,8 @@ class LoopState:
     data_checksum: str
     world_size: int
     zero_stage: int
+    optimizer: str
+    """`optim.name`."""
 
 
 def save(
@@ -171,7 +173,8 @@ def load(
 
     Raises:
         TrainingError: the manifest is damaged.
-        ConfigError: another architecture, other data, or a number of ranks that cannot be loaded.
+        ConfigError: another architecture or optimiser, other data, a number of ranks that cannot
+            be loaded, or a step beyond the end.
     """
     state, _ = _read_manifest(path)
     _check_network(state, path, network)
@@ -180,6 +183,7 @@ def load(
             f"checkpoint {path} was trained on other shards than {config.data.shards}; "
             "set data.shards back, or start a new run folder"
         )
+    _check_course(state, path, config)
     _check_ranks(state, path, config.train.zero_stage, engine.world.size)
     engine.load(path.parent, path.name)
     return state
@@ -244,6 +248,20 @@ def _check_network(state: LoopState, path: Path, network: NetworkDescription) ->
         raise ConfigError(
             f"checkpoint {path} is of another network: {'; '.join(differing)}; "
             "change the model section back, or start a new run folder"
+        )
+
+
+def _check_course(state: LoopState, path: Path, config: RunConfig) -> None:
+    if state.step > config.train.steps:
+        raise ConfigError(
+            f"checkpoint {path} is of step {state.step}, beyond train.steps {config.train.steps}; "
+            "set more steps, or take an older checkpoint"
+        )
+    if state.optimizer != config.optim.name:
+        raise ConfigError(
+            f"checkpoint {path} has the state of optim.name {state.optimizer}, this run has "
+            f"{config.optim.name}; set it back, or begin a new run from the weights of that one "
+            "(model.weights: one of its snapshots)"
         )
 
 

@@ -112,6 +112,8 @@ class Loop:
                 done=self.step,
             ) as progress,
         ):
+            if self._lacks_evaluation():
+                self._evaluate()
             while self.step < steps:
                 self._follow_tables()
                 stopping = self._step.run(self.step, self._record, stop=self._told_to_stop())
@@ -125,7 +127,7 @@ class Loop:
 
     def _follow_tables(self) -> None:
         """Ask for a table when one is due, switch when one has come; all ranks at one step."""
-        asked = self.step in self._parts.config.refresh_steps()
+        asked = self.step in self._parts.config.refresh_steps() or self._lacks_tables()
         # First what is due already: the service passes over an older request for a newer one.
         switched = self._advance_tables()
         if asked:
@@ -137,6 +139,18 @@ class Loop:
                 self._tell_of_small_clusters()
         if asked or switched:
             self._read_ahead()  # now it is known for how long these tables hold
+
+    def _lacks_tables(self) -> bool:
+        """Whether this goes on from another run that had none yet, where this one needs them."""
+        config, feed = self._parts.config, self._parts.feed
+        needed = config.needs_tables and config.clmle_start <= self.step < config.classifier_start
+        return needed and feed.version is None and not feed.state.requested
+
+    def _lacks_evaluation(self) -> bool:
+        """Whether the checkpoint's own is missing: a training that is told to stop leaves it."""
+        config, evaluator = self._parts.config, self._parts.evaluator
+        due = _due(self.step, config.evaluation.every) and 0 < self.step < config.train.steps
+        return due and evaluator is not None and not evaluator.is_done(self.step)
 
     def _tell_of_small_clusters(self) -> None:
         if self._parts.config.sampling != "cluster":
@@ -200,12 +214,13 @@ class Loop:
         last = step == config.train.steps
         if step % config.train.log_every == 0 or last:
             self._log()
-        if _due(step, config.evaluation.every) and not last:
-            self._evaluate()
+        # Saved first: who is told to stop has seconds, and an evaluation may take minutes.
         if last or stopping or _due(step, config.checkpoint.every):
             self._save()
         if stopping and not last:
             raise Stopped(f"stopped after step {step}; --resume auto (the default) goes on there")
+        if _due(step, config.evaluation.every) and not last:
+            self._evaluate()
 
     def _log(self) -> None:
         """Of the steps since the last row: mean of each part over micro-batches and ranks."""
@@ -260,6 +275,7 @@ class Loop:
             data_checksum=parts.manifest.checksum,
             world_size=parts.world.size,
             zero_stage=parts.config.train.zero_stage,
+            optimizer=parts.config.optim.name,
         )
         checkpoint.save(
             parts.engine,

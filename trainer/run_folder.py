@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from clustering.config import NOT_DECIDING
 from data_shards.atomic import atomic_file, read_json
 from data_shards.errors import DataError
 from trainer.config import RunConfig, as_dict
@@ -179,11 +180,7 @@ _FREE_SETTINGS = (
     "data.cache_mib",
     "refresh.timeout_seconds",
     "refresh.on_late",
-    "cluster.num_workers",
-    "cluster.memory_mib_per_worker",
-    "cluster.transport",
-    "cluster.task_timeout_seconds",
-    "cluster.max_retries",
+    *(f"cluster.{name}" for name in NOT_DECIDING),
     "evaluation.every",
     "evaluation.split",
 )

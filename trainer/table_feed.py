@@ -138,6 +138,10 @@ class TableFeed:
     def restore(self, state: FeedState, folder: Path) -> None:
         """Go on as a checkpoint remembers; its active tables are loaded from this store."""
         self.state = state
+        if self._refresh.on_late == "wait" and state.requested:
+            # With `continue` before, the service may have passed over all but the newest.
+            newest = max(state.requested, key=int)
+            state.requested = {newest: state.requested[newest]}
         if state.version is not None:
             self._take(state.version, folder)
 

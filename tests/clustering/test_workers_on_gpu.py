@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from clustering.config import ClusterConfig
@@ -79,3 +80,24 @@ def test_workers_are_where_the_gpus_are(
     assert (workers.object_store_bytes, workers._num_gpus) == (12, 0.25)
     assert "has 8 CPUs on machines with a GPU: using those" in caplog.text
     assert RayWorkers(ClusterConfig(backend="faiss-cpu")).num_workers == 24
+
+
+def test_auto_takes_all_machines_where_no_class_is_large_enough_for_a_gpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    nodes = [
+        {"Alive": True, "Resources": {"CPU": 16.0}},
+        {"Alive": True, "Resources": {"CPU": 8.0, "GPU": 2.0}},
+    ]
+    monkeypatch.setattr("ray.nodes", lambda: nodes)
+    monkeypatch.setattr(TaskRunner, "run_one", lambda *arguments: "torch-gpu")
+    small, large = np.array([5000, 70]), np.array([60_000, 70])  # 25 and 300 clusters
+
+    def workers(backend: str, *class_sizes: np.ndarray) -> tuple[str, int]:
+        config = ClusterConfig(backend=backend, samples_per_cluster=200)  # type: ignore[arg-type]
+        made = RayWorkers(config, class_sizes=class_sizes)
+        return made.backend, made.num_workers
+
+    assert workers("auto", small, small) == ("faiss-cpu", 24)
+    assert workers("auto", small, large) == ("torch-gpu", 8)
+    assert workers("torch-gpu", small) == ("torch-gpu", 8)

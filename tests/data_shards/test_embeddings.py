@@ -14,6 +14,7 @@ from data_shards import embeddings as module
 from data_shards.embeddings import (
     EmbeddingShardInfo,
     EmbeddingShards,
+    begin_embeddings,
     finish_embeddings,
     finished_shard,
     gather_rows,
@@ -42,6 +43,15 @@ def folder(tmp_path: Path) -> Path:
     infos = [write(folder, f"shard-{at:06d}", ids) for at, ids in enumerate(parts)]
     finish_embeddings(folder, infos, "w1")
     return folder
+
+
+def test_a_manifest_of_another_origin_does_not_outlast_its_shards(folder: Path) -> None:
+    begin_embeddings(folder, "w1")
+    assert EmbeddingShards.open(folder).origin == "w1"
+    begin_embeddings(folder, "w2")
+    with pytest.raises(DataError, match="no finished embeddings"):
+        EmbeddingShards.open(folder)
+    begin_embeddings(folder / "new", "w2")  # nothing there yet
 
 
 def test_a_shard_is_on_the_disk_before_it_counts(

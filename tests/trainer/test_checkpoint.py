@@ -31,6 +31,7 @@ STATE = LoopState(
     data_checksum="of the data",
     world_size=1,
     zero_stage=0,
+    optimizer="sgd",
 )
 
 
@@ -271,6 +272,20 @@ def test_another_network_is_refused_with_the_differences(run, engine):
     assert "embedding_dim 8 there, 16 here" in message
     assert "num_classes {'shape': 4} there, {'shape': 5} here" in message
     assert "input_size" not in message
+    assert engine.loaded == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"train": {"steps": 19}}, "is of step 20, beyond train.steps 19"),
+        ({"optim": {"name": "adamw"}}, "state of optim.name sgd, this run has adamw"),
+    ],
+)
+def test_another_course_of_training_is_refused(run, engine, settings, message):
+    config = build_config({"data": {"shards": "faces"}, "recipe": "none", **settings})
+    with pytest.raises(ConfigError, match=message):
+        load(engine, save(run, 20), config=config)
     assert engine.loaded == []
 
 

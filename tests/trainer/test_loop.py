@@ -1,5 +1,6 @@
 """What the loop writes of a training, and what it refuses to write."""
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,8 +12,9 @@ from torch import nn
 from tests.helpers.ranks import run_ranks
 from tests.helpers.training import NETWORK
 from trainer import checkpoint
+from trainer.config import as_dict
 from trainer.config_builder import build_config
-from trainer.errors import NonFiniteLoss
+from trainer.errors import NonFiniteLoss, Stopped
 from trainer.loop import Loop
 from trainer.losses.task_batch import Candidates
 from trainer.models.network import TaskOutput
@@ -69,6 +71,9 @@ class FakeEngine:
 
     def is_finite(self):
         return self.finite
+
+    def evaluate(self):
+        return nullcontext()
 
     def full_state(self):
         return self.network.state_dict()
@@ -130,9 +135,23 @@ class Rows:
         self.values |= {(step, name): value for name, value in values.items()}
 
 
-def loop_at(step, folder, *, feed=None, world=ALONE):
+class FakeEvaluator:
+    """Knows what it has done."""
+
+    def __init__(self):
+        self.done = []
+
+    def is_done(self, step):
+        return step in self.done
+
+    def run(self, network, step, tables, version):
+        self.done.append(step)
+        return {"step": step}, {}
+
+
+def loop_at(step, folder, *, feed=None, world=ALONE, config=CONFIG):
     parts = SimpleNamespace(
-        config=CONFIG,
+        config=config,
         world=world,
         run=RunFolder(folder),
         manifest=SimpleNamespace(checksum="of the data"),
@@ -163,6 +182,48 @@ def test_without_the_last_table_nothing_is_said_of_it(tmp_path):
     loop, parts = loop_at(5, tmp_path, feed=FakeFeed(comes=False))
     loop.run()
     assert parts.metrics.values == {}
+
+
+def test_who_is_told_to_stop_saves_at_once_and_the_next_makes_up_for_the_evaluation(tmp_path):
+    config = build_config({**as_dict(CONFIG), "evaluation": {"every": 2}})
+    loop, parts = loop_at(2, tmp_path, config=config)
+    parts.evaluator = FakeEvaluator()
+    loop._log = lambda: None
+    with pytest.raises(Stopped):
+        loop._after_step(stopping=True)
+    assert (checkpoint_steps(parts.run), parts.evaluator.done) == ([2], [])
+    loop, again = loop_at(2, tmp_path, config=config)
+    again.evaluator = parts.evaluator
+    loop._follow_tables = lambda: None
+    loop._step = SimpleNamespace(run=lambda *_, stop: False, check_weights=lambda step: None)
+    loop._log = lambda: None
+    loop.run()
+    assert again.evaluator.done == [2, 4, 5]
+    for step in (3, 4):  # not due, or done
+        loop, _ = loop_at(step, tmp_path, config=config)
+        loop._parts.evaluator = again.evaluator
+        assert not loop._lacks_evaluation()
+
+
+def test_tables_are_asked_for_where_a_checkpoint_of_another_run_brought_none(tmp_path):
+    config = build_config(
+        {
+            "data": {"shards": "faces"},
+            "recipe": "none",
+            "loss": {"clmle_from": 0.2},
+            "train": {"steps": 20},
+            "refresh": {"every": 6, "lag": 2},
+        }
+    )
+    assert list(config.refresh_steps()) == [4, 10, 16]
+    for step, lacks in ((3, False), (5, True)):
+        loop, parts = loop_at(step, tmp_path, config=config)
+        assert loop._lacks_tables() == lacks
+    parts.feed.state = FeedState(requested={"4": "soon"})
+    assert not loop._lacks_tables()
+    parts.feed.version = 4
+    parts.feed.state = FeedState(version=4)
+    assert not loop._lacks_tables()
 
 
 def test_weights_that_are_not_finite_are_not_written(tmp_path):

@@ -301,6 +301,18 @@ def test_a_checkpoint_brings_back_tables_and_requests(folder):
     assert again.state.switches == [[0, 0], [13, 10]]
 
 
+def test_who_waits_now_and_did_not_before_waits_for_the_newest_alone(folder):
+    """The service may have passed over the others."""
+    state = FeedState(version=0, requested={"10": "second", "20": "third"})
+    publish(folder, 0, "first")
+    feed = make_feed(folder, lag=10)
+    feed.restore(state, folder)
+    assert not feed.advance(20)
+    publish(folder, 20, "third")
+    assert feed.advance(30)
+    assert feed.version == 20
+
+
 def test_a_checkpoint_whose_table_is_gone_says_so(folder):
     feed = make_feed(folder)
     with pytest.raises(TrainingError, match="no cluster tables of version 7"):

@@ -21,7 +21,7 @@ from trainer.evaluation.knn import (
     neighbour_readouts,
     training_embeddings,
 )
-from trainer.evaluation.report import as_metrics, summarise, write_evaluation
+from trainer.evaluation.report import as_metrics, evaluation_path, summarise, write_evaluation
 from trainer.models.network import Network
 from trainer.run_folder import RunFolder, step_name
 from trainer.sections import EvaluationConfig, TaskConfig
@@ -105,6 +105,12 @@ class RankEvaluator:
         if self._world.is_first:
             write_evaluation(self._run, summary)
         return summary, as_metrics(summary)
+
+    def is_done(self, step: int) -> bool:
+        """Whether the evaluation of a step is written. Every rank must call it."""
+        file = evaluation_path(self._run, step, self._config.split)
+        found = torch.tensor(self._world.is_first and file.exists(), dtype=torch.int64)
+        return bool(self._world.sum(found))
 
     def _training(
         self, step: int, tables: Mapping[str, ClusterTable], version: int | None

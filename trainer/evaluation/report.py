@@ -47,10 +47,15 @@ def summarise(
     }
 
 
+def evaluation_path(run: RunFolder, step: int, split: str) -> Path:
+    """`RUN/evaluation/step_....json`, or `step_...-SPLIT.json` of another split than test."""
+    of_split = "" if split == "test" else f"-{split}"
+    return run.evaluation / f"{step_name(step)}{of_split}.json"
+
+
 def write_evaluation(run: RunFolder, summary: Mapping[str, Any]) -> Path:
-    """Write `RUN/evaluation/step_....json`, or `step_...-SPLIT.json` of another split than test."""
-    of_split = "" if summary["split"] == "test" else f"-{summary['split']}"
-    path = run.evaluation / f"{step_name(summary['step'])}{of_split}.json"
+    """Write a summary where `evaluation_path` says."""
+    path = evaluation_path(run, summary["step"], summary["split"])
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, dict(summary))
     return path
