@@ -191,6 +191,28 @@ def test_a_checkpoint_goes_on_in_another_folder_with_its_tables(tmp_path, tiny_s
     assert report_of(config)["table_switches"] == report_of(former)["table_switches"]
 
 
+def test_a_checkpoint_without_tables_asks_for_them_where_they_are_needed_by_now(
+    tmp_path, tiny_shards
+):
+    former = tiny_config(
+        tmp_path / "former",
+        tiny_shards,
+        loss__clmle_from=0.8,
+        loss__margin_anneal=0.1,
+        checkpoint__every=10,
+        checkpoint__keep=3,
+    )
+    with LocalService(former):
+        succeeded(train_ranks(former))
+    config = tiny_config(tmp_path / "later", tiny_shards, loss__clmle_from=0.2)
+    assert list(config.refresh_steps()) == [4, 12]
+    start = RunFolder(former.run_path).checkpoints / "step_000010"
+    with LocalService(config) as service:
+        succeeded(train_ranks(config, options=("--resume", str(start))))
+    assert service.served == [10, 12, 20]
+    assert report_of(config)["table_switches"] == [[10, 10], [14, 12], [20, 20]]
+
+
 def test_a_training_can_begin_from_the_weights_of_another(alone, tmp_path, tiny_shards):
     """On another number of ranks, with another stage of ZeRO, too."""
     start = RunFolder(alone.run_path).snapshots / "step_000020"
