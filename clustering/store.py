@@ -65,7 +65,7 @@ def publish(folder: Path | str, version: int, tables: Mapping[str, ClusterTable]
     folder.mkdir(parents=True, exist_ok=True)
     clear_leftovers(folder)
     target = folder / _version_name(version)
-    with atomic_folder(target, replace=True) as new:
+    with atomic_folder(target) as new:
         for task, table in tables.items():
             arrays_name, stats_name = _file_names(task)
             # Not save_file: it makes files that only their owner can read.

@@ -47,23 +47,17 @@ def atomic_file(path: Path | str, *, flush_name: bool = True) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_folder(path: Path | str, replace: bool = False) -> Iterator[Path]:
-    """Write a folder that is there whole or not at all.
+def atomic_folder(path: Path | str) -> Iterator[Path]:
+    """Write a folder that is there whole or not at all; replaces an older one.
 
     Args:
         path: the folder to make; its parent must exist.
-        replace: True to put the new folder in the place of an older one.
 
     Yields:
         An empty folder beside `path` to fill. It is flushed and renamed when the block ends,
         removed when the block raises.
-
-    Raises:
-        DataError: when `path` exists and `replace` is False.
     """
     path = Path(path)
-    if path.exists() and not replace:
-        raise DataError(f"{path} exists already; remove it or choose another name")
     temporary = _temporary_name(path)
     temporary.mkdir()
     try:

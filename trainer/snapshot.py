@@ -99,7 +99,7 @@ def write_snapshot(
     """
     path = run.snapshots / step_name(step)
     run.snapshots.mkdir(parents=True, exist_ok=True)
-    with atomic_folder(path, replace=True) as folder:
+    with atomic_folder(path) as folder:
         weights = folder / SNAPSHOT_WEIGHTS
         # Cloned so that tied or sliced storages are written as what they are: tensors of their own.
         plain = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
@@ -155,7 +155,7 @@ def copy_snapshot(former: RunFolder, run: RunFolder, step: int) -> None:
     """
     original = read_snapshot(former.snapshots / step_name(step))
     run.snapshots.mkdir(parents=True, exist_ok=True)
-    with atomic_folder(run.snapshots / step_name(step), replace=True) as folder:
+    with atomic_folder(run.snapshots / step_name(step)) as folder:
         # As new files: the request that was written last is served, and this one is made now.
         shutil.copytree(original.path, folder, dirs_exist_ok=True, copy_function=shutil.copyfile)
 

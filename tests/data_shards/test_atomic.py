@@ -53,15 +53,9 @@ def test_a_folder_appears_whole(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["made"]
 
 
-def test_a_folder_is_not_replaced_unasked(tmp_path: Path) -> None:
-    (tmp_path / "made").mkdir()
-    with pytest.raises(DataError, match="exists already"), atomic_folder(tmp_path / "made"):
-        pass
-
-
 def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
     for text in ("old", "new"):
-        with atomic_folder(tmp_path / "made", replace=True) as temporary:
+        with atomic_folder(tmp_path / "made") as temporary:
             (temporary / text).write_text(text)
     assert os.listdir(tmp_path) == ["made"]
     assert os.listdir(tmp_path / "made") == ["new"]
@@ -70,7 +64,7 @@ def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
 def test_a_failed_replacement_keeps_the_old_folder(tmp_path: Path) -> None:
     with atomic_folder(tmp_path / "made") as temporary:
         (temporary / "old").write_text("old")
-    with pytest.raises(RuntimeError), atomic_folder(tmp_path / "made", replace=True):
+    with pytest.raises(RuntimeError), atomic_folder(tmp_path / "made"):
         raise RuntimeError
     assert os.listdir(tmp_path) == ["made"]
     assert os.listdir(tmp_path / "made") == ["old"]
@@ -90,7 +84,7 @@ def test_the_old_folder_comes_back_when_the_new_one_cannot_be_renamed(
         rename(source, target)
 
     monkeypatch.setattr(os, "rename", fails_second_time)
-    with pytest.raises(OSError, match="no"), atomic_folder(tmp_path / "made", replace=True):
+    with pytest.raises(OSError, match="no"), atomic_folder(tmp_path / "made"):
         pass
     assert os.listdir(tmp_path) == ["made"]
     assert os.listdir(tmp_path / "made") == ["old"]
@@ -102,7 +96,7 @@ def test_an_old_folder_that_cannot_be_removed_is_no_obstacle(
     """A network file system may keep its files as long as somebody reads them."""
     monkeypatch.setattr(shutil, "rmtree", _busy)
     for text in ("old", "new"):
-        with atomic_folder(tmp_path / "made", replace=True) as temporary:
+        with atomic_folder(tmp_path / "made") as temporary:
             (temporary / text).write_text(text)
     assert os.listdir(tmp_path / "made") == ["new"]
     clear_leftovers(tmp_path)
