@@ -72,7 +72,6 @@ def save(
         run.checkpoints.mkdir(parents=True, exist_ok=True)
     engine.world.barrier()
     engine.save(run.checkpoints, step_name(state.step))
-    engine.world.barrier()
     # As long as reading all of it takes.
     engine.world.first_does(lambda: _complete(folder, run, state, statistics or {}, keep=keep))
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +150,12 @@ class Engine:
             dist_init_required=False,
         )
         self.network = network
+        self._unwritten: list[Callable[[], None]] = []
+        writer = self._engine.checkpoint_engine
+        write = writer.save
+        writer.save = lambda state_dict, path: self._unwritten.append(
+            partial(write, state_dict, path)
+        )
 
     def forward(self, images: torch.Tensor) -> dict[str, TaskOutput]:
         """One micro-batch through the network, in training mode.
@@ -194,6 +202,12 @@ class Engine:
     def save(self, folder: Path, tag: str) -> None:
         """Write weights and optimiser state under folder/tag. Every rank must call it."""
         self._engine.save_checkpoint(str(folder), tag=tag, save_latest=False)
+        # Not within, where ranks wait in barriers that a slow disk would have run out.
+        self.world.each_does(self._write)
+
+    def _write(self) -> None:
+        while self._unwritten:
+            self._unwritten.pop(0)()
 
     def load(self, folder: Path, tag: str) -> None:
         """Restore weights and optimiser state as `save` wrote them. Every rank must call it.

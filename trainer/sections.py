@@ -257,8 +257,7 @@ class TrainConfig:
     """Largest norm of the gradient. 0 = no clipping."""
 
     communication_timeout_seconds: float = 120.0
-    """A rank that does not answer for this long makes the job fail. More than writing a checkpoint
-    takes: the ranks wait for it."""
+    """A rank that does not answer for this long makes the job fail."""
 
     deepspeed_extra: dict[str, Any] = field(default_factory=dict)
     """Further keys for DeepSpeed's own JSON. Keys that this file already decides are refused."""

@@ -84,17 +84,33 @@ class World:
         Raises:
             TrainingError: on the others, if the work failed; on rank 0 its own error.
         """
+        return self._in_rounds(work if self.is_first else None)
+
+    def each_does(self, work: Callable[[], None]) -> None:
+        """Let every rank do what may take longer than the collectives' time-out.
+
+        Args:
+            work: as of `first_does`.
+
+        Raises:
+            TrainingError: on the ranks whose work did not fail, if another's did; there its own.
+        """
+        self._in_rounds(work)
+
+    def _in_rounds(self, work: Callable[[], T] | None) -> T | None:
+        """Do the work, if any, while all ranks tell each other again and again who is at it."""
         if self.size == 1:
-            return work()
-        with ThreadPoolExecutor(1, thread_name_prefix="first_does") as pool:
-            task = pool.submit(work) if self.is_first else None
-            busy = True
-            while busy:
+            return None if work is None else work()
+        with ThreadPoolExecutor(1, thread_name_prefix="in_rounds") as pool:
+            task = None if work is None else pool.submit(work)
+            num_busy, num_failed = 1, 0
+            while num_busy:
                 busy = task is not None and bool(wait([task], ROUND_SECONDS).not_done)
                 failed = task is not None and not busy and task.exception() is not None
-                busy, failed = self.sum(torch.tensor([busy, failed], dtype=torch.int32)).tolist()
-        if failed and task is None:
-            raise TrainingError("rank 0 could not go on; what it says itself is the reason")
+                state = torch.tensor([busy, failed], dtype=torch.int32)
+                num_busy, num_failed = self.sum(state).tolist()
+        if num_failed and not failed:
+            raise TrainingError("another rank could not go on; what it says itself is the reason")
         return None if task is None else task.result()
 
     def broadcast_text(self, text: str | None) -> str | None:

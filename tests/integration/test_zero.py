@@ -1,5 +1,6 @@
 """ZeRO cuts the training state up over ranks; what is computed stays the same."""
 
+import time
 from itertools import product
 
 import numpy as np
@@ -56,6 +57,42 @@ def train_everything(rank, num_ranks, folder, shards):
         world.barrier()
     torch.distributed.destroy_process_group()
     return results
+
+
+def save_slowly(rank, num_ranks, folder, shards):
+    """On a disk that takes longer to write a checkpoint than ranks wait for each other."""
+    config = tiny_config(
+        folder / "run",
+        shards,
+        loss__name="softmax",
+        sampler__neighbourhoods=4,
+        train__zero_stage=1,
+        train__communication_timeout_seconds=4.0,
+    )
+    trained = _Trained(config, start_distributed(config))
+    trained.run_steps(0, 2)
+    state = {name: tensor.cpu().clone() for name, tensor in trained.engine.full_state().items()}
+    save, written = torch.save, []
+
+    def slow(*arguments, **settings):
+        time.sleep(0 if rank else 3)
+        written.append(arguments[1])
+        save(*arguments, **settings)
+
+    torch.save = slow
+    trained.engine.save(folder / "checkpoints", "tag")
+    torch.save = save
+    trained.run_steps(2, STEPS)
+    trained.engine.load(folder / "checkpoints", "tag")
+    now = trained.engine.full_state()
+    torch.distributed.destroy_process_group()
+    return len(written), all(torch.equal(now[name], state[name]) for name in state)
+
+
+def test_a_slow_disk_does_not_make_ranks_lose_patience(tmp_path, tiny_shards):
+    """Rank 0 writes the weights and its part of the optimiser's state, rank 1 its part."""
+    found = run_ranks(save_slowly, NUM_RANKS, tmp_path, tiny_shards, timeout=120)
+    assert found == [(2, True), (1, True)]
 
 
 class _Trained:
