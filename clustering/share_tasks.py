@@ -21,7 +21,8 @@ from clustering.kmeans import Answer
 from clustering.sharded_kmeans import ShareWork, check_share_rows, share_reader
 from clustering.shares import CHANGING, CHUNK_ROWS, Share, ShareState
 from clustering.tasks import Call, Kind, TaskRunner
-from data_shards.embeddings import EmbeddingShards, gather_rows
+from data_shards.embeddings import EmbeddingShards
+from data_shards.gather import gather_rows
 
 # `ray` is imported in functions: it reads its environment then, which a job sets up first.
 

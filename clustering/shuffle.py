@@ -20,7 +20,8 @@ import numpy.typing as npt
 from clustering.bundle import BundleResult, BundleWork, cluster_classes
 from clustering.tasks import Call, Kind, TaskRunner
 from clustering.transport import cut_spans
-from data_shards.embeddings import EmbeddingShards, gather_rows
+from data_shards.embeddings import EmbeddingShards
+from data_shards.gather import gather_rows
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ Legend: n rows of a shard, N rows in all, D embedding, P rows asked for.
 from __future__ import annotations
 
 import resource
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache, partial
@@ -24,6 +24,7 @@ import numpy.typing as npt
 
 from data_shards.atomic import atomic_file, read_json, sha256_of, write_json
 from data_shards.errors import DataError
+from data_shards.gather import gather_from
 from data_shards.record import check_file, record_from_json
 
 MANIFEST_NAME = "manifest.json"
@@ -230,7 +231,7 @@ class EmbeddingShards:
                 f"positions must lie in 0..{self.num_rows - 1}, "
                 f"got {positions.min()}..{positions.max()}"
             )
-        return _gather(self._part, self._starts, positions, self.dim)
+        return gather_from(self._part, self._starts, positions, self.dim)
 
     def _part(self, number: int) -> npt.NDArray[np.float32]:
         return self._mapped(self.shards[number])
@@ -243,23 +244,6 @@ class EmbeddingShards:
         return np.concatenate(parts)
 
 
-def gather_rows(
-    parts: Sequence[npt.NDArray[np.float32]], positions: npt.NDArray[np.integer], dim: int
-) -> npt.NDArray[np.float32]:
-    """Gather rows of arrays as if these lay one after the other.
-
-    Args:
-        parts: (any, D) float32 each.
-        positions: (P,) row numbers in all parts together, in any order.
-        dim: D.
-
-    Returns:
-        (P, D) float32, a new array in the order of `positions`.
-    """
-    starts = np.cumsum([0, *(len(part) for part in parts)])
-    return _gather(parts.__getitem__, starts, positions, dim)
-
-
 def check_vectors(folder: Path | str, shard: EmbeddingShardInfo) -> None:
     """Compare a shard's file of vectors with its checksum.
 
@@ -268,23 +252,6 @@ def check_vectors(folder: Path | str, shard: EmbeddingShardInfo) -> None:
     """
     vectors = _paths(Path(folder), shard.name)[0]
     check_file(vectors, num_bytes=shard.num_bytes, sha256=shard.sha256, remedy=_REMEDY)
-
-
-def _gather(
-    part: Callable[[int], npt.NDArray[np.float32]],
-    starts: npt.NDArray[np.int64],
-    positions: npt.NDArray[np.integer],
-    dim: int,
-) -> npt.NDArray[np.float32]:
-    """`gather_rows` of parts that begin at `starts` and are asked for only if a row is wanted."""
-    gathered = np.empty((len(positions), dim), dtype=np.float32)
-    part_of = np.searchsorted(starts, positions, side="right") - 1
-    # Sorted once: to look for the rows of each part anew takes time with the number of parts.
-    order = np.argsort(part_of, kind="stable")
-    numbers, firsts = np.unique(part_of[order], return_index=True)
-    for number, chosen in zip(numbers.tolist(), np.split(order, firsts[1:]), strict=False):
-        gathered[chosen] = part(number)[positions[chosen] - starts[number]]
-    return gathered
 
 
 def _read_manifest(path: Path) -> tuple[tuple[EmbeddingShardInfo, ...], str]:

@@ -234,7 +234,7 @@ def _write(
         temporary.write_text(as_csv(rows), encoding="utf-8")
     written = [plan.out, table]
     if not can_plot():
-        print("no pictures: matplotlib is not installed (pip install 'clmle[bench]')")
+        print("no pictures: matplotlib is not installed (pip install -e '.[bench]')")
     elif rows:
         written += plot_all(rows, plan.out.with_suffix(""), plan.split)
     print("\n".join(map(str, written)))

@@ -17,10 +17,10 @@ from data_shards.embeddings import (
     begin_embeddings,
     finish_embeddings,
     finished_shard,
-    gather_rows,
     write_embedding_shard,
 )
 from data_shards.errors import DataError
+from data_shards.gather import gather_rows
 
 DIM = 5
 

@@ -171,7 +171,7 @@ def build(name: str) -> Network:
 
 def test_a_missing_timm_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(ConfigError, match=r"pip install clmle\[timm\]"):
+    with pytest.raises(ConfigError, match=r"pip install -e '\.\[timm\]'"):
         build("timm:resnet18")
 
 
