@@ -16,12 +16,16 @@ from data_shards.progress import Progress
 from data_shards.sources import SOURCE_NAMES, read_source
 from data_shards.sources.base import Source
 
-_SOURCES = (
-    "digits (no PATH), idx FOLDER, image-folder FOLDER, lfw FOLDER or TAR, "
-    "utkface FOLDER or TAR, celeba FOLDER"
-)
+_SOURCES_AND_EXAMPLES = """\
+sources, and what lies at PATH:
+  image-folder   CLASS/any files, or train/CLASS/..., test/CLASS/... and perhaps val/CLASS/...
+  lfw            NAME/NAME_0001.jpg, a folder or a tar of it
+  utkface        AGE_GENDER_RACE_TIME.jpg, a folder or a tar of it
+  celeba         img_align_celeba/, list_attr_celeba.txt and list_eval_partition.txt
+  idx            train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-..., also with .gz
+  digits         nothing, no PATH: they come with scikit-learn
+  A quarter of each class becomes the test split where a source has none of its own.
 
-_EXAMPLES = """\
 examples:
   the digits that come with scikit-learn, class 9 with 1/20 of the images of class 0:
     clmle import digits --out data/digits --long-tail-ratio 20
@@ -109,11 +113,11 @@ def _parser() -> argparse.ArgumentParser:
         prog="clmle import",
         usage="clmle import SOURCE [PATH] --out DIR [options]\n       clmle import --verify DIR",
         description="Turn images into the shards that training, clustering and evaluation read.",
-        epilog=_EXAMPLES,
+        epilog=_SOURCES_AND_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("source", nargs="?", metavar="SOURCE", choices=SOURCE_NAMES, help=_SOURCES)
+    add("source", nargs="?", metavar="SOURCE", choices=SOURCE_NAMES, help=", ".join(SOURCE_NAMES))
     add("path", nargs="?", metavar="PATH", type=Path, help="where the source's images lie")
     add("--out", metavar="DIR", type=Path, help="folder to fill")
     add(
