@@ -16,7 +16,11 @@ from data_shards.atomic import atomic_file
 
 SUFFIXES = ("png", "svg")
 _COLOURS = {"classic": "0.65", "cluster": "tab:blue", "ours": "tab:red", "ablation": "tab:orange"}
-_GROUPS = {"many": "many: > 100 images", "medium": "20 to 100", "few": "few: < 20"}
+_GROUPS = {
+    "many": ("many: > 100 images", "0.65"),
+    "medium": ("medium: 20 to 100", "tab:blue"),
+    "few": ("few: < 20", "tab:red"),
+}
 
 
 def can_plot() -> bool:
@@ -47,13 +51,17 @@ def plot_all(rows: Sequence[Row], stem: Path, split: Split) -> list[Path]:
 
 
 def _panels(rows: Sequence[Row], height: float) -> tuple[Any, list[tuple[str, Any]]]:
-    """A figure with one panel a data set, one below the other."""
+    """A figure with one panel a data set, two beside each other."""
     from matplotlib.figure import Figure
 
     datasets = list(dict.fromkeys(row.data for row in rows))
-    figure = Figure(figsize=(8, height * len(datasets)), layout="constrained")
-    axes = figure.subplots(len(datasets), squeeze=False)[:, 0]
-    return figure, list(zip(datasets, axes, strict=True))
+    columns = min(2, len(datasets))
+    lines = -(-len(datasets) // columns)
+    figure = Figure(figsize=(7 * columns, height * lines), layout="constrained")
+    axes = figure.subplots(lines, columns, squeeze=False).ravel().tolist()
+    for axis in axes[len(datasets) :]:
+        axis.remove()
+    return figure, list(zip(datasets, axes, strict=False))
 
 
 def _accuracy(rows: Sequence[Row], split: Split) -> Any:
@@ -76,30 +84,29 @@ def _accuracy(rows: Sequence[Row], split: Split) -> Any:
         axis.set_yticks(range(len(methods)), methods)
         axis.invert_yaxis()
         axis.set_title(data)
-    panels[-1][1].set_xlabel(f"balanced accuracy on the {split} images (mean, sd over seeds)")
+    figure.supxlabel(f"balanced accuracy on the {split} images (mean, sd over seeds)")
     return figure
 
 
 def _recall(rows: Sequence[Row]) -> Any:
-    """Bars: recall of classes with many, some and few training images."""
+    """Dots: recall of classes with many, some and few training images; where sizes differ."""
+    sized = {r.data for r in rows if sum(getattr(r, group) is not None for group in _GROUPS) > 1}
+    rows = [row for row in rows if row.data in sized] or rows
     methods = list(dict.fromkeys(row.method for row in rows))
-    from matplotlib import colormaps
-
-    figure, panels = _panels(rows, 3.0)
-    colours = colormaps["turbo"].resampled(len(methods))
-    width = 0.8 / len(methods)
+    figure, panels = _panels(rows, 1 + 0.25 * len(methods))
     for data, axis in panels:
-        for number, method in enumerate(methods):
-            mine = [row for row in rows if (row.data, row.method) == (data, method)]
-            means = [mean_of(getattr(row, group) for row in mine) for group in _GROUPS]
-            places = [place + (number + 0.5) * width - 0.4 for place in range(len(_GROUPS))]
-            heights = np.array(means, dtype=np.float64)  # NaN, which is not drawn, for None
-            axis.bar(places, heights, width, label=method, color=colours(number))
-        axis.set_xticks(range(len(_GROUPS)), list(_GROUPS.values()))
-        axis.set_xlim(-0.5, len(_GROUPS) - 0.5)
-        axis.set_ylim(0, 1)
+        for group, (label, colour) in _GROUPS.items():
+            means = [
+                mean_of(getattr(r, group) for r in rows if (r.data, r.method) == (data, method))
+                for method in methods
+            ]
+            places = np.array(means, dtype=np.float64)  # NaN, which is not drawn, for None
+            axis.plot(places, range(len(methods)), "o", color=colour, label=label)
+        axis.set_yticks(range(len(methods)), methods)
+        axis.invert_yaxis()
+        axis.grid(alpha=0.4)
         axis.set_title(data)
     handles, labels = panels[0][1].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right upper", fontsize=7)
-    figure.supylabel("recall, mean over classes and seeds")
+    figure.legend(handles, labels, loc="outside upper right", ncols=len(labels), fontsize=8)
+    figure.supxlabel("recall, mean over classes and seeds")
     return figure
