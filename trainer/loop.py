@@ -148,9 +148,13 @@ class Loop:
 
     def _lacks_evaluation(self) -> bool:
         """Whether the checkpoint's own is missing: a training that is told to stop leaves it."""
-        config, evaluator = self._parts.config, self._parts.evaluator
-        due = _due(self.step, config.evaluation.every) and 0 < self.step < config.train.steps
-        return due and evaluator is not None and not evaluator.is_done(self.step)
+        evaluator = self._parts.evaluator
+        return self._is_evaluated() and evaluator is not None and not evaluator.is_done(self.step)
+
+    def _is_evaluated(self) -> bool:
+        """Whether this step ends with an evaluation; that of the last one comes by itself."""
+        config = self._parts.config
+        return 0 < self.step < config.train.steps and _due(self.step, config.evaluation.every)
 
     def _tell_of_small_clusters(self) -> None:
         if self._parts.config.sampling != "cluster":
@@ -219,7 +223,7 @@ class Loop:
             self._save()
         if stopping and not last:
             raise Stopped(f"stopped after step {step}; --resume auto (the default) goes on there")
-        if _due(step, config.evaluation.every) and not last:
+        if self._is_evaluated():
             self._evaluate()
 
     def _log(self) -> None:

@@ -70,21 +70,9 @@ def summarise_claims(
     if OURS not in names or not others & names:
         return None
     by_data = {data: [row for row in rows if row.data == data] for data in datasets}
-    diverged = {data: _diverged(of_data) for data, of_data in by_data.items()}
-    accuracy = {
-        data: _means(
-            (row.method, row.balanced_accuracy)
-            for row in of_data
-            if row.method == OURS or row.method not in diverged[data]
-        )
-        for data, of_data in by_data.items()
-    }
+    accuracy = {data: _accuracy(of_data) for data, of_data in by_data.items()}
     lines = [
-        {
-            **_line(data, by_data[data], accuracy[data], image_counts.get(data)),
-            "diverged": diverged[data],
-        }
-        for data in datasets
+        _line(data, by_data[data], accuracy[data], image_counts.get(data)) for data in datasets
     ]
     missing = {data: [m for m in expected if (data, m) not in trained] for data in datasets}
     both = [line for line in lines if line["over_classic"] is not None]
@@ -157,6 +145,7 @@ def _line(
         "over_few": _points(few.get(OURS), best["few"]),
         "rank": None if ours is None else 1 + sum(mean > ours["mean"] for mean in compared),
         "of": len(compared),
+        "diverged": _diverged(rows),
         "image_error": None
         if ours is None or counts is None
         else 100 * image_error(ours["mean"], counts),
@@ -165,6 +154,12 @@ def _line(
 
 def _diverged(rows: Sequence[Row]) -> dict[str, int]:
     return dict(Counter(row.method for row in rows if row.balanced_accuracy is None))
+
+
+def _accuracy(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
+    """`_means` of ours, and of the others whose loss became infinite with no seed."""
+    diverged = _diverged(rows).keys() - {OURS}
+    return _means((r.method, r.balanced_accuracy) for r in rows if r.method not in diverged)
 
 
 def _means(values: Iterable[tuple[str, float | None]]) -> dict[str, dict[str, Any]]:

@@ -212,7 +212,7 @@ def _write(
     peers = [method for method in plan.methods if METHODS[method].ablation is None]
     tested = significance.summarise(*score_table(rows, peers), control=OURS)
     _say(plan, rows, tested, readouts)
-    if tested is not None or len(peers) > 1:
+    if len(peers) > 1:
         sys.stdout.write(significance_text(tested, rows))
     sys.stdout.write(ablation_text(ablations) + claims_text(claims) + precision_text(rows))
     machine = f"{platform.machine()}, {os.cpu_count()} CPUs, {platform.system()}"

@@ -38,7 +38,8 @@ def markdown_tables(results: Mapping[str, Any]) -> str:
         *_beside_each_other(results, images),
         _seconds_part(rows, methods, results["machine"]),
     ]
-    return "\n".join([*_answers(results, rows, methods, images), _folded(more)])
+    answers = _answers(results, rows, methods, images)
+    return "\n".join([*answers, _folded(more, tested=tested is not None)])
 
 
 def _answers(
@@ -127,8 +128,9 @@ def _part(heading: str, cells: Sequence[Sequence[str]]) -> str:
     return f"### {heading}\n\n{_markdown(cells)}"
 
 
-def _folded(parts: Sequence[str]) -> str:
-    summary, inner = "Recall by class size, read-outs, ranks, tests, seconds", "\n".join(parts)
+def _folded(parts: Sequence[str], *, tested: bool) -> str:
+    summary = f"Recall by class size, read-outs,{' ranks, tests,' if tested else ''} seconds"
+    inner = "\n".join(parts)
     return f"<details>\n<summary>{summary}</summary>\n\n{inner}\n</details>\n"
 
 

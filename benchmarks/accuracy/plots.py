@@ -100,8 +100,8 @@ def _recall(rows: Sequence[Row]) -> Any:
                 mean_of(getattr(r, group) for r in rows if (r.data, r.method) == (data, method))
                 for method in methods
             ]
-            places = np.array(means, dtype=np.float64)  # NaN, which is not drawn, for None
-            axis.plot(places, range(len(methods)), "o", color=colour, label=label)
+            recalls = np.array(means, dtype=np.float64)  # NaN, which is not drawn, for None
+            axis.plot(recalls, range(len(methods)), "o", color=colour, label=label)
         axis.set_yticks(range(len(methods)), methods)
         axis.invert_yaxis()
         axis.grid(alpha=0.4)
