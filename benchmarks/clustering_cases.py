@@ -26,8 +26,8 @@ from benchmarks.measure import (
 )
 from clustering.config import ClusterConfig, TransportChoice
 from clustering.coordinator import cluster_embeddings
-from clustering.table import ClusterTable
-from clustering.tasks import run_tasks
+from clustering.execution.ray_tasks import run_tasks
+from clustering.table.table import ClusterTable
 
 _EVERY = 50
 _DEFAULT_THREADS = faiss.omp_get_max_threads()

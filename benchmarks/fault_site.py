@@ -21,17 +21,17 @@ import psutil
 import torch
 from sklearn.datasets import load_digits
 
-from cluster_jobs.local_ray import private_folder
-from clustering import store
-from data_shards.manifest import Manifest, SplitInfo
-from data_shards.sample import Sample
-from data_shards.transforms import encode_png
-from data_shards.writer import write_shard
-from trainer.config import RunConfig
-from trainer.config_builder import build_config
-from trainer.config_file import to_yaml
-from trainer.run_folder import RunFolder
-from trainer.snapshot import NetworkDescription, write_snapshot
+from cluster_jobs.ray_cluster.local_ray import private_folder
+from clustering.table import store
+from data_shards.images.transforms import encode_png
+from data_shards.shards.manifest import Manifest, SplitInfo
+from data_shards.shards.sample import Sample
+from data_shards.shards.writer import write_shard
+from trainer.config.builder import build_config
+from trainer.config.run_config import RunConfig
+from trainer.config.yaml_file import to_yaml
+from trainer.run.folder import RunFolder
+from trainer.state.snapshot import NetworkDescription, write_snapshot
 
 COLUMN = "digit"
 OLD_STEP, NEW_STEP = 0, 10

@@ -39,7 +39,7 @@ from benchmarks.fault_site import (  # noqa: E402 - the environment comes first
 from benchmarks.measure import Figure  # noqa: E402
 from data_shards.atomic import read_json  # noqa: E402
 from data_shards.errors import DataError  # noqa: E402
-from data_shards.manifest import Manifest  # noqa: E402
+from data_shards.shards.manifest import Manifest  # noqa: E402
 
 LIMIT_SECONDS = 60.0
 """From the kill on; who takes longer hangs."""

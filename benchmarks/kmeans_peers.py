@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clustering.config import ClusterConfig
-from clustering.kmeans import spherical_kmeans
+from clustering.kmeans.one_class import spherical_kmeans
 
 Rows = npt.NDArray[np.float32]
 ClassKMeans = Callable[[Rows, int, int], float]

@@ -10,9 +10,9 @@ import numpy.typing as npt
 
 from benchmarks.measure import Figure, interleaved, sized
 from clustering.config import ClusterConfig
-from clustering.neighbours import neighbour_lists
-from clustering.plan import make_plan
-from clustering.top_k import top_k
+from clustering.execution.plan import make_plan
+from clustering.table.neighbours import neighbour_lists
+from clustering.table.top_k import top_k
 
 _WORKERS = 256
 _NEIGHBOURS = 32

@@ -24,26 +24,26 @@ import numpy as np
 import numpy.typing as npt
 
 from cluster_jobs.errors import JobError, run_job
-from cluster_jobs.snapshots import add_checkpoint_option, check_data, served_snapshot
-from clustering import store
-from clustering.table import ClusterTable
+from cluster_jobs.service.snapshots import add_checkpoint_option, check_data, served_snapshot
+from clustering.table import store
+from clustering.table.table import ClusterTable
 from data_shards.atomic import atomic_file
 from data_shards.errors import DataError
-from data_shards.manifest import Manifest
+from data_shards.images.transforms import decode_image
 from data_shards.progress import Progress
+from data_shards.shards.manifest import Manifest
 from data_shards.sources.files import visible_files
-from data_shards.transforms import decode_image
-from trainer.config_file import config_parser, resolved
-from trainer.embed import embed_images
+from trainer.config.readout_names import NEAREST_IMAGES, NEAREST_IMAGES_BALANCED, READOUTS
+from trainer.config.sections import EvaluationConfig, TaskConfig
+from trainer.config.tasks import load_manifest, resolve_tasks
+from trainer.config.yaml_file import config_parser, resolved
 from trainer.evaluation.evaluate import predict_task
-from trainer.evaluation.readout_names import NEAREST_IMAGES, NEAREST_IMAGES_BALANCED, READOUTS
 from trainer.evaluation.readouts import readouts
+from trainer.models.embed import embed_images
 from trainer.models.network import Network
-from trainer.run_folder import RunFolder
-from trainer.sections import EvaluationConfig, TaskConfig
-from trainer.snapshot import load_network
-from trainer.tasks import load_manifest, resolve_tasks
-from trainer.world import World
+from trainer.run.folder import RunFolder
+from trainer.runtime.world import World
+from trainer.state.snapshot import load_network
 
 HEADER = ("image", "task", "class", "similarity")
 _BY_IMAGES = (NEAREST_IMAGES, NEAREST_IMAGES_BALANCED)

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from data_shards.manifest import Manifest
-from trainer.config import RunConfig
-from trainer.evaluation.readout_names import READOUTS
-from trainer.tasks import resolve_tasks
+from data_shards.shards.manifest import Manifest
+from trainer.config.readout_names import READOUTS
+from trainer.config.run_config import RunConfig
+from trainer.config.tasks import resolve_tasks
 
 _MOST_CLASSES_SHOWN = 20
 # Training images of a class.

@@ -24,7 +24,7 @@ from typing import Literal
 
 from cluster_jobs import machine
 from cluster_jobs.errors import run_job
-from cluster_jobs.local_ray import ray_session
+from cluster_jobs.ray_cluster.local_ray import ray_session
 
 # Not read from what is installed: this also runs from its source, where nothing tells.
 _NEEDED = (

@@ -18,26 +18,26 @@ from pathlib import Path
 import numpy as np
 
 from cluster_jobs.errors import JobError, run_job
-from cluster_jobs.local_ray import ray_session
-from cluster_jobs.snapshots import check_data, find_snapshot
-from cluster_jobs.workers import EmbeddedShard, EmbedWork, embed_one_shard
+from cluster_jobs.ray_cluster.local_ray import ray_session
+from cluster_jobs.ray_cluster.workers import EmbeddedShard, EmbedWork, embed_one_shard
+from cluster_jobs.service.snapshots import check_data, find_snapshot
 from clustering.config import ClusterConfig
-from clustering.tasks import run_tasks
-from data_shards.embeddings import (
+from clustering.execution.ray_tasks import run_tasks
+from data_shards.features.embeddings import (
     EmbeddingShardInfo,
     EmbeddingShards,
     begin_embeddings,
     finish_embeddings,
 )
-from data_shards.long_tail import even_counts, thin
-from data_shards.manifest import Manifest
+from data_shards.importing.long_tail import even_counts, thin
 from data_shards.progress import Progress
-from trainer.config import RunConfig
-from trainer.config_file import config_parser, resolved
-from trainer.metrics import write_projection
-from trainer.run_folder import RunFolder
-from trainer.snapshot import Snapshot
-from trainer.tasks import load_manifest, resolve_tasks
+from data_shards.shards.manifest import Manifest
+from trainer.config.run_config import RunConfig
+from trainer.config.tasks import load_manifest, resolve_tasks
+from trainer.config.yaml_file import config_parser, resolved
+from trainer.run.folder import RunFolder
+from trainer.state.metrics import write_projection
+from trainer.state.snapshot import Snapshot
 
 logger = logging.getLogger(__name__)
 

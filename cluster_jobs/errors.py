@@ -29,7 +29,7 @@ def run_job(job: Callable[[Sequence[str] | None], int], argv: Sequence[str] | No
     """
     from clustering.errors import ClusterError
     from data_shards.errors import DataError
-    from trainer.errors import ConfigError, TrainingError, os_error_text
+    from trainer.config.errors import ConfigError, TrainingError, os_error_text
 
     try:
         return job(argv)

@@ -18,16 +18,23 @@ import numpy as np
 from cluster_jobs.comparison import evaluation_table
 from cluster_jobs.embed import task_resources
 from cluster_jobs.errors import run_job
-from cluster_jobs.local_ray import ray_session
-from cluster_jobs.snapshots import add_checkpoint_option, check_data, check_served, served_snapshot
-from cluster_jobs.workers import Counts, CountWork, count_right_answers
-from clustering import store
+from cluster_jobs.ray_cluster.local_ray import ray_session
+from cluster_jobs.ray_cluster.workers import Counts, CountWork, count_right_answers
+from cluster_jobs.service.snapshots import (
+    add_checkpoint_option,
+    check_data,
+    check_served,
+    served_snapshot,
+)
 from clustering.config import ClusterConfig
-from clustering.tasks import run_tasks
-from data_shards.manifest import Manifest
+from clustering.execution.ray_tasks import run_tasks
+from clustering.table import store
 from data_shards.progress import Progress
-from trainer.config import RunConfig
-from trainer.config_file import config_parser, resolved
+from data_shards.shards.manifest import Manifest
+from trainer.config.run_config import RunConfig
+from trainer.config.sections import EvaluationConfig, TaskConfig
+from trainer.config.tasks import load_manifest, resolve_tasks
+from trainer.config.yaml_file import config_parser, resolved
 from trainer.evaluation.evaluate import Batch, evaluation_batches
 from trainer.evaluation.knn import (
     missing_embeddings,
@@ -35,11 +42,9 @@ from trainer.evaluation.knn import (
     training_embeddings,
 )
 from trainer.evaluation.report import as_metrics, summarise, write_evaluation
-from trainer.metrics import MetricWriter
-from trainer.run_folder import RunFolder, step_name
-from trainer.sections import EvaluationConfig, TaskConfig
-from trainer.snapshot import Snapshot
-from trainer.tasks import load_manifest, resolve_tasks
+from trainer.run.folder import RunFolder, step_name
+from trainer.state.metrics import MetricWriter
+from trainer.state.snapshot import Snapshot
 
 _SHARES_PER_CPU = 4  # evens out slow workers
 

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from cluster_jobs.errors import JobError
-from clustering.gpu_files import has_gpu_file
+from clustering.kmeans.gpu_files import has_gpu_file
 
 _PROBE_SECONDS = 120
 

@@ -19,19 +19,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from cluster_jobs.errors import run_job
-from cluster_jobs.heartbeat import BUSY_STATES, patience_seconds
-from cluster_jobs.local_ray import ray_session
-from cluster_jobs.ray_watch import watched_ray
-from cluster_jobs.refresh import SPLIT
-from cluster_jobs.service import Service
-from clustering.plan import make_plan
-from clustering.workers import RayWorkers
-from data_shards.manifest import Manifest
-from trainer.config import RunConfig
-from trainer.config_file import config_parser, resolved
-from trainer.run_folder import RunFolder
-from trainer.run_lock import SERVICE, claimed_alone
-from trainer.tasks import load_manifest, resolve_tasks
+from cluster_jobs.ray_cluster.local_ray import ray_session
+from cluster_jobs.ray_cluster.ray_watch import watched_ray
+from cluster_jobs.service.heartbeat import BUSY_STATES, patience_seconds
+from cluster_jobs.service.refresh import SPLIT
+from cluster_jobs.service.service import Service
+from clustering.execution.plan import make_plan
+from clustering.execution.workers import RayWorkers
+from data_shards.shards.manifest import Manifest
+from trainer.config.run_config import RunConfig
+from trainer.config.tasks import load_manifest, resolve_tasks
+from trainer.config.yaml_file import config_parser, resolved
+from trainer.run.folder import RunFolder
+from trainer.run.lock import SERVICE, claimed_alone
 
 _LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 

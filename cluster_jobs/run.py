@@ -17,25 +17,26 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from cluster_jobs import launch, machine
+from cluster_jobs import machine
 from cluster_jobs.comparison import comparison_table
 from cluster_jobs.errors import PartFailed, run_job
-from cluster_jobs.ray_part import RayPart
-from cluster_jobs.supervisor import Supervisor, is_finished
+from cluster_jobs.launch import command as launch
+from cluster_jobs.launch.ray_part import RayPart
+from cluster_jobs.launch.supervisor import Supervisor, is_finished
 from data_shards.atomic import read_json, write_json
-from data_shards.manifest import Manifest
-from trainer.baselines import baseline_config
-from trainer.config import RunConfig
-from trainer.config_file import (
+from data_shards.shards.manifest import Manifest
+from trainer.config.baselines import baseline_config
+from trainer.config.run_config import RunConfig
+from trainer.config.tasks import load_manifest, resolve_tasks
+from trainer.config.yaml_file import (
     add_resume_option,
     config_parser,
     recipe_lines,
     resolved,
 )
-from trainer.run_folder import RunFolder, checkpoint_steps, step_of
-from trainer.run_lock import LAUNCHER, claimed_alone
-from trainer.start import check_start
-from trainer.tasks import load_manifest, resolve_tasks
+from trainer.run.folder import RunFolder, checkpoint_steps, step_of
+from trainer.run.lock import LAUNCHER, claimed_alone
+from trainer.run.start import check_start
 
 _TERMINATED = 128 + signal.SIGTERM
 _NO_PATHS = ("auto", "none")  # of --resume

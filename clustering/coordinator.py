@@ -15,17 +15,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from clustering.assembly import assemble
-from clustering.backends import BackendName, describe_backend
-from clustering.bundle import BundleWork
 from clustering.config import ClusterConfig
 from clustering.errors import ClusterError
-from clustering.neighbours import neighbour_lists
-from clustering.plan import Plan, make_plan
-from clustering.quality import class_quality, table_quality
-from clustering.table import ClusterTable
-from clustering.workers import Done, LocalWorker, RayWorkers, Workers, WorkList
-from data_shards.embeddings import EmbeddingShardInfo, EmbeddingShards
+from clustering.execution.assembly import assemble
+from clustering.execution.plan import Plan, make_plan
+from clustering.execution.workers import Done, LocalWorker, RayWorkers, Workers, WorkList
+from clustering.kmeans.backends import BackendName, describe_backend
+from clustering.kmeans.bundle import BundleWork
+from clustering.table.neighbours import neighbour_lists
+from clustering.table.quality import class_quality, table_quality
+from clustering.table.table import ClusterTable
+from data_shards.features.embeddings import EmbeddingShardInfo, EmbeddingShards
 
 logger = logging.getLogger(__name__)
 

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_shards.errors import DataError, named
-from data_shards.import_plan import ImportOptions, ImportPlan, plan_import
-from data_shards.import_run import write_import
-from data_shards.long_tail import imbalance_ratio
-from data_shards.manifest import Manifest, verify_shard
+from data_shards.importing.long_tail import imbalance_ratio
+from data_shards.importing.plan import ImportOptions, ImportPlan, plan_import
+from data_shards.importing.run import write_import
 from data_shards.progress import Progress
+from data_shards.shards.manifest import Manifest, verify_shard
 from data_shards.sources import SOURCE_NAMES, read_source
 from data_shards.sources.base import Source
 

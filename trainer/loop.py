@@ -14,26 +14,26 @@ from typing import Any
 
 import torch
 
-from data_shards.index import SampleIndex
-from data_shards.manifest import Manifest
 from data_shards.progress import Progress
-from trainer import checkpoint
-from trainer.batch_plan import BatchPlan
-from trainer.batches import BatchLoader
-from trainer.checkpoint import LoopState
-from trainer.config import RunConfig
-from trainer.engine import Engine
-from trainer.errors import LateTable, Stopped
+from data_shards.shards.index import SampleIndex
+from data_shards.shards.manifest import Manifest
+from trainer.config.errors import LateTable, Stopped
+from trainer.config.run_config import RunConfig
+from trainer.config.sections import TaskConfig
 from trainer.evaluation.ranks import RankEvaluator
-from trainer.metrics import MetricWriter
-from trainer.objective import Objective
-from trainer.run_folder import RunFolder
-from trainer.sections import TaskConfig
-from trainer.snapshot import NetworkDescription, write_snapshot
+from trainer.losses.objective import Objective
+from trainer.losses.watch import CollapseWatch
+from trainer.run.folder import RunFolder
+from trainer.runtime.engine import Engine
+from trainer.runtime.table_feed import TableFeed
+from trainer.runtime.world import World
+from trainer.sampling.batch_loader import BatchLoader
+from trainer.sampling.batch_plan import BatchPlan
+from trainer.state import checkpoint
+from trainer.state.checkpoint import LoopState
+from trainer.state.metrics import MetricWriter
+from trainer.state.snapshot import NetworkDescription, write_snapshot
 from trainer.step import StepRecord, TrainingStep
-from trainer.table_feed import TableFeed
-from trainer.watch import CollapseWatch
-from trainer.world import World
 
 logger = logging.getLogger(__name__)
 

@@ -8,15 +8,15 @@ from collections.abc import Mapping
 
 import torch
 
-from trainer.batches import BatchLoader
-from trainer.config import RunConfig
-from trainer.engine import Engine
-from trainer.errors import NonFiniteLoss
+from trainer.config.errors import NonFiniteLoss
+from trainer.config.run_config import RunConfig
+from trainer.losses.batch import Candidates
+from trainer.losses.objective import Objective
 from trainer.losses.schedule import learning_rate_factor
-from trainer.losses.task_batch import Candidates
 from trainer.models.batch_norm import RunningStatistics
 from trainer.models.network import TaskOutput
-from trainer.objective import Objective
+from trainer.runtime.engine import Engine
+from trainer.sampling.batch_loader import BatchLoader
 
 _REMEDY = (
     "Lower optim.learning_rate, set train.gradient_clipping, or grow the margins more slowly "

@@ -21,39 +21,39 @@ from typing import Any
 
 import torch
 
-from clustering import store
 from clustering.errors import ClusterError
+from clustering.table import store
 from data_shards.atomic import clear_leftovers
 from data_shards.errors import DataError
-from data_shards.index import SampleIndex
-from data_shards.manifest import Manifest
-from trainer import checkpoint
-from trainer.batches import BatchLoader
-from trainer.checkpoint import LoopState
-from trainer.config import RunConfig
-from trainer.config_file import (
+from data_shards.shards.index import SampleIndex
+from data_shards.shards.manifest import Manifest
+from trainer.config.errors import ConfigError, Stopped, TrainingError, os_error_text
+from trainer.config.run_config import RunConfig
+from trainer.config.tasks import check_tables, evaluated_split, load_manifest, resolve_tasks
+from trainer.config.yaml_file import (
     add_resume_option,
     config_parser,
     recipe_lines,
     resolved,
 )
-from trainer.engine import Engine, start_distributed
-from trainer.errors import ConfigError, Stopped, TrainingError, os_error_text
 from trainer.evaluation.ranks import RankEvaluator
 from trainer.loop import Loop, Parts
-from trainer.metrics import MetricWriter
+from trainer.losses.objective import Objective
 from trainer.models.network import Network
-from trainer.objective import Objective
-from trainer.precision import emulation_warning
-from trainer.report import stall_warning, write_report
-from trainer.run_folder import RunFolder, is_service_given_up
-from trainer.run_lock import TRAINER, claimed_alone
-from trainer.snapshot import NetworkDescription, begin_from, copy_snapshot
-from trainer.start import check_start
-from trainer.stop import StopFlag, end_process
-from trainer.table_feed import FeedState, TableFeed
-from trainer.tasks import check_tables, evaluated_split, load_manifest, resolve_tasks
-from trainer.world import World
+from trainer.run.folder import RunFolder, is_service_given_up
+from trainer.run.lock import TRAINER, claimed_alone
+from trainer.run.start import check_start
+from trainer.runtime.engine import Engine, start_distributed
+from trainer.runtime.precision import emulation_warning
+from trainer.runtime.stop import StopFlag, end_process
+from trainer.runtime.table_feed import FeedState, TableFeed
+from trainer.runtime.world import World
+from trainer.sampling.batch_loader import BatchLoader
+from trainer.state import checkpoint
+from trainer.state.checkpoint import LoopState
+from trainer.state.metrics import MetricWriter
+from trainer.state.report import stall_warning, write_report
+from trainer.state.snapshot import NetworkDescription, begin_from, copy_snapshot
 
 logger = logging.getLogger(__name__)
 

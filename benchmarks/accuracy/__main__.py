@@ -37,16 +37,16 @@ for _name, _value in {
 }.items():
     os.environ.setdefault(_name, _value)
 
-from benchmarks.accuracy import recipes  # noqa: E402 - the environment comes first
-from benchmarks.accuracy.comparison import compare  # noqa: E402
-from benchmarks.accuracy.datasets import DATASETS  # noqa: E402
-from benchmarks.accuracy.jobs import Split  # noqa: E402
-from benchmarks.accuracy.methods import METHODS  # noqa: E402
-from benchmarks.accuracy.search import search  # noqa: E402
-from benchmarks.accuracy.suites import SUITES  # noqa: E402
-from benchmarks.accuracy.trainings import Plan  # noqa: E402
+from benchmarks.accuracy.report.comparison import compare  # noqa: E402
+from benchmarks.accuracy.run import recipes  # noqa: E402 - the environment comes first
+from benchmarks.accuracy.run.datasets import DATASETS  # noqa: E402
+from benchmarks.accuracy.run.jobs import Split  # noqa: E402
+from benchmarks.accuracy.run.methods import METHODS  # noqa: E402
+from benchmarks.accuracy.run.search import search  # noqa: E402
+from benchmarks.accuracy.run.suites import SUITES  # noqa: E402
+from benchmarks.accuracy.run.trainings import Plan  # noqa: E402
 from data_shards.errors import DataError  # noqa: E402
-from trainer.errors import ConfigError  # noqa: E402
+from trainer.config.errors import ConfigError  # noqa: E402
 
 
 def main(argv: Sequence[str] | None = None) -> int:

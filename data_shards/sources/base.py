@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
-from data_shards.sample import LABEL_EXTENSION
+from data_shards.shards.sample import LABEL_EXTENSION
 
 _PLAIN_SUFFIX = re.compile(r"[a-z0-9]{1,8}")
 

@@ -6,8 +6,8 @@ from functools import partial
 
 import numpy as np
 
+from data_shards.images.transforms import encode_png
 from data_shards.sources.base import Source, SourceItem
-from data_shards.transforms import encode_png
 
 COLUMN = "digit"
 

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from data_shards.errors import DataError
+from data_shards.images.transforms import encode_png
 from data_shards.sources.base import Source, SourceItem
-from data_shards.transforms import encode_png
 
 COLUMN = "class"
 _PREFIXES = {"train": "train", "test": "t10k"}

@@ -7,19 +7,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from benchmarks.accuracy.ablation_table import (
+from benchmarks.accuracy.report.ablation_table import (
     ablation_cells,
     ablation_text,
     summarise_ablations,
 )
-from benchmarks.accuracy.ablations import ABLATIONS, Ablation
-from benchmarks.accuracy.methods import METHODS, OURS
-from benchmarks.accuracy.results import Row
-from benchmarks.accuracy.suites import SUITES
+from benchmarks.accuracy.report.results import Row
+from benchmarks.accuracy.run.ablations import ABLATIONS, Ablation
+from benchmarks.accuracy.run.methods import METHODS, OURS
+from benchmarks.accuracy.run.suites import SUITES
 from tests.benchmarks.test_claims import row
 from tests.helpers import reference_significance as reference
-from trainer.config_builder import build_config, with_settings
-from trainer.recipe import derive
+from trainer.config.builder import build_config, with_settings
+from trainer.config.recipe import derive
 
 
 def test_a_factor_is_of_what_holds_in_the_end() -> None:

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.accuracy import recipes
 from benchmarks.accuracy.__main__ import main
-from benchmarks.accuracy.datasets import DATASETS
-from benchmarks.accuracy.methods import METHODS
+from benchmarks.accuracy.run import recipes
+from benchmarks.accuracy.run.datasets import DATASETS
+from benchmarks.accuracy.run.methods import METHODS
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT = 120

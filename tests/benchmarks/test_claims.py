@@ -5,14 +5,14 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks.accuracy.claims import (
+from benchmarks.accuracy.report.claims import (
     SAMPLING_AND_COSTS,
     claims_text,
     image_error,
     summarise_claims,
 )
-from benchmarks.accuracy.methods import METHODS
-from benchmarks.accuracy.results import Row
+from benchmarks.accuracy.report.results import Row
+from benchmarks.accuracy.run.methods import METHODS
 
 
 def row(

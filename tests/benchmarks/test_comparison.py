@@ -10,16 +10,16 @@ from unittest.mock import ANY
 
 import pytest
 
-from benchmarks.accuracy import datasets, jobs, recipes
-from benchmarks.accuracy.ablations import ABLATIONS
-from benchmarks.accuracy.comparison import Comparison, compare
-from benchmarks.accuracy.datasets import DATASETS, import_data
-from benchmarks.accuracy.jobs import SEARCH_SEED, Job, Record
-from benchmarks.accuracy.recipes import Recipe, save
-from benchmarks.accuracy.records import Records
-from benchmarks.accuracy.search import search
-from benchmarks.accuracy.seeds import best_methods, costliest_methods
-from benchmarks.accuracy.trainings import Plan, do_jobs
+from benchmarks.accuracy.report.comparison import Comparison, compare
+from benchmarks.accuracy.report.seeds import best_methods, costliest_methods
+from benchmarks.accuracy.run import datasets, jobs, recipes
+from benchmarks.accuracy.run.ablations import ABLATIONS
+from benchmarks.accuracy.run.datasets import DATASETS, import_data
+from benchmarks.accuracy.run.jobs import SEARCH_SEED, Job, Record
+from benchmarks.accuracy.run.recipes import Recipe, save
+from benchmarks.accuracy.run.records import Records
+from benchmarks.accuracy.run.search import search
+from benchmarks.accuracy.run.trainings import Plan, do_jobs
 from data_shards.errors import DataError
 from tests.benchmarks.test_claims import row
 
@@ -104,7 +104,7 @@ def test_the_log_of_a_failed_training_outlives_the_trainings_after_it(
                 finish(Records(plan.records), [job])
                 yield job, Records(plan.records).of([job])[0]
 
-    monkeypatch.setattr("benchmarks.accuracy.trainings.run_jobs", run)
+    monkeypatch.setattr("benchmarks.accuracy.run.trainings.run_jobs", run)
     records = Records(plan.records)
     failing, well = (
         comparison_of(replace(plan, methods=(name,))).first_jobs() for name in ("softmax", "focal")
@@ -143,7 +143,7 @@ def test_a_read_out_is_chosen_on_each_data_set_with_its_familys_rate(
             finish(records, [job], head=0.5 + rate, knc_soft=1.5 if job.data == "other" else 0.0)
         return []
 
-    monkeypatch.setattr("benchmarks.accuracy.search.do_jobs", train)
+    monkeypatch.setattr("benchmarks.accuracy.run.search.do_jobs", train)
     asked = replace(plan, datasets=("other",), methods=("softmax",))
     assert search(replace(asked, dry_run=True)) == 0
     said = capsys.readouterr().out

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from benchmarks.accuracy import datasets, jobs
-from benchmarks.accuracy.datasets import DATASETS, import_data
-from benchmarks.accuracy.jobs import SEARCH_SEED, Job, make_job
-from benchmarks.accuracy.methods import METHODS
-from benchmarks.accuracy.suites import SUITES
+from benchmarks.accuracy.run import datasets, jobs
+from benchmarks.accuracy.run.datasets import DATASETS, import_data
+from benchmarks.accuracy.run.jobs import SEARCH_SEED, Job, make_job
+from benchmarks.accuracy.run.methods import METHODS
+from benchmarks.accuracy.run.suites import SUITES
 from data_shards.errors import DataError
-from data_shards.manifest import Manifest
-from trainer.config_builder import with_settings
+from data_shards.shards.manifest import Manifest
+from trainer.config.builder import with_settings
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.accuracy.datasets import import_data
-from benchmarks.accuracy.mnist_control import (
+from benchmarks.accuracy.run.datasets import import_data
+from benchmarks.accuracy.run.mnist_control import (
     MAX_TRAINING_IMAGES,
     MIN_PATCH_DEVIATION,
     REDUCED_CLASSES,
@@ -22,8 +22,8 @@ from benchmarks.accuracy.mnist_control import (
     on_patch,
     tiles_of,
 )
+from data_shards.images.transforms import encode_png, open_image
 from data_shards.sources.base import Source, SourceItem
-from data_shards.transforms import encode_png, open_image
 
 DIGIT = np.zeros((SIDE, SIDE), dtype=np.uint8)
 DIGIT[5:23, 12:16] = 255  # a bar with a foot: no turn but the whole one leaves it as it is

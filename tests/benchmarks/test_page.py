@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.accuracy.ablation_table import summarise_ablations
-from benchmarks.accuracy.claims import summarise_claims
-from benchmarks.accuracy.page import main, read_tables
-from benchmarks.accuracy.page_tables import markdown_tables
-from benchmarks.accuracy.results import Row, score_table
-from benchmarks.accuracy.significance import summarise
+from benchmarks.accuracy.report.ablation_table import summarise_ablations
+from benchmarks.accuracy.report.claims import summarise_claims
+from benchmarks.accuracy.report.page import main, read_tables
+from benchmarks.accuracy.report.page_tables import markdown_tables
+from benchmarks.accuracy.report.results import Row, score_table
+from benchmarks.accuracy.report.significance import summarise
 from tests.benchmarks.test_ablations import ours
 from tests.benchmarks.test_claims import row
 

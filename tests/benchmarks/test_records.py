@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.accuracy.datasets import import_data
-from benchmarks.accuracy.jobs import Job, class_sizes, make_job
-from benchmarks.accuracy.records import Records
-from benchmarks.accuracy.training import _by_size
+from benchmarks.accuracy.run.datasets import import_data
+from benchmarks.accuracy.run.jobs import Job, class_sizes, make_job
+from benchmarks.accuracy.run.records import Records
+from benchmarks.accuracy.run.training import _by_size
 from data_shards.errors import DataError
 from tests.benchmarks.test_results import RECORD
 

@@ -7,14 +7,29 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from benchmarks.accuracy import jobs, recipes
-from benchmarks.accuracy.costs import CostEstimate, in_words
-from benchmarks.accuracy.datasets import DATASETS
-from benchmarks.accuracy.jobs import Record
-from benchmarks.accuracy.methods import METHODS
-from benchmarks.accuracy.plots import SUFFIXES, plot_all
-from benchmarks.accuracy.readouts import readout_cells, summarise_readouts
-from benchmarks.accuracy.recipes import (
+from benchmarks.accuracy.report.plots import SUFFIXES, plot_all
+from benchmarks.accuracy.report.readouts import readout_cells, summarise_readouts
+from benchmarks.accuracy.report.results import (
+    as_csv,
+    make_row,
+    score_table,
+    significance_text,
+)
+from benchmarks.accuracy.report.row_cells import (
+    accuracy_cells,
+    by_rank,
+    chosen_cells,
+    seeds_text,
+    shot_cells,
+    with_ranks,
+)
+from benchmarks.accuracy.report.significance import summarise
+from benchmarks.accuracy.run import jobs, recipes
+from benchmarks.accuracy.run.costs import CostEstimate, in_words
+from benchmarks.accuracy.run.datasets import DATASETS
+from benchmarks.accuracy.run.jobs import Record
+from benchmarks.accuracy.run.methods import METHODS
+from benchmarks.accuracy.run.recipes import (
     Recipe,
     choose,
     default_recipe,
@@ -26,23 +41,8 @@ from benchmarks.accuracy.recipes import (
     search_checksum,
     trials_of,
 )
-from benchmarks.accuracy.results import (
-    as_csv,
-    make_row,
-    score_table,
-    significance_text,
-)
-from benchmarks.accuracy.row_cells import (
-    accuracy_cells,
-    by_rank,
-    chosen_cells,
-    seeds_text,
-    shot_cells,
-    with_ranks,
-)
-from benchmarks.accuracy.significance import summarise
 from data_shards.errors import DataError
-from trainer import recipe
+from trainer.config import recipe
 
 RECORD = Record(
     data="digits",

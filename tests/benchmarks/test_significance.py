@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from benchmarks.accuracy.significance import (
+from benchmarks.accuracy.report.significance import (
     BlockKind,
     compare_pairs,
     critical_difference,

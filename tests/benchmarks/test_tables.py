@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.accuracy.tables import TableThread
-from cluster_jobs.local_ray import ray_session
-from cluster_jobs.refresh import Refresher
-from clustering import store
-from data_shards.manifest import Manifest
+from benchmarks.accuracy.run.tables import TableThread
+from cluster_jobs.ray_cluster.local_ray import ray_session
+from cluster_jobs.service.refresh import Refresher
+from clustering.table import store
+from data_shards.shards.manifest import Manifest
 from tests.helpers.tiny_data import write_tiny_data
 from tests.helpers.training import tiny_config
-from trainer.config import RunConfig
-from trainer.run_folder import RunFolder
-from trainer.snapshot import NetworkDescription, Snapshot, write_snapshot
+from trainer.config.run_config import RunConfig
+from trainer.run.folder import RunFolder
+from trainer.state.snapshot import NetworkDescription, Snapshot, write_snapshot
 
 STEPS = (0, 8)
 

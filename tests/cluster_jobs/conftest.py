@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from cluster_jobs.local_ray import ray_session
-from cluster_jobs.refresh import Refresher
-from data_shards.manifest import Manifest
+from cluster_jobs.ray_cluster.local_ray import ray_session
+from cluster_jobs.service.refresh import Refresher
+from data_shards.shards.manifest import Manifest
 from tests.helpers.image_shards import COLUMN, write_split
-from trainer.config import RunConfig
-from trainer.config_builder import build_config
-from trainer.config_file import to_yaml
-from trainer.run_folder import RunFolder
-from trainer.snapshot import NetworkDescription, Snapshot, write_snapshot
+from trainer.config.builder import build_config
+from trainer.config.run_config import RunConfig
+from trainer.config.yaml_file import to_yaml
+from trainer.run.folder import RunFolder
+from trainer.state.snapshot import NetworkDescription, Snapshot, write_snapshot
 
 LAST_STEP = 20
 NUM_TRAIN, NUM_TEST = 61, 17

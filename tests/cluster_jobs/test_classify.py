@@ -11,17 +11,17 @@ import pytest
 
 from cluster_jobs.classify import HEADER, main, similarities
 from cluster_jobs.errors import JobError
-from clustering import store
+from clustering.table import store
 from data_shards.errors import DataError
-from data_shards.index import SampleIndex
+from data_shards.shards.index import SampleIndex
 from tests.cluster_jobs.conftest import NUM_TEST, TinyRun
 from tests.helpers.image_shards import COLUMN
-from trainer.embed import decode_batch, embed_images
+from trainer.config.readout_names import READOUTS
+from trainer.config.tasks import resolve_tasks
 from trainer.evaluation.evaluate import count_batches, evaluation_batches
-from trainer.evaluation.readout_names import READOUTS
-from trainer.run_folder import step_name
-from trainer.snapshot import load_network, read_snapshot
-from trainer.tasks import resolve_tasks
+from trainer.models.embed import decode_batch, embed_images
+from trainer.run.folder import step_name
+from trainer.state.snapshot import load_network, read_snapshot
 
 pytestmark = pytest.mark.ray
 

@@ -13,7 +13,7 @@ from cluster_jobs import cli
 from cluster_jobs.errors import JobError, PartFailed, run_job
 from clustering.errors import ClusterError
 from data_shards.errors import DataError
-from trainer.errors import ConfigError, TrainingError
+from trainer.config.errors import ConfigError, TrainingError
 
 
 def clmle(*arguments: str) -> subprocess.CompletedProcess[str]:

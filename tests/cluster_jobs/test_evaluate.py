@@ -11,26 +11,26 @@ import pytest
 
 from cluster_jobs import embed, evaluate
 from cluster_jobs.errors import JobError
-from cluster_jobs.snapshots import find_snapshot, served_snapshot
-from cluster_jobs.workers import embed_one_shard
-from clustering import store
+from cluster_jobs.ray_cluster.workers import embed_one_shard
+from cluster_jobs.service.snapshots import find_snapshot, served_snapshot
+from clustering.table import store
 from data_shards.atomic import read_json, write_json
-from data_shards.embeddings import EmbeddingShards
 from data_shards.errors import DataError
-from data_shards.index import SampleIndex
-from data_shards.manifest import Manifest
+from data_shards.features.embeddings import EmbeddingShards
+from data_shards.shards.index import SampleIndex
+from data_shards.shards.manifest import Manifest
 from tests.cluster_jobs.conftest import NUM_TEST, TinyRun
 from tests.helpers.image_shards import COLUMN
-from trainer.config_builder import with_settings
-from trainer.embed import embed_shard
-from trainer.errors import TrainingError
+from trainer.config.builder import with_settings
+from trainer.config.errors import TrainingError
+from trainer.config.tasks import resolve_tasks
 from trainer.evaluation.evaluate import count_batches, evaluation_batches
 from trainer.evaluation.knn import training_embeddings
 from trainer.evaluation.report import summarise
-from trainer.metrics import read_metrics
-from trainer.run_folder import step_name
-from trainer.snapshot import load_network
-from trainer.tasks import resolve_tasks
+from trainer.models.embed import embed_shard
+from trainer.run.folder import step_name
+from trainer.state.metrics import read_metrics
+from trainer.state.snapshot import load_network
 
 pytestmark = pytest.mark.ray
 

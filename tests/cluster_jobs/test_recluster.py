@@ -13,23 +13,24 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from cluster_jobs import recluster, service
+from cluster_jobs import recluster
 from cluster_jobs.errors import JobError, run_job
-from cluster_jobs.heartbeat import Heartbeat
-from cluster_jobs.refresh import Measured, Refresher
-from cluster_jobs.table_requests import is_served, newest_request, waiting_requests
-from clustering import store
+from cluster_jobs.service import service
+from cluster_jobs.service.heartbeat import Heartbeat
+from cluster_jobs.service.refresh import Measured, Refresher
+from cluster_jobs.service.table_requests import is_served, newest_request, waiting_requests
+from clustering.table import store
 from data_shards.atomic import read_json, write_json
 from data_shards.errors import DataError
 from tests.cluster_jobs.conftest import LAST_STEP, NUM_TRAIN, TinyRun
 from tests.helpers.image_shards import COLUMN
-from trainer.config_builder import with_settings
-from trainer.config_file import load_config
-from trainer.errors import ConfigError, TrainingError
-from trainer.metrics import read_metrics
-from trainer.run_folder import step_name
-from trainer.run_lock import SERVICE, claimed_alone
-from trainer.snapshot import Snapshot, read_snapshot
+from trainer.config.builder import with_settings
+from trainer.config.errors import ConfigError, TrainingError
+from trainer.config.yaml_file import load_config
+from trainer.run.folder import step_name
+from trainer.run.lock import SERVICE, claimed_alone
+from trainer.state.metrics import read_metrics
+from trainer.state.snapshot import Snapshot, read_snapshot
 
 pytestmark = pytest.mark.ray
 

@@ -17,14 +17,16 @@ from typing import Any
 import psutil
 import pytest
 
-from cluster_jobs import doctor, launch, machine, run, supervisor, training_progress
+from cluster_jobs import doctor, machine, run
 from cluster_jobs.errors import JobError, run_job
+from cluster_jobs.launch import command as launch
+from cluster_jobs.launch import supervisor, training_progress
 from data_shards.atomic import read_json, write_json
 from tests.cluster_jobs.conftest import TinyRun
-from trainer.config import RunConfig
-from trainer.config_builder import build_config, with_settings
-from trainer.config_file import to_yaml
-from trainer.run_folder import step_name
+from trainer.config.builder import build_config, with_settings
+from trainer.config.run_config import RunConfig
+from trainer.config.yaml_file import to_yaml
+from trainer.run.folder import step_name
 
 REPORT = {
     "loss": "clmle",
@@ -416,7 +418,8 @@ def start_in_background(tiny: TinyRun) -> subprocess.Popen[str]:
     code = (
         # Tests that a shell started with & ignore SIGINT, and so would all that they start.
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
-        "import sys; from cluster_jobs import launch, run; from cluster_jobs.errors import run_job;"
+        "import sys; from cluster_jobs import run; from cluster_jobs.errors import run_job;"
+        "from cluster_jobs.launch import command as launch;"
         f"part = lambda config_file, **_: [sys.executable, '-c', {script!r}, str(config_file)];"
         "launch.trainer_command = launch.service_command = part;"
         f"sys.exit(run_job(run.main, ['--config', {str(tiny.config_file)!r}]))"

@@ -8,13 +8,13 @@ import faiss
 import numpy as np
 import pytest
 
-import data_shards.embeddings
+import data_shards.features.embeddings
 from clustering.config import ClusterConfig
 from clustering.coordinator import cluster_embeddings, cluster_locally
 from clustering.errors import ClusterError
-from clustering.quality import class_quality
-from clustering.table import ClusterTable
-from clustering.workers import Done, LocalWorker, WorkList
+from clustering.execution.workers import Done, LocalWorker, WorkList
+from clustering.table.quality import class_quality
+from clustering.table.table import ClusterTable
 from data_shards.errors import DataError
 from tests.helpers import reference_clustering as reference
 from tests.helpers.embedding_shards import labelled_rows, write_shards
@@ -175,7 +175,7 @@ def test_a_class_that_the_data_does_not_have_is_named(tmp_path: Path) -> None:
 
 
 def test_an_embedding_that_is_not_finite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data_shards.embeddings, "_check_arrays", lambda *_: None)
+    monkeypatch.setattr(data_shards.features.embeddings, "_check_arrays", lambda *_: None)
     rows = ROWS.copy()
     rows[LABELS == 3] = np.nan
     folder = write_shards(tmp_path, rows, IDS, LABELS)

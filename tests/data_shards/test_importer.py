@@ -6,7 +6,7 @@ import pytest
 
 from data_shards import importer
 from data_shards.errors import named
-from data_shards.manifest import Manifest
+from data_shards.shards.manifest import Manifest
 from data_shards.sources import SOURCE_NAMES
 from tests.helpers.image_shards import png, write_image_folder
 

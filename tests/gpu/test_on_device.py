@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from clustering.knc import knc_predict
+from clustering.table.knc import knc_predict
 from tests.helpers.reference_clustering import unit_rows
-from trainer.config_builder import build_config
-from trainer.embed import embed_images
+from trainer.config.builder import build_config
 from trainer.losses.clmle import candidate_cosines, clmle_loss
 from trainer.models import build_network
+from trainer.models.embed import embed_images
 
 pytestmark = pytest.mark.gpu
 
@@ -86,8 +86,8 @@ def test_knc_of_device_embeddings_equals_the_cpus(iresnet):
 def test_iresnet18_trains_in_bf16_under_deepspeed(zero_stage, monkeypatch):
     monkeypatch.setenv("DS_ACCELERATOR", "cuda")
     from tests.helpers.ranks import free_port
-    from trainer.engine import Engine, start_distributed
-    from trainer.snapshot import NetworkDescription
+    from trainer.runtime.engine import Engine, start_distributed
+    from trainer.state.snapshot import NetworkDescription
 
     monkeypatch.setenv("MASTER_PORT", str(free_port()))
     config = build_config(

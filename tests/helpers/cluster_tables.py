@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from clustering.neighbours import neighbour_lists
-from clustering.table import ClusterTable
+from clustering.table.neighbours import neighbour_lists
+from clustering.table.table import ClusterTable
 from tests.helpers.reference_clustering import cluster_shapes, unit_rows
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_shards.embeddings import finish_embeddings, write_embedding_shard
+from data_shards.features.embeddings import finish_embeddings, write_embedding_shard
 from tests.helpers.reference_clustering import unit_rows
 
 

@@ -13,11 +13,12 @@ import signal
 import sys
 from pathlib import Path
 
-from cluster_jobs import embed, ray_watch, recluster
+from cluster_jobs import embed, recluster
 from cluster_jobs.errors import run_job
-from cluster_jobs.workers import EmbeddedShard, EmbedWork, embed_one_shard
-from clustering.bundle import BundleResult, BundleWork
-from clustering.bundle_store import BundleStore
+from cluster_jobs.ray_cluster import ray_watch
+from cluster_jobs.ray_cluster.workers import EmbeddedShard, EmbedWork, embed_one_shard
+from clustering.execution.bundle_store import BundleStore
+from clustering.kmeans.bundle import BundleResult, BundleWork
 
 
 def kill_embedding_worker(folder: Path) -> None:

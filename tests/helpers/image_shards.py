@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from data_shards.manifest import Manifest, SplitInfo
-from data_shards.sample import Sample
-from data_shards.transforms import encode_png
-from data_shards.writer import write_shard
+from data_shards.images.transforms import encode_png
+from data_shards.shards.manifest import Manifest, SplitInfo
+from data_shards.shards.sample import Sample
+from data_shards.shards.writer import write_shard
 
 COLUMN = "class"
 

@@ -10,18 +10,18 @@ from pathlib import Path
 
 import torch
 
-from clustering import store
 from clustering.coordinator import cluster_locally
 from clustering.errors import ClusterError
-from clustering.table import ClusterTable
-from data_shards.embeddings import finish_embeddings, write_embedding_shard
-from data_shards.manifest import Manifest
-from trainer.config import RunConfig
-from trainer.embed import embed_shard
-from trainer.errors import TrainingError
-from trainer.run_folder import RunFolder, step_name
-from trainer.snapshot import Snapshot, load_network, read_snapshot, snapshot_steps
-from trainer.tasks import resolve_tasks
+from clustering.table import store
+from clustering.table.table import ClusterTable
+from data_shards.features.embeddings import finish_embeddings, write_embedding_shard
+from data_shards.shards.manifest import Manifest
+from trainer.config.errors import TrainingError
+from trainer.config.run_config import RunConfig
+from trainer.config.tasks import resolve_tasks
+from trainer.models.embed import embed_shard
+from trainer.run.folder import RunFolder, step_name
+from trainer.state.snapshot import Snapshot, load_network, read_snapshot, snapshot_steps
 
 _POLL_SECONDS = 0.02
 

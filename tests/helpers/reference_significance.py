@@ -1,4 +1,4 @@
-"""Slow, obvious twins of `benchmarks.accuracy.significance`."""
+"""Slow, obvious twins of `benchmarks.accuracy.report.significance`."""
 
 from __future__ import annotations
 

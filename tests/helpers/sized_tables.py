@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from clustering.neighbours import neighbour_lists
-from clustering.table import ClusterTable
+from clustering.table.neighbours import neighbour_lists
+from clustering.table.table import ClusterTable
 
 
 def make_table(

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from data_shards.index import SampleIndex
-from data_shards.manifest import Manifest, SplitInfo
-from data_shards.sample import Sample
-from data_shards.transforms import encode_png
-from data_shards.writer import write_shard
+from data_shards.images.transforms import encode_png
+from data_shards.shards.index import SampleIndex
+from data_shards.shards.manifest import Manifest, SplitInfo
+from data_shards.shards.sample import Sample
+from data_shards.shards.writer import write_shard
 
 SHAPE, PARITY = "shape", "parity"
 TRAIN_COUNTS = (20, 12, 8, 5)

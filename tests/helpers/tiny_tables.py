@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from clustering.neighbours import neighbour_lists
-from clustering.table import ClusterTable
-from data_shards.index import SampleIndex
+from clustering.table.neighbours import neighbour_lists
+from clustering.table.table import ClusterTable
+from data_shards.shards.index import SampleIndex
 from tests.helpers.reference_clustering import cluster_shapes, unit_rows
 
 

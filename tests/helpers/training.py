@@ -12,12 +12,12 @@ import torch
 from safetensors.torch import load_file
 
 from tests.helpers.ranks import run_ranks
-from trainer.config import RunConfig
-from trainer.config_builder import build_config, with_settings
-from trainer.config_file import to_yaml
-from trainer.metrics import read_metrics
-from trainer.run_folder import RunFolder, step_name
-from trainer.snapshot import NetworkDescription
+from trainer.config.builder import build_config, with_settings
+from trainer.config.run_config import RunConfig
+from trainer.config.yaml_file import to_yaml
+from trainer.run.folder import RunFolder, step_name
+from trainer.state.metrics import read_metrics
+from trainer.state.snapshot import NetworkDescription
 from trainer.train import main
 
 TIMEOUT = 60

@@ -7,14 +7,14 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from clustering import store
+from clustering.table import store
 from data_shards.atomic import read_json
 from tests.helpers.local_service import LocalService
 from tests.helpers.tiny_data import write_tiny_data
 from tests.helpers.training import series, succeeded, tiny_config, train_ranks, weights
 from tests.integration.test_training import sigterm_at
-from trainer.metrics import read_metrics
-from trainer.run_folder import RunFolder, checkpoint_steps
+from trainer.run.folder import RunFolder, checkpoint_steps
+from trainer.state.metrics import read_metrics
 
 pytestmark = pytest.mark.slow
 

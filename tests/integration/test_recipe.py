@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import yaml
 
-from clustering import store
-from data_shards.transforms import encode_png
-from trainer.metrics import read_metrics
+from clustering.table import store
+from data_shards.images.transforms import encode_png
+from trainer.state.metrics import read_metrics
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
 

@@ -8,14 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from clustering import store
+from clustering.table import store
 from data_shards.atomic import read_json
 from tests.helpers.local_service import LocalService
 from tests.helpers.training import series, succeeded, tiny_config, train_ranks
-from trainer.objective import Objective
-from trainer.run_folder import RunFolder, checkpoint_steps
-from trainer.snapshot import snapshot_steps
-from trainer.table_feed import TableFeed
+from trainer.losses.objective import Objective
+from trainer.run.folder import RunFolder, checkpoint_steps
+from trainer.runtime.table_feed import TableFeed
+from trainer.state.snapshot import snapshot_steps
 
 pytestmark = pytest.mark.slow
 

@@ -19,11 +19,11 @@ from tests.helpers.training import (
     weights_file,
 )
 from trainer import train
-from trainer.engine import Engine
+from trainer.losses.objective import Objective
 from trainer.models.tiny import Tiny
-from trainer.objective import Objective
-from trainer.run_folder import RunFolder, checkpoint_steps
-from trainer.run_lock import TRAINER, claimed_alone
+from trainer.run.folder import RunFolder, checkpoint_steps
+from trainer.run.lock import TRAINER, claimed_alone
+from trainer.runtime.engine import Engine
 
 pytestmark = pytest.mark.slow
 

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from tests.helpers.ranks import free_port
-from trainer.metrics import read_metrics
+from trainer.state.metrics import read_metrics
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
 

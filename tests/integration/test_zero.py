@@ -7,20 +7,20 @@ import numpy as np
 import pytest
 import torch
 
-from data_shards.index import SampleIndex
-from data_shards.manifest import Manifest
+from data_shards.shards.index import SampleIndex
+from data_shards.shards.manifest import Manifest
 from tests.helpers.ranks import run_ranks
 from tests.helpers.training import tiny_config
-from trainer.batch_plan import BatchPlan
-from trainer.batches import BatchLoader
-from trainer.config_builder import with_settings
-from trainer.embed import decode_batch, embed_images
-from trainer.engine import Engine, start_distributed
-from trainer.objective import Objective
-from trainer.run_folder import RunFolder
-from trainer.snapshot import NetworkDescription, load_network, write_snapshot
+from trainer.config.builder import with_settings
+from trainer.config.tasks import resolve_tasks
+from trainer.losses.objective import Objective
+from trainer.models.embed import decode_batch, embed_images
+from trainer.run.folder import RunFolder
+from trainer.runtime.engine import Engine, start_distributed
+from trainer.sampling.batch_loader import BatchLoader
+from trainer.sampling.batch_plan import BatchPlan
+from trainer.state.snapshot import NetworkDescription, load_network, write_snapshot
 from trainer.step import StepRecord, TrainingStep
-from trainer.tasks import resolve_tasks
 
 pytestmark = pytest.mark.slow
 

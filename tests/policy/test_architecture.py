@@ -11,19 +11,14 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("data_shards", "clustering", "trainer", "cluster_jobs", "benchmarks")
 # Heavy packages have few doors: so the rest can be read, tested and imported without them.
 DOORS = {
-    "webdataset": ("data_shards/writer.py", "data_shards/reader.py"),
+    "webdataset": ("data_shards/shards/writer.py", "data_shards/shards/reader.py"),
     "PIL": ("data_shards/",),
-    "sklearn": ("data_shards/sources/digits.py", "clustering/quality.py"),
+    "sklearn": ("data_shards/sources/digits.py", "clustering/table/quality.py"),
     "faiss": ("clustering/", "cluster_jobs/doctor.py"),
-    "ray": (
-        "clustering/workers.py",
-        "clustering/tasks.py",
-        "clustering/share_tasks.py",
-        "cluster_jobs/",
-    ),
-    "deepspeed": ("trainer/engine.py", "cluster_jobs/doctor.py"),
-    "tensorboard": ("trainer/metrics.py",),
-    "torch": ("trainer/", "cluster_jobs/", "clustering/backends.py"),
+    "ray": ("clustering/execution/", "cluster_jobs/"),
+    "deepspeed": ("trainer/runtime/engine.py", "cluster_jobs/doctor.py"),
+    "tensorboard": ("trainer/state/metrics.py",),
+    "torch": ("trainer/", "cluster_jobs/", "clustering/kmeans/backends.py"),
     "pytorch_metric_learning": ("trainer/losses/metric_learning.py",),
     "timm": ("trainer/models/timm_backbone.py",),
 }
@@ -69,9 +64,9 @@ def test_training_ranks_never_import_ray(path):
         return
     for module, line in imports(path):
         assert module not in (
-            "clustering.workers",
-            "clustering.tasks",
-            "clustering.share_tasks",
+            "clustering.execution.workers",
+            "clustering.execution.ray_tasks",
+            "clustering.execution.share_tasks",
             "clustering.coordinator",
         ), f"{path}:{line}"
 

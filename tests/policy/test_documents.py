@@ -6,8 +6,8 @@ from typing import get_args
 
 import pytest
 
-from trainer.evaluation.readout_names import READOUTS
-from trainer.loss_facts import LOSSES, Sampling
+from trainer.config.readout_names import READOUTS
+from trainer.losses.loss_facts import LOSSES, Sampling
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from data_shards.index import SampleIndex
+from data_shards.shards.index import SampleIndex
 from tests.helpers.tiny_data import write_tiny_data
 from trainer.models import build_network
 

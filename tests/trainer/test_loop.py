@@ -11,18 +11,18 @@ from torch import nn
 
 from tests.helpers.ranks import run_ranks
 from tests.helpers.training import NETWORK
-from trainer import checkpoint
-from trainer.config import as_dict
-from trainer.config_builder import build_config
-from trainer.errors import NonFiniteLoss, Stopped
+from trainer.config.builder import build_config
+from trainer.config.errors import NonFiniteLoss, Stopped
+from trainer.config.run_config import as_dict
 from trainer.loop import Loop
-from trainer.losses.task_batch import Candidates
+from trainer.losses.batch import Candidates
 from trainer.models.network import TaskOutput
-from trainer.run_folder import RunFolder, checkpoint_steps
-from trainer.snapshot import snapshot_steps
+from trainer.run.folder import RunFolder, checkpoint_steps
+from trainer.runtime.table_feed import FeedState
+from trainer.runtime.world import World
+from trainer.state import checkpoint
+from trainer.state.snapshot import snapshot_steps
 from trainer.step import StepRecord, TrainingStep
-from trainer.table_feed import FeedState
-from trainer.world import World
 
 ALONE = World(rank=0, size=1, local_rank=0, device=torch.device("cpu"))
 CONFIG = build_config(

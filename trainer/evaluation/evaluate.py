@@ -10,18 +10,18 @@ from contextlib import closing
 import numpy as np
 import numpy.typing as npt
 
-from clustering.table import ClusterTable
-from data_shards.embeddings import EmbeddingShards
+from clustering.table.table import ClusterTable
 from data_shards.errors import DataError
-from data_shards.index import SampleIndex
-from data_shards.manifest import SplitInfo
-from trainer.embed import decode_batch, embed_images
+from data_shards.features.embeddings import EmbeddingShards
+from data_shards.shards.index import SampleIndex
+from data_shards.shards.manifest import SplitInfo
+from trainer.config.readout_names import HEAD_TAU, READOUTS
+from trainer.config.sections import EvaluationConfig, TaskConfig
 from trainer.evaluation.counts import ClassCounts
 from trainer.evaluation.knn import images_a_search, predict_by_images
-from trainer.evaluation.readout_names import HEAD_TAU, READOUTS
 from trainer.evaluation.readouts import predict, readouts
+from trainer.models.embed import decode_batch, embed_images
 from trainer.models.network import Network, TaskOutput
-from trainer.sections import EvaluationConfig, TaskConfig
 
 Batch = tuple[int, int]
 """[start, stop) positions in the split's order; never across a shard's border."""

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from clustering.table import ClusterTable
-from clustering.top_k import row_blocks, top_k
-from data_shards.embeddings import EmbeddingShards
+from clustering.table.table import ClusterTable
+from clustering.table.top_k import row_blocks, top_k
 from data_shards.errors import DataError
-from trainer.evaluation.readout_names import NEAREST_IMAGES, NEAREST_IMAGES_BALANCED
-from trainer.sections import EvaluationConfig, TaskConfig
+from data_shards.features.embeddings import EmbeddingShards
+from trainer.config.readout_names import NEAREST_IMAGES, NEAREST_IMAGES_BALANCED
+from trainer.config.sections import EvaluationConfig, TaskConfig
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]

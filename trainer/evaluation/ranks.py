@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from clustering.table import ClusterTable
-from data_shards.embeddings import EmbeddingShards
-from data_shards.index import SampleIndex
-from data_shards.manifest import Manifest
+from clustering.table.table import ClusterTable
+from data_shards.features.embeddings import EmbeddingShards
+from data_shards.shards.index import SampleIndex
+from data_shards.shards.manifest import Manifest
+from trainer.config.sections import EvaluationConfig, TaskConfig
 from trainer.evaluation.counts import ClassCounts
 from trainer.evaluation.evaluate import count_batches, evaluation_batches
 from trainer.evaluation.knn import (
@@ -23,9 +24,8 @@ from trainer.evaluation.knn import (
 )
 from trainer.evaluation.report import as_metrics, evaluation_path, summarise, write_evaluation
 from trainer.models.network import Network
-from trainer.run_folder import RunFolder, step_name
-from trainer.sections import EvaluationConfig, TaskConfig
-from trainer.world import World
+from trainer.run.folder import RunFolder, step_name
+from trainer.runtime.world import World
 
 logger = logging.getLogger(__name__)
 

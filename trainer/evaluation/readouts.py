@@ -12,10 +12,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from clustering.knc import Rule, knc_predict, nearest_class_mean_scores
-from clustering.table import ClusterTable
-from trainer.evaluation.knn import neighbour_readouts
-from trainer.evaluation.readout_names import (
+from clustering.table.knc import Rule, knc_predict, nearest_class_mean_scores
+from clustering.table.table import ClusterTable
+from trainer.config.readout_names import (
     BLEND,
     HEAD,
     HEAD_ADJUSTED,
@@ -27,9 +26,10 @@ from trainer.evaluation.readout_names import (
     NEAREST_CLASS_MEAN,
     READOUTS,
 )
+from trainer.config.sections import EvaluationConfig
+from trainer.evaluation.knn import neighbour_readouts
 from trainer.losses.softmax import log_priors
 from trainer.models.network import Network, TaskOutput
-from trainer.sections import EvaluationConfig
 
 _RULES: Mapping[str, Rule] = {KNC_MARGIN: "margin", KNC_SOFT: "soft", KNC_BALANCED: "balanced"}
 
@@ -148,8 +148,8 @@ def blended_scores(logits: Tensor, votes: Tensor) -> Tensor:
 
     Args:
         logits: (N, C) floating point, of the linear head.
-        votes: (N, C) floating point log-densities of the classes (`clustering.knc`), -inf for a
-            class without clusters.
+        votes: (N, C) floating point log-densities of the classes (`clustering.table.knc`), -inf
+            for a class without clusters.
 
     Returns:
         (N, C): sum of the log-softmax of both; of each row, only differences count.

@@ -8,7 +8,7 @@ from typing import Any
 
 from data_shards.atomic import write_json
 from trainer.evaluation.counts import ClassCounts
-from trainer.run_folder import RunFolder, step_name
+from trainer.run.folder import RunFolder, step_name
 
 Counts = Mapping[tuple[str, str], ClassCounts]
 

@@ -1,1 +1,1 @@
-"""What a training minimises, and how that changes over its steps. Pure functions."""
+"""What is minimised: one file a loss, and what puts their terms together."""

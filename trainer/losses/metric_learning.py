@@ -14,9 +14,9 @@ from pytorch_metric_learning import losses, miners
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from trainer.loss_section import LossConfig
+from trainer.losses.batch import TaskBatch, TermValue
 from trainer.losses.clmle import angular_margin_cosine
-from trainer.losses.task_batch import TaskBatch, TermValue
+from trainer.losses.loss_section import LossConfig
 
 # Of SoftTriple's vote among the vectors of a class, as its authors set it.
 _SOFT_TRIPLE_GAMMA = 0.1

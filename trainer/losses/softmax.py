@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from trainer.errors import ConfigError
+from trainer.config.errors import ConfigError
 
 Weighting = Literal["inverse", "effective_number"]
 ClassWeight = Literal["none", Weighting]

@@ -13,12 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainer.loss_facts import LOSSES, LossName
-from trainer.loss_section import LossConfig
+from trainer.losses.batch import Candidates, TaskBatch, TermValue
 from trainer.losses.class_margins import ldam_margins, rare_class_margins
 from trainer.losses.clmle import candidate_cosines, clmle_loss
 from trainer.losses.isda import isda_offsets
 from trainer.losses.lmle import lmle_loss, lmle_margins
+from trainer.losses.loss_facts import LOSSES, LossName
+from trainer.losses.loss_section import LossConfig
 from trainer.losses.magnet import magnet_loss
 from trainer.losses.metric_learning import ClassVectorTerm, PairTerm
 from trainer.losses.softmax import (
@@ -28,7 +29,6 @@ from trainer.losses.softmax import (
     margin_softmax_loss,
     softmax_loss,
 )
-from trainer.losses.task_batch import Candidates, TaskBatch, TermValue
 
 
 class Term(Protocol):

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from data_shards.errors import DataError
-from data_shards.import_plan import ImportOptions
 from data_shards.importer import import_source
-from data_shards.index import SampleIndex
-from data_shards.reader import read_shard
+from data_shards.importing.plan import ImportOptions
+from data_shards.shards.index import SampleIndex
+from data_shards.shards.reader import read_shard
 from data_shards.sources import celeba
 from tests.helpers.image_shards import png
 

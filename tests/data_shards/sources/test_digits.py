@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from data_shards.images.transforms import decode_image
 from data_shards.sources import digits
-from data_shards.transforms import decode_image
 
 
 def test_digits_are_those_of_scikit_learn() -> None:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from data_shards.errors import DataError
+from data_shards.images.transforms import open_image
 from data_shards.sources import idx
-from data_shards.transforms import open_image
 
 IMAGES = np.random.default_rng(0).integers(0, 256, size=(6, 5, 4), dtype=np.uint8)
 LABELS = np.array([2, 0, 1, 1, 2, 0], dtype=np.uint8)

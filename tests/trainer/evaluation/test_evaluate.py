@@ -6,17 +6,17 @@ import threading
 import numpy as np
 import pytest
 
-from data_shards.embeddings import EmbeddingShards
 from data_shards.errors import DataError
-from data_shards.index import SampleIndex
+from data_shards.features.embeddings import EmbeddingShards
+from data_shards.shards.index import SampleIndex
 from tests.helpers.cluster_tables import tiny_table
 from tests.helpers.embedding_shards import labelled_rows, write_shards
 from tests.helpers.tiny_data import spoil_image, write_tiny_data
-from trainer.embed import decode_batch, embed_images
+from trainer.config.sections import EvaluationConfig, TaskConfig
 from trainer.evaluation.evaluate import count_batches, evaluation_batches
 from trainer.evaluation.knn import predict_by_images
 from trainer.evaluation.readouts import predict
-from trainer.sections import EvaluationConfig, TaskConfig
+from trainer.models.embed import decode_batch, embed_images
 
 TASKS = (TaskConfig(name="shape", label="shape"), TaskConfig(name="parity", label="parity"))
 TABLES = {

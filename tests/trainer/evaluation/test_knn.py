@@ -9,10 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from data_shards.embeddings import EmbeddingShards, finish_embeddings, write_embedding_shard
+from data_shards.features.embeddings import (
+    EmbeddingShards,
+    finish_embeddings,
+    write_embedding_shard,
+)
 from tests.helpers.cluster_tables import tiny_table
 from tests.helpers.reference_clustering import unit_rows
 from tests.helpers.reference_trainer import nearest_images_vote
+from trainer.config.sections import EvaluationConfig, TaskConfig
 from trainer.evaluation.knn import (
     balanced_vote,
     missing_embeddings,
@@ -21,7 +26,6 @@ from trainer.evaluation.knn import (
     training_embeddings,
     vote,
 )
-from trainer.sections import EvaluationConfig, TaskConfig
 
 TASK = TaskConfig(name="shape", label="shape")
 RNG = np.random.default_rng(0)

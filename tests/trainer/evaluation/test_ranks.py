@@ -8,16 +8,16 @@ import torch
 import torch.distributed as dist
 
 from data_shards.atomic import read_json
-from data_shards.manifest import Manifest
+from data_shards.shards.manifest import Manifest
 from tests.helpers.cluster_tables import tiny_table
 from tests.helpers.embedding_shards import labelled_rows, write_shards
 from tests.helpers.ranks import run_ranks
 from tests.helpers.tiny_data import TRAIN_COUNTS
+from trainer.config.sections import EvaluationConfig, TaskConfig
 from trainer.evaluation.ranks import RankEvaluator
 from trainer.models import build_network
-from trainer.run_folder import RunFolder
-from trainer.sections import EvaluationConfig, TaskConfig
-from trainer.world import World
+from trainer.run.folder import RunFolder
+from trainer.runtime.world import World
 
 ALONE = World(rank=0, size=1, local_rank=0, device=torch.device("cpu"))
 TASKS = (TaskConfig(name="shape", label="shape"),)

@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from clustering.knc import knc_predict
+from clustering.table.knc import knc_predict
 from tests.helpers import reference_trainer as reference
 from tests.helpers.cluster_tables import tiny_table
 from tests.helpers.reference_clustering import unit_rows
-from trainer.embed import embed_images
+from trainer.config.sections import EvaluationConfig
 from trainer.evaluation.evaluate import predict_task
 from trainer.evaluation.readouts import adjusted_logits, blended_scores, predict, readouts
 from trainer.models import build_network
+from trainer.models.embed import embed_images
 from trainer.models.network import TaskOutput
-from trainer.sections import EvaluationConfig
 
 TABLE = tiny_table(clusters_per_class=(3, 1, 2), dim=4)
 CONFIG = EvaluationConfig(num_neighbours=4, soft_scale=8.0)

@@ -8,7 +8,7 @@ import pytest
 from data_shards.atomic import read_json
 from trainer.evaluation.counts import ClassCounts
 from trainer.evaluation.report import as_metrics, summarise, write_evaluation
-from trainer.run_folder import RunFolder
+from trainer.run.folder import RunFolder
 
 
 def counts(correct, total):

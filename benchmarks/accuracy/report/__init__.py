@@ -1,0 +1,1 @@
+"""From records of training runs to tables, figures and the page."""

@@ -1,0 +1,303 @@
+"""CLMLE beside the best of the others on each data set.
+
+The others are chosen on the images that are measured, afresh for each data set and column, so that
+CLMLE, one method with one recipe, stands against whatever happened to do best.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks.accuracy.report.results import Row, mean_and_deviation, mean_of
+from benchmarks.accuracy.run.methods import METHODS, OURS
+from cluster_jobs.comparison import aligned
+
+SAMPLING_AND_COSTS = (
+    "class_balanced",
+    "square_root",
+    "under",
+    "progressive",
+    "class_costs",
+    "effective_number",
+    "focal",
+    "balanced_softmax",
+    "ldam_drw",
+    "crt",
+)
+"""Methods that mend a long tail by other images or other costs."""
+_AVERAGED = ("over_classic", "over_cluster", "over_few", "rank")
+
+
+def summarise_claims(
+    rows: Sequence[Row],
+    datasets: Sequence[str],
+    image_counts: Mapping[str, npt.NDArray[np.int64]] = MappingProxyType({}),
+) -> dict[str, Any] | None:
+    """What may be claimed, as JSON.
+
+    Args:
+        rows: of all trainings.
+        datasets: those of the comparison; what has no row is said to be missing.
+        image_counts: data set -> (C,) images of each class that are measured on.
+
+    Returns:
+        "datasets": a line each: "ours", "classic", "cluster" (the best of the group) and "few" (the
+        best few-shot recall of `SAMPLING_AND_COSTS`), each with "method", "mean", "sd"; "ours_few";
+        differences of ours to them in points, "over_*"; "rank" of ours among "of" methods,
+        ablations aside; "diverged": method -> trainings whose loss became infinite, which keep it
+        from being the best or having a rank, ours apart; "image_error": `image_error` of ours in
+        points. None wherever there is no number.
+        "averages": means over the data sets that have a number, "ours" and "classic" over those
+        that have both.
+        "single": the classic with the highest mean over these data sets, of those that were trained
+        on all: "method", "mean", "over".
+        "missing": data set -> methods without a training.
+        None without CLMLE, or with nothing to compare it with.
+    """
+    trained = {(row.data, row.method) for row in rows}
+    expected = [
+        name for name in METHODS if name == OURS or METHODS[name].group in ("classic", "cluster")
+    ]
+    others = {name for name in expected if name != OURS}
+    names = {method for _, method in trained}
+    if OURS not in names or not others & names:
+        return None
+    by_data = {data: [row for row in rows if row.data == data] for data in datasets}
+    accuracy = {data: _accuracy(of_data) for data, of_data in by_data.items()}
+    lines = [
+        _line(data, by_data[data], accuracy[data], image_counts.get(data)) for data in datasets
+    ]
+    missing = {data: [m for m in expected if (data, m) not in trained] for data in datasets}
+    both = [line for line in lines if line["over_classic"] is not None]
+    return {
+        "datasets": lines,
+        "averages": {
+            **{name: mean_of(line[name]["mean"] for line in both) for name in ("ours", "classic")},
+            **{name: mean_of(line[name] for line in lines) for name in _AVERAGED},
+        },
+        "single": _single_classic([accuracy[line["data"]] for line in both]),
+        "missing": {data: methods for data, methods in missing.items() if methods},
+    }
+
+
+def image_error(recall: float, counts: npt.NDArray[np.int64]) -> float:
+    """Standard error of one training's balanced accuracy if each image were answered by chance.
+
+    About what other images of the same classes would change: less where recalls differ between
+    classes of one size, more where small classes have the lower recall. Part of it is the luck of
+    the training, which a mean over seeds loses and its deviation shows; the rest more seeds do not
+    mend. How far it touches a difference of methods depends on how alike they err.
+
+    Args:
+        recall: in [0, 1], taken to be that of every class.
+        counts: (C,) images of each class; classes without any do not count.
+    """
+    present = counts[counts > 0]
+    return float(np.sqrt(recall * (1 - recall) * (1 / present).sum()) / len(present))
+
+
+def _single_classic(means: Sequence[Mapping[str, dict[str, Any]]]) -> dict[str, Any] | None:
+    """The best classic for all data sets together; None without one that was trained on all.
+
+    Args:
+        means: of each data set that has a number of ours and of a classic, what `_means` says.
+    """
+    averages = {
+        method: {
+            "method": method,
+            "mean": statistics.fmean(of_data[method]["mean"] for of_data in means),
+        }
+        for method in METHODS
+        if means and all(method in of_data for of_data in means)
+    }
+    best = _best({m: v for m, v in averages.items() if METHODS[m].group == "classic"})
+    return None if best is None else {**best, "over": _points(averages[OURS], best)}
+
+
+def _line(
+    data: str,
+    rows: Sequence[Row],
+    accuracy: Mapping[str, dict[str, Any]],
+    counts: npt.NDArray[np.int64] | None,
+) -> dict[str, Any]:
+    few = _means((row.method, row.few) for row in rows if row.method in accuracy)
+    ours = accuracy.get(OURS)
+    best = {
+        group: _best({m: v for m, v in accuracy.items() if METHODS[m].group == group})
+        for group in ("classic", "cluster")
+    }
+    best["few"] = _best({m: v for m, v in few.items() if m in SAMPLING_AND_COSTS})
+    compared = [v["mean"] for m, v in accuracy.items() if METHODS[m].group != "ablation"]
+    return {
+        "data": data,
+        "ours": ours,
+        "ours_few": few.get(OURS),
+        **best,
+        "over_classic": _points(ours, best["classic"]),
+        "over_cluster": _points(ours, best["cluster"]),
+        "over_few": _points(few.get(OURS), best["few"]),
+        "rank": None if ours is None else 1 + sum(mean > ours["mean"] for mean in compared),
+        "of": len(compared),
+        "diverged": _diverged(rows),
+        "image_error": None
+        if ours is None or counts is None
+        else 100 * image_error(ours["mean"], counts),
+    }
+
+
+def _diverged(rows: Sequence[Row]) -> dict[str, int]:
+    return dict(Counter(row.method for row in rows if row.balanced_accuracy is None))
+
+
+def _accuracy(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
+    """`_means` of ours, and of the others whose loss became infinite with no seed."""
+    diverged = _diverged(rows).keys() - {OURS}
+    return _means((r.method, r.balanced_accuracy) for r in rows if r.method not in diverged)
+
+
+def _means(values: Iterable[tuple[str, float | None]]) -> dict[str, dict[str, Any]]:
+    """Method -> its name, mean and deviation over the seeds that have a number."""
+    found: dict[str, list[float]] = {}
+    for method, value in values:
+        if value is not None:
+            found.setdefault(method, []).append(value)
+    made = {}
+    for method, of_method in found.items():
+        mean, deviation = mean_and_deviation(of_method)
+        made[method] = {"method": method, "mean": mean, "sd": deviation}
+    return made
+
+
+def _best(means: Mapping[str, dict[str, Any]]) -> dict[str, Any] | None:
+    return max(means.values(), key=lambda of_method: of_method["mean"], default=None)
+
+
+def _points(ours: dict[str, Any] | None, other: dict[str, Any] | None) -> float | None:
+    """Difference of the means in percentage points."""
+    return None if ours is None or other is None else 100 * (ours["mean"] - other["mean"])
+
+
+def claims_cells(found: Mapping[str, Any]) -> list[list[str]]:
+    """A header, a line a data set, and the averages.
+
+    Args:
+        found: what `summarise_claims` says.
+    """
+    cells = [
+        [
+            OURS,
+            "balanced accuracy",
+            "s.e. of one training",
+            "best classic",
+            "points",
+            "best of clusters",
+            "points",
+            "few-shot recall",
+            "best of sampling and costs",
+            "points",
+            "rank",
+        ]
+    ]
+    for line in found["datasets"]:
+        rank = "-" if line["rank"] is None else f"{line['rank']} of {line['of']}"
+        cells.append(
+            [
+                line["data"],
+                _score(line["ours"]),
+                _number(line["image_error"], "{:.2f}"),
+                _named(line["classic"]),
+                signed(line["over_classic"]),
+                _named(line["cluster"]),
+                signed(line["over_cluster"]),
+                _score(line["ours_few"]),
+                _named(line["few"]),
+                signed(line["over_few"]),
+                rank,
+            ]
+        )
+    mean = found["averages"]
+    cells.append(
+        [
+            "average",
+            _number(mean["ours"], "{:.4f}"),
+            "",
+            _number(mean["classic"], "{:.4f}"),
+            signed(mean["over_classic"]),
+            "",
+            signed(mean["over_cluster"]),
+            "",
+            "",
+            signed(mean["over_few"]),
+            _number(mean["rank"], "{:.1f}"),
+        ]
+    )
+    return cells
+
+
+def single_text(found: Mapping[str, Any]) -> str:
+    """CLMLE beside one classic for all data sets, in words; empty without one."""
+    single = found["single"]
+    if single is None:
+        return ""
+    return (
+        f"one classic for all data sets: {single['method']} is the best, {single['mean']:.4f} on "
+        f"average; {OURS} {signed(single['over'])}\n"
+    )
+
+
+def missing_text(found: Mapping[str, Any]) -> str:
+    """What the numbers lack, in words; empty if nothing."""
+    datasets = [line["data"] for line in found["datasets"]]
+    where: dict[tuple[str, ...], list[str]] = {}
+    for method in METHODS:
+        lacking = tuple(d for d in datasets if method in found["missing"].get(d, ()))
+        if lacking:
+            where.setdefault(lacking, []).append(method)
+    diverged = "".join(
+        f"{method} on {line['data']}: the loss became infinite with {number} seeds, they count in "
+        "no number here\n"
+        for line in found["datasets"]
+        for method, number in line["diverged"].items()
+    )
+    return diverged + "".join(
+        f"not trained on {'any of these' if list(lacking) == datasets else ', '.join(lacking)}: "
+        f"{', '.join(methods)}\n"
+        for lacking, methods in where.items()
+    )
+
+
+def claims_text(found: Mapping[str, Any] | None) -> str:
+    """The table and what is missing; empty without a claim.
+
+    Args:
+        found: what `summarise_claims` says.
+    """
+    if found is None:
+        return ""
+    return "\n" + aligned(claims_cells(found)) + single_text(found) + missing_text(found)
+
+
+def signed(points: float | None) -> str:
+    """A difference in points, with its sign."""
+    return _number(points, "{:+.2f}")
+
+
+def _score(entry: Mapping[str, Any] | None) -> str:
+    if entry is None:
+        return "-"
+    return f"{entry['mean']:.4f}" + ("" if entry["sd"] is None else f" +- {entry['sd']:.4f}")
+
+
+def _named(entry: Mapping[str, Any] | None) -> str:
+    return "-" if entry is None else f"{entry['method']} {_score(entry)}"
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else form.format(value)

@@ -1,0 +1,1 @@
+"""Data sets, methods, settings, and the training runs of a comparison."""

@@ -1,0 +1,79 @@
+"""The file of finished trainings: a line each, so that it can be kept and merged under git."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+
+from benchmarks.accuracy.run.jobs import Job, Record
+from data_shards.errors import DataError
+
+
+class Records:
+    """What was trained before, by this benchmark or by another on another day."""
+
+    def __init__(self, path: Path) -> None:
+        """Read the file, if there is one.
+
+        Args:
+            path: JSON lines. A last line that a killed writer left unfinished counts for nothing.
+
+        Raises:
+            DataError: a line is no record.
+        """
+        self._path = path
+        self._records: dict[str, Record] = {}
+        content = path.read_bytes() if path.exists() else b""
+        for number, line in enumerate(content[: _end_of_lines(content)].splitlines(), 1):
+            name, record = self._read(line, number)
+            self._records[name] = record
+
+    def find(self, job: Job) -> Record | None:
+        """The record of a job that was done before; None when it is still to be done."""
+        return self._records.get(job.name)
+
+    def of(self, jobs: Iterable[Job]) -> list[Record]:
+        """The records of those jobs that have one."""
+        return [record for job in jobs if (record := self.find(job)) is not None]
+
+    def missing(self, jobs: Iterable[Job]) -> list[Job]:
+        """The jobs without a record."""
+        return [job for job in jobs if self.find(job) is None]
+
+    def all(self) -> list[Record]:
+        """Every record, also of jobs that are of no interest any more."""
+        return list(self._records.values())
+
+    def add(self, job: Job, record: Record) -> None:
+        """Put a finished training into the file; it is there when this returns.
+
+        Other benchmarks may add to the same file meanwhile.
+        """
+        line = json.dumps({"name": job.name, **asdict(record)}, sort_keys=True).encode() + b"\n"
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with self._path.open("a+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # released when the file is closed
+            file.seek(0)
+            file.truncate(_end_of_lines(file.read()))  # without what a killed writer left
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+        self._records[job.name] = record
+
+    def _read(self, line: bytes, number: int) -> tuple[str, Record]:
+        try:
+            entry = json.loads(line)
+            return entry.pop("name"), Record(**entry)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise DataError(
+                f"line {number} of {self._path} is no record of this benchmark ({error}); remove it"
+            ) from error
+
+
+def _end_of_lines(content: bytes) -> int:
+    """Length of the whole lines; what follows them is a line that was never finished."""
+    return content.rfind(b"\n") + 1

@@ -1,0 +1,1 @@
+"""Starts the parts of a run on one machine and watches them."""

@@ -1,0 +1,131 @@
+"""The parts that a job starts: each with a keeper, a process group and a log of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from cluster_jobs.errors import PartFailed
+
+_POLL_SECONDS = 0.05
+_LINES_SHOWN = 25
+_KEEPER_SECONDS = 3.0  # beyond its grace time, for a keeper that was itself stopped or killed
+
+
+class Part:
+    """A named process that this one started, and everything that came of it."""
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        *,
+        log: Path,
+        environment: Mapping[str, str] | None = None,
+        grace_seconds: float = 5.0,
+    ) -> None:
+        """Start it.
+
+        Args:
+            name: how messages call it.
+            command: program and arguments.
+            log: file to which its output is appended; its folder is made.
+            environment: its whole environment; this process's own when None.
+            grace_seconds: time to end by itself after SIGTERM.
+        """
+        self.name = name
+        self.log = log
+        self.started = time.monotonic()
+        self._grace_seconds = grace_seconds
+        log.parent.mkdir(parents=True, exist_ok=True)
+        keeper = [sys.executable, "-m", "cluster_jobs.launch.keeper", str(os.getpid())]
+        with log.open("ab") as output:
+            self._log_start = output.tell()
+            self._process = subprocess.Popen(
+                [*keeper, str(grace_seconds), *command],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                start_new_session=True,
+            )
+
+    @property
+    def pid(self) -> int:
+        """Id of its keeper, above all its other processes."""
+        return self._process.pid
+
+    def poll(self) -> int | None:
+        """The exit code; None while it runs. A signal n counts as 128 + n."""
+        ended_before = self._process.returncode is not None
+        code = self._process.poll()
+        if code is not None and code < 0 and not ended_before:
+            self._kill_group()  # the keeper itself was killed, so it kept nobody
+        return 128 - code if code is not None and code < 0 else code
+
+    def terminate(self) -> None:
+        """Ask it to end; a second time: at once."""
+        if self.poll() is None:
+            self._process.terminate()
+
+    def stop(self) -> int:
+        """End it and all its descendants; returns the exit code."""
+        self.terminate()
+        return self.wait_stopped()
+
+    def wait_stopped(self) -> int:
+        """Wait for the end after `terminate`; kills it when its time is over."""
+        code = self.wait(self._grace_seconds + _KEEPER_SECONDS)
+        if code is None:
+            self._kill_group()
+            code = 128 - self._process.wait()
+        return code
+
+    def wait(self, timeout_seconds: float) -> int | None:
+        """The exit code, None if it still runs after that time."""
+        deadline = time.monotonic() + timeout_seconds
+        while (code := self.poll()) is None and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS)
+        return code
+
+    @property
+    def has_output(self) -> bool:
+        """Whether it wrote anything since its start."""
+        return self.log.stat().st_size > self._log_start
+
+    def tail(self, num_lines: int) -> str:
+        """The last lines that it wrote since its start."""
+        with self.log.open("rb") as log:
+            log.seek(self._log_start)
+            text = log.read().decode("utf-8", errors="replace")
+        return "\n".join(text.splitlines()[-num_lines:])
+
+    def failure(self, what: str) -> PartFailed:
+        """The error that says what happened to it, with the end of its log."""
+        lines = self.tail(_LINES_SHOWN).splitlines() or ["(it wrote nothing)"]
+        shown = "\n".join(f"  | {line}" for line in lines)
+        return PartFailed(f"the {self.name} {what}; the end of its log, {self.log}:\n{shown}")
+
+    def _kill_group(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+
+
+def stop_all(parts: Sequence[Part]) -> None:
+    """End parts side by side; a signal while waiting makes it short and is passed on."""
+    for part in parts:
+        part.terminate()
+    try:
+        for part in parts:
+            part.wait_stopped()
+    except BaseException:
+        for part in parts:
+            part.terminate()
+            part.wait_stopped()
+        raise

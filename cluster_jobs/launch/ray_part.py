@@ -1,0 +1,73 @@
+"""The Ray below the trainings of a run, as a part that is started, watched and ended."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from cluster_jobs import machine
+from cluster_jobs.errors import PartFailed
+from cluster_jobs.launch import command as launch
+from cluster_jobs.launch.processes import Part
+from data_shards.atomic import read_json
+from trainer.config.run_config import RunConfig
+
+_GRACE_SECONDS = 6.0
+
+
+class RayPart:
+    """The Ray that the trainings of this process share: one of our own, or RAY_ADDRESS's."""
+
+    def __init__(self, config: RunConfig, logs: Path) -> None:
+        """Start it, unless the environment names one; `announced` tells when it is up."""
+        self._config = config
+        self._logs = logs
+        self._announcement = logs / "ray.json"
+        self._part: Part | None = None
+        self._environment: dict[str, str] | None = None
+        if machine.ray_address() is None:
+            self.restart()
+        else:
+            self._environment = {}
+
+    def restart(self) -> None:
+        """Start our own, again if need be."""
+        self.stop()
+        self._environment = None
+        self._announcement.unlink(missing_ok=True)
+        self._part = Part(
+            "local Ray",
+            launch.ray_command(self._config, self._announcement),
+            log=self._logs / "ray.log",
+            environment=launch.job_environment({}),
+            grace_seconds=_GRACE_SECONDS,
+        )
+
+    def announced(self) -> dict[str, str] | None:
+        """What a process must have in its environment to reach Ray; None while it starts."""
+        if self._environment is None and self._announcement.exists():
+            self._environment = dict(read_json(self._announcement))
+        return self._environment
+
+    def failure(self) -> PartFailed | None:
+        """Why it cannot be used any more; None while all is well."""
+        part = self._part
+        if part is None:
+            return None
+        if part.poll() is not None:
+            return part.failure(f"ended with exit code {part.poll()}")
+        timeout = self._config.launch.start_timeout_seconds
+        if self.announced() is None and time.monotonic() - part.started > timeout:
+            return part.failure(f"did not start in {timeout:g} s (launch.start_timeout_seconds)")
+        return None
+
+    def stop(self) -> None:
+        """End our own."""
+        if self._part is not None:
+            self._part.stop()
+
+    def __enter__(self) -> RayPart:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stop()

@@ -1,0 +1,1 @@
+"""The local Ray cluster, its health, and the workers that embed."""

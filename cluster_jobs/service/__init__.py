@@ -1,0 +1,1 @@
+"""The clustering service: requests for tables in, tables out."""

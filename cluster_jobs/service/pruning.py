@@ -1,0 +1,80 @@
+"""Removes what a run no longer needs: old embeddings, tables and snapshots, finished bundles."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+
+from clustering.table import store
+from data_shards.atomic import read_json
+from data_shards.errors import DataError
+from trainer.run.folder import (
+    CHECKPOINT_MANIFEST,
+    RunFolder,
+    checkpoint_steps,
+    step_name,
+    step_of,
+)
+from trainer.state.snapshot import snapshot_steps
+
+logger = logging.getLogger(__name__)
+
+_NEWEST_KEPT = 3
+BUNDLES = "bundles"
+"""In the folder of a task's embeddings: its finished classes, until its table is published."""
+
+
+def prune(run: RunFolder, version: int) -> None:
+    """Keep what the newest versions and the checkpoints need, after a version was published.
+
+    Args:
+        run: the run's folder.
+        version: the version just published; nothing newer is touched.
+    """
+    for folder in run.embeddings.glob("step_*"):
+        step = step_of(folder.name)
+        if step is None or step < version:
+            _remove_rest(folder)
+    for bundles in (run.embeddings / step_name(version)).glob(f"*/{BUNDLES}"):
+        _remove_rest(bundles)
+    named = _named_by_checkpoints(run)
+    if named is None:
+        return
+    needed = {*named, version}
+    for old in _dispensable(store.versions(run.tables), version, needed):
+        _remove(run.tables / f"{old:06d}")
+    for old in _dispensable(snapshot_steps(run), version, needed):
+        _remove(run.snapshots / step_name(old))
+
+
+def _dispensable(steps: list[int], version: int, needed: set[int]) -> list[int]:
+    # Newer ones are of a training that went back to an older checkpoint: they do not count.
+    until_now = [step for step in steps if step <= version]
+    return [step for step in until_now[:-_NEWEST_KEPT] if step not in needed]
+
+
+def _named_by_checkpoints(run: RunFolder) -> set[int] | None:
+    """Versions that a checkpoint would go on with; None if one cannot be read."""
+    named: set[int] = set()
+    for step in checkpoint_steps(run):
+        path = run.checkpoints / step_name(step) / CHECKPOINT_MANIFEST
+        try:
+            feed = read_json(path)["state"]["feed"]
+            named |= {int(version) for version in feed["requested"]}
+            named |= {feed["version"]} - {None}
+        except (DataError, KeyError, TypeError, ValueError) as error:
+            logger.warning("no old table is removed while %s cannot be read (%s)", path, error)
+            return None
+    return named
+
+
+def _remove(folder: Path) -> None:
+    # Without its manifest it is nothing, should this be the last act of a killed process.
+    (folder / "manifest.json").unlink(missing_ok=True)
+    _remove_rest(folder)
+
+
+def _remove_rest(folder: Path) -> None:
+    # A task that was given up as late may still write there; what it leaves goes the next time.
+    shutil.rmtree(folder, ignore_errors=True)

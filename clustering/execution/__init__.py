@@ -1,0 +1,1 @@
+"""Which worker clusters which classes, on Ray."""

@@ -1,0 +1,1 @@
+"""Spherical k-means inside a class. No Ray."""

@@ -1,0 +1,235 @@
+"""Who compares rows with centroids: FAISS on the CPU, FAISS on a GPU, or torch on a GPU.
+
+All take and return the same; the sums of the rows of a cluster are made on the CPU by everyone, in
+one order. Another backend may round differently, so a table says which one made it.
+
+Legend: n rows of a chunk, D embedding, K clusters of a class.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from clustering.config import Backend
+from clustering.errors import ClusterError
+from clustering.kmeans.gpu_files import has_gpu_file
+
+try:
+    import faiss
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        "k-means needs faiss: install the extra cpu (faiss-cpu) or gpu (faiss-gpu), never both"
+    ) from error
+
+BackendName = Literal["faiss-cpu", "faiss-gpu", "torch-gpu"]
+"""A backend that has been chosen."""
+
+# Below, sending the rows to a device and waiting for it takes longer than the CPU's answer.
+_DEVICE_COMPARISONS = 1 << 20
+_FAISS_TEMPORARY_BYTES = 256 * 2**20
+_BLOCK_ROWS = 1024  # a tenth faster than FAISS's 4096 with 500 centroids of 128 dimensions
+
+Nearest = tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]
+"""(n,) nearest centroid of each row, the lower of equal ones; (n,) cosine of the two."""
+
+
+class Placed(Protocol):
+    """Rows of a chunk, where they are compared."""
+
+    def nearest(self, centroids: npt.NDArray[np.float32]) -> Nearest:
+        """Find the centroid of largest cosine for each row.
+
+        Args:
+            centroids: (K, D) float32, K >= 1, C-contiguous.
+        """
+
+
+class OnCpu:
+    """FAISS on the CPU, one thread: on small classes several are 30 times slower."""
+
+    def __init__(self, rows: npt.NDArray[np.float32]) -> None:
+        self._rows = rows
+
+    def nearest(self, centroids: npt.NDArray[np.float32]) -> Nearest:
+        """See `Placed`."""
+        cosines, nearest = faiss.knn(self._rows, centroids, 1, metric=faiss.METRIC_INNER_PRODUCT)
+        return nearest[:, 0], cosines[:, 0]
+
+
+class OnFaissGpu:
+    """FAISS on the first GPU that this process sees."""
+
+    def __init__(self, rows: npt.NDArray[np.float32]) -> None:
+        self._rows = rows
+
+    def nearest(self, centroids: npt.NDArray[np.float32]) -> Nearest:
+        """See `Placed`."""
+        cosines, nearest = faiss.knn_gpu(
+            _gpu_resources(), self._rows, centroids, 1, metric=faiss.METRIC_INNER_PRODUCT
+        )
+        return nearest[:, 0], cosines[:, 0]
+
+
+class OnTorch:
+    """torch on a device, where the rows stay."""
+
+    def __init__(self, rows: npt.NDArray[np.float32], device: str = "cuda") -> None:
+        import torch
+
+        self._torch: Any = torch
+        self._device = device
+        self._rows = torch.from_numpy(np.require(rows, requirements=["C", "W"])).to(device)
+
+    def nearest(self, centroids: npt.NDArray[np.float32]) -> Nearest:
+        """See `Placed`."""
+        with self._torch.no_grad():
+            similarities = self._rows @ self._torch.from_numpy(centroids).to(self._device).T
+            cosines, nearest = similarities.max(dim=1)
+            return nearest.cpu().numpy(), cosines.cpu().numpy()
+
+
+class Runs:
+    """Runs of rows that are each compared with a run of centroids: those of many small classes.
+
+    The answers are those of `OnCpu`; only what a call takes besides is spared.
+    """
+
+    def __init__(
+        self,
+        rows: npt.NDArray[np.float32],
+        sizes: npt.NDArray[np.int64],
+        centroids: npt.NDArray[np.float32],
+        counts: npt.NDArray[np.int64],
+    ) -> None:
+        """Note where the runs are.
+
+        Args:
+            rows: (n, D) float32, C-contiguous, run after run.
+            sizes: (B,) rows of each run, >= 1.
+            centroids: (K, D) float32, C-contiguous, run after run; may be changed in place.
+            counts: (B,) centroids of each run, >= 1.
+        """
+        self.nearest: npt.NDArray[np.int64] = np.zeros(len(rows), dtype=np.int64)
+        """(n,) nearest centroid of each row within its run, the lower of equal ones."""
+        self.cosines: npt.NDArray[np.float32] = np.ones(len(rows), dtype=np.float32)
+        """(n,) cosine of the two."""
+        self._arrays = (rows, centroids)  # FAISS is given bare addresses
+        dim = rows.shape[1]
+        first_rows, first_centroids = np.cumsum(sizes) - sizes, np.cumsum(counts) - counts
+        self._calls = [
+            (
+                faiss.swig_ptr(rows[row:]),
+                faiss.swig_ptr(centroids[centroid:]),
+                dim,
+                size,
+                count,
+                1,
+                faiss.swig_ptr(self.cosines[row:]),
+                faiss.swig_ptr(self.nearest[row:]),
+            )
+            for row, size, centroid, count in zip(
+                first_rows.tolist(),
+                sizes.tolist(),
+                first_centroids.tolist(),
+                counts.tolist(),
+                strict=True,
+            )
+        ]
+
+    def compare(self, numbers: npt.NDArray[np.int64]) -> None:
+        """Bring `nearest` and `cosines` up to date for the runs of these numbers."""
+        for number in numbers.tolist():
+            faiss.knn_inner_product(*self._calls[number])
+
+
+def stays_on_cpu(
+    backend: BackendName,
+    num_rows: npt.NDArray[np.int64] | int,
+    num_clusters: npt.NDArray[np.int64] | int,
+) -> npt.NDArray[np.bool_] | bool:
+    """Whether so many rows are compared with so many centroids on the CPU; of any shape."""
+    return (num_rows * num_clusters < _DEVICE_COMPARISONS) | (backend == "faiss-cpu")
+
+
+def place(backend: BackendName, rows: npt.NDArray[np.float32], num_clusters: int) -> Placed:
+    """Bring rows to where they are compared; so little work that it does not pay stays on the CPU.
+
+    Args:
+        backend: who compares.
+        rows: (n, D) float32, C-contiguous; not to be changed while placed.
+        num_clusters: K, with how many centroids they will be compared.
+    """
+    if stays_on_cpu(backend, len(rows), num_clusters):
+        return OnCpu(rows)
+    return OnFaissGpu(rows) if backend == "faiss-gpu" else OnTorch(rows)
+
+
+def choose_backend(wanted: Backend) -> BackendName:
+    """Turn the setting `cluster.backend` into a backend that works here.
+
+    Raises:
+        ClusterError: the one that was asked for does not work here; says what is missing.
+    """
+    on_gpu: tuple[tuple[BackendName, Callable[[], bool]], ...] = (
+        ("faiss-gpu", _faiss_has_gpu),
+        ("torch-gpu", _torch_has_gpu),
+    )
+    for name, works in on_gpu:
+        if wanted in ("auto", name) and works():
+            return name
+    if wanted in ("auto", "faiss-cpu"):
+        return "faiss-cpu"
+    raise ClusterError(
+        f"cluster.backend is {wanted}, which finds no GPU here: install the extra gpu (faiss-gpu) "
+        "or a CUDA build of torch on a machine with a GPU, or set it to auto"
+    )
+
+
+def describe_backend(backend: BackendName) -> str:
+    """Name and release, for a table's stats."""
+    if backend == "torch-gpu":
+        import torch
+
+        return f"{backend} {torch.__version__}"
+    return f"{backend} {faiss.__version__}"
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Inside the block FAISS uses one OpenMP thread, and blocks of rows that fit its cache."""
+    threads, block = faiss.omp_get_max_threads(), faiss.cvar.distance_compute_blas_query_bs
+    faiss.omp_set_num_threads(1)
+    faiss.cvar.distance_compute_blas_query_bs = _BLOCK_ROWS
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(threads)
+        faiss.cvar.distance_compute_blas_query_bs = block
+
+
+@cache
+def _gpu_resources() -> Any:
+    resources = faiss.StandardGpuResources()
+    # Of each worker's process, of which many share a GPU with a training; FAISS takes 1.5 GiB.
+    resources.setTempMemory(_FAISS_TEMPORARY_BYTES)
+    return resources
+
+
+def _faiss_has_gpu() -> bool:
+    return hasattr(faiss, "StandardGpuResources") and faiss.get_num_gpus() > 0
+
+
+def _torch_has_gpu() -> bool:
+    # Importing torch takes seconds, so not where there is nothing for it.
+    if not has_gpu_file() or importlib.util.find_spec("torch") is None:
+        return False
+    import torch
+
+    return bool(torch.cuda.is_available())

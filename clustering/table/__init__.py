@@ -1,0 +1,1 @@
+"""The cluster table: its store, scores of its nearest clusters, its quality and neighbours."""

@@ -1,0 +1,96 @@
+"""Number the clusters of a class as the similar ones of an earlier table, so that a number stays.
+
+Legend: M clusters, K clusters of a class, J earlier ones of it, D embedding.
+"""
+
+from __future__ import annotations
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import linear_sum_assignment
+
+from clustering.table.table import ClusterTable
+from clustering.table.top_k import row_blocks
+
+_LARGEST_EXACT = 2000  # clusters of a class; the best assignment takes seconds from there on
+_CANDIDATES = 16  # earlier clusters that a new one may be paired with, beyond
+_PAIRS_A_TIME = 1 << 16
+
+
+def matched_order(
+    centroids: npt.NDArray[np.float32], class_of: npt.NDArray[np.int64], earlier: ClusterTable
+) -> npt.NDArray[np.int64]:
+    """Sort the clusters of each class into the places of the most similar earlier ones.
+
+    A class has the places 0 .. K - 1. Earlier and new clusters are paired so that the sum of their
+    cosines is largest; in a class of more than 2,000 clusters, now or earlier, the most similar two
+    are paired first, and a new cluster only with one of the 16 earlier ones most similar to it. A
+    new cluster takes the place of its partner, if there is such a place, and the others take those
+    that are left, in their order.
+
+    Args:
+        centroids: (M, D) float32 unit rows.
+        class_of: (M,) int64, ascending.
+        earlier: a table of the same dimension.
+
+    Returns:
+        (M,) int64, which cluster comes first, second, ...; still sorted by class.
+    """
+    order = np.arange(len(class_of))
+    starts = np.flatnonzero(np.diff(class_of, prepend=-1))
+    for start, end in zip(starts.tolist(), [*starts[1:].tolist(), len(class_of)], strict=True):
+        former = earlier.clusters_of_class(int(class_of[start]))
+        if end - start > 1 and len(former):
+            places = _places(centroids[start:end], earlier.centroids[former])
+            order[start + places] = np.arange(start, end)
+    return order
+
+
+def _places(
+    centroids: npt.NDArray[np.float32], former: npt.NDArray[np.float32]
+) -> npt.NDArray[np.int64]:
+    """(K,) the place of each cluster of a class."""
+    if max(len(centroids), len(former)) <= _LARGEST_EXACT:
+        new, old = linear_sum_assignment(centroids @ former.T, maximize=True)
+    else:
+        new, old = _greedy(centroids, former)
+    places = np.full(len(centroids), -1)
+    there = old < len(centroids)
+    places[new[there]] = old[there]
+    places[places < 0] = np.setdiff1d(np.arange(len(centroids)), places)
+    return places
+
+
+def _greedy(
+    centroids: npt.NDArray[np.float32], former: npt.NDArray[np.float32]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Pair the most similar two that are left, again and again; equal ones by number.
+
+    Memory is O(K), as only the nearest earlier ones of each come into question. Where more than
+    those are equally near, which of them do is up to FAISS, which chooses the same each time.
+
+    Args:
+        centroids: (K, D) float32 unit rows.
+        former: (J, D) float32 unit rows.
+
+    Returns:
+        New and earlier clusters of the pairs; no cluster is in two of them.
+    """
+    num_candidates = min(_CANDIDATES, len(former))
+    cosines, near = faiss.knn(
+        np.ascontiguousarray(centroids), former, num_candidates, metric=faiss.METRIC_INNER_PRODUCT
+    )
+    pairs = np.lexsort(
+        (near.ravel(), np.repeat(np.arange(len(near)), num_candidates), -cosines.ravel())
+    )
+    partner = np.full(len(centroids), -1)
+    free = [True] * len(former)
+    for part in row_blocks(len(pairs), 1, _PAIRS_A_TIME):
+        new_of_pair, old_of_pair = pairs[part] // num_candidates, near.ravel()[pairs[part]]
+        for new, old in zip(new_of_pair.tolist(), old_of_pair.tolist(), strict=True):
+            if free[old] and partner[new] < 0:
+                free[old] = False
+                partner[new] = old
+    paired = np.flatnonzero(partner >= 0)
+    return paired, partner[paired]

@@ -1,0 +1,1 @@
+"""Embedding shards: memory-mapped rows with ids and labels."""

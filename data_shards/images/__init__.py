@@ -1,0 +1,1 @@
+"""Decoding images and varying them in training."""

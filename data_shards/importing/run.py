@@ -1,0 +1,337 @@
+"""Carries out an import plan: shards first, the manifest last, and nothing twice."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from data_shards.atomic import TEMPORARY_PREFIX, clear_leftovers, read_json, write_json
+from data_shards.errors import DataError, named
+from data_shards.folder_lock import FolderLock
+from data_shards.images.transforms import open_image
+from data_shards.importing.plan import ImportOptions, ImportPlan, check_every_class, class_counts
+from data_shards.progress import Progress
+from data_shards.shards.index import sample_ids
+from data_shards.shards.manifest import (
+    IMPORT_NAME,
+    LOCK_NAME,
+    MANIFEST_NAME,
+    Manifest,
+    ShardInfo,
+    SplitInfo,
+)
+from data_shards.shards.sample import Sample
+from data_shards.shards.writer import finished_shard, noted_files, write_shard
+from data_shards.sources.base import SourceItem
+
+_OTHER_SIZES = "some have other sizes"
+_OTHER_TIMES = (
+    "their sizes are the same, but not their times of modification (if they were only copied, use "
+    "the import as it is; cp -a and rsync -a keep the times)"
+)
+_OTHER_OUT = "choose another --out or remove the folder to import them as they are now"
+_SHARD_FILE = re.compile(r"(train|test|validation)-\d{6}\.(tar|idx|labels\.npy|json)")
+_logger = logging.getLogger(__name__)
+
+
+def write_import(plan: ImportPlan, options: ImportOptions) -> Manifest:
+    """Write the shards of a plan, but those that an earlier run has finished, then the manifest.
+
+    What has finished stays as it is, since trainings may rely on it: only a damaged shard is
+    written again, and only as it was.
+
+    Raises:
+        DataError: when another import is at work there, the folder holds something else, or this
+            import finished and would not come out the same now, or an image cannot be read and
+            `options.on_error` is "stop".
+    """
+    out, fingerprint = options.out, plan.fingerprint()
+    try:
+        lock = FolderLock(out / LOCK_NAME)
+    except OSError as error:
+        raise _unwritable(out, error) from error
+    busy = DataError(f"another import into {out} is at work; wait for it, or choose another --out")
+    with lock.claimed(lambda: _claim_folder(out, plan, fingerprint), busy=busy):
+        total = sum(map(len, plan.splits.values()))
+        with Progress(total, label=f"import {plan.source}", unit="images") as progress:
+            run = _Run(
+                plan=plan,
+                options=options,
+                fingerprint=fingerprint,
+                progress=progress,
+                finished=_finished_import(out),
+            )
+            run.find_changed_shards()
+            splits = {split: run.write_split(split) for split in plan.splits}
+        check_every_class(run.imported["train"], plan.label_names)
+        return run.written(splits)
+
+
+@dataclass(kw_only=True)
+class _Run:
+    """One run of an import and what it has found so far."""
+
+    plan: ImportPlan
+    options: ImportOptions
+    fingerprint: str
+    progress: Progress
+    finished: Manifest | None
+    """What an earlier run has made that finished; trainings may rely on it."""
+    imported: dict[str, list[SourceItem]] = field(default_factory=dict)
+    skipped: list[str] = field(default_factory=list)
+    changed_shards: list[str] = field(default_factory=list)
+    num_kept_shards: int = 0
+
+    def find_changed_shards(self) -> None:
+        """Find the shards of which image files have changed since; they are written again.
+
+        Raises:
+            DataError: when the import was finished: trainings may rely on it.
+        """
+        out, same_sizes = self.options.out, True
+        for split in self.plan.splits:
+            for name, chunk, first_id in self._chunks(split):
+                noted, ids = noted_files(out, name)
+                if noted and noted != (found := file_checksums(chunk, first_id, ids)):
+                    self.changed_shards.append(name)
+                    same_sizes &= noted.get("sizes") == found.get("sizes")
+        if not self.changed_shards:
+            return
+        what = (
+            f"{out} holds this import, but the image files of {named(self.changed_shards)} have "
+            f"changed since: {_OTHER_TIMES if same_sizes else _OTHER_SIZES}"
+        )
+        if self.finished is not None:
+            raise DataError(f"{what}; {_OTHER_OUT}")
+        _logger.warning("%s; these shards are written again", what)
+
+    def write_split(self, split: str) -> SplitInfo:
+        self.imported[split] = []
+        shards = []
+        for name, chunk, first_id in self._chunks(split):
+            shard = self._finished_or_new(name, chunk, first_id)
+            self._sort_out(shard, chunk, split, first_id)
+            shards.append(shard)
+        imported = self.imported[split]
+        histograms = {
+            column: tuple(class_counts(imported, column, len(names)).tolist())
+            for column, names in self.plan.label_names.items()
+        }
+        return SplitInfo(len(imported), histograms, tuple(shards))
+
+    def _chunks(self, split: str) -> Iterator[tuple[str, Sequence[SourceItem], int]]:
+        """Name, images and first id of each shard."""
+        items, size = self.plan.splits[split], self.options.samples_per_shard
+        first_id = self.plan.first_id(split)
+        for number, start in enumerate(range(0, len(items), size)):
+            yield f"{split}-{number:06d}", items[start : start + size], first_id + start
+
+    def written(self, splits: Mapping[str, SplitInfo]) -> Manifest:
+        """Write the manifest, or compare it with the one that is there.
+
+        Raises:
+            DataError: when they differ.
+        """
+        made = Manifest(
+            folder=self.options.out.absolute(),
+            source=self.plan.source,
+            fingerprint=self.fingerprint,
+            settings=self.plan.settings,
+            label_columns=self.plan.label_columns,
+            label_names=self.plan.label_names,
+            splits={split: info for split, info in splits.items() if info.num_samples},
+            skipped=(*self.plan.skipped, *self.skipped),
+        )
+        if self.finished is None:
+            return made.write()
+        if made != replace(self.finished, checksum=""):
+            raise DataError(
+                f"{self.options.out} holds this import, but now it would not come out the same: "
+                f"left out then: {named(self.finished.skipped) or 'none'}, now: "
+                f"{named(made.skipped) or 'none'}; {_OTHER_OUT}"
+            )
+        return Manifest.load(self.options.out)
+
+    def _finished_or_new(self, name: str, chunk: Sequence[SourceItem], first_id: int) -> ShardInfo:
+        found = None
+        if name not in self.changed_shards:
+            found = finished_shard(self.options.out, name, fingerprint=self.fingerprint)
+        if found is not None:
+            repaired = self._repaired(found, chunk, first_id)
+            if not repaired:
+                self.num_kept_shards += 1
+                self.progress.update(len(chunk), kept_shards=self.num_kept_shards)
+                return found
+            if self.finished is not None:
+                raise DataError(
+                    f"{self.options.out} holds this import without images that can be read now: "
+                    f"{named(repaired)}; {_OTHER_OUT}"
+                )
+        return self._rewritten(name, chunk, first_id)
+
+    def _rewritten(self, name: str, chunk: Sequence[SourceItem], first_id: int) -> ShardInfo:
+        """Write a shard; one that trainings may rely on only as it was."""
+        out = self.options.out
+        splits = self.finished.splits.values() if self.finished is not None else ()
+        before = next((s for split in splits for s in split.shards if s.name == name), None)
+        if before is None:
+            return self._write(out, name, chunk, first_id)
+        with TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=out) as folder:
+            if self._write(Path(folder), name, chunk, first_id) != before:
+                raise DataError(
+                    f"{out} holds this import, but its shard {name} is damaged and would not come "
+                    f"out the same now; {_OTHER_OUT}"
+                )
+            for file in Path(folder).iterdir():
+                os.replace(file, out / file.name)
+        return before
+
+    def _write(
+        self, folder: Path, name: str, chunk: Sequence[SourceItem], first_id: int
+    ) -> ShardInfo:
+        return write_shard(
+            folder,
+            name,
+            self._samples(chunk, first_id),
+            self.plan.label_columns,
+            fingerprint=self.fingerprint,
+            files=lambda ids: file_checksums(chunk, first_id, ids),
+        )
+
+    def _samples(self, chunk: Sequence[SourceItem], first_id: int) -> Iterator[Sample]:
+        for sample_id, item in enumerate(chunk, start=first_id):
+            sample = self._sample(sample_id, item)
+            if sample is not None:
+                yield sample
+            self.progress.update()
+
+    def _sample(self, sample_id: int, item: SourceItem) -> Sample | None:
+        """Load an image; None when it is skipped."""
+        try:
+            image = item.load()
+            open_image(image)
+        except (DataError, OSError) as error:
+            if self.options.on_error == "stop":
+                raise DataError(
+                    f"{item.name}: {error}; repair or remove it and run the same command "
+                    "again, or leave such images out with --on-error skip"
+                ) from error
+            _logger.warning("skipped %s: %s", item.name, error)
+            return None
+        labels = {column: item.labels[column] for column in self.plan.label_columns}
+        return Sample(sample_id, image, item.extension, labels, item.name)
+
+    def _lacking(
+        self, shard: ShardInfo, chunk: Sequence[SourceItem], first_id: int
+    ) -> dict[int, SourceItem]:
+        """Id -> image of a shard's part of the plan that is not in the shard."""
+        if shard.num_samples == len(chunk):
+            return {}
+        present = set(sample_ids(self.options.out / shard.index_name))
+        return {n: item for n, item in enumerate(chunk, start=first_id) if n not in present}
+
+    def _repaired(self, shard: ShardInfo, chunk: Sequence[SourceItem], first_id: int) -> list[str]:
+        """Names of the images that a shard lacks and that can be read by now."""
+        lacking = self._lacking(shard, chunk, first_id)
+        return [item.name for n, item in lacking.items() if self._sample(n, item) is not None]
+
+    def _sort_out(
+        self, shard: ShardInfo, chunk: Sequence[SourceItem], split: str, first_id: int
+    ) -> None:
+        """Note which images of a shard's part of the plan are in it."""
+        lacking = self._lacking(shard, chunk, first_id)
+        self.skipped += [item.name for item in lacking.values()]
+        numbered = enumerate(chunk, start=first_id)
+        self.imported[split] += [item for number, item in numbered if number not in lacking]
+
+
+def file_checksums(
+    chunk: Sequence[SourceItem], first_id: int, ids: Iterable[int]
+) -> dict[str, str]:
+    """Return what tells, without reading it, that a file which images are read from has changed.
+
+    Args:
+        chunk: images of a shard's part of the plan, and
+        first_id: the sample id of the first.
+        ids: of those that are in the shard; others may be repaired.
+
+    Returns:
+        Checksums of the files' "sizes" and "times" of modification; empty if there are no files.
+    """
+    items = [chunk[number - first_id] for number in ids]
+    files = dict.fromkeys(item.file for item in items if item.file is not None)
+    if not files:
+        return {}
+    sizes, times = zip(*map(_size_and_time, files), strict=True)
+    return {
+        name: hashlib.sha256(json.dumps(values).encode("ascii")).hexdigest()
+        for name, values in (("sizes", sizes), ("times", times))
+    }
+
+
+def _size_and_time(file: Path) -> tuple[int, int]:
+    """In bytes and nanoseconds; -1 for what is not there: whoever reads it says so."""
+    try:
+        found = os.stat(file)
+    except OSError:
+        return -1, -1
+    return found.st_size, found.st_mtime_ns
+
+
+def _claim_folder(out: Path, plan: ImportPlan, fingerprint: str) -> None:
+    """Make `out` the folder of this import; an unfinished other import is started over.
+
+    Raises:
+        DataError: when it cannot be written, holds a finished other import or foreign files.
+    """
+    try:
+        names = {entry.name for entry in out.iterdir()} - {LOCK_NAME}
+        is_ours = _is_ours(out, names, fingerprint)
+        clear_leftovers(out)
+        if not is_ours:
+            for name in filter(_SHARD_FILE.fullmatch, names):
+                (out / name).unlink()
+            write_json(out / IMPORT_NAME, {"fingerprint": fingerprint, "source": plan.source})
+    except OSError as error:
+        raise _unwritable(out, error) from error
+
+
+def _unwritable(out: Path, error: OSError) -> DataError:
+    return DataError(f"cannot write to {out}: {error.strerror}; choose another --out")
+
+
+def _finished_import(out: Path) -> Manifest | None:
+    """The manifest of a folder; none when it is damaged, so that no training can start with it."""
+    try:
+        return Manifest.read(out) if (out / MANIFEST_NAME).exists() else None
+    except DataError as error:
+        _logger.warning("%s", error)
+        return None
+
+
+def _is_ours(out: Path, names: set[str], fingerprint: str) -> bool:
+    """Tell whether `out` belongs to this import already; False when it may be taken.
+
+    Raises:
+        DataError: when it holds a finished other import or foreign files.
+    """
+    if IMPORT_NAME not in names:
+        if any(not name.startswith(TEMPORARY_PREFIX) for name in names):
+            raise DataError(f"{out} is not empty and holds no import; choose another --out")
+        return False
+    if read_json(out / IMPORT_NAME).get("fingerprint") == fingerprint:
+        return True
+    if MANIFEST_NAME in names:
+        raise DataError(
+            f"{out} holds another import (other images or settings than these); "
+            "choose another --out or remove the folder"
+        )
+    _logger.warning("%s: an unfinished import of other images or settings is started over", out)
+    return False

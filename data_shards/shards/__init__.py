@@ -1,0 +1,1 @@
+"""Tar shards with an index: samples, manifest, writer, readers."""

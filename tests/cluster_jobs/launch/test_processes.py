@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from cluster_jobs.launch.processes import Part, stop_all
+
+SLEEP = "import time; time.sleep(600)"
+IGNORE_SIGTERM = (
+    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
+    "print('ready', flush=True); time.sleep(600)"
+)
+# Starts a grandchild that ignores SIGTERM, says its id, and ends as told.
+WITH_GRANDCHILD = (
+    "import subprocess, sys, time;"
+    f"p = subprocess.Popen([sys.executable, '-c', {IGNORE_SIGTERM!r}], start_new_session=True);"
+    "print(p.pid, flush=True);"
+)
+
+
+def start(code: str, tmp_path: Path, *, grace_seconds: float = 5.0) -> Part:
+    command = [sys.executable, "-c", code]
+    return Part("part", command, log=tmp_path / "part.log", grace_seconds=grace_seconds)
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def grandchild_of(part: Part) -> int:
+    wait_until(lambda: "ready" in part.tail(9))
+    return int(part.tail(9).splitlines()[0])
+
+
+@pytest.mark.parametrize("code", [0, 1, 7])
+def test_the_exit_code_is_the_commands(tmp_path: Path, code: int) -> None:
+    part = start(f"import sys; print('bye'); sys.exit({code})", tmp_path)
+    assert part.wait(10) == code
+    assert part.poll() == code
+    assert part.tail(5) == "bye"
+
+
+def test_a_signal_counts_as_128_and_its_number(tmp_path: Path) -> None:
+    part = start("import os; os.kill(os.getpid(), 9)", tmp_path)
+    assert part.wait(10) == 128 + signal.SIGKILL
+
+
+def test_stop_is_polite_first(tmp_path: Path) -> None:
+    code = (
+        "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(3));"
+        "print('ready', flush=True); time.sleep(600)"
+    )
+    part = start(code, tmp_path)
+    wait_until(lambda: part.tail(1) == "ready")
+    assert part.stop() == 3
+
+
+def test_a_part_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
+    part = start(IGNORE_SIGTERM, tmp_path, grace_seconds=0.3)
+    wait_until(lambda: part.tail(1) == "ready")
+    started = time.monotonic()
+    assert part.stop() == 128 + signal.SIGKILL
+    assert time.monotonic() - started < 5
+
+
+def test_a_second_request_is_not_patient(tmp_path: Path) -> None:
+    part = start(IGNORE_SIGTERM, tmp_path, grace_seconds=60)
+    wait_until(lambda: part.tail(1) == "ready")
+    part.terminate()
+    time.sleep(0.3)
+    part.terminate()
+    assert part.wait(10) == 128 + signal.SIGKILL
+
+
+@pytest.mark.parametrize("ending", ["time.sleep(600)", "sys.exit(0)"])
+def test_grandchildren_end_too(tmp_path: Path, ending: str) -> None:
+    """Also those in a session of their own, also when their parent ended before them."""
+    part = start(WITH_GRANDCHILD + "time.sleep(0.5);" + ending, tmp_path, grace_seconds=0.5)
+    grandchild = grandchild_of(part)
+    part.stop() if "sleep" in ending else part.wait(10)
+    assert not is_alive(grandchild)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="orphans are adopted on Linux only")
+def test_nothing_outlives_a_job_that_is_killed(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path;"
+        "from cluster_jobs.launch.processes import Part;"
+        f"p = Part('part', [sys.executable, '-c', {WITH_GRANDCHILD + 'time.sleep(600)'!r}],"
+        f" log=Path({str(tmp_path / 'part.log')!r}), grace_seconds=0.3);"
+        "time.sleep(600)"
+    )
+    job = subprocess.Popen([sys.executable, "-c", code])
+    log = tmp_path / "part.log"
+    wait_until(lambda: log.exists() and "ready" in log.read_text())
+    grandchild = int(log.read_text().splitlines()[0])
+    job.kill()
+    job.wait()
+    wait_until(lambda: not is_alive(grandchild))
+
+
+def test_a_killed_keeper_takes_its_group_along(tmp_path: Path) -> None:
+    part = start("import os, time; print(os.getpid(), os.getppid(), flush=True);" + SLEEP, tmp_path)
+    wait_until(lambda: part.tail(1))
+    child, keeper = map(int, part.tail(1).split())
+    os.kill(keeper, signal.SIGKILL)
+    assert part.wait(10) == 128 + signal.SIGKILL
+    wait_until(lambda: not is_alive(child))
+
+
+def test_the_tail_is_of_this_start_only(tmp_path: Path) -> None:
+    start("print('first')", tmp_path).wait(10)
+    part = start("print('a\\nb\\nc')", tmp_path)
+    part.wait(10)
+    assert part.tail(2) == "b\nc"
+    assert part.tail(99) == "a\nb\nc"
+    assert part.log.read_text() == "first\na\nb\nc\n"
+
+
+def test_stop_all_stops_side_by_side(tmp_path: Path) -> None:
+    parts = [start(IGNORE_SIGTERM, tmp_path / str(i), grace_seconds=0.5) for i in range(3)]
+    for part in parts:
+        wait_until(lambda part=part: part.tail(1) == "ready")
+    stop_all(parts)
+    assert [part.poll() for part in parts] == [128 + signal.SIGKILL] * 3

@@ -1,0 +1,1 @@
+"""What a run is told: one YAML file -> frozen dataclasses, checked once. No torch."""

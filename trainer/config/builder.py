@@ -1,0 +1,140 @@
+"""Nested dictionaries -> checked, frozen configuration; and a copy with other settings."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import math
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Literal
+
+from trainer.config.errors import ConfigError
+from trainer.config.run_config import RunConfig, as_dict
+
+
+def build_config(
+    raw: dict[str, Any], settings: Mapping[str, Any] = MappingProxyType({})
+) -> RunConfig:
+    """Build a `RunConfig` from nested dictionaries.
+
+    Args:
+        raw: section -> setting -> value.
+        settings: dotted keys ("loss.name") and values that are put into `raw` before, in place.
+
+    Raises:
+        ConfigError: an unknown key, a wrong type, or a value out of range.
+    """
+    for key, value in settings.items():
+        place(raw, key, value)
+    config = _build(RunConfig, raw, "")
+    assert isinstance(config, RunConfig)
+    return config
+
+
+def with_settings(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
+    """A copy in which dotted keys ("loss.name") have other values."""
+    return build_config(as_dict(config), settings)
+
+
+def given_settings(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of sections by their dotted names; unknown ones are left to `build_config`."""
+    given: dict[str, Any] = {}
+    for section, kind in typing.get_type_hints(RunConfig).items():
+        values = raw.get(section)
+        if dataclasses.is_dataclass(kind) and isinstance(values, Mapping):
+            hints = typing.get_type_hints(kind)
+            given |= {
+                f"{section}.{key}": _convert(hints[key], value, f"{section}.{key}")
+                for key, value in values.items()
+                if key in hints
+            }
+    return given
+
+
+def place(raw: dict[str, Any], dotted: str, value: Any) -> None:
+    """Put a value under its dotted key into nested dictionaries, in place."""
+    *sections, last = dotted.split(".")
+    for section in sections:
+        inner = raw.setdefault(section, {})
+        if inner is None:  # a section left empty in the file
+            inner = raw[section] = {}
+        if not isinstance(inner, dict):
+            raise ConfigError(f"{dotted}: {section} has no settings inside it")
+        raw = inner
+    raw[last] = value
+
+
+def _build(kind: Any, raw: Any, where: str) -> Any:
+    if not isinstance(raw, Mapping):
+        raise ConfigError(f"{where} must be a section (name: value lines), got {raw!r}")
+    hints = typing.get_type_hints(kind)
+    prefix = f"{where}." if where else ""
+    known = [item.name for item in dataclasses.fields(kind)]
+    for key in raw:
+        if key not in known:
+            raise ConfigError(_unknown(f"{prefix}{key}", str(key), known, prefix))
+    for item in dataclasses.fields(kind):
+        required = item.default is item.default_factory is dataclasses.MISSING
+        if required and item.name not in raw:
+            raise ConfigError(f"{prefix}{item.name} is missing")
+    values = {
+        key: _convert(hints[key], value, f"{prefix}{key}")
+        for key, value in raw.items()
+        # A section written with nothing under it keeps its defaults.
+        if not (value is None and dataclasses.is_dataclass(hints[key]))
+    }
+    try:
+        return kind(**values)
+    except ConfigError:
+        raise
+    except ValueError as error:  # sections of other packages
+        raise ConfigError(str(error)) from error
+
+
+def _unknown(full: str, key: str, known: Sequence[str], prefix: str) -> str:
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    hint = f"did you mean {prefix}{near[0]}?" if near else f"known here: {', '.join(known)}"
+    return f"unknown setting {full}: {hint}"
+
+
+def _convert(kind: Any, value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(kind):
+        return _build(kind, value, where)
+    origin = typing.get_origin(kind)
+    if origin is Literal:
+        allowed = typing.get_args(kind)
+        if not any(value == choice and type(value) is type(choice) for choice in allowed):
+            names = " | ".join(map(str, allowed))  # 3.0 is not 3, nor is true 1
+            raise ConfigError(f"{where} must be one of {names}, got {value!r}")
+        return value
+    if origin is types.UnionType:  # T | None: null leaves the choice to the program
+        inner = next(k for k in typing.get_args(kind) if k is not types.NoneType)
+        return None if value is None else _convert(inner, value, where)
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise ConfigError(f"{where} must be a list, got {value!r}")
+        inner = typing.get_args(kind)[0]
+        return tuple(_convert(inner, v, f"{where}[{i}]") for i, v in enumerate(value))
+    if origin is dict:
+        if value is not None and not isinstance(value, Mapping):
+            raise ConfigError(f"{where} must map names to values, got {value!r}")
+        return dict(value or {})
+    return _convert_scalar(kind, value, where)
+
+
+def _convert_scalar(kind: type, value: Any, where: str) -> Any:
+    if kind is float and isinstance(value, str):
+        # YAML 1.1 reads 1e-3 as a string.
+        with contextlib.suppress(ValueError):
+            value = float(value)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{where} must be a finite number, got {value}")
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise ConfigError(f"{where} must be of type {kind.__name__}, got {value!r}")
+    return value

@@ -1,0 +1,400 @@
+"""Settings that follow from the class histogram of the training images: `recipe: long_tail`.
+
+No torch, and no file but the manifest. What a user sets stays as it is, and counts in the rules of
+what is left open: fewer images a step, say, make more steps.
+
+Legend: N training images, C classes that have some, N / C their mean size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from data_shards.errors import DataError
+from data_shards.shards.manifest import Manifest
+from trainer.config.errors import ConfigError
+from trainer.config.run_config import RunConfig
+from trainer.config.sections import TaskConfig
+from trainer.config.tasks import load_manifest, resolve_tasks
+from trainer.losses.loss_facts import LOSSES, LabelSampling
+from trainer.losses.loss_section import LossConfig
+from trainer.losses.schedule import step_at
+
+CountArray = npt.NDArray[np.int64]
+
+DERIVED_SETTINGS = (
+    "cluster.samples_per_cluster",
+    "cluster.max_clusters_per_class",
+    "sampler.clusters",
+    "sampler.samples_per_cluster",
+    "train.steps",
+    "loss.candidates",
+    "sampler.sampling",
+    "loss.cluster_prior",
+    "loss.logit_adjustment",
+    "loss.clmle_from",
+    "sampler.warmup_sampling",
+    "loss.scale",
+    "loss.margin_between",
+    "loss.margin_within",
+    "loss.mean_momentum",
+    "loss.spread",
+    "refresh.every",
+    "refresh.lag",
+    "checkpoint.every",
+    "evaluation.every",
+    "model.embedding_dim",
+    "optim.weight_decay",
+)
+"""All that a recipe may decide, in the order in which it does."""
+
+# Up to so many classes are few: they overlap more, and a batch has images of most of them.
+_FEW_CLASSES = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Profile:
+    """What goes with few, or with many classes.
+
+    Points of balanced accuracy are those of the ablations in docs/results.md: ten classes of
+    Fashion-MNIST, 100 : 1, five seeds. Below 0.3 they are chance. What has none was not measured.
+    """
+
+    scale: float
+    """The more rivals, the sharper the loss must be for the nearest to count most. Doubled: -0.2;
+    halved: +0.2."""
+    mean_momentum: float
+    """Few clusters get many images a step, so their means may follow them quickly. 0: 0.0."""
+    clusters: int
+    """Times `samples_per_cluster`: the images of a micro-batch. Batches by label hold no more than
+    that number of images; how it is made up matters to neighbourhoods only."""
+    samples_per_cluster: int
+    max_clusters_per_class: int
+    """0 = no limit. Few classes overlap, and many clusters of each would model the overlap. 1: +0.2
+    (three of the ten classes have more)."""
+    spread: float
+    """lambda of the implicit augmentation. 0: -0.2, on LFW -3.7; tripled: +0.3."""
+
+
+_FEW = _Profile(
+    scale=8.0,
+    mean_momentum=0.5,
+    clusters=20,
+    samples_per_cluster=5,
+    max_clusters_per_class=3,
+    spread=0.5,
+)
+_MANY = _Profile(
+    scale=24.0,
+    mean_momentum=0.9,
+    clusters=40,
+    samples_per_cluster=3,
+    max_clusters_per_class=0,
+    spread=1.0,
+)
+
+# Classes of so many images on average bear clusters of the size that the loss is meant for; smaller
+# ones get small clusters, or most would have a single one.
+_LARGE_CLASS = 100
+_LARGE_CLUSTERS = 200
+_SMALL_CLUSTERS = 20
+
+# Margins between and within classes. Few images of a class are learnt by heart unless more is asked
+# for, but large classes overlap, and wide margins between them cannot be kept: 44 classes of 170
+# faces on average lose 3 points by them. None: -0.2, on LFW -1.4; half as wide again: +0.1.
+_MARGINS = (0.2, 0.05)
+_MARGINS_OF_MANY_SMALL_CLASSES = (0.8, 0.2)
+
+# Of the warm-up too: rare classes come more often than by instance, and are not learnt by heart as
+# when classes come equally often. By instance: -0.2; class-balanced: -1.7; by neighbourhoods: -2.2.
+_SAMPLING: LabelSampling = "square_root"
+
+# Samplings that show large classes more often; priors in the loss make up for it. Without: -1.7, or
+# -0.1 where the head is adjusted afterwards; halved, which is what square-root batches call for in
+# theory: -0.3.
+_UNBALANCED = ("instance", "square_root")
+
+# Share of the training with the softmax term alone, so that the first table is of features.
+# Without: +0.2; a prototype on faces whose batches were neighbourhoods gained by it.
+_WARM_UP = 0.3
+
+# Length of the training, in passes over the images, and its bounds in steps.
+_EPOCHS = 20
+_LEAST_STEPS = 600
+_MOST_STEPS = 100_000
+
+# Share of the steps that have tables after which the next table is asked for (the first one only:
+# 0.0); and share of all steps between two checkpoints, and two evaluations. Each is at least so
+# many steps apart.
+_REFRESH_SHARE = 0.1
+_CHECKPOINT_SHARE = 0.1
+_EVALUATION_SHARE = 0.2
+_LEAST_APART = 50
+
+# Training goes on meanwhile: embedding an image costs a third of training on it, clustering less.
+_TABLE_EPOCHS = 0.5
+
+# (classes at most, embedding dimensions): more classes need more room on the sphere.
+_EMBEDDING_DIMS = ((20, 32), (1_000, 64), (10_000, 128), (100_000, 256))
+_LARGEST_EMBEDDING_DIM = 512
+
+# With the trainer's 0.0005 a small network learns a few thousand images by heart: on faces of LFW,
+# softmax loses 4 points by it and CLMLE 2. Nothing was measured on more images than these.
+_FEW_IMAGES = 100_000
+_DECAY_OF_FEW_IMAGES = 0.002
+
+
+@dataclass(frozen=True)
+class Derived:
+    """One setting, and why it has its value."""
+
+    setting: str
+    """Dotted, as in `--set`."""
+    value: int | float | str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.setting} = {self.value}: {self.reason}"
+
+
+def derive(
+    class_counts: Sequence[CountArray], given: Mapping[str, Any] = MappingProxyType({})
+) -> list[Derived]:
+    """Derive the settings that are left open.
+
+    Args:
+        class_counts: of each task, (C,) training images of each class; classes without an image
+            do not count. The task with the most classes decides, the first of equal ones.
+        given: dotted settings that are decided, of their own types; they are not derived.
+
+    Returns:
+        Some of `DERIVED_SETTINGS`, in that order. Those of the loss section, `sampler.sampling` and
+        `sampler.warmup_sampling` only for the loss clmle.
+
+    Raises:
+        ConfigError: a task has no training images.
+    """
+    data = _Data.of(class_counts)
+    choices = _Choices(given)
+    _derive_clusters(choices, data)
+    _derive_batch(choices, data)
+    _derive_steps(choices, data)
+    if choices.value("loss.name") == "clmle":
+        _derive_sampling(choices)
+        _derive_loss(choices, data)
+    _derive_periods(choices, data)
+    _derive_model(choices, data)
+    _derive_optimiser(choices, data)
+    return choices.derived
+
+
+def derived_settings(
+    manifest: Manifest,
+    tasks: Sequence[TaskConfig],
+    given: Mapping[str, Any] = MappingProxyType({}),
+) -> dict[str, Any]:
+    """The recipe for shards, as dotted settings for `config_builder.with_settings`.
+
+    Args:
+        manifest: of the shards.
+        tasks: the run's.
+        given: dotted settings that are decided; they are not among the result.
+
+    Raises:
+        ConfigError: a task has no training images.
+        DataError: no train split, or no label column of a task.
+    """
+    return {item.setting: item.value for item in _derive_from(manifest, tasks, given)}
+
+
+def derive_for(config: RunConfig, given: Mapping[str, Any]) -> list[Derived]:
+    """Derive what a run's recipe decides; its shards are read only if something is left open.
+
+    Args:
+        config: of which `recipe`, `data` and `tasks` count.
+        given: dotted settings that are decided.
+
+    Raises:
+        ConfigError: no shards that can be read, or no label column of a task.
+    """
+    if config.recipe == "none" or all(setting in given for setting in DERIVED_SETTINGS):
+        return []
+    try:
+        manifest = load_manifest(config)
+        tasks = resolve_tasks(config, manifest)
+        return _derive_from(manifest, tasks, given)
+    except DataError as error:
+        raise ConfigError(f"recipe {config.recipe} needs data.shards: {error}") from error
+
+
+def _derive_from(
+    manifest: Manifest, tasks: Sequence[TaskConfig], given: Mapping[str, Any]
+) -> list[Derived]:
+    return derive([manifest.class_counts("train", task.label) for task in tasks], given)
+
+
+@dataclass(frozen=True)
+class _Data:
+    """What the rules look at."""
+
+    num_images: int
+    num_classes: int
+
+    @classmethod
+    def of(cls, class_counts: Sequence[CountArray]) -> _Data:
+        present = [counts[counts > 0] for counts in class_counts]
+        if not present or not all(map(len, present)):
+            raise ConfigError("a recipe needs training images of each task, got a task without any")
+        decisive = max(present, key=len)
+        return cls(int(decisive.sum()), len(decisive))
+
+    @property
+    def mean_class(self) -> float:
+        return self.num_images / self.num_classes
+
+    @property
+    def profile(self) -> _Profile:
+        return _FEW if self.num_classes <= _FEW_CLASSES else _MANY
+
+    @property
+    def has_many_small(self) -> bool:
+        return self.num_classes > _FEW_CLASSES and self.mean_class < _LARGE_CLASS
+
+    @property
+    def classes(self) -> str:
+        return f"{self.num_classes:,} classes"
+
+
+class _Choices:
+    """Settings that are decided: given ones first, then one by one the derived."""
+
+    def __init__(self, given: Mapping[str, Any]) -> None:
+        self.given = given
+        self._default = RunConfig()
+        self.derived: list[Derived] = []
+
+    def value(self, setting: str) -> Any:
+        """What holds now: given, derived or the default."""
+        known = {item.setting: item.value for item in self.derived} | dict(self.given)
+        section, name = setting.split(".")
+        return known.get(setting, getattr(getattr(self._default, section), name))
+
+    def put(self, setting: str, value: int | float | str, reason: str) -> None:
+        """Decide a setting unless it is given."""
+        if setting not in self.given:
+            self.derived.append(Derived(setting, value, reason))
+
+
+def _derive_clusters(choices: _Choices, data: _Data) -> None:
+    size = _LARGE_CLUSTERS if data.mean_class >= _LARGE_CLASS else _SMALL_CLUSTERS
+    choices.put(
+        "cluster.samples_per_cluster", size, f"a class has {data.mean_class:,.0f} images on average"
+    )
+    choices.put("cluster.max_clusters_per_class", data.profile.max_clusters_per_class, data.classes)
+
+
+def _derive_batch(choices: _Choices, data: _Data) -> None:
+    choices.put("sampler.clusters", data.profile.clusters, data.classes)
+    choices.put("sampler.samples_per_cluster", data.profile.samples_per_cluster, data.classes)
+
+
+def _derive_sampling(choices: _Choices) -> None:
+    choices.put("loss.candidates", "table", "a batch drawn by labels holds few rivals")
+    if choices.value("loss.candidates") == "table":  # else auto, batches of clusters
+        choices.put("sampler.sampling", _SAMPLING, "between the classes' shares and equal ones")
+    sampling = choices.value("sampler.sampling")
+    prior, reason = 0.0, f"sampling {sampling} needs none"
+    if sampling in _UNBALANCED:
+        prior, reason = 1.0, f"sampling {sampling} shows large classes more often"
+    choices.put("loss.cluster_prior", prior, reason)
+    if choices.value("loss.weight_softmax") == 0:
+        return  # nothing to adjust or to warm up with
+    choices.put("loss.logit_adjustment", prior, reason)
+    choices.put(
+        "loss.clmle_from",
+        min(_WARM_UP, 1 - choices.value("loss.margin_anneal")),
+        "the first table is of features that mean something",
+    )
+    if choices.value("loss.clmle_from"):
+        by_label = sampling in get_args(LabelSampling)
+        choices.put(
+            "sampler.warmup_sampling",
+            sampling if by_label else "class_balanced",
+            "as afterwards" if by_label else "neighbourhoods show all classes about as often, too",
+        )
+
+
+def _derive_loss(choices: _Choices, data: _Data) -> None:
+    profile = data.profile
+    choices.put("loss.scale", profile.scale, data.classes)
+    between, within = _MARGINS_OF_MANY_SMALL_CLASSES if data.has_many_small else _MARGINS
+    if "loss.margin_within" in choices.given:  # the margin between classes is never smaller
+        between = max(between, choices.value("loss.margin_within"))
+    sizes = f"{data.classes} of {data.mean_class:,.0f} images on average"
+    choices.put("loss.margin_between", between, sizes)
+    within = min(within, choices.value("loss.margin_between"))
+    choices.put("loss.margin_within", within, sizes)
+    choices.put("loss.mean_momentum", profile.mean_momentum, data.classes)
+    if choices.value("loss.weight_softmax") != 0:
+        choices.put("loss.spread", profile.spread, data.classes)
+
+
+def _images_per_step(choices: _Choices) -> int:
+    shape = ("neighbourhoods", "clusters", "samples_per_cluster")
+    return max(1, math.prod(int(choices.value(f"sampler.{name}")) for name in shape))
+
+
+def _derive_steps(choices: _Choices, data: _Data) -> None:
+    steps = math.ceil(_EPOCHS * data.num_images / _images_per_step(choices))
+    choices.put(
+        "train.steps",
+        min(max(steps, _LEAST_STEPS), _MOST_STEPS),
+        f"{_EPOCHS} epochs of {data.num_images:,} images are {steps:,} steps; "
+        f"at least {_LEAST_STEPS:,}, at most {_MOST_STEPS:,}",
+    )
+
+
+def _derive_periods(choices: _Choices, data: _Data) -> None:
+    steps = choices.value("train.steps")
+    loss, share = choices.value("loss.name"), choices.value("train.classifier_share")
+    uses_tables = LOSSES[loss].needs_table or choices.value("sampler.sampling") == "cluster"
+    if uses_tables:
+        end = steps - step_at(share, steps)
+        warm_up = choices.value("loss.clmle_from") if loss == "clmle" else 0.0
+        with_tables = end - step_at(warm_up, end)
+        _derive_refresh(choices, data, with_tables)
+    choices.put("checkpoint.every", _apart(_CHECKPOINT_SHARE, steps), f"{steps:,} steps")
+    classifies = LossConfig(name=loss, weight_softmax=choices.value("loss.weight_softmax"))
+    if uses_tables or classifies.has_classifier or share:  # else nothing to read out before the end
+        choices.put("evaluation.every", _apart(_EVALUATION_SHARE, steps), f"{steps:,} steps")
+
+
+def _derive_refresh(choices: _Choices, data: _Data, steps: int) -> None:
+    least = choices.value("refresh.lag")
+    every = max(_apart(_REFRESH_SHARE, steps), least)
+    choices.put("refresh.every", every, f"{steps:,} steps use tables")
+    busy = math.ceil(_TABLE_EPOCHS * data.num_images / _images_per_step(choices))
+    lag = min(max(busy, least), choices.value("refresh.every") or busy)
+    choices.put("refresh.lag", lag, f"a table takes {busy:,} steps or so; at most refresh.every")
+
+
+def _apart(share: float, steps: int) -> int:
+    return max(_LEAST_APART, round(share * steps))
+
+
+def _derive_model(choices: _Choices, data: _Data) -> None:
+    fitting = (dim for most, dim in _EMBEDDING_DIMS if data.num_classes <= most)
+    choices.put("model.embedding_dim", next(fitting, _LARGEST_EMBEDDING_DIM), data.classes)
+
+
+def _derive_optimiser(choices: _Choices, data: _Data) -> None:
+    if data.num_images < _FEW_IMAGES:
+        reason = f"{data.num_images:,} images would be learnt by heart with less"
+        choices.put("optim.weight_decay", _DECAY_OF_FEW_IMAGES, reason)

@@ -1,0 +1,155 @@
+"""YAML and `--set` -> configuration, and the reverse; the command line of jobs that have one."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from trainer.config.baselines import check_baseline
+from trainer.config.builder import build_config, given_settings, place
+from trainer.config.errors import ConfigError
+from trainer.config.recipe import Derived, derive_for
+from trainer.config.run_config import RunConfig, as_dict
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice in a mapping, of which YAML silently keeps the last."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.MarkedYAMLError(
+                    problem=f"{key.value!r} stands twice; put what belongs to it together",
+                    problem_mark=key.start_mark,
+                )
+            seen.add(key.value if isinstance(key, yaml.ScalarNode) else None)
+        return node
+
+
+def _parsed(text: str) -> Any:
+    return yaml.load(text, Loader=_Loader)
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a YAML file, apply `--set` overrides ("a.b=value") and the recipe, check everything.
+
+    Raises:
+        ConfigError: no such file, not YAML, a key that stands twice or is unknown (the nearest one
+            is named), a wrong type, a value out of range, no shards for a recipe.
+    """
+    return load_with_recipe(path, overrides)[0]
+
+
+def load_with_recipe(
+    path: str | Path, overrides: Sequence[str] = ()
+) -> tuple[RunConfig, list[Derived]]:
+    """`load_config`, and what the recipe derived of it; nothing without a recipe."""
+    raw = _read(path)
+    for override in overrides:
+        apply_override(raw, override)
+    derived = fill_open(raw)
+    config = build_config(raw)
+    for name in config.baselines:
+        check_baseline(config, name)
+    return config, derived
+
+
+def _read(path: str | Path) -> dict[str, Any]:
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
+    try:
+        raw = _parsed(text) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path} must hold sections (name: ...), got a {type(raw).__name__}")
+    return raw
+
+
+def apply_override(raw: dict[str, Any], override: str) -> None:
+    """Put one "a.b=value" (value in YAML) into nested dictionaries, in place."""
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--set needs KEY=VALUE, such as --set train.steps=100, got {override!r}")
+    try:
+        parsed = _parsed(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {key}: the value {value!r} is not valid YAML") from error
+    place(raw, key, parsed)
+
+
+def fill_open(raw: dict[str, Any]) -> list[Derived]:
+    """Put what the recipe of nested dictionaries derives into them, in place; return it."""
+    named: dict[str, Any] = {k: raw[k] for k in ("recipe", "data", "tasks") if k in raw}
+    derived = derive_for(build_config(named), given_settings(raw))
+    for item in derived:
+        place(raw, item.setting, item.value)
+    return derived
+
+
+def to_yaml(config: RunConfig, derived: Sequence[Derived] = ()) -> str:
+    """The resolved configuration as YAML; `load_config` of it gives an equal one.
+
+    Args:
+        config: the run.
+        derived: what its recipe derived, which is told in comments on top.
+    """
+    told = "".join(f"# {line}\n" for line in recipe_lines(config, derived))
+    return told + yaml.safe_dump(as_dict(config), sort_keys=False, allow_unicode=True)
+
+
+def recipe_lines(config: RunConfig, derived: Sequence[Derived]) -> list[str]:
+    """What a recipe derived and why, a line a setting."""
+    return [f"recipe {config.recipe}: {item}" for item in derived]
+
+
+def config_parser(prog: str, description: str | None) -> argparse.ArgumentParser:
+    """A command line with the options that every job with a configuration has."""
+    parser = argparse.ArgumentParser(
+        prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config", required=True, metavar="FILE", help="YAML file of the run")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="overrides",
+        metavar="a.b=v",
+        help="change one setting, such as --set train.steps=100 (repeatable)",
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print the resolved configuration and stop"
+    )
+    return parser
+
+
+def resolved(options: argparse.Namespace) -> tuple[RunConfig, list[Derived]] | None:
+    """What the options of `config_parser` name, and what a recipe derived of it.
+
+    Returns:
+        None when `--dry-run` only wanted to see it: it is printed.
+    """
+    config, derived = load_with_recipe(options.config, options.overrides)
+    if options.dry_run:
+        sys.stdout.write(to_yaml(config, derived))
+        return None
+    return config, derived
+
+
+def add_resume_option(parser: argparse.ArgumentParser) -> None:
+    """Where a training goes on from."""
+    parser.add_argument(
+        "--resume",
+        default="auto",
+        metavar="auto|none|PATH",
+        help="go on from the newest checkpoint of the run (auto, default), from none, or from PATH",
+    )

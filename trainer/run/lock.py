@@ -1,0 +1,47 @@
+"""Keep a second process out of a run's folder, and leave folders of others as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from data_shards.folder_lock import FolderLock
+from trainer.config.errors import ConfigError
+from trainer.run.folder import RunFolder
+
+LAUNCHER, SERVICE, TRAINER = "run.lock", "service.lock", "trainer.lock"
+"""Files in a run's folder: of `clmle run`, of the clustering service, of the first rank."""
+
+
+@contextmanager
+def claimed_alone(
+    run: RunFolder,
+    lock_name: str,
+    claim: Callable[[], None],
+    *,
+    busy: str,
+    patience_seconds: float = 0.0,
+) -> Iterator[None]:
+    """Inside the block the folder is claimed, and no other process holds the lock.
+
+    A process that died holds no lock. Who is refused has changed nothing.
+
+    Args:
+        run: whose folder; made when missing.
+        lock_name: `LAUNCHER`, `SERVICE` or `TRAINER`.
+        claim: writes the run's configuration, or refuses the folder.
+        busy: what to say when the lock is held.
+        patience_seconds: how long to wait for one that is about to end.
+
+    Raises:
+        ConfigError: the lock is held, the folder cannot be written, or the claim was refused.
+    """
+    try:
+        lock = FolderLock(run.path / lock_name)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write to the run folder {run.path} ({error.strerror}); "
+            "set run.folder to a place that you can write to"
+        ) from error
+    with lock.claimed(claim, busy=ConfigError(busy), patience_seconds=patience_seconds):
+        yield

@@ -1,0 +1,1 @@
+"""Ranks, the DeepSpeed engine, the feed of cluster tables, the stop flag."""

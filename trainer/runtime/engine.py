@@ -1,0 +1,241 @@
+"""DeepSpeed, and nothing else that knows of it."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import deepspeed.ops
+import torch
+from torch import nn
+
+from trainer.config.errors import ConfigError
+from trainer.config.run_config import RunConfig
+from trainer.models.network import Network, TaskOutput
+from trainer.runtime.world import World
+from trainer.sampling.cluster_sampler import neighbourhoods_per_rank
+
+
+def start_distributed(config: RunConfig) -> World:
+    """Bring up the process group; also without a launcher, as a world of one."""
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0")):
+        os.environ.setdefault(name, value)
+    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+    if "MASTER_PORT" not in os.environ:
+        os.environ["MASTER_PORT"] = str(_free_port())
+    world = World.from_environment()
+    if world.device.type == "cuda":
+        torch.cuda.set_device(world.device)
+    else:
+        # DeepSpeed would compile a shared-memory op for CPU inference (30 s); training has no use
+        # for it.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(
+        dist_backend="nccl" if world.device.type == "cuda" else "gloo",
+        auto_mpi_discovery=False,
+        verbose=False,
+        timeout=timedelta(seconds=config.train.communication_timeout_seconds),
+    )
+    return world
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+# Decided by the sections sampler, optim and train, though not by writing them into the JSON.
+_DECIDED_ELSEWHERE = {"train_batch_size", "optimizer", "scheduler", "fp16", "bf16", "amp"}
+
+
+def deepspeed_config(config: RunConfig, world_size: int) -> dict[str, Any]:
+    """DeepSpeed's own JSON, from our few fields.
+
+    One neighbourhood is one micro-batch; a rank accumulates gradients over its share of them.
+
+    Raises:
+        ConfigError: the neighbourhoods do not divide among the ranks, or
+            `train.deepspeed_extra` names a key that is decided here.
+    """
+    sampler, train = config.sampler, config.train
+    generated: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": sampler.clusters * sampler.samples_per_cluster,
+        "gradient_accumulation_steps": neighbourhoods_per_rank(sampler.neighbourhoods, world_size),
+        "gradient_clipping": train.gradient_clipping,
+        "zero_optimization": {"stage": train.zero_stage},
+        # Ours are torch's own SGD and AdamW, which ZeRO handles but does not list.
+        "zero_allow_untested_optimizer": True,
+        # Weights, BatchNorm and optimiser stay in fp32; matrix products are done in bf16.
+        "torch_autocast": {"enabled": train.precision == "bf16", "dtype": "bfloat16"},
+        "steps_per_print": 10**9,
+    }
+    extra = dict(train.deepspeed_extra)
+    zero_extra = extra.pop("zero_optimization", {})
+    if not isinstance(zero_extra, dict):
+        raise ConfigError(
+            "train.deepspeed_extra: zero_optimization must map names to values, got "
+            f"{zero_extra!r}; the stage itself is set by train.zero_stage"
+        )
+    decided = sorted(set(extra) & (set(generated) | _DECIDED_ELSEWHERE)) + [
+        f"zero_optimization.{key}" for key in zero_extra if key in generated["zero_optimization"]
+    ]
+    if decided:
+        raise ConfigError(
+            f"train.deepspeed_extra sets {', '.join(decided)}, which this configuration decides "
+            "elsewhere (sections sampler, optim, train); remove it there"
+        )
+    generated["zero_optimization"] |= zero_extra
+    return generated | extra
+
+
+def make_optimizer(network: Network, config: RunConfig) -> torch.optim.Optimizer:
+    """Torch's SGD or AdamW; vectors (biases, norms, PReLU) are not decayed.
+
+    Second classifiers are in groups of their own ("retrained"), since their time is another.
+    """
+    optim = config.optim
+    second = {id(p) for p in network.retrained_parameters()}
+    groups = []
+    for retrained in (False, True) if second else (False,):
+        chosen = [p for p in network.parameters() if (id(p) in second) == retrained]
+        groups += [
+            {
+                "params": [p for p in chosen if (p.ndim > 1) == is_matrix],
+                "weight_decay": optim.weight_decay if is_matrix else 0.0,
+                "retrained": retrained,
+            }
+            for is_matrix in (True, False)
+        ]
+    if optim.name == "adamw":
+        return torch.optim.AdamW(groups, lr=optim.learning_rate)
+    nesterov = optim.momentum > 0
+    return torch.optim.SGD(
+        groups, lr=optim.learning_rate, momentum=optim.momentum, nesterov=nesterov
+    )
+
+
+def is_finite(network: nn.Module) -> bool:
+    """Whether every weight and statistic that this rank holds is a finite number."""
+    # ZeRO 3 leaves an empty weight, and this rank's part of it beside that.
+    held = [getattr(p, "ds_tensor", p).detach() for p in network.parameters()]
+    # Their least and largest are NaN if one of them is, and take no memory.
+    extremes = [torch.stack(t.aminmax()) for t in (*held, *network.buffers()) if t.numel()]
+    return all(bool(pair.isfinite().all()) for pair in extremes)
+
+
+class Engine:
+    """A network that DeepSpeed trains.
+
+    Gradients are averaged over micro-batches and ranks, so a loss that is the mean over its
+    micro-batch gives the gradient of the mean over the global batch.
+    """
+
+    def __init__(self, network: Network, config: RunConfig, world: World) -> None:
+        self.world = world
+        settings = deepspeed_config(config, world.size)
+        self.num_micro_batches = int(settings["gradient_accumulation_steps"])
+        self._partitioned = config.train.zero_stage == 3
+        network.to(world.device)
+        self._engine, self._optimizer, _, _ = deepspeed.initialize(
+            model=network,
+            optimizer=make_optimizer(network, config),
+            config=settings,
+            dist_init_required=False,
+        )
+        self.network = network
+        self._unwritten: list[Callable[[], None]] = []
+        writer = self._engine.checkpoint_engine
+        write = writer.save
+        writer.save = lambda state_dict, path: self._unwritten.append(
+            partial(write, state_dict, path)
+        )
+
+    def forward(self, images: torch.Tensor) -> dict[str, TaskOutput]:
+        """One micro-batch through the network, in training mode.
+
+        Args:
+            images: (B, C, H, W) float32 on the world's device.
+        """
+        outputs: dict[str, TaskOutput] = self._engine(images)
+        return outputs
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Add the gradient of one micro-batch; the last of a step averages over ranks."""
+        self._engine.backward(loss)
+
+    def micro_step(self) -> None:
+        """To be called after each backward; updates the weights after the last of a step."""
+        self._engine.step()
+
+    def set_learning_rate(self, learning_rate: float, *, retrained: bool = False) -> None:
+        """Use this learning rate from now on, for all but the second classifiers.
+
+        Args:
+            learning_rate: what `train.optim` says of this step.
+            retrained: train the second classifiers instead; all else stays exactly as it is.
+        """
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate if group["retrained"] == retrained else 0.0
+
+    def full_state(self) -> dict[str, torch.Tensor]:
+        """The whole network's state, also where ZeRO 3 has cut it up. Every rank must call it."""
+        if not self._partitioned:
+            return dict(self.network.state_dict())
+        with deepspeed.zero.GatheredParameters(list(self.network.parameters())):
+            return {k: v.detach().cpu().clone() for k, v in self.network.state_dict().items()}
+
+    def is_finite(self) -> bool:
+        """Whether this rank's weights and statistics are finite."""
+        return is_finite(self.network)
+
+    def evaluate(self) -> Any:
+        """A context in which `network` is whole and in evaluation mode, entered by every rank."""
+        return _Evaluating(self.network, partitioned=self._partitioned)
+
+    def save(self, folder: Path, tag: str) -> None:
+        """Write weights and optimiser state under folder/tag. Every rank must call it."""
+        self._engine.save_checkpoint(str(folder), tag=tag, save_latest=False)
+        # Not within, where ranks wait in barriers that a slow disk would have run out.
+        self.world.each_does(self._write)
+
+    def _write(self) -> None:
+        while self._unwritten:
+            self._unwritten.pop(0)()
+
+    def load(self, folder: Path, tag: str) -> None:
+        """Restore weights and optimiser state as `save` wrote them. Every rank must call it.
+
+        Settings such as weight decay and clipping stay as they are: those of this run.
+        """
+        groups = self._optimizer.param_groups
+        settings = [{k: v for k, v in group.items() if k != "params"} for group in groups]
+        loaded, _ = self._engine.load_checkpoint(str(folder), tag=tag)
+        if loaded is None:
+            raise ConfigError(f"DeepSpeed could not load the checkpoint {folder / tag}")
+        for group, mine in zip(self._optimizer.param_groups, settings, strict=True):
+            group.update(mine)
+        if hasattr(self._optimizer, "clip_grad"):  # ZeRO 1 and 2 take the checkpoint's
+            self._optimizer.clip_grad = self._engine.gradient_clipping()
+
+
+class _Evaluating:
+    def __init__(self, network: nn.Module, *, partitioned: bool) -> None:
+        self._network = network
+        self._gathered = deepspeed.zero.GatheredParameters(
+            list(network.parameters()), enabled=partitioned
+        )
+
+    def __enter__(self) -> None:
+        self._gathered.__enter__()
+        self._network.eval()
+
+    def __exit__(self, *error: object) -> None:
+        self._network.train()
+        self._gathered.__exit__(*error)

@@ -1,0 +1,142 @@
+"""Which rank this process is, and the few collectives that the trainer needs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from trainer.config.errors import TrainingError
+
+ROUND_SECONDS = 1.0
+"""Who waits for another rank hears from it at least this often: far below any time-out."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class World:
+    """The ranks of one training. The process group must be up before a collective is called."""
+
+    rank: int
+    size: int
+    local_rank: int
+    device: torch.device
+
+    @classmethod
+    def from_environment(cls) -> World:
+        """Read what the launcher set (RANK, WORLD_SIZE, LOCAL_RANK); alone without a launcher."""
+        local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+        use_cuda = torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR") != "cpu"
+        device = torch.device("cuda", local_rank) if use_cuda else torch.device("cpu")
+        return cls(
+            rank=int(os.environ.get("RANK", "0")),
+            size=int(os.environ.get("WORLD_SIZE", "1")),
+            local_rank=local_rank,
+            device=device,
+        )
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is rank 0, which alone writes shared files."""
+        return self.rank == 0
+
+    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The sum over ranks, on each rank; any shape and dtype, on any device."""
+        if self.size == 1:
+            return tensor
+        total = tensor.to(self.device, copy=True)
+        dist.all_reduce(total)
+        return total.to(tensor.device)
+
+    def gather(self, tensor: torch.Tensor) -> torch.Tensor:
+        """(W, ...): the tensors of all W ranks in their order, on each; of one shape and dtype."""
+        if self.size == 1:
+            return tensor[None]
+        mine = tensor.to(self.device).contiguous()
+        gathered = [torch.empty_like(mine) for _ in range(self.size)]
+        dist.all_gather(gathered, mine)
+        return torch.stack(gathered).to(tensor.device)
+
+    def mean(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The mean over ranks, on each rank; floating point."""
+        return self.sum(tensor) / self.size
+
+    def barrier(self) -> None:
+        """Wait for all ranks."""
+        self.sum(torch.zeros(1))
+
+    def first_does(self, work: Callable[[], T]) -> T | None:
+        """Let rank 0 do what may take longer than the collectives' time-out: the others wait.
+
+        Args:
+            work: calls no collective; runs in a thread when there are several ranks.
+
+        Returns:
+            On rank 0 what the work gives, None on the others.
+
+        Raises:
+            TrainingError: on the others, if the work failed; on rank 0 its own error.
+        """
+        return self._in_rounds(work if self.is_first else None)
+
+    def each_does(self, work: Callable[[], None]) -> None:
+        """Let every rank do what may take longer than the collectives' time-out.
+
+        Args:
+            work: as of `first_does`.
+
+        Raises:
+            TrainingError: on the ranks whose work did not fail, if another's did; there its own.
+        """
+        self._in_rounds(work)
+
+    def _in_rounds(self, work: Callable[[], T] | None) -> T | None:
+        """Do the work, if any, while all ranks tell each other again and again who is at it."""
+        if self.size == 1:
+            return None if work is None else work()
+        with ThreadPoolExecutor(1, thread_name_prefix="in_rounds") as pool:
+            task = None if work is None else pool.submit(work)
+            num_busy, num_failed = 1, 0
+            while num_busy:
+                busy = task is not None and bool(wait([task], ROUND_SECONDS).not_done)
+                failed = task is not None and not busy and task.exception() is not None
+                state = torch.tensor([busy, failed], dtype=torch.int32)
+                num_busy, num_failed = self.sum(state).tolist()
+        if num_failed and not failed:
+            raise TrainingError("another rank could not go on; what it says itself is the reason")
+        return None if task is None else task.result()
+
+    def broadcast_text(self, text: str | None) -> str | None:
+        """Rank 0's text (or None), on each rank."""
+        if self.size == 1:
+            return text
+        box = [text]
+        dist.broadcast_object_list(box, src=0, device=self.device)
+        return box[0]
+
+    def broadcast_arrays(self, arrays: Mapping[str, np.ndarray] | None) -> dict[str, np.ndarray]:
+        """Rank 0's arrays, on each rank; the others pass None."""
+        if self.size == 1:
+            assert arrays is not None
+            return dict(arrays)
+        header = (
+            {k: (v.shape, v.dtype.str) for k, v in arrays.items()} if arrays is not None else None
+        )
+        box = [header]
+        dist.broadcast_object_list(box, src=0, device=self.device)
+        header = box[0]
+        assert header is not None
+        result = {}
+        for name, (shape, dtype) in header.items():
+            array = arrays[name] if arrays else np.empty(shape, np.dtype(dtype))
+            tensor = torch.from_numpy(np.array(array)).to(self.device)
+            dist.broadcast(tensor, src=0)
+            result[name] = tensor.cpu().numpy()
+        return result

@@ -1,0 +1,1 @@
+"""Which images make a step, and the loader that reads them ahead."""

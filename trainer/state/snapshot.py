@@ -1,0 +1,216 @@
+"""Weights for embedding, written by the trainer, read by every other part. No pickle.
+
+A complete `RUN/snapshots/step_000200/` is also the request for cluster table 200.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save
+
+from data_shards.atomic import atomic_folder, read_json, sha256_of, write_json
+from data_shards.errors import DataError
+from trainer.config.errors import ConfigError, TrainingError
+from trainer.config.run_config import RunConfig
+from trainer.losses.loss_facts import LOSSES
+from trainer.models import build_network
+from trainer.models.network import ClassifierInput, Network
+from trainer.run.folder import SNAPSHOT_WEIGHTS, RunFolder, step_name, step_of
+from trainer.run.start import check_weights
+
+_BACKBONE_PREFIXES = ("", "backbone.", "backbone.model.")  # a whole network, ours, timm's
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkDescription:
+    """All that is needed to build the network again."""
+
+    backbone: str
+    channels: int
+    input_size: int
+    embedding_dim: int
+    classifier_input: ClassifierInput | None
+    """What the classifier of each task sees; None where the loss has no use for one."""
+    num_classes: dict[str, int]
+    """Classes of each task, in the order of the heads."""
+    vectors_per_class: int = 1
+    """Vectors that stand for a class, where the classifier is of cosines."""
+    retrained_input: ClassifierInput | None = None
+    """What the second classifier of each task sees; None without a classifier stage."""
+
+    @classmethod
+    def of(cls, config: RunConfig, num_classes: Mapping[str, int]) -> NetworkDescription:
+        """Describe the network that a configuration asks for."""
+        model, loss = config.model, config.loss
+        classifier_input: ClassifierInput | None = None
+        if loss.has_classifier:
+            cosine = LOSSES[loss.name].head == "cosine"
+            classifier_input = "cosine" if cosine else model.classifier_input
+        return cls(
+            backbone=model.backbone,
+            channels=model.channels,
+            input_size=model.input_size,
+            embedding_dim=model.embedding_dim,
+            classifier_input=classifier_input,
+            num_classes=dict(num_classes),
+            vectors_per_class=int(loss.or_default("vectors_per_class")) or 1,
+            retrained_input=model.classifier_input if config.train.classifier_share else None,
+        )
+
+    def build(self) -> Network:
+        """A network with fresh weights, drawn from torch's global generator."""
+        return build_network(**asdict(self))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """A complete snapshot on disk."""
+
+    path: Path
+    step: int
+    checksum: str
+    """SHA-256 of the weights' file: the identity of these weights."""
+    data_checksum: str
+    """Checksum of the shards' manifest that the run trains on."""
+    network: NetworkDescription
+
+
+def write_snapshot(
+    run: RunFolder,
+    step: int,
+    *,
+    state: Mapping[str, torch.Tensor],
+    network: NetworkDescription,
+    data_checksum: str,
+) -> Snapshot:
+    """Write the weights of a step; replaces an older attempt at the same step.
+
+    Args:
+        run: the run's folder.
+        step: optimiser steps that made these weights.
+        state: the network's full state, on one rank.
+        network: how to build the network.
+        data_checksum: `Manifest.checksum` of the training data.
+    """
+    path = run.snapshots / step_name(step)
+    run.snapshots.mkdir(parents=True, exist_ok=True)
+    with atomic_folder(path) as folder:
+        weights = folder / SNAPSHOT_WEIGHTS
+        # Cloned so that tied or sliced storages are written as what they are: tensors of their own.
+        plain = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
+        # Not save_file: it makes files that only their owner can read.
+        weights.write_bytes(save(plain))
+        checksum = sha256_of(weights)
+        write_json(
+            folder / "manifest.json",
+            {
+                "step": step,
+                "checksum": checksum,
+                "data_checksum": data_checksum,
+                "network": asdict(network),
+            },
+        )
+    return Snapshot(
+        path=path, step=step, checksum=checksum, data_checksum=data_checksum, network=network
+    )
+
+
+def read_snapshot(path: str | Path) -> Snapshot:
+    """Open a snapshot and check its weights against their checksum.
+
+    Raises:
+        TrainingError: not a complete snapshot, or its weights are damaged.
+    """
+    path = Path(path)
+    try:
+        stored = read_json(path / "manifest.json")
+        snapshot = Snapshot(
+            path=path,
+            step=stored["step"],
+            checksum=stored["checksum"],
+            data_checksum=stored["data_checksum"],
+            network=NetworkDescription(**stored["network"]),
+        )
+        actual = sha256_of(path / SNAPSHOT_WEIGHTS)
+    except (DataError, OSError, KeyError, TypeError) as error:
+        raise TrainingError(f"{path} is not a complete snapshot of a run: {error}") from error
+    if actual != snapshot.checksum:
+        raise TrainingError(
+            f"{path / SNAPSHOT_WEIGHTS} is damaged: its checksum differs from manifest.json; "
+            "remove the folder and go on from a checkpoint"
+        )
+    return snapshot
+
+
+def copy_snapshot(former: RunFolder, run: RunFolder, step: int) -> None:
+    """Copy a snapshot to another run's folder, where it asks for tables again.
+
+    Raises:
+        TrainingError: it is not there any more.
+    """
+    original = read_snapshot(former.snapshots / step_name(step))
+    run.snapshots.mkdir(parents=True, exist_ok=True)
+    with atomic_folder(run.snapshots / step_name(step)) as folder:
+        # As new files: the request that was written last is served, and this one is made now.
+        shutil.copytree(original.path, folder, dirs_exist_ok=True, copy_function=shutil.copyfile)
+
+
+def snapshot_steps(run: RunFolder) -> list[int]:
+    """Steps of the complete snapshots, ascending."""
+    if not run.snapshots.is_dir():
+        return []
+    folders = run.snapshots.iterdir()
+    steps = {step_of(f.name) for f in folders if (f / "manifest.json").exists()}
+    return sorted(step for step in steps if step is not None)
+
+
+def begin_from(network: Network, path: Path) -> list[str]:
+    """Take over the weights of another run, or of a backbone.
+
+    Args:
+        network: not trained yet; its tensors of the same name and shape are overwritten.
+        path: a snapshot's folder, or a .safetensors file, whose names may be a backbone's own.
+
+    Returns:
+        Names of the tensors that the file lacks or has in another shape, which stay as they are.
+
+    Raises:
+        ConfigError: of `check_weights`, or it has not all of the backbone.
+        TrainingError: a snapshot that is damaged.
+    """
+    check_weights(path)
+    if path.is_dir():
+        path = read_snapshot(path).path / SNAPSHOT_WEIGHTS
+    given = load_file(str(path))
+    mine = network.state_dict()
+    prefix = max(_BACKBONE_PREFIXES, key=lambda p: sum(p + name in mine for name in given))
+    named = {prefix + name: tensor for name, tensor in given.items()}
+    fitting = {n: t for n, t in named.items() if n in mine and t.shape == mine[n].shape}
+    others = [name for name in mine if name not in fitting]
+    lacking = [
+        name
+        for name in others
+        # Others' BatchNorm may not count its batches.
+        if name.startswith("backbone.") and not name.endswith(".num_batches_tracked")
+    ]
+    if lacking:
+        raise ConfigError(
+            f"model.weights {path} has no tensor of the right shape for {lacking[0]} and "
+            f"{len(lacking) - 1} more of the backbone: it was made with another model.backbone, "
+            "model.channels or model.input_size"
+        )
+    network.load_state_dict(fitting, strict=False)
+    return others
+
+
+def load_network(snapshot: Snapshot) -> Network:
+    """The snapshot's network on the CPU, in evaluation mode, in float32."""
+    network = snapshot.network.build()
+    state = load_file(str(snapshot.path / SNAPSHOT_WEIGHTS))
+    network.load_state_dict(state)
+    return network.float().eval()
