@@ -106,7 +106,7 @@ def two_workers(scale: float) -> list[Figure]:
 def many_classes(scale: float) -> list[Figure]:
     """50,000 classes of 2-500 rows, P(n) ~ n^-2, end to end through Ray."""
     class_sizes = _small_sizes(sized(50_000, scale, 50))
-    config = ClusterConfig(samples_per_cluster=10, neighbours=0, siblings=0)
+    config = ClusterConfig(target_size=10, listed_neighbours=0, listed_siblings=0)
     with tempfile.TemporaryDirectory() as folder, local_ray(2):
         rows = _written(folder, class_sizes, dim=256, rows_per_blob=10)
         ours = partial(_clustered, folder, len(class_sizes), config)
@@ -284,13 +284,13 @@ def _sleep(seconds: float) -> None:
     time.sleep(seconds)
 
 
-def _plain(samples_per_cluster: int, **others: int | str) -> ClusterConfig:
+def _plain(target_size: int, **others: int | str) -> ClusterConfig:
     return ClusterConfig(
-        samples_per_cluster=samples_per_cluster,
+        target_size=target_size,
         iterations=10,
         tolerance=0.0,
-        neighbours=0,
-        siblings=0,
+        listed_neighbours=0,
+        listed_siblings=0,
         **others,  # type: ignore[arg-type]
     )
 

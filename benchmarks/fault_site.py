@@ -129,7 +129,7 @@ def _config(folder: Path, shards: str, name: str) -> RunConfig:
             "data": {"shards": shards},
             "model": {"input_size": 8, "embedding_dim": 32},
             "cluster": {
-                "samples_per_cluster": 40,
+                "target_size": 40,
                 "iterations": 30,
                 "tolerance": 0.0,
                 "memory_mib_per_worker": 1,

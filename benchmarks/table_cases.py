@@ -26,7 +26,7 @@ def plan(scale: float) -> list[Figure]:
     sizes = rng.zipf(1.7, sized(1_000_000, scale, 10_000))
     figures = []
     for name, largest in (("plan", 1000), ("plan_of_large", 100_000)):
-        config = ClusterConfig(samples_per_cluster=10)
+        config = ClusterConfig(target_size=10)
         class_sizes = np.minimum(sizes, largest)
         started = time.perf_counter()
         made = make_plan(

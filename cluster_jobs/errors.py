@@ -28,8 +28,8 @@ def run_job(job: Callable[[Sequence[str] | None], int], argv: Sequence[str] | No
         told in one message; 130 after Ctrl-C.
     """
     from clustering.errors import ClusterError
-    from data_shards.errors import DataError
-    from trainer.config.errors import ConfigError, TrainingError, os_error_text
+    from data_shards.errors import ConfigError, DataError, os_error_text
+    from trainer.config.errors import TrainingError
 
     try:
         return job(argv)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from data_shards.errors import require
+
 Init = Literal["random", "kmeans++", "warm"]
 """What k-means starts from."""
 
@@ -25,10 +27,10 @@ NOT_DECIDING = (
 class ClusterConfig:
     """How each class is divided into clusters, and by how many workers."""
 
-    samples_per_cluster: int = 200
+    target_size: int = 200
     """Wanted mean size of a cluster. A class of n samples gets max(1, round(n / this)) clusters."""
 
-    max_clusters_per_class: int = 0
+    max_per_class: int = 0
     """At most this many clusters of a class; fewer suit few, overlapping classes. 0 = no limit."""
 
     iterations: int = 20
@@ -50,10 +52,10 @@ class ClusterConfig:
     """Bound of the largest cluster of a class, as a multiple of the mean size; samples that lose
     the least go to other clusters. 0 = no bound, otherwise >= 1."""
 
-    neighbours: int = 32
+    listed_neighbours: int = 32
     """Nearest clusters of other classes to list for each cluster."""
 
-    siblings: int = 8
+    listed_siblings: int = 8
     """Nearest clusters of the same class to list for each cluster."""
 
     exact_neighbours: int = 50_000
@@ -86,42 +88,26 @@ class ClusterConfig:
     """How often a share of the classes is tried again after a lost or late worker."""
 
     def __post_init__(self) -> None:
+        for name in ("target_size", "iterations", "min_cluster_size", "memory_mib_per_worker"):
+            _require(getattr(self, name) >= 1, name, ">= 1", getattr(self, name))
         for name in (
-            "samples_per_cluster",
-            "iterations",
-            "min_cluster_size",
-            "memory_mib_per_worker",
-        ):
-            _require_at_least(name, getattr(self, name), 1)
-        for name in (
-            "max_clusters_per_class",
-            "neighbours",
+            "max_per_class",
+            "listed_neighbours",
+            "listed_siblings",
             "exact_neighbours",
-            "siblings",
             "num_workers",
             "max_retries",
         ):
-            _require_at_least(name, getattr(self, name), 0)
-        for name, choices in (
-            ("init", Init),
-            ("backend", Backend),
-            ("transport", TransportChoice),
-        ):
-            if getattr(self, name) not in get_args(choices):
-                raise ValueError(
-                    f"cluster.{name} must be one of {', '.join(get_args(choices))}, "
-                    f"got {getattr(self, name)}"
-                )
-        if not self.tolerance >= 0:
-            raise ValueError(f"cluster.tolerance must be >= 0, got {self.tolerance}")
-        if self.balance and not self.balance >= 1:
-            raise ValueError(f"cluster.balance must be 0 or >= 1, got {self.balance}")
-        if not self.task_timeout_seconds > 0:
-            raise ValueError(
-                f"cluster.task_timeout_seconds must be > 0, got {self.task_timeout_seconds}"
-            )
+            _require(getattr(self, name) >= 0, name, ">= 0", getattr(self, name))
+        for name, choices in (("init", Init), ("backend", Backend), ("transport", TransportChoice)):
+            chosen = getattr(self, name)
+            allowed = get_args(choices)
+            _require(chosen in allowed, name, f"one of {', '.join(allowed)}", chosen)
+        _require(self.tolerance >= 0, "tolerance", ">= 0", self.tolerance)
+        _require(not self.balance or self.balance >= 1, "balance", "0 or >= 1", self.balance)
+        timeout = self.task_timeout_seconds
+        _require(timeout > 0, "task_timeout_seconds", "> 0", timeout)
 
 
-def _require_at_least(name: str, value: int, least: int) -> None:
-    if value < least:
-        raise ValueError(f"cluster.{name} must be >= {least}, got {value}")
+def _require(condition: bool, name: str, expected: str, got: object) -> None:
+    require(condition, f"cluster.{name}", expected, got)

@@ -260,8 +260,8 @@ def _lists(
     neighbours, siblings = neighbour_lists(
         arrays["centroids"],
         arrays["class_of"],
-        neighbours=config.neighbours,
-        siblings=config.siblings,
+        neighbours=config.listed_neighbours,
+        siblings=config.listed_siblings,
         exact_up_to=config.exact_neighbours,
     )
     return {"neighbours": neighbours, "siblings": siblings}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from data_shards.errors import ClmleError
 
-class ClusterError(RuntimeError):
-    """Clusters that cannot be made, kept or read; says what was found and what to do."""
+
+class ClusterError(ClmleError, RuntimeError):
+    """Clusters that cannot be made, kept or read."""

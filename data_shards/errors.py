@@ -1,14 +1,71 @@
-"""The error of this package, and how its messages list names."""
+"""The errors that a user may meet, and the exit code of each; every other package adds its own.
+
+An exit code of 2 means a mistake that the user can mend: a setting, the data, an option. 1 means
+that something failed on the way, 130 that the user stopped it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+FAILED, MISTAKE, INTERRUPTED = 1, 2, 130
+
 _MAX_NAMED = 5
 
 
-class DataError(ValueError):
-    """Data, or a setting about data, that cannot be used; says what was found and what to do."""
+class ClmleError(Exception):
+    """Base of the errors that are told in one message: what was found, and what to do."""
+
+    exit_code = FAILED
+
+
+class DataError(ClmleError, ValueError):
+    """Data, or a setting about data, that cannot be used."""
+
+    exit_code = MISTAKE
+
+
+class ConfigError(ClmleError, ValueError):
+    """A setting is unknown, out of range, or does not fit the others; says what to set."""
+
+    exit_code = MISTAKE
+
+
+def require(condition: bool, name: str, expected: str, got: object) -> None:
+    """Refuse a setting that is out of range.
+
+    Raises:
+        ConfigError: the condition does not hold; names the setting, and what it must be.
+    """
+    if not condition:
+        raise ConfigError(f"{name} must be {expected}, got {got!r}")
+
+
+def exit_code_and_message(error: BaseException) -> tuple[int, str]:
+    """How a process ends that meets an error: the one rule for every command.
+
+    Args:
+        error: whatever ended the command.
+
+    Returns:
+        Exit code, and the line to show.
+
+    Raises:
+        BaseException: the error itself, where it is a bug: its traceback is worth showing.
+    """
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED, "stopped"
+    if isinstance(error, ClmleError):
+        return error.exit_code, f"error: {error}"
+    if isinstance(error, OSError):
+        return FAILED, f"error: {os_error_text(error)}"
+    raise error
+
+
+def os_error_text(error: OSError) -> str:
+    """What the operating system refused, and for which file if it says so."""
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror or error}"
 
 
 def named(names: Sequence[str]) -> str:

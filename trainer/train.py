@@ -24,10 +24,10 @@ import torch
 from clustering.errors import ClusterError
 from clustering.table import store
 from data_shards.atomic import clear_leftovers
-from data_shards.errors import DataError
+from data_shards.errors import ConfigError, DataError, os_error_text
 from data_shards.shards.index import SampleIndex
 from data_shards.shards.manifest import Manifest
-from trainer.config.errors import ConfigError, Stopped, TrainingError, os_error_text
+from trainer.config.errors import Stopped, TrainingError
 from trainer.config.run_config import RunConfig
 from trainer.config.tasks import check_tables, evaluated_split, load_manifest, resolve_tasks
 from trainer.config.yaml_file import (

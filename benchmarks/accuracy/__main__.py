@@ -45,8 +45,7 @@ from benchmarks.accuracy.run.methods import METHODS  # noqa: E402
 from benchmarks.accuracy.run.search import search  # noqa: E402
 from benchmarks.accuracy.run.suites import SUITES  # noqa: E402
 from benchmarks.accuracy.run.trainings import Plan  # noqa: E402
-from data_shards.errors import DataError  # noqa: E402
-from trainer.config.errors import ConfigError  # noqa: E402
+from data_shards.errors import ConfigError, DataError  # noqa: E402
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -169,7 +169,7 @@ def clusters_per_class(
         config: wanted cluster size and the limit.
 
     Returns:
-        (C,) int64: max(1, round(n / samples_per_cluster)), at most n and the limit.
+        (C,) int64: max(1, round(n / target_size)), at most n and the limit.
 
     Raises:
         ClusterError: when a class has no sample.
@@ -181,8 +181,8 @@ def clusters_per_class(
             f"{len(class_sizes)} classes; every class needs one: import the data again without "
             "empty classes, and embed all of the train split"
         )
-    wanted = np.rint(class_sizes / config.samples_per_cluster).astype(np.int64)
-    limit = config.max_clusters_per_class or wanted.max(initial=1)
+    wanted = np.rint(class_sizes / config.target_size).astype(np.int64)
+    limit = config.max_per_class or wanted.max(initial=1)
     return np.clip(wanted, 1, np.minimum(class_sizes, limit))
 
 

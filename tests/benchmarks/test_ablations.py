@@ -42,7 +42,7 @@ def test_every_ablation_fits_clmle_with_all_of_its_choices() -> None:
         "loss.class_weight": "inverse",
         "sampler.sampling": "class_balanced",
         "sampler.warmup_sampling": "class_balanced",
-        "cluster.max_clusters_per_class": 3,
+        "cluster.max_per_class": 3,
     }
     config = with_settings(build_config({}), everything)
     assert config.ignored_settings() == []

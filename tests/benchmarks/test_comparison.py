@@ -228,7 +228,7 @@ def test_ablations_are_read_as_clmle_is_and_left_out_where_they_change_nothing(
 ) -> None:
     methods = ("clmle", "clmle_no_margins", "clmle_no_softmax", "clmle_one_cluster")
     plan = replace(plan, methods=methods, num_seeds=1, top_seeds=1)
-    chosen = {"optim.learning_rate": 0.03, "cluster.max_clusters_per_class": 1}
+    chosen = {"optim.learning_rate": 0.03, "cluster.max_per_class": 1}
     recipe = Recipe(settings=chosen, readout="head", tried=[])
     save(plan.recipes, {"digits": {"clmle": recipe}})
     comparison = replace(comparison_of(plan), found={"digits": {"clmle": recipe}})

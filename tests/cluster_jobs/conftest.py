@@ -78,7 +78,7 @@ def tiny(manifest: Manifest, tmp_path: Path) -> TinyRun:
             "run": {"folder": str(tmp_path / "run")},
             "data": {"shards": str(manifest.folder)},
             "model": {"input_size": 8, "embedding_dim": 8},
-            "cluster": {"samples_per_cluster": 5},
+            "cluster": {"target_size": 5},
             "refresh": {"every": 5, "lag": 2},
             "train": {"steps": LAST_STEP},
             "evaluation": {"batch_size": 5},

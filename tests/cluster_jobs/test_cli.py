@@ -12,8 +12,8 @@ import pytest
 from cluster_jobs import cli
 from cluster_jobs.errors import JobError, PartFailed, run_job
 from clustering.errors import ClusterError
-from data_shards.errors import DataError
-from trainer.config.errors import ConfigError, TrainingError
+from data_shards.errors import ConfigError, DataError
+from trainer.config.errors import TrainingError
 
 
 def clmle(*arguments: str) -> subprocess.CompletedProcess[str]:

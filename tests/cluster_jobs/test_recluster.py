@@ -21,11 +21,11 @@ from cluster_jobs.service.refresh import Measured, Refresher
 from cluster_jobs.service.table_requests import is_served, newest_request, waiting_requests
 from clustering.table import store
 from data_shards.atomic import read_json, write_json
-from data_shards.errors import DataError
+from data_shards.errors import ConfigError, DataError
 from tests.cluster_jobs.conftest import LAST_STEP, NUM_TRAIN, TinyRun
 from tests.helpers.image_shards import COLUMN
 from trainer.config.builder import with_settings
-from trainer.config.errors import ConfigError, TrainingError
+from trainer.config.errors import TrainingError
 from trainer.config.yaml_file import load_config
 from trainer.run.folder import step_name
 from trainer.run.lock import SERVICE, claimed_alone

@@ -21,7 +21,7 @@ from tests.helpers.embedding_shards import labelled_rows, write_shards
 
 CLASS_SIZES = (40, 1, 90, 7, 25, 3)
 ROWS, IDS, LABELS = labelled_rows(CLASS_SIZES)
-CONFIG = ClusterConfig(samples_per_cluster=10, iterations=5, neighbours=4, siblings=3)
+CONFIG = ClusterConfig(target_size=10, iterations=5, listed_neighbours=4, listed_siblings=3)
 SETTINGS = {"task": "identity", "version": 200, "num_classes": 6, "config": CONFIG, "seed": 7}
 
 

@@ -45,7 +45,7 @@ def tiny_config(folder: Path, shards: Path, **settings: Any) -> RunConfig:
                 "samples_per_cluster": 3,
                 "siblings": 1,
             },
-            "cluster": {"samples_per_cluster": 6},
+            "cluster": {"target_size": 6},
             "refresh": {"every": 8, "lag": 2, "timeout_seconds": 30},
             "optim": {"learning_rate": 0.05, "warmup_steps": 2},
             "train": {"steps": 20, "log_every": 1, "communication_timeout_seconds": 30},

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from data_shards.errors import ConfigError
 from trainer.config.builder import build_config
-from trainer.config.errors import ConfigError
 from trainer.config.run_config import RunConfig, as_dict
 
 

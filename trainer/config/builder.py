@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Literal
 
-from trainer.config.errors import ConfigError
+from data_shards.errors import ConfigError
 from trainer.config.run_config import RunConfig, as_dict
 
 
@@ -87,12 +87,7 @@ def _build(kind: Any, raw: Any, where: str) -> Any:
         # A section written with nothing under it keeps its defaults.
         if not (value is None and dataclasses.is_dataclass(hints[key]))
     }
-    try:
-        return kind(**values)
-    except ConfigError:
-        raise
-    except ValueError as error:  # sections of other packages
-        raise ConfigError(str(error)) from error
+    return kind(**values)
 
 
 def _unknown(full: str, key: str, known: Sequence[str], prefix: str) -> str:

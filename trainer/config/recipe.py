@@ -17,9 +17,8 @@ from typing import Any, get_args
 import numpy as np
 import numpy.typing as npt
 
-from data_shards.errors import DataError
+from data_shards.errors import ConfigError, DataError
 from data_shards.shards.manifest import Manifest
-from trainer.config.errors import ConfigError
 from trainer.config.run_config import RunConfig
 from trainer.config.sections import TaskConfig
 from trainer.config.tasks import load_manifest, resolve_tasks
@@ -30,8 +29,8 @@ from trainer.losses.schedule import step_at
 CountArray = npt.NDArray[np.int64]
 
 DERIVED_SETTINGS = (
-    "cluster.samples_per_cluster",
-    "cluster.max_clusters_per_class",
+    "cluster.target_size",
+    "cluster.max_per_class",
     "sampler.clusters",
     "sampler.samples_per_cluster",
     "train.steps",
@@ -295,9 +294,9 @@ class _Choices:
 def _derive_clusters(choices: _Choices, data: _Data) -> None:
     size = _LARGE_CLUSTERS if data.mean_class >= _LARGE_CLASS else _SMALL_CLUSTERS
     choices.put(
-        "cluster.samples_per_cluster", size, f"a class has {data.mean_class:,.0f} images on average"
+        "cluster.target_size", size, f"a class has {data.mean_class:,.0f} images on average"
     )
-    choices.put("cluster.max_clusters_per_class", data.profile.max_clusters_per_class, data.classes)
+    choices.put("cluster.max_per_class", data.profile.max_clusters_per_class, data.classes)
 
 
 def _derive_batch(choices: _Choices, data: _Data) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from clustering.config import ClusterConfig
-from trainer.config.errors import ConfigError
+from data_shards.errors import ConfigError
 from trainer.config.readout_names import BLEND, HEAD_RETRAINED
 from trainer.config.sections import (
     CheckpointConfig,
@@ -179,9 +179,9 @@ class RunConfig:
                 for name in ("siblings", "seed_by", "max_clusters_per_class")
                 if getattr(self.sampler, name) != getattr(default.sampler, name)
             ]
-        elif self.sampler.siblings > (listed := self.cluster.siblings):
+        elif self.sampler.siblings > (listed := self.cluster.listed_siblings):
             ignored.append(
-                f"sampler.siblings beyond {listed} is ignored: tables list cluster.siblings of them"
+                f"sampler.siblings beyond {listed} is ignored: it is cluster.listed_siblings"
             )
         read_out = self.needs_tables or self.loss.has_classifier or self.train.classifier_share
         if self.evaluation.every and not read_out:

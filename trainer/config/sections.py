@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from trainer.config.errors import require as _require
+from data_shards.errors import require as _require
 from trainer.losses.loss_facts import LabelSampling, Sampling
 
 
@@ -141,7 +141,7 @@ class SamplerConfig:
 
     clusters: int = 20
     """Clusters in a neighbourhood (M in the papers): a seed, its siblings, the nearest of other
-    classes, and where a table lists too few of these (`cluster.neighbours`), any others."""
+    classes, and where a table lists too few of these (`cluster.listed_neighbours`), any others."""
 
     samples_per_cluster: int = 5
     """Images drawn of each cluster (D in the papers); a smaller cluster repeats its images."""

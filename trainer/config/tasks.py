@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from clustering.table.table import ClusterTable
+from data_shards.errors import ConfigError
 from data_shards.shards.manifest import Manifest
-from trainer.config.errors import ConfigError
 from trainer.config.run_config import RunConfig
 from trainer.config.sections import TaskConfig
 

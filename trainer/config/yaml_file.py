@@ -10,9 +10,9 @@ from typing import Any
 
 import yaml
 
+from data_shards.errors import ConfigError
 from trainer.config.baselines import check_baseline
 from trainer.config.builder import build_config, given_settings, place
-from trainer.config.errors import ConfigError
 from trainer.config.recipe import Derived, derive_for
 from trainer.config.run_config import RunConfig, as_dict
 

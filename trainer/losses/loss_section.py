@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from trainer.config.errors import require
+from data_shards.errors import require
 from trainer.losses.loss_facts import LOSSES, LossName
 
 _RIGHT_ANGLE = math.pi / 2

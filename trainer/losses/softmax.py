@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from trainer.config.errors import ConfigError
+from data_shards.errors import ConfigError
 
 Weighting = Literal["inverse", "effective_number"]
 ClassWeight = Literal["none", Weighting]

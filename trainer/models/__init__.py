@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 
-from trainer.config.errors import ConfigError
+from data_shards.errors import ConfigError
 from trainer.models.backbone import Backbone
 from trainer.models.iresnet import BLOCKS_PER_STAGE, IResNet
 from trainer.models.network import ClassifierInput, Network

@@ -7,7 +7,7 @@ import difflib
 import torch
 from torch import Tensor
 
-from trainer.config.errors import ConfigError
+from data_shards.errors import ConfigError
 from trainer.models.backbone import Backbone
 
 

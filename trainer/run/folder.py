@@ -8,8 +8,7 @@ from pathlib import Path
 
 from clustering.config import NOT_DECIDING
 from data_shards.atomic import atomic_file, read_json
-from data_shards.errors import DataError
-from trainer.config.errors import ConfigError
+from data_shards.errors import ConfigError, DataError
 from trainer.config.run_config import RunConfig, as_dict
 from trainer.config.yaml_file import load_config, to_yaml
 

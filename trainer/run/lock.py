@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from data_shards.errors import ConfigError
 from data_shards.folder_lock import FolderLock
-from trainer.config.errors import ConfigError
 from trainer.run.folder import RunFolder
 
 LAUNCHER, SERVICE, TRAINER = "run.lock", "service.lock", "trainer.lock"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from trainer.config.errors import ConfigError
+from data_shards.errors import ConfigError
 from trainer.config.run_config import RunConfig
 from trainer.run.folder import (
     CHECKPOINT_MANIFEST,

@@ -15,7 +15,7 @@ import deepspeed.ops
 import torch
 from torch import nn
 
-from trainer.config.errors import ConfigError
+from data_shards.errors import ConfigError
 from trainer.config.run_config import RunConfig
 from trainer.models.network import Network, TaskOutput
 from trainer.runtime.world import World

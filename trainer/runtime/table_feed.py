@@ -17,7 +17,8 @@ import torch
 from clustering.errors import ClusterError
 from clustering.table import store
 from clustering.table.table import ClusterTable
-from trainer.config.errors import ConfigError, LateTable, Stopped, TrainingError
+from data_shards.errors import ConfigError
+from trainer.config.errors import LateTable, Stopped, TrainingError
 from trainer.config.sections import RefreshConfig
 from trainer.runtime.world import ROUND_SECONDS, World
 

@@ -17,7 +17,7 @@ from typing import Literal, TypeVar
 import numpy as np
 
 from clustering.table.table import ClusterTable
-from trainer.config.errors import ConfigError
+from data_shards.errors import ConfigError
 from trainer.sampling.permutations import IntArray, permutation
 
 T = TypeVar("T")

@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load_file, save
 
 from data_shards.atomic import atomic_folder, read_json, sha256_of, write_json
-from data_shards.errors import DataError
-from trainer.config.errors import ConfigError, TrainingError
+from data_shards.errors import ConfigError, DataError
+from trainer.config.errors import TrainingError
 from trainer.config.run_config import RunConfig
 from trainer.losses.loss_facts import LOSSES
 from trainer.models import build_network

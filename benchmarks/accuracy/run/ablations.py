@@ -82,14 +82,14 @@ def _neighbourhoods(
 ABLATIONS: Mapping[str, Ablation] = MappingProxyType(
     {
         "clmle_one_cluster": Ablation(
-            choice="one cluster a class", settings={"cluster.max_clusters_per_class": 1}
+            choice="one cluster a class", settings={"cluster.max_per_class": 1}
         ),
         "clmle_no_limit": Ablation(
             choice="no limit of the clusters of a class",
-            settings={"cluster.max_clusters_per_class": 0},
+            settings={"cluster.max_per_class": 0},
         ),
         "clmle_half_clusters": Ablation(
-            choice="clusters half as large", factors={"cluster.samples_per_cluster": 0.5}
+            choice="clusters half as large", factors={"cluster.target_size": 0.5}
         ),
         "clmle_no_within": Ablation(
             choice="no within-class term", settings={"loss.weight_within": 0.0}

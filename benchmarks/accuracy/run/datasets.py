@@ -80,7 +80,7 @@ _GREY_28 = {
     "model.input_size": 28,
     "sampler.clusters": 20,
     "sampler.samples_per_cluster": 5,
-    "cluster.samples_per_cluster": 200,
+    "cluster.target_size": 200,
     "data.shift": 2,
 }
 _FACES = {
@@ -94,7 +94,7 @@ _UTK = {
     "model.channels": 3,
     "sampler.clusters": 20,
     "sampler.samples_per_cluster": 5,
-    "cluster.samples_per_cluster": 200,
+    "cluster.target_size": 200,
 }
 
 
@@ -150,7 +150,7 @@ DATASETS: Mapping[str, DataSet] = MappingProxyType(
                 **_FACES,
                 "sampler.clusters": 40,
                 "sampler.samples_per_cluster": 3,
-                "cluster.samples_per_cluster": 20,
+                "cluster.target_size": 20,
             },
             steps=1500,
             learning_rates=(0.05, 0.2, 0.8),
@@ -166,7 +166,7 @@ DATASETS: Mapping[str, DataSet] = MappingProxyType(
                 "model.input_size": 16,
                 "sampler.clusters": 20,
                 "sampler.samples_per_cluster": 5,
-                "cluster.samples_per_cluster": 20,
+                "cluster.target_size": 20,
                 "data.shift": 1,
             },
             table_settings={"refresh.every": 20},

@@ -13,9 +13,9 @@ from cluster_jobs.launch import command as launch
 from cluster_jobs.ray_cluster import local_ray, workers
 from cluster_jobs.service.refresh import Refresher
 from cluster_jobs.service.service import Service
+from data_shards.errors import ConfigError
 from tests.cluster_jobs.conftest import TinyRun
 from trainer.config.builder import with_settings
-from trainer.config.errors import ConfigError
 
 
 @pytest.mark.parametrize(

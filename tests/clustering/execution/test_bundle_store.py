@@ -18,7 +18,7 @@ from clustering.kmeans.bundle import BundleResult
 from clustering.table.table import ClusterTable
 from tests.helpers.embedding_shards import labelled_rows, write_shards
 
-CONFIG = ClusterConfig(samples_per_cluster=10, iterations=5)
+CONFIG = ClusterConfig(target_size=10, iterations=5)
 CLASS_SIZES = (40, 1, 90, 7, 25, 3, 12, 30, 60, 18)
 
 

@@ -52,7 +52,7 @@ def test_a_lost_node_changes_no_bit(
         "version": 200,
         "num_classes": len(class_sizes),
         "seed": 7,
-        "config": ClusterConfig(samples_per_cluster=100, iterations=4),
+        "config": ClusterConfig(target_size=100, iterations=4),
     }
     expected = cluster_locally(folder, **settings)
     monkeypatch.setattr("clustering.execution.plan._MIB", 9000 * 4 * 6 / 1024)

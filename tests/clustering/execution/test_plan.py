@@ -9,11 +9,11 @@ from clustering.execution.plan import clusters_per_class, make_plan
 
 
 @pytest.mark.parametrize("limit", [0, 1, 3])
-@pytest.mark.parametrize("samples_per_cluster", [1, 7, 200])
-def test_number_of_clusters(samples_per_cluster: int, limit: int) -> None:
+@pytest.mark.parametrize("target_size", [1, 7, 200])
+def test_number_of_clusters(target_size: int, limit: int) -> None:
     sizes = np.arange(1, 1500, 7)
-    config = ClusterConfig(samples_per_cluster=samples_per_cluster, max_clusters_per_class=limit)
-    expected = [min(max(1, round(n / samples_per_cluster)), n, limit or n) for n in sizes.tolist()]
+    config = ClusterConfig(target_size=target_size, max_per_class=limit)
+    expected = [min(max(1, round(n / target_size)), n, limit or n) for n in sizes.tolist()]
     counts = clusters_per_class(sizes, config)
     assert counts.dtype == np.int64
     assert counts.tolist() == expected
@@ -81,7 +81,7 @@ def test_a_wave_has_a_bundle_for_each_worker() -> None:
 
 def test_cost_of_a_mean_and_of_kmeans() -> None:
     """Comparisons, and as much for each row as 250 of them."""
-    config = ClusterConfig(samples_per_cluster=100, iterations=10)
+    config = ClusterConfig(target_size=100, iterations=10)
     plan = make_plan(np.array([120, 300]), config, num_workers=1, dim=64)
     assert plan.regimes == ("mean", "fits")
     assert [bundle.cost for bundle in plan.bundles] == [300 * (3 * 10 + 250), 120 * 250]
@@ -96,7 +96,7 @@ def test_much_work_makes_more_bundles() -> None:
 
 def test_a_class_beyond_the_memory_of_a_worker_is_divided() -> None:
     sizes = np.array([300_000, 200_000, 9000, 10])
-    config = ClusterConfig(memory_mib_per_worker=64, max_clusters_per_class=1)
+    config = ClusterConfig(memory_mib_per_worker=64, max_per_class=1)
     plan = make_plan(sizes, config, num_workers=1, dim=64)
     assert plan.regimes == ("sharded", "mean", "mean", "mean")
     assert plan.sharded == (0,)
@@ -119,7 +119,7 @@ def test_only_large_classes() -> None:
 
 
 SIZES = np.array([120, 300, 5, 400_000])
-CONFIG = ClusterConfig(samples_per_cluster=100)
+CONFIG = ClusterConfig(target_size=100)
 MIB = 2**20
 
 
@@ -166,7 +166,7 @@ def test_report_without_ray_holds_what_the_workers_may(transport: str) -> None:
 
 
 def test_balance_counts_what_all_share() -> None:
-    config = ClusterConfig(samples_per_cluster=10, max_clusters_per_class=1)
+    config = ClusterConfig(target_size=10, max_per_class=1)
     alone = make_plan(np.array([90, 10]), config, num_workers=2, dim=4)
     assert alone.balance == pytest.approx(1.8)
     assert make_plan(np.array([50, 50]), config, num_workers=2, dim=4).balance == 1.0

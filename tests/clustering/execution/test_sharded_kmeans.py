@@ -93,7 +93,7 @@ def test_too_little_memory_for_a_class_changes_no_bit(
     """The plan divides what exceeds a worker's memory; the table is the same."""
     folder = write_shards(tmp_path, ROWS, IDS, LABELS)
     settings: dict[str, Any] = {"task": "identity", "version": 1, "num_classes": 3, "seed": 5}
-    config = ClusterConfig(samples_per_cluster=10)
+    config = ClusterConfig(target_size=10)
     expected = cluster_locally(folder, config=config, **settings)
     monkeypatch.setattr("clustering.execution.plan._MIB", 2000)  # 83 rows
     bounded = replace(config, memory_mib_per_worker=1)

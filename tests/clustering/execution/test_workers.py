@@ -28,7 +28,7 @@ pytestmark = pytest.mark.ray
 
 # Three are divided: into three shares, then two classes side by side into two each.
 CLASS_SIZES = (20_000, 10_000, 1, 900, 70, 250, 3, 1200, 300, 600, 9_500)
-CONFIG = ClusterConfig(samples_per_cluster=100, iterations=4, neighbours=4, siblings=2)
+CONFIG = ClusterConfig(target_size=100, iterations=4, listed_neighbours=4, listed_siblings=2)
 OBJECT_STORE = replace(CONFIG, transport="object_store")
 DIVIDED_FROM = 9_000
 
@@ -114,7 +114,7 @@ def test_a_full_object_store_makes_the_same_table(
     """Ray moves what does not fit to the disk, and back."""
     class_sizes = (12_000,) * 5
     folder = write_shards(tmp_path, *labelled_rows(class_sizes, dim=512))
-    config = replace(OBJECT_STORE, max_clusters_per_class=1)
+    config = replace(OBJECT_STORE, max_per_class=1)
     settings = _settings(config) | {"num_classes": len(class_sizes)}
     assert RayWorkers(config).object_store_bytes < 60_000 * 4 * 512
     monkeypatch.setattr("clustering.execution.plan._MIB", 2**20)

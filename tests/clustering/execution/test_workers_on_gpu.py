@@ -94,7 +94,7 @@ def test_auto_takes_all_machines_where_no_class_is_large_enough_for_a_gpu(
     small, large = np.array([5000, 70]), np.array([60_000, 70])  # 25 and 300 clusters
 
     def workers(backend: str, *class_sizes: np.ndarray) -> tuple[str, int]:
-        config = ClusterConfig(backend=backend, samples_per_cluster=200)  # type: ignore[arg-type]
+        config = ClusterConfig(backend=backend, target_size=200)  # type: ignore[arg-type]
         made = RayWorkers(config, class_sizes=class_sizes)
         return made.backend, made.num_workers
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from data_shards.errors import ConfigError
 from trainer.config.baselines import baseline_config
 from trainer.config.builder import build_config
-from trainer.config.errors import ConfigError
 from trainer.config.reference import field_docs, reference
 from trainer.config.run_config import RunConfig
 from trainer.config.yaml_file import load_config, to_yaml
@@ -62,7 +62,7 @@ def test_there_are_configurations():
         ("train: {steps: 10, classifier_share: 0.99}", "leaves 10 for the classifier and 0 for"),
         ("sampler: {warmup_sampling: cluster}", r"sampler\.warmup_sampling must be one of"),
         ("loss: {margin_within: 0.5, margin_between: 0.2}", "0 <= margin_within <= margin_between"),
-        ("cluster: {samples_per_cluster: 0}", r"cluster\.samples_per_cluster must be >= 1, got 0"),
+        ("cluster: {target_size: 0}", r"cluster\.target_size must be >= 1, got 0"),
         ("refresh: {every: 10, lag: 20}", r"refresh\.lag must be <= refresh\.every = 10"),
         ("sampler: {clusters: 1}", r"sampler\.clusters must be >= 2"),
         ("sampler: {clusters: 4, siblings: 4}", r"sampler\.siblings must be in \[0"),
@@ -141,7 +141,7 @@ def test_a_baseline_of_another_loss_starts_from_the_defaults_of_what_is_fitted_t
     baselines = {
         "costs": own,
         "balanced": {**own, "sampler.sampling": "class_balanced"},
-        "one cluster": {"loss.name": "clmle", "cluster.max_clusters_per_class": 1},
+        "one cluster": {"loss.name": "clmle", "cluster.max_per_class": 1},
         "sharper": {"loss.scale": 48},
     }
     run = build_config({**fitted, "baselines": baselines})
@@ -232,7 +232,7 @@ def test_settings_without_effect_are_reported():
         ({"loss": {"name": "focal"}, "sampler": {"seed_by": "class"}}, "sampler.seed_by"),
         ({"sampler": {"seed_by": "class", "siblings": 2}}, ""),
         ({"sampler": {"siblings": 9}}, "sampler.siblings"),
-        ({"sampler": {"siblings": 9}, "cluster": {"siblings": 9}}, ""),
+        ({"sampler": {"siblings": 9}, "cluster": {"listed_siblings": 9}}, ""),
         ({"loss": {"class_weight_beta": 0.9}}, "loss.class_weight_beta"),
         ({"loss": {"name": "supcon"}, "evaluation": {"every": 5}}, "evaluation.every"),
         ({"loss": {"name": "softmax"}, "evaluation": {"every": 5}}, ""),

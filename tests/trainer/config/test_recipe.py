@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data_shards.errors import ConfigError
 from tests.helpers.tiny_data import PARITY, SHAPE, TRAIN_COUNTS
 from trainer import train
 from trainer.config.builder import build_config, with_settings
-from trainer.config.errors import ConfigError
 from trainer.config.recipe import DERIVED_SETTINGS, derive, derived_settings
 from trainer.config.tasks import resolve_tasks
 from trainer.config.yaml_file import fill_open, load_config, load_with_recipe, to_yaml
@@ -35,8 +35,8 @@ def resolved(*class_counts, **given):
 
 def test_many_small_classes():
     assert values([30] * 150) == {
-        "cluster.samples_per_cluster": 20,
-        "cluster.max_clusters_per_class": 0,
+        "cluster.target_size": 20,
+        "cluster.max_per_class": 0,
         "sampler.clusters": 40,
         "sampler.samples_per_cluster": 3,
         "loss.candidates": "table",
@@ -66,8 +66,8 @@ def test_two_large_classes():
     assert (
         derived
         | {
-            "cluster.samples_per_cluster": 200,
-            "cluster.max_clusters_per_class": 3,
+            "cluster.target_size": 200,
+            "cluster.max_per_class": 3,
             "sampler.clusters": 20,
             "sampler.samples_per_cluster": 5,
             "sampler.sampling": "square_root",
@@ -91,10 +91,10 @@ def test_two_large_classes():
     ("counts", "settings"),
     [
         # The mean class decides over the clusters.
-        ([200, 98, 1], {"cluster.samples_per_cluster": 20}),
-        ([200, 99, 1], {"cluster.samples_per_cluster": 200}),
+        ([200, 98, 1], {"cluster.target_size": 20}),
+        ([200, 99, 1], {"cluster.target_size": 200}),
         # One image a class.
-        ([1] * 30, {"cluster.samples_per_cluster": 20, "train.steps": 600}),
+        ([1] * 30, {"cluster.target_size": 20, "train.steps": 600}),
         ([1] * 2, {"train.steps": 600}),
         # Where few classes end, and the embedding grows.
         ([9] * 20, {"loss.scale": 8.0, "model.embedding_dim": 32}),

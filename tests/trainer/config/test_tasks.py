@@ -5,10 +5,9 @@ from functools import partial
 
 import pytest
 
-from data_shards.errors import DataError
+from data_shards.errors import ConfigError, DataError
 from tests.helpers.cluster_tables import tiny_table
 from trainer.config.builder import build_config
-from trainer.config.errors import ConfigError
 from trainer.config.sections import TaskConfig
 from trainer.config.tasks import check_tables, evaluated_split, resolve_tasks, task_of_step
 

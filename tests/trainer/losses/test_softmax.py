@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from data_shards.errors import ConfigError
 from tests.helpers import reference_trainer as reference
-from trainer.config.errors import ConfigError
 from trainer.losses.class_margins import ldam_margins, rare_class_margins
 from trainer.losses.softmax import (
     class_weights,

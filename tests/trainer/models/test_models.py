@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from trainer.config.errors import ConfigError
+from data_shards.errors import ConfigError
 from trainer.models import build_network
 from trainer.models.iresnet import IResNet
 from trainer.models.network import ClassifierInput, Network

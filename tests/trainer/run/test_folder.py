@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from data_shards.errors import ConfigError
 from trainer.config.builder import build_config
-from trainer.config.errors import ConfigError
 from trainer.config.yaml_file import load_config
 from trainer.run.folder import RunFolder, step_name, step_of
 

@@ -6,8 +6,8 @@ import json
 import pytest
 import torch
 
+from data_shards.errors import ConfigError
 from trainer.config.builder import build_config
-from trainer.config.errors import ConfigError
 from trainer.runtime.engine import deepspeed_config, is_finite, make_optimizer
 
 SAMPLER = {"neighbourhoods": 4, "clusters": 5, "samples_per_cluster": 3}

@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from data_shards.errors import DataError
+from data_shards.errors import ConfigError, DataError
 from data_shards.images.transforms import decode_image, to_float
 from data_shards.shards.index import SampleIndex
 from tests.helpers.tiny_data import spoil_image, write_tiny_data
-from trainer.config.errors import ConfigError
 from trainer.config.sections import DataConfig, ModelConfig
 from trainer.sampling.batch_loader import BatchLoader, DecodedImages, PlannedBatch
 from trainer.sampling.cluster_sampler import Neighbourhood

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from data_shards.errors import ConfigError
 from tests.helpers.sized_tables import make_table
 from trainer.config.builder import build_config
-from trainer.config.errors import ConfigError
 from trainer.config.sections import TaskConfig
 from trainer.runtime.world import World
 from trainer.sampling import cluster_sampler, label_sampler

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from clustering.table.table import ClusterTable
+from data_shards.errors import ConfigError
 from tests.helpers.sized_tables import make_table
-from trainer.config.errors import ConfigError
 from trainer.sampling.cluster_sampler import (
     BatchShape,
     Neighbourhood,

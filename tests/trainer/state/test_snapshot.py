@@ -10,10 +10,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from data_shards.errors import ConfigError
 from tests.helpers.ranks import fresh_processes
 from tests.helpers.training import NETWORK
 from trainer.config.builder import build_config
-from trainer.config.errors import ConfigError, TrainingError
+from trainer.config.errors import TrainingError
 from trainer.run.folder import RunFolder, step_name
 from trainer.state.snapshot import (
     NetworkDescription,
