@@ -21,8 +21,8 @@ from trainer.config.errors import LateTable, Stopped
 from trainer.config.run_config import RunConfig
 from trainer.config.sections import TaskConfig
 from trainer.evaluation.ranks import RankEvaluator
+from trainer.losses.collapse import CollapseWatch
 from trainer.losses.objective import Objective
-from trainer.losses.watch import CollapseWatch
 from trainer.run.folder import RunFolder
 from trainer.runtime.engine import Engine
 from trainer.runtime.table_feed import TableFeed
@@ -80,7 +80,7 @@ class Loop:
         self._parts = parts
         self._told_to_stop = told_to_stop
         self._step = TrainingStep(parts.config, parts.engine, parts.objective, parts.loader)
-        self._watch = CollapseWatch(parts.config.loss)
+        self._watch = CollapseWatch()
         self._record = StepRecord()
         self.step = resumed.step if resumed else 0
         """Optimiser steps done."""
@@ -143,7 +143,7 @@ class Loop:
     def _lacks_tables(self) -> bool:
         """Whether this goes on from another run that had none yet, where this one needs them."""
         config, feed = self._parts.config, self._parts.feed
-        needed = config.needs_tables and config.clmle_start <= self.step < config.classifier_start
+        needed = config.needs_tables and config.warmup_end <= self.step < config.classifier_start
         return needed and feed.version is None and not feed.state.requested
 
     def _lacks_evaluation(self) -> bool:
@@ -159,12 +159,12 @@ class Loop:
     def _tell_of_small_clusters(self) -> None:
         if self._parts.config.sampling != "cluster":
             return
-        wanted = self._parts.config.sampler.samples_per_cluster
+        wanted = self._parts.config.sampler.images_per_cluster
         for task, table in self._parts.feed.tables.items():
             small = int((table.cluster_sizes < wanted).sum())
             if small and self._parts.world.is_first:
                 logger.warning(
-                    "task %s: %d of %d clusters have fewer than sampler.samples_per_cluster = %d "
+                    "task %s: %d of %d clusters have fewer than sampler.images_per_cluster = %d "
                     "images and repeat them within a batch",
                     task,
                     small,
@@ -247,13 +247,7 @@ class Loop:
             values["table/version"] = parts.feed.version
             values["table/age_steps"] = self.step - parts.feed.version
         if parts.world.is_first:  # who alone writes and warns
-            values |= self._watch.measure(
-                record.embeddings,
-                record.projections,
-                record.candidates,
-                values,
-                margin_factor=values["train/margin_factor"],
-            )
+            values |= self._watch.measure(record.outputs, record.comparisons)
         self._write(values)
 
     def _table_metrics(self) -> dict[str, float]:
@@ -286,7 +280,7 @@ class Loop:
             parts.run,
             state,
             keep=parts.config.checkpoint.keep,
-            statistics=parts.objective.running_statistics(),
+            statistics=parts.objective.state(),
         )
         self._saved = self.step
 

@@ -10,7 +10,7 @@ import torch
 
 from trainer.config.errors import NonFiniteLoss
 from trainer.config.run_config import RunConfig
-from trainer.losses.batch import Candidates
+from trainer.losses.batch import ClusterComparison
 from trainer.losses.objective import Objective
 from trainer.losses.schedule import learning_rate_factor
 from trainer.models.batch_norm import RunningStatistics
@@ -36,21 +36,28 @@ class StepRecord:
         self.seconds = 0.0
         self.waiting_seconds = 0.0
         """Time in which the step stood still for its images."""
-        self.embeddings: dict[str, torch.Tensor] = {}
-        """task -> (B, D) of this rank's first micro-batch of the last step: on rank 0 the same one
-        for any number of ranks."""
-        self.projections: dict[str, torch.Tensor] = {}
-        """task -> (B, D) what BatchNorm made these embeddings of."""
-        self.candidates: Mapping[str, Candidates] = {}
+        self.outputs: Mapping[str, TaskOutput] = {}
+        """task -> the network's outputs, without a gradient, of this rank's first micro-batch of
+        the last step: on rank 0 the same one for any number of ranks."""
+        self.comparisons: Mapping[str, ClusterComparison] = {}
         """task -> the clusters that CLMLE compared them with."""
 
     def look_at(
-        self, outputs: Mapping[str, TaskOutput], candidates: Mapping[str, Candidates]
+        self, outputs: Mapping[str, TaskOutput], comparisons: Mapping[str, ClusterComparison]
     ) -> None:
         """Keep what a micro-batch was mapped to."""
-        self.embeddings = {task: output.embedding.detach() for task, output in outputs.items()}
-        self.projections = {task: output.projection for task, output in outputs.items()}
-        self.candidates = candidates
+        self.outputs = {
+            task: output._replace(
+                embedding=output.embedding.detach(),
+                features=output.features.detach(),
+                logits=None,
+                class_vectors=None,
+                retrained_logits=None,
+                logit_slopes=None,
+            )
+            for task, output in outputs.items()
+        }
+        self.comparisons = comparisons
 
     def add(self, parts: Mapping[str, torch.Tensor]) -> None:
         """Add one micro-batch's loss parts."""
@@ -103,21 +110,21 @@ class TrainingStep:
             # So that dropout depends on the batch alone, not on ranks or on when a run was resumed.
             torch.manual_seed(batch.torch_seed)
             outputs = engine.forward(batch.images.to(engine.world.device, non_blocking=True))
-            loss, parts = self._objective(outputs, batch.neighbourhood.sample_ids, step)
-            engine.backward(loss)
+            value = self._objective(outputs, batch.samples.sample_ids, step)
+            engine.backward(value.loss)
             if not frozen:
                 self._statistics.collect()  # after the backward pass, which reads the statistics
-            record.add(parts)
+            record.add(value.parts)
             record.images += len(batch.images)
-            finite &= torch.isfinite(parts["loss"])
+            finite &= torch.isfinite(value.parts["loss"])
             if number == 0:
-                record.look_at(outputs, self._objective.candidates)
+                record.look_at(outputs, value.comparisons)
             if number == engine.num_micro_batches - 1:
                 stop = self._agree(step, finite, stop=stop)
             engine.micro_step()
         if not frozen:
             self._statistics.finish(engine.world.mean)
-        self._objective.move_statistics(engine.world)
+        self._objective.follow_step(engine.world.gather)
         record.seconds += time.monotonic() - started
         return stop
 

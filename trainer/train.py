@@ -38,7 +38,7 @@ from trainer.config.yaml_file import (
 )
 from trainer.evaluation.ranks import RankEvaluator
 from trainer.loop import Loop, Parts
-from trainer.losses.objective import Objective
+from trainer.losses.objective import Objective, TaskTarget
 from trainer.models.network import Network
 from trainer.run.folder import RunFolder, is_service_given_up
 from trainer.run.lock import TRAINER, claimed_alone
@@ -201,7 +201,7 @@ def _restore(parts: Parts, path: Path) -> LoopState:
         parts.world.first_does(lambda: _adopt(former, parts.run, state.feed))
     parts.feed.restore(state.feed, parts.run.tables)
     parts.objective.use_tables(parts.feed.tables)
-    parts.objective.restore_statistics(checkpoint.load_statistics(path, parts.world))
+    parts.objective.restore(checkpoint.load_statistics(path, parts.world))
     logger.info("going on from %s", path)
     return state
 
@@ -222,7 +222,7 @@ def _network(config: RunConfig, description: NetworkDescription, *, fresh: bool)
         others = begin_from(network, Path(config.model.weights))
         begun_anew = ", ".join(others) or "nothing"
         logger.info("weights of %s taken; begun anew: %s", config.model.weights, begun_anew)
-    if config.loss.keeps_covariance:
+    if config.loss.needs_logit_slopes:
         network.give_slopes()
     return network
 
@@ -277,9 +277,15 @@ def _build(
         loader=loader,
         objective=Objective(
             config.loss,
-            tasks,
-            index,
-            class_counts={t.name: manifest.class_counts("train", t.label) for t in tasks},
+            {
+                task.name: TaskTarget(
+                    labels=index.labels(task.label),
+                    class_counts=manifest.class_counts("train", task.label),
+                    weight=task.weight,
+                )
+                for task in tasks
+            },
+            index.ids,
             num_steps=config.classifier_start,
             device=world.device,
         ),

@@ -21,16 +21,16 @@ def num_ranks(config: RunConfig, devices: Sequence[str]) -> int:
         devices: ids of the CUDA devices; empty on a machine without.
 
     Raises:
-        JobError: the wanted number does not divide the neighbourhoods of a step.
+        JobError: the wanted number does not divide the micro-batches of a step.
     """
-    wanted, neighbourhoods = config.launch.num_ranks, config.sampler.neighbourhoods
-    if neighbourhoods % wanted:
+    wanted, micro_batches = config.launch.num_ranks, config.sampler.micro_batches
+    if micro_batches % wanted:
         raise JobError(
-            f"launch.num_ranks {wanted} does not divide sampler.neighbourhoods {neighbourhoods}; "
+            f"launch.num_ranks {wanted} does not divide sampler.micro_batches {micro_batches}; "
             "set one of them so that every rank gets as many"
         )
     most = min(wanted, len(devices)) if devices else wanted
-    return max(n for n in range(1, most + 1) if neighbourhoods % n == 0)
+    return max(n for n in range(1, most + 1) if micro_batches % n == 0)
 
 
 def trainer_command(

@@ -18,7 +18,7 @@ def baseline_config(config: RunConfig, name: str) -> RunConfig:
     """The configuration of one of `config.baselines`: as many images, its own run folder.
 
     The run's loss section and its samplings are fitted to its own loss, so a baseline of another
-    one starts from the defaults there; it shares the data, the model, the batches' shape, the
+    one starts from the defaults there; it shares the data, the model, the batches' size, the
     optimiser and the number of steps. No tables are made while it trains (`refresh.every` is 0)
     unless it says so itself.
     """

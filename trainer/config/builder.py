@@ -8,12 +8,15 @@ import difflib
 import math
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Literal
 
 from data_shards.errors import ConfigError
+from trainer.config.renamed import RENAMED_SETTINGS
 from trainer.config.run_config import RunConfig, as_dict
+from trainer.losses.registry import LOSSES
+from trainer.losses.spec import LossSettings
 
 
 def build_config(
@@ -46,7 +49,7 @@ def given_settings(raw: Mapping[str, Any]) -> dict[str, Any]:
     for section, kind in typing.get_type_hints(RunConfig).items():
         values = raw.get(section)
         if dataclasses.is_dataclass(kind) and isinstance(values, Mapping):
-            hints = typing.get_type_hints(kind)
+            hints = typing.get_type_hints(section_class(section, values))
             given |= {
                 f"{section}.{key}": _convert(hints[key], value, f"{section}.{key}")
                 for key, value in values.items()
@@ -68,15 +71,40 @@ def place(raw: dict[str, Any], dotted: str, value: Any) -> None:
     raw[last] = value
 
 
+def section_class(section: str, values: Mapping[str, Any] | None = None) -> Any:
+    """The dataclass of a section of the configuration.
+
+    Args:
+        section: a field of `RunConfig`.
+        values: what is set in it; a loss has a class of its own, by its `name`.
+
+    Raises:
+        ConfigError: there is no such loss; the nearest one is named.
+    """
+    kind = typing.get_type_hints(RunConfig)[section]
+    return _loss_class(values or {}) if kind is LossSettings else kind
+
+
+def _loss_class(values: Mapping[str, Any]) -> type[LossSettings]:
+    name = values.get("name", RunConfig().loss.name)
+    if not isinstance(name, str) or name not in LOSSES:
+        near = difflib.get_close_matches(str(name), LOSSES, n=1, cutoff=0.5)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ConfigError(f"loss.name must be one of {' | '.join(LOSSES)}, got {name!r}{hint}")
+    return LOSSES[name].settings
+
+
 def _build(kind: Any, raw: Any, where: str) -> Any:
     if not isinstance(raw, Mapping):
         raise ConfigError(f"{where} must be a section (name: value lines), got {raw!r}")
+    if kind is LossSettings:
+        kind = _loss_class(raw)
     hints = typing.get_type_hints(kind)
     prefix = f"{where}." if where else ""
     known = [item.name for item in dataclasses.fields(kind)]
     for key in raw:
         if key not in known:
-            raise ConfigError(_unknown(f"{prefix}{key}", str(key), known, prefix))
+            raise ConfigError(_unknown(kind, f"{prefix}{key}", str(key), prefix))
     for item in dataclasses.fields(kind):
         required = item.default is item.default_factory is dataclasses.MISSING
         if required and item.name not in raw:
@@ -90,10 +118,25 @@ def _build(kind: Any, raw: Any, where: str) -> Any:
     return kind(**values)
 
 
-def _unknown(full: str, key: str, known: Sequence[str], prefix: str) -> str:
+def _unknown(kind: Any, full: str, key: str, prefix: str) -> str:
+    known = [item.name for item in dataclasses.fields(kind)]
+    if full in RENAMED_SETTINGS:
+        return f"unknown setting {full}: {RENAMED_SETTINGS[full]}"
+    if issubclass(kind, LossSettings):
+        others = [n for n, spec in LOSSES.items() if key in _field_names(spec.settings)]
+        if others:
+            name = next(f.default for f in dataclasses.fields(kind) if f.name == "name")
+            return (
+                f"unknown setting {full}: loss.name {name} has no such setting, it is of "
+                f"{', '.join(others)}; remove it, or choose another loss.name"
+            )
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     hint = f"did you mean {prefix}{near[0]}?" if near else f"known here: {', '.join(known)}"
     return f"unknown setting {full}: {hint}"
+
+
+def _field_names(kind: Any) -> set[str]:
+    return {item.name for item in dataclasses.fields(kind)}
 
 
 def _convert(kind: Any, value: Any, where: str) -> Any:

@@ -22,29 +22,30 @@ from data_shards.shards.manifest import Manifest
 from trainer.config.run_config import RunConfig
 from trainer.config.sections import TaskConfig
 from trainer.config.tasks import load_manifest, resolve_tasks
-from trainer.losses.loss_facts import LOSSES, LabelSampling
-from trainer.losses.loss_section import LossConfig
+from trainer.losses.registry import LOSSES
 from trainer.losses.schedule import step_at
+from trainer.losses.spec import LabelSampling, LossSettings, LossSpec
 
 CountArray = npt.NDArray[np.int64]
 
 DERIVED_SETTINGS = (
     "cluster.target_size",
     "cluster.max_per_class",
-    "sampler.clusters",
-    "sampler.samples_per_cluster",
-    "train.steps",
     "loss.candidates",
     "sampler.sampling",
+    "sampler.images_per_cluster",
+    "sampler.images_per_class",
+    "sampler.micro_batch_size",
+    "train.steps",
     "loss.cluster_prior",
     "loss.logit_adjustment",
-    "loss.clmle_from",
+    "loss.warmup_share",
     "sampler.warmup_sampling",
     "loss.scale",
     "loss.margin_between",
     "loss.margin_within",
     "loss.mean_momentum",
-    "loss.spread",
+    "loss.isda_strength",
     "refresh.every",
     "refresh.lag",
     "checkpoint.every",
@@ -71,32 +72,32 @@ class _Profile:
     halved: +0.2."""
     mean_momentum: float
     """Few clusters get many images a step, so their means may follow them quickly. 0: 0.0."""
-    clusters: int
-    """Times `samples_per_cluster`: the images of a micro-batch. Batches by label hold no more than
-    that number of images; how it is made up matters to neighbourhoods only."""
-    samples_per_cluster: int
-    max_clusters_per_class: int
-    """0 = no limit. Few classes overlap, and many clusters of each would model the overlap. 1: +0.2
-    (three of the ten classes have more)."""
-    spread: float
+    groups: int
+    """Clusters of a micro-batch, or classes where images of a class are drawn together. Times
+    `images_per_group`: the images of a micro-batch, for every sampling."""
+    images_per_group: int
+    max_per_class: int
+    """Clusters of a class. 0 = no limit. Few classes overlap, and many clusters of each would model
+    the overlap. 1: +0.2 (three of the ten classes have more)."""
+    isda_strength: float
     """lambda of the implicit augmentation. 0: -0.2, on LFW -3.7; tripled: +0.3."""
 
 
 _FEW = _Profile(
     scale=8.0,
     mean_momentum=0.5,
-    clusters=20,
-    samples_per_cluster=5,
-    max_clusters_per_class=3,
-    spread=0.5,
+    groups=20,
+    images_per_group=5,
+    max_per_class=3,
+    isda_strength=0.5,
 )
 _MANY = _Profile(
     scale=24.0,
     mean_momentum=0.9,
-    clusters=40,
-    samples_per_cluster=3,
-    max_clusters_per_class=0,
-    spread=1.0,
+    groups=40,
+    images_per_group=3,
+    max_per_class=0,
+    isda_strength=1.0,
 )
 
 # Classes of so many images on average bear clusters of the size that the loss is meant for; smaller
@@ -182,11 +183,14 @@ def derive(
     """
     data = _Data.of(class_counts)
     choices = _Choices(given)
+    is_clmle = choices.value("loss.name") == "clmle"
     _derive_clusters(choices, data)
+    if is_clmle:
+        _derive_sampling(choices)
     _derive_batch(choices, data)
     _derive_steps(choices, data)
-    if choices.value("loss.name") == "clmle":
-        _derive_sampling(choices)
+    if is_clmle:
+        _derive_priors(choices)
         _derive_loss(choices, data)
     _derive_periods(choices, data)
     _derive_model(choices, data)
@@ -279,11 +283,33 @@ class _Choices:
         self._default = RunConfig()
         self.derived: list[Derived] = []
 
+    @property
+    def _known(self) -> dict[str, Any]:
+        return {item.setting: item.value for item in self.derived} | dict(self.given)
+
     def value(self, setting: str) -> Any:
         """What holds now: given, derived or the default."""
-        known = {item.setting: item.value for item in self.derived} | dict(self.given)
         section, name = setting.split(".")
-        return known.get(setting, getattr(getattr(self._default, section), name))
+        default = self._spec.settings() if section == "loss" else getattr(self._default, section)
+        return self._known.get(setting, getattr(default, name))
+
+    @property
+    def _spec(self) -> LossSpec:
+        return LOSSES[self._known.get("loss.name", self._default.loss.name)]
+
+    @property
+    def loss(self) -> LossSettings:
+        """The loss section as far as it is decided."""
+        values = self._known.items()
+        return self._spec.settings(
+            **{key.removeprefix("loss."): v for key, v in values if key.startswith("loss.")}
+        )
+
+    @property
+    def sampling(self) -> str:
+        """How images are drawn, as far as it is decided."""
+        chosen = str(self.value("sampler.sampling"))
+        return self._spec.sampling if chosen == "auto" else chosen
 
     def put(self, setting: str, value: int | float | str, reason: str) -> None:
         """Decide a setting unless it is given."""
@@ -296,18 +322,26 @@ def _derive_clusters(choices: _Choices, data: _Data) -> None:
     choices.put(
         "cluster.target_size", size, f"a class has {data.mean_class:,.0f} images on average"
     )
-    choices.put("cluster.max_per_class", data.profile.max_clusters_per_class, data.classes)
-
-
-def _derive_batch(choices: _Choices, data: _Data) -> None:
-    choices.put("sampler.clusters", data.profile.clusters, data.classes)
-    choices.put("sampler.samples_per_cluster", data.profile.samples_per_cluster, data.classes)
+    choices.put("cluster.max_per_class", data.profile.max_per_class, data.classes)
 
 
 def _derive_sampling(choices: _Choices) -> None:
     choices.put("loss.candidates", "table", "a batch drawn by labels holds few rivals")
     if choices.value("loss.candidates") == "table":  # else auto, batches of clusters
         choices.put("sampler.sampling", _SAMPLING, "between the classes' shares and equal ones")
+
+
+def _derive_batch(choices: _Choices, data: _Data) -> None:
+    profile, size_of_group = data.profile, data.profile.images_per_group
+    group = {"cluster": "images_per_cluster", "class_groups": "images_per_class"}
+    setting = group.get(choices.sampling)
+    if setting is not None:
+        choices.put(f"sampler.{setting}", profile.images_per_group, data.classes)
+        size_of_group = choices.value(f"sampler.{setting}")
+    choices.put("sampler.micro_batch_size", profile.groups * size_of_group, data.classes)
+
+
+def _derive_priors(choices: _Choices) -> None:
     sampling = choices.value("sampler.sampling")
     prior, reason = 0.0, f"sampling {sampling} needs none"
     if sampling in _UNBALANCED:
@@ -317,11 +351,11 @@ def _derive_sampling(choices: _Choices) -> None:
         return  # nothing to adjust or to warm up with
     choices.put("loss.logit_adjustment", prior, reason)
     choices.put(
-        "loss.clmle_from",
+        "loss.warmup_share",
         min(_WARM_UP, 1 - choices.value("loss.margin_anneal")),
         "the first table is of features that mean something",
     )
-    if choices.value("loss.clmle_from"):
+    if choices.value("loss.warmup_share"):
         by_label = sampling in get_args(LabelSampling)
         choices.put(
             "sampler.warmup_sampling",
@@ -342,11 +376,11 @@ def _derive_loss(choices: _Choices, data: _Data) -> None:
     choices.put("loss.margin_within", within, sizes)
     choices.put("loss.mean_momentum", profile.mean_momentum, data.classes)
     if choices.value("loss.weight_softmax") != 0:
-        choices.put("loss.spread", profile.spread, data.classes)
+        choices.put("loss.isda_strength", profile.isda_strength, data.classes)
 
 
 def _images_per_step(choices: _Choices) -> int:
-    shape = ("neighbourhoods", "clusters", "samples_per_cluster")
+    shape = ("micro_batches", "micro_batch_size")
     return max(1, math.prod(int(choices.value(f"sampler.{name}")) for name in shape))
 
 
@@ -362,16 +396,14 @@ def _derive_steps(choices: _Choices, data: _Data) -> None:
 
 def _derive_periods(choices: _Choices, data: _Data) -> None:
     steps = choices.value("train.steps")
-    loss, share = choices.value("loss.name"), choices.value("train.classifier_share")
-    uses_tables = LOSSES[loss].needs_table or choices.value("sampler.sampling") == "cluster"
+    loss, share = choices.loss, choices.value("train.classifier_share")
+    uses_tables = LOSSES[loss.name].needs_table or choices.value("sampler.sampling") == "cluster"
     if uses_tables:
         end = steps - step_at(share, steps)
-        warm_up = choices.value("loss.clmle_from") if loss == "clmle" else 0.0
-        with_tables = end - step_at(warm_up, end)
+        with_tables = end - step_at(loss.warmup_share, end)
         _derive_refresh(choices, data, with_tables)
     choices.put("checkpoint.every", _apart(_CHECKPOINT_SHARE, steps), f"{steps:,} steps")
-    classifies = LossConfig(name=loss, weight_softmax=choices.value("loss.weight_softmax"))
-    if uses_tables or classifies.has_classifier or share:  # else nothing to read out before the end
+    if uses_tables or loss.has_classifier or share:  # else nothing to read out before the end
         choices.put("evaluation.every", _apart(_EVALUATION_SHARE, steps), f"{steps:,} steps")
 
 

@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 from trainer.config.run_config import RunConfig
+from trainer.losses.registry import LOSSES
+from trainer.losses.spec import LossSettings
 
 
 def reference() -> str:
@@ -34,7 +36,9 @@ def reference() -> str:
         if typing.get_origin(kind) is tuple:
             kind = typing.get_args(kind)[0]
         lines += ["", f"## `{section.name}`", ""]
-        if dataclasses.is_dataclass(kind):
+        if kind is LossSettings:
+            lines += [text, "", *_loss_rows()]
+        elif dataclasses.is_dataclass(kind):
             lines += [" ".join(filter(None, [_first_paragraph(kind), text])), ""]
             lines += ["| setting | type | default | meaning |", "|---|---|---|---|"]
             lines += list(_rows(kind, section.name))
@@ -57,9 +61,30 @@ def _rows(kind: Any, section: str) -> Iterator[str]:
             default = "(required)"
         shown = "null" if default is None else str(default)
         shown = shown.lower() if isinstance(default, bool) else shown
-        text = docs.get(item.name, "").replace("|", "\\|")
-        name = _type_name(hints[item.name]).replace("|", "\\|")
+        text, name = _escaped(docs.get(item.name, "")), _escaped(_type_name(hints[item.name]))
         yield f"| `{section}.{item.name}` | {name} | `{shown}` | {text} |"
+
+
+def _loss_rows() -> Iterator[str]:
+    """Each setting of the loss section once, with the losses that have it."""
+    rows: dict[tuple[str, str], dict[str, list[str]]] = {}
+    for name, spec in LOSSES.items():
+        hints, docs = typing.get_type_hints(spec.settings), field_docs(spec.settings)
+        for item in dataclasses.fields(spec.settings):
+            if item.name != "name":
+                kind = _escaped(_type_name(hints[item.name]))
+                row = rows.setdefault((f"`loss.{item.name}` | {kind}", docs[item.name]), {})
+                row.setdefault(f"`{item.default}`", []).append(name)
+    yield "| setting | type | default of each loss that has it | meaning |"
+    yield "|---|---|---|---|"
+    yield f"| `loss.name` | {_escaped(' | '.join(LOSSES))} | `{RunConfig().loss.name}` | Which. |"
+    for (setting, text), defaults in rows.items():
+        by_loss = "; ".join(f"{value}: {', '.join(names)}" for value, names in defaults.items())
+        yield f"| {setting} | {by_loss} | {_escaped(text)} |"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", "\\|")
 
 
 def _type_name(kind: Any) -> str:
@@ -73,10 +98,12 @@ def _type_name(kind: Any) -> str:
 
 
 def field_docs(kind: Any) -> dict[str, str]:
-    """The string literal under each field of a dataclass, on one line."""
+    """The string literal under each field of a dataclass, on one line; also of inherited ones."""
+    docs: dict[str, str] = {}
+    for base in kind.__mro__[1:-1]:
+        docs = field_docs(base) | docs
     tree = ast.parse(textwrap.dedent(inspect.getsource(kind)))
     body = typing.cast(ast.ClassDef, tree.body[0]).body
-    docs = {}
     for statement, following in zip(body, body[1:], strict=False):
         if (
             isinstance(statement, ast.AnnAssign)

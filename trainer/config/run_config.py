@@ -6,13 +6,14 @@ No torch here, so that every job can read a configuration at once.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from clustering.config import ClusterConfig
 from data_shards.errors import ConfigError
-from trainer.config.readout_names import BLEND, HEAD_RETRAINED
+from trainer.config.readout_names import HEAD_RETRAINED
 from trainer.config.sections import (
     CheckpointConfig,
     DataConfig,
@@ -26,9 +27,10 @@ from trainer.config.sections import (
     TaskConfig,
     TrainConfig,
 )
-from trainer.losses.loss_facts import LOSSES, Sampling
-from trainer.losses.loss_section import LossConfig
+from trainer.losses.clmle import ClmleSettings
+from trainer.losses.registry import LOSSES
 from trainer.losses.schedule import step_at
+from trainer.losses.spec import LossSettings, LossSpec, Sampling
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,7 +46,8 @@ class RunConfig:
     tasks: tuple[TaskConfig, ...] = ()
     """The tasks. Empty = one task, the first label column of the shards."""
     model: ModelConfig = field(default_factory=ModelConfig)
-    loss: LossConfig = field(default_factory=LossConfig)
+    loss: LossSettings = field(default_factory=ClmleSettings)
+    """What is minimised: `loss.name`, and the settings of that loss alone (docs/methods.md)."""
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     refresh: RefreshConfig = field(default_factory=RefreshConfig)
@@ -61,11 +64,6 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         self._check_sampling()
-        if self.loss.warmup_share and not self.loss.has_classifier:
-            raise ConfigError(
-                f"loss.clmle_from is {self.loss.clmle_from}, so only the softmax term is minimised "
-                "until then, but loss.weight_softmax is 0; set it above 0, or clmle_from to 0"
-            )
         self._check_stages()
         names = [task.name for task in self.tasks]
         if len(set(names)) != len(names):
@@ -73,18 +71,20 @@ class RunConfig:
 
     def _check_sampling(self) -> None:
         """Refuse batches by label for losses whose rivals are in the batch."""
-        loss, name = self.loss, self.loss.name
-        if not LOSSES[name].needs_table or self.sampling == "cluster":
+        if self.sampling == "cluster":
+            self.sampler.check_cluster_shape()
             return
-        if name == "clmle" and loss.candidates == "table":
+        loss = self.loss
+        if not loss.compares_within_batch:
             return
         remedy = ""
-        if name == "clmle":
+        if loss.name == "clmle":
             remedy = ", or loss.candidates table and loss.mean_momentum above 0, such as 0.9"
         raise ConfigError(
-            f"loss.name {name} needs sampler.sampling cluster (or auto), got {self.sampling!r}: an "
-            "image is compared with the clusters of its batch, and images drawn by their labels "
-            f"are rarely of similar clusters; set sampler.sampling cluster{remedy}"
+            f"loss.name {loss.name} needs sampler.sampling cluster (or auto), got "
+            f"{self.sampling!r}: an image is compared with the clusters of its batch, and images "
+            "drawn by their labels are rarely of similar clusters; set sampler.sampling "
+            f"cluster{remedy}"
         )
 
     def _check_stages(self) -> None:
@@ -96,23 +96,28 @@ class RunConfig:
                 f"{self.train.steps - start} for the classifier and {start} for all else; "
                 "each needs at least one"
             )
-        if self.clmle_start >= start:
+        if self.warmup_end >= start:
             raise ConfigError(
-                f"loss.clmle_from {self.loss.clmle_from} leaves no step for CLMLE among {start}; "
-                "lower it, or raise train.steps"
+                f"loss.warmup_share {self.loss.warmup_share} leaves no step for {self.loss.name} "
+                f"among {start}; lower it, or raise train.steps"
             )
 
     @property
+    def loss_spec(self) -> LossSpec:
+        """What the run's loss states of itself."""
+        return LOSSES[self.loss.name]
+
+    @property
     def sampling(self) -> Sampling:
-        """How images are drawn in the main part of the training; elsewhere: `sampling_at`."""
+        """How images are drawn in the main part of the training run; elsewhere: `sampling_at`."""
         if self.sampler.sampling != "auto":
             return self.sampler.sampling
-        return LOSSES[self.loss.name].sampling
+        return self.loss_spec.sampling
 
     @property
     def needs_tables(self) -> bool:
         """Whether it trains on cluster tables; one for the last evaluation is made anyway."""
-        return LOSSES[self.loss.name].needs_table or self.sampling == "cluster"
+        return self.loss_spec.needs_table or self.sampling == "cluster"
 
     @property
     def classifier_start(self) -> int:
@@ -120,30 +125,27 @@ class RunConfig:
         return self.train.steps - step_at(self.train.classifier_share, self.train.steps)
 
     @property
-    def clmle_start(self) -> int:
-        """The first step of CLMLE itself, with tables; 0 without a warm-up."""
+    def warmup_end(self) -> int:
+        """The first step of the loss itself, with its tables; 0 without a warm-up."""
         return step_at(self.loss.warmup_share, self.classifier_start)
 
     def sampling_at(self, step: int) -> Sampling:
         """How the images of a step are drawn."""
         if step >= self.classifier_start:
             return "class_balanced"
-        return self.sampler.warmup_sampling if step < self.clmle_start else self.sampling
+        return self.sampler.warmup_sampling if step < self.warmup_end else self.sampling
 
     @property
     def readout(self) -> str:
         """The read-out that the run's method is meant for: of CLMLE with a head, both together."""
         if self.train.classifier_share:
             return HEAD_RETRAINED
-        if self.loss.name == "clmle" and self.loss.has_classifier:
-            return BLEND
-        return LOSSES[self.loss.name].readout
+        return self.loss_spec.readout_of(self.loss)
 
     @property
     def images_per_step(self) -> int:
         """Images of one optimiser step, over all ranks."""
-        shape = self.sampler
-        return shape.neighbourhoods * shape.clusters * shape.samples_per_cluster
+        return self.sampler.micro_batches * self.sampler.micro_batch_size
 
     @property
     def run_path(self) -> Path:
@@ -152,88 +154,71 @@ class RunConfig:
 
     def warnings(self) -> list[str]:
         """What the user is told when the run starts; each begins with the setting at issue."""
-        told, loss = self.ignored_settings(), self.loss
-        by_label = loss.name == "clmle" and self.sampling != "cluster"
-        if by_label and not loss.mean_momentum:
-            told.append(
-                f"loss.candidates table with sampler.sampling {self.sampling} and "
-                "loss.mean_momentum 0: where a cluster has one image in a micro-batch, that image "
-                "is its own centroid, which draws it nowhere; set loss.mean_momentum above 0, such "
-                "as 0.9"
-            )
-        return told
+        return [*self.ignored_settings(), *self.loss.warnings(self.sampling)]
 
     def ignored_settings(self) -> list[str]:
         """Settings that differ from their default and have no effect on this run, in words."""
-        default = RunConfig()
-        ignored = self._ignored_by_loss(default)
-        if not self.needs_tables and self.refresh.every:  # 0 asks for no tables
-            ignored += [
-                f"refresh.{name} is ignored: sampling {self.sampling} uses no table"
-                for name in ("every", "lag")
-                if getattr(self.refresh, name) != getattr(default.refresh, name)
-            ]
-        if self.sampling != "cluster":
-            ignored += [
-                f"sampler.{name} is ignored: it needs sampler.sampling cluster"
-                for name in ("siblings", "seed_by", "max_clusters_per_class")
-                if getattr(self.sampler, name) != getattr(default.sampler, name)
-            ]
-        elif self.sampler.siblings > (listed := self.cluster.listed_siblings):
-            ignored.append(
-                f"sampler.siblings beyond {listed} is ignored: it is cluster.listed_siblings"
-            )
-        read_out = self.needs_tables or self.loss.has_classifier or self.train.classifier_share
-        if self.evaluation.every and not read_out:
-            ignored.append(
-                f"evaluation.every is ignored: loss.name {self.loss.name} has no classifier, and "
-                "its tables are made at the end"
-            )
-        if LOSSES[self.loss.name].head == "cosine" or not self.loss.has_classifier:
-            ignored += [
-                f"evaluation.{name} is ignored: loss.name {self.loss.name} trains no linear head"
-                for name in ("tau", "head_adjustment")
-                if getattr(self.evaluation, name) != getattr(default.evaluation, name)
-            ]
-        if self.data.every_label and self.tasks:
-            ignored.append("data.every_label is ignored: tasks are named")
-        warmup_sampling = self.sampler.warmup_sampling
-        if not self.clmle_start and warmup_sampling != default.sampler.warmup_sampling:
-            ignored.append("sampler.warmup_sampling is ignored: loss.clmle_from is 0")
-        if self.optim.name == "adamw" and self.optim.momentum != default.optim.momentum:
-            ignored.append("optim.momentum is ignored by optim.name adamw")
-        return ignored
-
-    def _ignored_by_loss(self, default: RunConfig) -> list[str]:
-        loss, facts = self.loss, LOSSES[self.loss.name]
-        ignored = [
-            f"loss.{item.name} is ignored by loss.name {loss.name}"
-            for item in dataclasses.fields(loss)
-            if item.name not in facts.settings | {"name"}
-            and getattr(loss, item.name) != getattr(default.loss, item.name)
+        return [
+            *self.loss.ignored_settings(),
+            *self._ignored_by_sampling(),
+            *self._ignored_by_read_outs(),
+            *self._ignored_elsewhere(),
         ]
-        if not loss.has_classifier:
-            ignored += [
-                f"loss.{name} is ignored: loss.weight_softmax is 0"
-                for name in ("class_weight", "logit_adjustment", "spread")
-                if name in facts.settings and getattr(loss, name) != getattr(default.loss, name)
-            ]
-        beta = loss.class_weight_beta
-        if loss.class_weight != "effective_number" and beta != default.loss.class_weight_beta:
-            ignored.append("loss.class_weight_beta is ignored: it needs effective_number")
-        if loss.reweight_from and loss.class_weight == "none":
-            ignored.append("loss.reweight_from is ignored: loss.class_weight is none")
-        uses_input = facts.head != "cosine" or self.train.classifier_share
-        if not uses_input and self.model.classifier_input != default.model.classifier_input:
-            ignored.append(f"model.classifier_input is ignored by loss.name {loss.name}")
-        return ignored
+
+    def _ignored_by_sampling(self) -> Iterator[str]:
+        """Settings of tables and batches that the sampling does not use."""
+        sampler, sampling = self.sampler, self.sampling
+        if not self.needs_tables and self.refresh.every:  # 0 asks for no tables
+            for name in changed(self.refresh, "every", "lag"):
+                yield f"refresh.{name} is ignored: sampling {sampling} uses no table"
+        if sampling != "cluster":
+            shape = ("images_per_cluster", "siblings", "seed_by", "max_clusters_per_class")
+            for name in changed(sampler, *shape):
+                yield f"sampler.{name} is ignored: it needs sampler.sampling cluster"
+        elif sampler.siblings > (listed := self.cluster.listed_siblings):
+            yield f"sampler.siblings beyond {listed} is ignored: it is cluster.listed_siblings"
+        if sampling != "class_groups":
+            for name in changed(sampler, "images_per_class"):
+                yield f"sampler.{name} is ignored: it needs sampler.sampling class_groups"
+        if not self.warmup_end:
+            for name in changed(sampler, "warmup_sampling"):
+                yield f"sampler.{name} is ignored: there is no loss.warmup_share"
+
+    def _ignored_by_read_outs(self) -> Iterator[str]:
+        loss = self.loss
+        cosine = self.loss_spec.head == "cosine"
+        if cosine and not self.train.classifier_share:
+            for name in changed(self.model, "classifier_input"):
+                yield f"model.{name} is ignored by loss.name {loss.name}"
+        read_out = self.needs_tables or loss.has_classifier or self.train.classifier_share
+        if self.evaluation.every and not read_out:
+            yield (
+                f"evaluation.every is ignored: loss.name {loss.name} has no classifier, and its "
+                "tables are made at the end"
+            )
+        if cosine or not loss.has_classifier:
+            for name in changed(self.evaluation, "tau", "head_adjustment"):
+                yield f"evaluation.{name} is ignored: loss.name {loss.name} trains no linear head"
+
+    def _ignored_elsewhere(self) -> Iterator[str]:
+        if self.data.every_label and self.tasks:
+            yield "data.every_label is ignored: tasks are named"
+        if self.optim.name == "adamw":
+            for name in changed(self.optim, "momentum"):
+                yield f"optim.{name} is ignored by optim.name adamw"
 
     def refresh_steps(self) -> range:
         """Steps at which a table is asked for during training; the last table comes on top."""
         if not self.needs_tables:
             return range(0)
         every = self.refresh.every or self.train.steps
-        return range(self.clmle_start, self.classifier_start, every)
+        return range(self.warmup_end, self.classifier_start, every)
+
+
+def changed(section: Any, *settings: str) -> Iterator[str]:
+    """Which of some settings of a section have another value than their default."""
+    defaults = {item.name: item.default for item in dataclasses.fields(section)}
+    return (name for name in settings if getattr(section, name) != defaults[name])
 
 
 def as_dict(config: Any) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from data_shards.errors import require as _require
-from trainer.losses.loss_facts import LabelSampling, Sampling
+from trainer.losses.spec import LabelSampling, Sampling
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,58 +118,83 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SamplerConfig:
-    """Which images make a step.
-
-    A step has `neighbourhoods` micro-batches of `clusters` x `samples_per_cluster` images, spread
-    over the ranks.
-    """
+    """Which images make a step: `micro_batches` of `micro_batch_size` images, over all ranks."""
 
     sampling: Literal["auto", Sampling] = "auto"
     """cluster = neighbourhoods of the cluster table; instance = every image once an epoch;
     class_balanced = every class as often; square_root = a class in proportion to the root of its
     size; under = of each class as many images as the rarest has; progressive = from instance to
-    class_balanced over the training; class_groups = class_balanced, samples_per_cluster images of a
-    class at a time. auto = what suits the loss (docs/methods.md)."""
+    class_balanced over the training run; class_groups = class_balanced, images_per_class images of
+    a class at a time. auto = what suits the loss (docs/methods.md)."""
 
     warmup_sampling: LabelSampling = "instance"
-    """How images are drawn before `loss.clmle_from`, while only the softmax term is minimised (not
-    the learning rate's `optim.warmup_steps`)."""
+    """How images are drawn during `loss.warmup_share`, while only the softmax term is minimised
+    (not the learning rate's `optim.warmup_steps`)."""
 
-    neighbourhoods: int = 2
-    """Neighbourhoods a step. Must be a multiple of the number of ranks; each rank accumulates
-    gradients over its share. One neighbourhood is one micro-batch (BatchNorm sees it whole)."""
+    micro_batches: int = 2
+    """Micro-batches a step. Must be a multiple of the number of ranks; each rank accumulates
+    gradients over its share."""
 
-    clusters: int = 20
-    """Clusters in a neighbourhood (M in the papers): a seed, its siblings, the nearest of other
-    classes, and where a table lists too few of these (`cluster.listed_neighbours`), any others."""
+    micro_batch_size: int = 100
+    """Images of a micro-batch, for every sampling. BatchNorm and the loss see it whole."""
 
-    samples_per_cluster: int = 5
-    """Images drawn of each cluster (D in the papers); a smaller cluster repeats its images."""
+    images_per_cluster: int = 5
+    """With sampling cluster, images drawn of each cluster (D in the papers); a smaller cluster
+    repeats its images. micro_batch_size / images_per_cluster clusters make a neighbourhood (M in
+    the papers): a seed, its siblings, the nearest of other classes, and where a table lists too few
+    of these (`cluster.listed_neighbours`), any others."""
 
     siblings: int = 3
-    """At most this many clusters of the seed's class beside it."""
+    """With sampling cluster, at most this many clusters of the seed's class beside it."""
 
     max_clusters_per_class: int = 0
-    """At most this many clusters of one class in a neighbourhood. 0 = as many as are near."""
+    """With sampling cluster, at most this many clusters of one class in a neighbourhood. 0 = as
+    many as are near."""
 
     seed_by: Literal["cluster", "class"] = "cluster"
-    """Seeds go through all clusters, or through all classes (and their clusters in turn)."""
+    """With sampling cluster, seeds go through all clusters, or through all classes (and their
+    clusters in turn)."""
+
+    images_per_class: int = 5
+    """With sampling class_groups, images drawn of a class at a time (K of P x K batches)."""
 
     def __post_init__(self) -> None:
-        for name in ("neighbourhoods", "clusters", "samples_per_cluster"):
+        for name in ("micro_batches", "images_per_cluster", "images_per_class"):
             _require(getattr(self, name) >= 1, f"sampler.{name}", ">= 1", getattr(self, name))
-        _require(self.clusters >= 2, "sampler.clusters", ">= 2 (a loss needs two)", self.clusters)
+        size = self.micro_batch_size
+        _require(size >= 2, "sampler.micro_batch_size", ">= 2 (a loss needs two images)", size)
+        for name in ("siblings", "max_clusters_per_class"):
+            _require(getattr(self, name) >= 0, f"sampler.{name}", ">= 0", getattr(self, name))
+
+    @property
+    def clusters(self) -> int:
+        """Clusters of a neighbourhood, with sampling cluster."""
+        return self.micro_batch_size // self.images_per_cluster
+
+    def check_cluster_shape(self) -> None:
+        """Refuse a neighbourhood that cannot be drawn; only where sampling is cluster.
+
+        Raises:
+            ConfigError: the images do not divide among clusters, or there are too few of these.
+        """
+        size, each = self.micro_batch_size, self.images_per_cluster
         _require(
-            0 <= self.siblings < self.clusters,
-            "sampler.siblings",
-            f"in [0, sampler.clusters = {self.clusters})",
-            self.siblings,
+            size % each == 0,
+            "sampler.micro_batch_size",
+            f"a multiple of sampler.images_per_cluster = {each} with sampling cluster",
+            size,
         )
         _require(
-            self.max_clusters_per_class >= 0,
-            "sampler.max_clusters_per_class",
-            ">= 0",
-            self.max_clusters_per_class,
+            self.clusters >= 2,
+            "sampler.micro_batch_size / sampler.images_per_cluster",
+            ">= 2 clusters (a loss needs two)",
+            self.clusters,
+        )
+        _require(
+            self.siblings < self.clusters,
+            "sampler.siblings",
+            f"in [0, {self.clusters}), the clusters of a micro-batch",
+            self.siblings,
         )
 
 
@@ -238,7 +263,7 @@ class TrainConfig:
     """The length of the training, and how DeepSpeed runs it."""
 
     steps: int = 600
-    """Optimiser steps. Images seen = steps x neighbourhoods x clusters x samples_per_cluster."""
+    """Optimiser steps. Images seen = steps x micro_batches x micro_batch_size."""
 
     classifier_share: float = 0.0
     """Last share of the steps in which all is frozen but a second linear classifier, trained on

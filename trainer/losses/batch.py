@@ -1,20 +1,25 @@
 """What a loss sees of a micro-batch, and what it makes of it.
 
-Legend: B images of a micro-batch, D embedding, M clusters of a table, K candidate clusters.
+Legend: B images of a micro-batch, N images of a step over all ranks, D embedding, M clusters of a
+table, K candidate clusters.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from clustering.table.table import ClusterTable
-from trainer.models.network import TaskOutput
+from trainer.losses.lazy_torch import torch
+from trainer.losses.schedule import Clock
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from clustering.table.table import ClusterTable
+    from trainer.models.network import TaskOutput
 
 
 @dataclass(frozen=True)
@@ -62,15 +67,7 @@ class TaskBatch:
     """(B,) int64."""
     table: TaskTable | None
     """The task's clusters; None where no table is active."""
-    margin_factor: float
-    """Share of the full margins in force, in [0, 1]."""
-    reweighted: bool
-    """Whether class weights are in force."""
-    isda_factor: float = 0.0
-    """Share of the full `loss.spread` in force, in [0, 1]."""
-    covariance: Tensor | None = None
-    """(D, D) float32 of embeddings within their clusters; None where `loss.spread` is 0, and
-    before it is known."""
+    clock: Clock
 
     @cached_property
     def clusters(self) -> tuple[TaskTable, Tensor]:
@@ -79,17 +76,33 @@ class TaskBatch:
         return self.table, self.table.clusters(self.sample_ids)
 
 
-class Candidates(NamedTuple):
-    """The clusters that CLMLE compared a micro-batch with, and by which margins."""
+class StepView(NamedTuple):
+    """A task's images of one step, of all ranks in the order of its micro-batches."""
 
+    embeddings: Tensor
+    """(N, D) floating point unit rows, detached."""
+    clusters: Tensor
+    """(N,) int64 cluster of each."""
+    centers: Tensor
+    """(N, D) float32: the centroid of each one's cluster, as the step found it."""
+
+
+class ClusterComparison(NamedTuple):
+    """The clusters that CLMLE compared a micro-batch with, and what came of it."""
+
+    loss: Tensor
+    """Scalar, detached: without the softmax term."""
     rows: Tensor
-    """(B,) int64 which of them is each image's own."""
+    """(B,) int64 which of the candidates is each image's own."""
     class_of: Tensor
     """(K,) int64."""
     log_prior: Tensor | None
     """(K,) of each; None for 0."""
-    margin_between: Tensor | float
-    """Radians, a number or (B,) of each image's class: the one in force."""
+    scale: float
+    margin_between_rad: Tensor | float
+    """A number, or (B,) of each image's class: the one in force."""
+    margin_within_rad: float
+    weight_within: float
 
 
 class TermValue(NamedTuple):
@@ -99,5 +112,5 @@ class TermValue(NamedTuple):
     """Scalar, to be minimised."""
     parts: dict[str, Tensor]
     """Scalars to show, by name."""
-    candidates: Candidates | None = None
-    """Of CLMLE alone."""
+    comparison: ClusterComparison | None = None
+    """Of CLMLE alone, for the watch on collapse."""

@@ -19,23 +19,139 @@ the batch. Everything is computed in float32 at least, and on one rank; nothing 
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
-import torch
-from torch import Tensor
-from torch.nn import functional
+import numpy as np
 
-from trainer.losses.cluster_means import cluster_means
+from data_shards.errors import ConfigError, require
+from trainer.losses.batch import ClusterComparison, StepView, TaskBatch, TaskTable, TermValue
+from trainer.losses.cluster_means import cluster_means, mixed_directions
+from trainer.losses.lazy_torch import torch
+from trainer.losses.running_means import move_means
+from trainer.losses.softmax import JointSettings
+from trainer.losses.spec import LossSpec, Sampling, Term
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # Keeps the slope of sqrt finite where an embedding lies on its centroid.
 _SMALLEST_SQUARED_SINE = 1e-12
-# Embeddings whose mean is shorter than this cancel out; its direction is only rounding.
-_SHORTEST_MEAN = 1e-4
+_RIGHT_ANGLE = math.pi / 2
+# Just below it: a larger angular margin would push away from the sample's own cluster.
+LARGEST_MARGIN_RAD = 1.5
 
 
-@dataclass(frozen=True)
-class ClmleTerms:
+@dataclass(frozen=True, kw_only=True)
+class ClmleSettings(JointSettings):
+    """Settings of CLMLE: angular margins to clusters, plus a softmax term."""
+
+    name: str = "clmle"
+
+    scale: float = 16.0
+    """s: sharpness. Cosines are multiplied by it."""
+
+    margin_between: float = 0.35
+    """m_between in radians: how much nearer its own cluster is than any of another class."""
+
+    margin_within: float = 0.1
+    """m_within in radians: the same towards the other clusters of its class."""
+
+    margin_rare_exponent: float = 0.0
+    """a: the margin between classes is m_between (n_max / n)^a for a class of n images, at most
+    1.5 radians. 0 = the same for all."""
+
+    weight_within: float = 0.1
+    """w_within: weight of the within-class term. 0 = one-sided margins between classes only."""
+
+    weight_softmax: float = 1.0
+
+    margin_anneal: float = 0.5
+    """Share of the training run over which margins grow linearly from 0, counted from the end of
+    the warm-up. Full margins from the first step can collapse the embedding."""
+
+    candidates: Literal["batch", "table"] = "batch"
+    """Clusters that a sample is compared with: those in its batch, or all of the table (centroids
+    of absent ones as old as the table, unless mean_momentum is above 0)."""
+
+    mean_momentum: float = 0.0
+    """beta in [0, 1]: a cluster's centroid in the loss is the direction of beta x its running mean
+    + (1 - beta) x the mean of its images in the micro-batch; without images there, of its running
+    mean, which each step moves likewise by the images on all ranks. It starts again with each
+    table. 0 = no running means; 1 = the table's centroids as they are."""
+
+    cluster_prior: float = 0.0
+    """tau: a cluster of n_j images weighs (n_j / n_own)^tau in the between-class term, so that
+    large clusters are pushed away harder (Menon et al., ICLR 2021, for clusters)."""
+
+    isda_strength: float = 0.0
+    """lambda of implicit semantic data augmentation (ISDA: Wang et al., NeurIPS 2019) in the
+    softmax term, growing linearly from 0 at the end of the warm-up to this at the last step: each
+    image stands for all that lie around it as images of a cluster do. One covariance is pooled over
+    all clusters, so that rare classes borrow it. 0 = off."""
+
+    warmup_share: float = 0.0
+    """Share of the training run before which only the softmax term is minimised, on batches drawn
+    by `sampler.warmup_sampling`; the first table is asked for when it is over."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.scale > 0, "loss.scale", "> 0", self.scale)
+        require(
+            0 <= self.margin_within <= self.margin_between < _RIGHT_ANGLE,
+            "loss margins",
+            "0 <= margin_within <= margin_between < pi/2 radians",
+            f"within {self.margin_within}, between {self.margin_between}",
+        )
+        self._require_at_least_0(
+            "margin_rare_exponent", "weight_within", "cluster_prior", "isda_strength"
+        )
+        self._require_share("margin_anneal", "mean_momentum")
+        share = self.warmup_share
+        require(0 <= share < 1, "loss.warmup_share", "in [0, 1)", share)
+        require(
+            share + self.margin_anneal <= 1 or not share,
+            "loss.warmup_share + loss.margin_anneal",
+            "<= 1, for the margins to be whole before the training run ends",
+            share + self.margin_anneal,
+        )
+        if share and not self.has_classifier:
+            raise ConfigError(
+                f"loss.warmup_share is {share}, so only the softmax term is minimised until then, "
+                "but loss.weight_softmax is 0; set it above 0, or loss.warmup_share to 0"
+            )
+
+    @property
+    def keeps_means(self) -> bool:
+        """Whether clusters have running means: with a momentum of 1 these would never move."""
+        return 0 < self.mean_momentum < 1
+
+    @property
+    def needs_logit_slopes(self) -> bool:  # noqa: D102
+        return self.isda_strength > 0 and self.has_classifier
+
+    @property
+    def compares_within_batch(self) -> bool:  # noqa: D102
+        return self.candidates == "batch"
+
+    @property
+    def _of_softmax_term(self) -> tuple[str, ...]:
+        return (*super()._of_softmax_term, "isda_strength")
+
+    def warnings(self, sampling: Sampling) -> list[str]:  # noqa: D102
+        told = super().warnings(sampling)
+        if sampling != "cluster" and not self.mean_momentum:
+            told.append(
+                f"loss.candidates table with sampler.sampling {sampling} and loss.mean_momentum 0: "
+                "where a cluster has one image in a micro-batch, that image is its own centroid, "
+                "which draws it nowhere; set loss.mean_momentum above 0, such as 0.9"
+            )
+        return told
+
+
+class ClmleValue(NamedTuple):
     """The loss and its two parts, each a scalar mean over the samples."""
 
     loss: Tensor
@@ -64,8 +180,8 @@ def angular_margin_cosine(cosine: Tensor, margin_rad: Tensor | float) -> Tensor:
 
 
 def clmle_loss(  # noqa: PLR0913 -- the equation has this many symbols
-    cosine: Tensor,
     cluster: Tensor,
+    cosine: Tensor,
     class_of: Tensor,
     *,
     scale: float,
@@ -73,12 +189,12 @@ def clmle_loss(  # noqa: PLR0913 -- the equation has this many symbols
     margin_within_rad: Tensor | float,
     weight_within: float,
     log_prior: Tensor | None = None,
-) -> ClmleTerms:
-    """Compute the CLMLE loss of a batch.
+) -> ClmleValue:
+    """Compute the CLMLE loss of a batch; takes what `candidate_cosines` returns, in its order.
 
     Args:
-        cosine: (N, K) float32 or float64 cos theta_ij (see `candidate_cosines`), N >= 1.
         cluster: (N,) int64 a(i), the column of each sample's own cluster.
+        cosine: (N, K) float32 or float64 cos theta_ij (see `candidate_cosines`), N >= 1.
         class_of: (K,) int64 class of each cluster.
         scale: s > 0.
         margin_between_rad: radians, a number or (N,).
@@ -108,7 +224,7 @@ def clmle_loss(  # noqa: PLR0913 -- the equation has this many symbols
 
     between = mean_term(same_class, margin_between_rad, log_prior)
     within = mean_term(~same_class, margin_within_rad)
-    return ClmleTerms(between + weight_within * within, between, within)
+    return ClmleValue(between + weight_within * within, between, within)
 
 
 def candidate_cosines(
@@ -152,18 +268,102 @@ def candidate_cosines(
     return cluster_ids, cosine, torch.arange(len(centroids), device=cluster_ids.device)
 
 
-def mixed_directions(old: Tensor, means: Tensor, *, momentum: float) -> Tensor:
-    """Directions of momentum * old + (1 - momentum) * means.
+def rare_class_margins(class_counts: np.ndarray, margin_rad: float, *, exponent: float) -> Tensor:
+    """Let an angular margin grow with the rarity of the class.
 
     Args:
-        old: (P, D) unit rows; without a gradient.
-        means: (P, D) of the same dtype, rows of any length.
-        momentum: in [0, 1].
+        class_counts: (C,) training images of each class.
+        margin_rad: m, of the largest class, in radians.
+        exponent: a >= 0.
 
     Returns:
-        (P, D) unit rows; the old one where the two cancel out.
+        (C,) float32 radians: min(m (n_max / n_c)^a, 1.5). A class without images counts as of one.
     """
-    if momentum:
-        means = momentum * old + (1 - momentum) * means
-    usable = means.detach().norm(dim=1, keepdim=True) > _SHORTEST_MEAN
-    return torch.where(usable, functional.normalize(means, dim=1), old)
+    counts = torch.as_tensor(class_counts, dtype=torch.float64).clamp(min=1)
+    margins = margin_rad * (counts.max() / counts) ** exponent
+    return margins.clamp(max=max(margin_rad, LARGEST_MARGIN_RAD)).float()
+
+
+class ClmleTerm(Term):
+    """Angular margins to clusters, between and within classes; keeps running means of clusters.
+
+    The means live in the table that is handed to each call, whose centroids they begin as.
+    """
+
+    def __init__(
+        self, settings: ClmleSettings, class_counts: np.ndarray, device: torch.device
+    ) -> None:
+        self._settings = settings
+        self._margins_of_class: Tensor | None = None
+        if settings.margin_rare_exponent:
+            self._margins_of_class = rare_class_margins(
+                class_counts, settings.margin_between, exponent=settings.margin_rare_exponent
+            ).to(device)
+
+    def __call__(self, batch: TaskBatch) -> TermValue:
+        """CLMLE of the batch, with the batch's own means in the clusters' centroids."""
+        settings = self._settings
+        table, clusters = batch.clusters
+        own, cosine, which = candidate_cosines(
+            batch.output.embedding,
+            clusters,
+            table.centroids,
+            candidates=settings.candidates,
+            momentum=settings.mean_momentum,
+        )
+        class_of, tau = table.class_of[which], settings.cluster_prior
+        log_prior = tau * table.sizes[which].float().log() if tau else None
+        factor = batch.clock.margin_factor(settings.margin_anneal)
+        margin: Tensor | float = settings.margin_between
+        if self._margins_of_class is not None:
+            margin = self._margins_of_class[batch.labels]
+        margin = margin * factor
+        value = clmle_loss(
+            own,
+            cosine,
+            class_of,
+            scale=settings.scale,
+            margin_between_rad=margin,
+            margin_within_rad=settings.margin_within * factor,
+            weight_within=settings.weight_within,
+            log_prior=log_prior,
+        )
+        comparison = ClusterComparison(
+            loss=value.loss.detach(),
+            rows=own,
+            class_of=class_of,
+            log_prior=log_prior,
+            scale=settings.scale,
+            margin_between_rad=margin,
+            margin_within_rad=settings.margin_within * factor,
+            weight_within=settings.weight_within,
+        )
+        parts = {"between": value.between, "within": value.within}
+        return TermValue(value.loss, parts, comparison)
+
+    @property
+    def follows_steps(self) -> bool:  # noqa: D102
+        return self._settings.keeps_means
+
+    def follow(self, step: StepView, table: TaskTable) -> None:  # noqa: D102
+        momentum = self._settings.mean_momentum
+        move_means(table.centroids, step.embeddings, step.clusters, momentum=momentum)
+
+    def state(self, table: TaskTable | None) -> Mapping[str, Tensor]:
+        """(M, D) float32 running "means" of the table's clusters, which the next step changes."""
+        return {"means": table.centroids} if self.follows_steps and table is not None else {}
+
+    def restore(self, state: Mapping[str, Tensor], table: TaskTable | None) -> None:  # noqa: D102
+        if self.follows_steps and "means" in state:
+            assert table is not None, "running means are of a table's clusters"
+            table.centroids.copy_(state["means"])
+
+
+SPEC = LossSpec(
+    settings=ClmleSettings,
+    make_term=ClmleTerm,
+    needs_table=True,
+    sampling="cluster",
+    readout="knc_margin",
+    readout_with_head="blend",
+)

@@ -5,10 +5,22 @@ Legend: N samples, D embedding, K candidate clusters.
 
 from __future__ import annotations
 
+import logging
 from collections import deque
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+from trainer.losses.batch import ClusterComparison
+
+if TYPE_CHECKING:
+    from trainer.models.network import TaskOutput
+
+logger = logging.getLogger(__name__)
+
+_CHECKS_IN_A_ROW = 3
 
 # A collapsed loss sits at its plateau up to the noise of a batch.
 _AT_PLATEAU = 0.95
@@ -58,35 +70,23 @@ def rivals(rows: Tensor, class_of: Tensor, log_prior: Tensor | None) -> tuple[Te
     return other, torch.bincount(class_of)[own].double() - 1
 
 
-def plateau_loss(
-    *,
-    num_other: Tensor,
-    num_same: Tensor,
-    scale: float,
-    margin_between_rad: Tensor | float,
-    margin_within_rad: float,
-    weight_within: float,
-) -> float:
+def plateau_loss(comparison: ClusterComparison) -> float:
     """The CLMLE loss when every embedding and centroid is the same point.
 
     Args:
-        num_other: (N,) float64 candidate clusters of other classes of each sample (`rivals`).
-        num_same: (N,) float64 candidate clusters of its class beside its own.
-        scale: s of the loss.
-        margin_between_rad: margin now in force, radians; a number or (N,).
-        margin_within_rad: margin now in force, radians.
-        weight_within: weight of the within-class part.
+        comparison: the candidates of a micro-batch, and the margins in force.
     """
 
     def term(num_candidates: Tensor, margin_rad: Tensor | float) -> float:
         margins = torch.as_tensor(margin_rad, dtype=torch.float64, device="cpu")
-        exponent = scale * (1 - margins.cos())
+        exponent = comparison.scale * (1 - margins.cos())
         # log(1 + n e^x) where e^x may overflow.
         terms = exponent + (num_candidates + (-exponent).exp()).log()
         return float(terms.where(num_candidates > 0, 0.0).mean())
 
-    between, within = term(num_other, margin_between_rad), term(num_same, margin_within_rad)
-    return between + weight_within * within
+    other, same = rivals(comparison.rows, comparison.class_of, comparison.log_prior)
+    between = term(other, comparison.margin_between_rad)
+    return between + comparison.weight_within * term(same, comparison.margin_within_rad)
 
 
 class CollapseDetector:
@@ -132,3 +132,41 @@ class CollapseDetector:
             "start again with a lower optim.learning_rate, smaller margins (loss.margin_between, "
             "loss.margin) that grow longer (loss.margin_anneal), or loss.weight_softmax 1"
         )
+
+
+class CollapseWatch:
+    """One detector a task; looks at one micro-batch before each row of metrics."""
+
+    def __init__(self) -> None:
+        self._detectors: dict[str, CollapseDetector] = {}
+
+    def measure(
+        self,
+        outputs: Mapping[str, TaskOutput],
+        comparisons: Mapping[str, ClusterComparison],
+    ) -> dict[str, float]:
+        """Measure, and warn once when a task has collapsed.
+
+        Args:
+            outputs: task -> the network's outputs of a micro-batch.
+            comparisons: task -> what CLMLE compared them with.
+
+        Returns:
+            Metrics: the dispersion of embeddings, before BatchNorm and after, and the loss that a
+            collapse would have.
+        """
+        measured = {}
+        for task, output in outputs.items():
+            after = float(batch_dispersion(output.embedding))
+            before = float(batch_dispersion(output.projection))
+            measured[f"embedding/{task}/dispersion"] = after
+            measured[f"embedding/{task}/dispersion_before_norm"] = before
+            loss = plateau = 0.0
+            if task in comparisons:
+                loss, plateau = float(comparisons[task].loss), plateau_loss(comparisons[task])
+                measured[f"train/{task}/plateau"] = plateau
+            detector = self._detectors.setdefault(task, CollapseDetector(window=_CHECKS_IN_A_ROW))
+            message = detector.update(after, before, loss, plateau)
+            if message:
+                logger.warning("task %s: %s", task, message)
+        return measured

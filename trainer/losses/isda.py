@@ -17,8 +17,12 @@ Legend: N samples, D embedding, C classes.
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
+
+from trainer.losses.lazy_torch import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def moved_covariance(

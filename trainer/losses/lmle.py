@@ -13,9 +13,40 @@ Legend: N samples, D embedding, M clusters of the table, C classes.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+import numpy as np
+
+from data_shards.errors import require
+from trainer.losses.batch import TaskBatch, TermValue
+from trainer.losses.lazy_torch import torch
+from trainer.losses.softmax import JointSettings
+from trainer.losses.spec import LossSpec, Term
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class LmleSettings(JointSettings):
+    """Settings of LMLE."""
+
+    name: str = "lmle"
+
+    margin: float = 0.5
+    """Share of the paper's bounds on its three margins, in [0, 1]."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        margin = self.margin
+        require(
+            0 <= margin <= 1, "loss.margin of lmle", "in [0, 1], a share of the paper's", margin
+        )
+
+    @property
+    def compares_within_batch(self) -> bool:  # noqa: D102
+        return True
 
 
 def lmle_margins(
@@ -80,3 +111,29 @@ def _nearest(distances: Tensor, candidates: Tensor, there: Tensor) -> Tensor:
     """(N,) smallest distance to the candidates of each row; 0 where there are none."""
     found = distances.masked_fill(~candidates, torch.inf).amin(dim=1)
     return torch.where(there, found, 0.0)
+
+
+class LmleTerm(Term):
+    """The triple-header hinge on quintuplets."""
+
+    def __init__(
+        self, settings: LmleSettings, class_counts: np.ndarray, device: torch.device
+    ) -> None:
+        self._share = settings.margin
+        self._class_counts = torch.as_tensor(class_counts).to(device)
+
+    def __call__(self, batch: TaskBatch) -> TermValue:
+        """LMLE of the batch, by the table's clusters."""
+        table, clusters = batch.clusters
+        margins = lmle_margins(table.sizes, table.class_of, self._class_counts, share=self._share)
+        value = lmle_loss(batch.output.embedding, clusters, batch.labels, margins[clusters])
+        return TermValue(value, {"lmle": value})
+
+
+SPEC = LossSpec(
+    settings=LmleSettings,
+    make_term=LmleTerm,
+    needs_table=True,
+    sampling="cluster",
+    readout="knc_margin",
+)

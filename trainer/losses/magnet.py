@@ -13,13 +13,40 @@ Legend: N samples, D embedding, P clusters present in the batch.
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+import numpy as np
+
+from trainer.losses.batch import TaskBatch, TermValue
 from trainer.losses.cluster_means import cluster_means
+from trainer.losses.lazy_torch import torch
+from trainer.losses.softmax import JointSettings
+from trainer.losses.spec import LossSpec, Term
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # Where each cluster of a batch is one image, repeated, nothing varies.
 _SMALLEST_VARIANCE = 1e-4
+
+
+@dataclass(frozen=True, kw_only=True)
+class MagnetSettings(JointSettings):
+    """Settings of the Magnet loss."""
+
+    name: str = "magnet"
+
+    margin: float = 1.0
+    """alpha: by how much, in units of the exponent, its own cluster must be nearer."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require_at_least_0("margin")
+
+    @property
+    def compares_within_batch(self) -> bool:  # noqa: D102
+        return True
 
 
 def magnet_loss(embeddings: Tensor, cluster: Tensor, label: Tensor, *, alpha: float) -> Tensor:
@@ -50,3 +77,28 @@ def magnet_loss(embeddings: Tensor, cluster: Tensor, label: Tensor, *, alpha: fl
         exponents = (-squared / (2 * variance)).masked_fill(~others, -torch.inf)
         hinges = own / (2 * variance) + alpha + exponents.logsumexp(dim=1)
         return hinges.relu().mean()
+
+
+class MagnetTerm(Term):
+    """Clusters of the batch attract their images, and repel those of other classes."""
+
+    def __init__(
+        self, settings: MagnetSettings, class_counts: np.ndarray, device: torch.device
+    ) -> None:
+        del class_counts, device
+        self._alpha = settings.margin
+
+    def __call__(self, batch: TaskBatch) -> TermValue:
+        """Magnet loss of the batch, by the table's clusters."""
+        _, clusters = batch.clusters
+        value = magnet_loss(batch.output.embedding, clusters, batch.labels, alpha=self._alpha)
+        return TermValue(value, {"magnet": value})
+
+
+SPEC = LossSpec(
+    settings=MagnetSettings,
+    make_term=MagnetTerm,
+    needs_table=True,
+    sampling="cluster",
+    readout="knc_soft",
+)

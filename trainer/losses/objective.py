@@ -1,30 +1,52 @@
 """What a step minimises: the terms of the loss section, summed over the tasks.
 
-Legend: B images of a micro-batch, C classes, K candidate clusters.
+Legend: B images of a micro-batch, N training images, C classes, M clusters of a table.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 
-from clustering.table.table import ClusterTable
-from data_shards.shards.index import SampleIndex
-from trainer.config.sections import TaskConfig
-from trainer.losses.batch import Candidates, TaskBatch, TaskTable
-from trainer.losses.isda import moved_covariance
-from trainer.losses.loss_section import LossConfig
-from trainer.losses.running_means import StepEmbeddings, move_means
-from trainer.losses.schedule import isda_factor, margin_factor, step_at
-from trainer.losses.terms import RetrainedTerm, SoftmaxTerm, Term, make_terms
-from trainer.models.network import TaskOutput
-from trainer.runtime.world import World
+from trainer.losses.batch import ClusterComparison, StepView, TaskBatch, TaskTable
+from trainer.losses.registry import LOSSES
+from trainer.losses.running_means import Gather, StepEmbeddings
+from trainer.losses.schedule import Clock, step_at
+from trainer.losses.softmax import AugmentedSoftmaxTerm, JointSettings, RetrainedTerm, SoftmaxTerm
+from trainer.losses.spec import LossSettings, Term
 
-# Share of the covariance that a step leaves in place: it is of the last hundred steps or so.
-_COVARIANCE_MOMENTUM = 0.99
-_COVARIANCE = "/covariance"
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from clustering.table.table import ClusterTable
+    from trainer.models.network import TaskOutput
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskTarget:
+    """What is to be learnt of one task."""
+
+    labels: np.ndarray
+    """(N,) int64 class of each training image."""
+    class_counts: np.ndarray
+    """(C,) int64 training images of each class."""
+    weight: float = 1.0
+    """Of the task's loss in the sum."""
+
+
+class ObjectiveValue(NamedTuple):
+    """The loss of a micro-batch."""
+
+    loss: Tensor
+    """Scalar, to be minimised."""
+    parts: dict[str, Tensor]
+    """Detached scalars to show: "loss", and "task/part"."""
+    comparisons: dict[str, ClusterComparison]
+    """Task -> what CLMLE compared its images with; empty for other losses."""
 
 
 class Objective:
@@ -32,144 +54,152 @@ class Objective:
 
     def __init__(
         self,
-        loss: LossConfig,
-        tasks: tuple[TaskConfig, ...],
-        index: SampleIndex,
+        settings: LossSettings,
+        targets: Mapping[str, TaskTarget],
+        ids: np.ndarray,
         *,
-        class_counts: Mapping[str, np.ndarray],
         num_steps: int,
         device: torch.device,
     ) -> None:
-        """Prepare labels and class weights.
+        """Prepare labels and terms.
 
         Args:
-            loss: the loss section.
-            tasks: the run's tasks.
-            index: training samples, for their labels.
-            class_counts: task -> (C,) training images of each class.
-            num_steps: length of the training, of which the loss section's shares are; later steps
-                are of the classifier stage.
+            settings: the loss section.
+            targets: task -> what is to be learnt, in the order of the run's tasks.
+            ids: (N,) int64 sample ids of the training images, ascending.
+            num_steps: length of the training run, of which the loss section's shares are; later
+                steps are of the classifier stage.
             device: where the network's outputs are.
         """
-        self._loss = loss
-        self._tasks = tasks
+        self._settings = settings
+        self._targets = targets
+        self._ids = ids
         self._num_steps = num_steps
-        self._clmle_start = step_at(loss.warmup_share, num_steps)
+        self._warmup_end = step_at(settings.warmup_share, num_steps)
         self._device = device
-        self._ids = index.ids
-        self._labels = {task.name: index.labels(task.label) for task in tasks}
         self._tables: dict[str, TaskTable] = {}
-        self._candidates: dict[str, Candidates] = {}
-        self._covariances: dict[str, torch.Tensor] = {}
         self._step_embeddings = StepEmbeddings()
         self._terms = {
-            task.name: make_terms(loss, class_counts[task.name], device) for task in tasks
+            task: make_terms(settings, target.class_counts, device)
+            for task, target in targets.items()
         }
 
     def use_tables(self, tables: Mapping[str, ClusterTable]) -> None:
         """Take these tables from now on; running means start at their centroids."""
         self._tables = {t: TaskTable.of(table, self._device) for t, table in tables.items()}
 
-    def running_statistics(self) -> dict[str, torch.Tensor]:
-        """What was followed from step to step, to be saved; empty where nothing is.
+    def state(self) -> dict[str, Tensor]:
+        """What the terms keep from step to step, to be saved; empty where nothing is kept.
 
         Returns:
-            Task -> (M, D) float32 means of its clusters, which the next step changes;
-            task + "/covariance" -> (D, D) float32.
+            "task/name" -> tensor, of names as `Term.state` has them.
         """
-        kept = {task + _COVARIANCE: rows for task, rows in self._covariances.items()}
-        if self._loss.keeps_means:
-            kept |= {task: table.centroids for task, table in self._tables.items()}
-        return kept
+        return {
+            f"{task}/{name}": value
+            for task, terms in self._terms.items()
+            for term in terms
+            for name, value in term.state(self._tables.get(task)).items()
+        }
 
-    def restore_statistics(self, statistics: Mapping[str, torch.Tensor]) -> None:
+    def restore(self, state: Mapping[str, Tensor]) -> None:
         """Go on with what was saved for the tables in use, as far as it is still kept."""
-        for name, rows in statistics.items():
-            task = name.removesuffix(_COVARIANCE)
-            if task == name and self._loss.keeps_means:
-                self._tables[task].centroids.copy_(rows)
-            elif task != name and self._loss.keeps_covariance:
-                self._covariances[task] = rows.to(self._device)
+        for task, terms in self._terms.items():
+            prefix = f"{task}/"
+            of_task = {
+                name.removeprefix(prefix): value
+                for name, value in state.items()
+                if name.startswith(prefix)
+            }
+            for term in terms:
+                term.restore(of_task, self._tables.get(task))
 
-    def move_statistics(self, world: World) -> None:
-        """After an update: follow the step's images with running means and covariances.
+    def follow_step(self, gather: Gather) -> None:
+        """After an update: let the terms follow the step's images. Every rank must call it.
 
-        Every rank must call it.
+        Args:
+            gather: puts the ranks' tensors side by side.
         """
-        for task, (embeddings, clusters) in self._step_embeddings.gather(world).items():
+        for task, (embeddings, clusters) in self._step_embeddings.gather(gather).items():
             table = self._tables[task]
-            if self._loss.keeps_covariance:
-                self._covariances[task] = moved_covariance(
-                    self._covariances.get(task),
-                    embeddings,
-                    table.centroids[clusters],
-                    momentum=_COVARIANCE_MOMENTUM,
-                )
-            if self._loss.keeps_means:
-                move_means(table.centroids, embeddings, clusters, momentum=self._loss.mean_momentum)
+            step = StepView(embeddings, clusters, table.centroids[clusters])
+            for term in self._terms[task]:
+                if term.follows_steps:
+                    term.follow(step, table)
 
     def margin_factor(self, step: int) -> float:
         """Share of the full margins at a step, in [0, 1]."""
-        return margin_factor(
-            step - self._clmle_start,
-            num_steps=self._num_steps,
-            anneal_share=self._loss.margin_anneal,
-        )
-
-    @property
-    def candidates(self) -> Mapping[str, Candidates]:
-        """Task -> the clusters that CLMLE compared the last micro-batch with."""
-        return self._candidates
+        return self._clock(step).margin_factor(self._settings.margin_anneal)
 
     def __call__(
         self, outputs: Mapping[str, TaskOutput], sample_ids: np.ndarray, step: int
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """The loss to minimise, and its detached parts by name.
+    ) -> ObjectiveValue:
+        """The loss to minimise.
 
         Args:
-            outputs: the network's outputs for the micro-batch.
+            outputs: the network's outputs for the micro-batch, by task.
             sample_ids: (B,) int64 which images they are of.
-            step: the step, for what changes over the training.
+            step: the step, for what changes over the training run.
         """
         total = torch.zeros((), device=self._device)
-        parts: dict[str, torch.Tensor] = {}
-        self._candidates = {}
+        parts: dict[str, Tensor] = {}
+        comparisons: dict[str, ClusterComparison] = {}
         rows = np.searchsorted(self._ids, sample_ids)
-        for task in self._tasks:
-            batch = self._batch(task.name, outputs[task.name], rows, step)
-            for term in self._terms_of(task.name, step):
+        for task, target in self._targets.items():
+            batch = TaskBatch(
+                output=outputs[task],
+                labels=torch.from_numpy(target.labels[rows]).to(self._device),
+                sample_ids=self._ids[rows],
+                table=self._tables.get(task),
+                clock=self._clock(step),
+            )
+            terms = self._terms_of(task, step)
+            for term in terms:
                 value = term(batch)
-                total = total + task.weight * value.loss
-                parts |= {f"{task.name}/{n}": part.detach() for n, part in value.parts.items()}
-                if value.candidates is not None:
-                    self._candidates[task.name] = value.candidates
-                    self._collect(batch, task.name)
+                total = total + target.weight * value.loss
+                parts |= {f"{task}/{name}": part.detach() for name, part in value.parts.items()}
+                if value.comparison is not None:
+                    comparisons[task] = value.comparison
+            if step >= self._warmup_end and any(term.follows_steps for term in terms):
+                _, clusters = batch.clusters
+                self._step_embeddings.add(task, batch.output.embedding, clusters)
         parts["loss"] = total.detach()
-        return total, parts
+        return ObjectiveValue(total, parts, comparisons)
 
-    def _collect(self, batch: TaskBatch, task: str) -> None:
-        if self._loss.keeps_means or self._loss.keeps_covariance:
-            _, clusters = batch.clusters
-            self._step_embeddings.add(task, batch.output.embedding, clusters)
+    def _clock(self, step: int) -> Clock:
+        return Clock(step=step, warmup_end=self._warmup_end, num_steps=self._num_steps)
 
     def _terms_of(self, task: str, step: int) -> list[Term]:
         """The terms in force at a step."""
         if step >= self._num_steps:
             return [RetrainedTerm()]
-        terms = self._terms[task]
-        if step < self._clmle_start:
-            return [term for term in terms if isinstance(term, SoftmaxTerm)]
-        return terms
+        if step < self._warmup_end:
+            return [term for term in self._terms[task] if term.in_warmup]
+        return self._terms[task]
 
-    def _batch(self, task: str, output: TaskOutput, rows: np.ndarray, step: int) -> TaskBatch:
-        """A task's view of the images in these rows of the index."""
-        return TaskBatch(
-            output=output,
-            labels=torch.from_numpy(self._labels[task][rows]).to(self._device),
-            sample_ids=self._ids[rows],
-            table=self._tables.get(task),
-            margin_factor=self.margin_factor(step),
-            reweighted=step >= step_at(self._loss.reweight_from, self._num_steps),
-            isda_factor=isda_factor(step, first_step=self._clmle_start, num_steps=self._num_steps),
-            covariance=self._covariances.get(task),
-        )
+
+def make_terms(
+    settings: LossSettings, class_counts: np.ndarray, device: torch.device
+) -> list[Term]:
+    """The terms whose sum is minimised for a task.
+
+    Args:
+        settings: the loss section.
+        class_counts: (C,) training images of each class of the task.
+        device: where the network's outputs are.
+
+    Returns:
+        The loss's own term; after it, where `loss.weight_softmax` asks for it, the softmax term.
+    """
+    terms = [LOSSES[settings.name].make_term(settings, class_counts, device)]
+    if isinstance(settings, JointSettings) and settings.weight_softmax:
+        terms.append(_joint_softmax(settings, class_counts, device))
+    return terms
+
+
+def _joint_softmax(
+    settings: JointSettings, class_counts: np.ndarray, device: torch.device
+) -> SoftmaxTerm:
+    weight, strength = settings.weight_softmax, settings.isda_strength
+    if not strength:
+        return SoftmaxTerm(settings, class_counts, device, weight=weight)
+    return AugmentedSoftmaxTerm(settings, class_counts, device, weight=weight, strength=strength)

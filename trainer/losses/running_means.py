@@ -6,14 +6,17 @@ D embedding, M clusters of a table, T tasks.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+from trainer.losses.cluster_means import cluster_means, mixed_directions
+from trainer.losses.lazy_torch import torch
 
-from trainer.losses.clmle import mixed_directions
-from trainer.losses.cluster_means import cluster_means
-from trainer.runtime.world import World
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Gather = Callable[["Tensor"], "Tensor"]
+"""A tensor of each rank, the same shape on all -> (ranks, ...) of them, on every rank."""
 
 
 def move_means(means: Tensor, embeddings: Tensor, clusters: Tensor, *, momentum: float) -> None:
@@ -46,7 +49,7 @@ class StepEmbeddings:
         self._embeddings.setdefault(task, []).append(embeddings.detach())
         self._clusters.setdefault(task, []).append(clusters)
 
-    def gather(self, world: World) -> dict[str, tuple[Tensor, Tensor]]:
+    def gather(self, gather: Gather) -> dict[str, tuple[Tensor, Tensor]]:
         """Empty the collection, giving every rank the whole step. Every rank must call it.
 
         Returns:
@@ -56,14 +59,14 @@ class StepEmbeddings:
         tasks = list(self._embeddings)
         if not tasks:
             return {}
-        embeddings = _whole_step(self._embeddings, world)
-        clusters = _whole_step(self._clusters, world)
+        embeddings = _whole_step(self._embeddings, gather)
+        clusters = _whole_step(self._clusters, gather)
         self._embeddings, self._clusters = {}, {}
         return {task: (embeddings[at], clusters[at]) for at, task in enumerate(tasks)}
 
 
-def _whole_step(parts: Mapping[str, list[Tensor]], world: World) -> Tensor:
+def _whole_step(parts: Mapping[str, list[Tensor]], gather: Gather) -> Tensor:
     """(T, N, ...) of T lists of n tensors (B, ...) on each rank."""
     mine = torch.stack([torch.stack(of_task) for of_task in parts.values()])
     # Micro-batch g of a step is number g // size of rank g % size (`rank_share`).
-    return world.gather(mine).permute(1, 2, 0, *range(3, mine.ndim + 1)).flatten(1, 3)
+    return gather(mine).permute(1, 2, 0, *range(3, mine.ndim + 1)).flatten(1, 3)

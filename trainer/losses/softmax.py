@@ -1,21 +1,107 @@
-"""Cross-entropy of a classifier, and its usual forms against imbalance.
+"""Cross-entropy of a linear head, and its usual forms against imbalance.
 
-Legend: N samples, C classes.
+Legend: N samples, B images of a micro-batch, D embedding, C classes.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.nn import functional
 
-from data_shards.errors import ConfigError
+from data_shards.errors import ConfigError, require
+from trainer.losses.batch import StepView, TaskBatch, TaskTable, TermValue
+from trainer.losses.isda import isda_offsets, moved_covariance
+from trainer.losses.lazy_torch import functional, torch
+from trainer.losses.spec import LossSettings, LossSpec, Term
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Weighting = Literal["inverse", "effective_number"]
 ClassWeight = Literal["none", Weighting]
+
+# Share of the covariance that a step leaves in place: it is of the last hundred steps or so.
+_COVARIANCE_MOMENTUM = 0.99
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassWeightSettings(LossSettings):
+    """Settings of losses in which classes have weights."""
+
+    class_weight: ClassWeight = "none"
+    """Weight of a class in the softmax term: 1, 1/n, or (1-b)/(1-b^n) (Cui et al., CVPR 2019)."""
+
+    class_weight_beta: float = 0.999
+    """b of class_weight effective_number."""
+
+    reweight_from: float = 0.0
+    """Share of the training run before which class_weight does not apply yet (deferred
+    re-weighting, Cao et al., NeurIPS 2019)."""
+
+    def __post_init__(self) -> None:
+        self._require_share("reweight_from")
+        beta = self.class_weight_beta
+        require(0 <= beta < 1, "loss.class_weight_beta", "in [0, 1)", beta)
+
+    def ignored_settings(self) -> list[str]:  # noqa: D102
+        told = super().ignored_settings()
+        if self.class_weight != "effective_number" and self.differs("class_weight_beta"):
+            told.append("loss.class_weight_beta is ignored: it needs effective_number")
+        if self.reweight_from and self.class_weight == "none":
+            told.append("loss.reweight_from is ignored: loss.class_weight is none")
+        return told
+
+
+@dataclass(frozen=True, kw_only=True)
+class SoftmaxSettings(ClassWeightSettings):
+    """Settings of the softmax term."""
+
+    name: str = "softmax"
+
+    logit_adjustment: float = 0.0
+    """tau: log of the class's share of the training images, times tau, is added to the logits of
+    the softmax term in training (Menon et al., ICLR 2021). 0 = nothing is added."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require_at_least_0("logit_adjustment")
+
+
+@dataclass(frozen=True, kw_only=True)
+class JointSettings(SoftmaxSettings):
+    """Settings of losses on embeddings, which a softmax term may join."""
+
+    weight_softmax: float = 0.0
+    """w_softmax: weight of the joint cross-entropy of a linear head. 0 = no head."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require_at_least_0("weight_softmax")
+
+    @property
+    def has_classifier(self) -> bool:  # noqa: D102
+        return self.weight_softmax > 0
+
+    @property
+    def isda_strength(self) -> float:
+        """Strength of implicit semantic data augmentation in the softmax term."""
+        return 0.0
+
+    @property
+    def _of_softmax_term(self) -> tuple[str, ...]:
+        """Settings that count in the softmax term only."""
+        return ("class_weight", "logit_adjustment")
+
+    def ignored_settings(self) -> list[str]:  # noqa: D102
+        told = [
+            f"loss.{name} is ignored: loss.weight_softmax is 0"
+            for name in self._of_softmax_term
+            if not self.has_classifier and self.differs(name)
+        ]
+        return told + super().ignored_settings()
 
 
 def class_weights(
@@ -63,27 +149,6 @@ def softmax_loss(logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tens
     return functional.cross_entropy(logits.float(), labels, weight=weights)
 
 
-def focal_loss(logits: Tensor, labels: Tensor, weights: Tensor | None, *, gamma: float) -> Tensor:
-    """Return the mean of (1 - p)^gamma (-log p), p of the sample's class (Lin et al., ICCV 2017).
-
-    Args:
-        logits: (N, C) floating point; computed in float32.
-        labels: (N,) int64 in [0, C).
-        weights: (C,) float32, or None for 1 each. The sum is divided by the samples' weights.
-        gamma: >= 0; 0 is `softmax_loss`.
-
-    Returns:
-        Scalar float32.
-    """
-    log_p = functional.log_softmax(logits.float(), dim=1).gather(1, labels[:, None]).squeeze(1)
-    # 1 - p by expm1, and not quite 0: there the slope of a power below 1 is infinite.
-    remainder = (-torch.expm1(log_p)).clamp(min=torch.finfo(log_p.dtype).tiny)
-    losses = -(remainder**gamma) * log_p
-    if weights is None:
-        return losses.mean()
-    return (losses * weights[labels]).sum() / weights[labels].sum()
-
-
 def log_priors(class_counts: np.ndarray | Tensor) -> Tensor:
     """Log share of each class in the training images, for balanced softmax and logit adjustment.
 
@@ -100,22 +165,111 @@ def log_priors(class_counts: np.ndarray | Tensor) -> Tensor:
     return (counts / counts.sum()).log().float()
 
 
-def margin_softmax_loss(
-    cosines: Tensor, labels: Tensor, weights: Tensor | None, *, margins: Tensor, scale: float
-) -> Tensor:
-    """Return the cross-entropy of scaled cosines, each sample's own less the margin of its class.
+def class_weights_of(
+    settings: ClassWeightSettings, class_counts: np.ndarray, device: torch.device
+) -> Tensor | None:
+    """(C,) float32 weights that the settings ask for, on the device; None for 1 each."""
+    if settings.class_weight == "none":
+        return None
+    beta = settings.class_weight_beta
+    return class_weights(class_counts, settings.class_weight, beta=beta).to(device)
 
-    With `ldam_margins` it is LDAM (Cao et al., NeurIPS 2019).
 
-    Args:
-        cosines: (N, C) floating point cosines to the classes' vectors.
-        labels: (N,) int64 in [0, C).
-        weights: (C,) float32, or None for 1 each.
-        margins: (C,) floating point differences of cosines.
-        scale: s > 0.
+class SoftmaxTerm(Term):
+    """Cross-entropy of the linear head: plain, weighted, adjusted."""
 
-    Returns:
-        Scalar float32.
+    in_warmup = True
+
+    def __init__(
+        self,
+        settings: SoftmaxSettings,
+        class_counts: np.ndarray,
+        device: torch.device,
+        *,
+        weight: float = 1.0,
+    ) -> None:
+        self._settings = settings
+        self._weight = weight
+        self._class_weights = class_weights_of(settings, class_counts, device)
+        tau = settings.logit_adjustment
+        self._offsets = tau * log_priors(class_counts).to(device) if tau else None
+
+    def logits(self, batch: TaskBatch) -> Tensor:
+        """(B, C) float32 adjusted logits of the batch."""
+        logits = batch.output.logits
+        assert logits is not None, "the network was built without a classifier"
+        return logits if self._offsets is None else logits.float() + self._offsets
+
+    def loss(self, logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
+        """What is minimised of the logits."""
+        return softmax_loss(logits, labels, weights)
+
+    def __call__(self, batch: TaskBatch) -> TermValue:
+        """Cross-entropy of the batch's logits."""
+        reweighted = batch.clock.is_past(self._settings.reweight_from)
+        weights = self._class_weights if reweighted else None
+        value = self.loss(self.logits(batch), batch.labels, weights)
+        return TermValue(self._weight * value, {"softmax": value})
+
+
+class AugmentedSoftmaxTerm(SoftmaxTerm):
+    """The softmax term with implicit semantic data augmentation (`isda`).
+
+    It follows one covariance of embeddings within their clusters, pooled over all clusters.
     """
-    own = functional.one_hot(labels, cosines.shape[1]).to(cosines.dtype)
-    return softmax_loss(scale * (cosines - own * margins), labels, weights)
+
+    def __init__(
+        self,
+        settings: SoftmaxSettings,
+        class_counts: np.ndarray,
+        device: torch.device,
+        *,
+        weight: float,
+        strength: float,
+    ) -> None:
+        super().__init__(settings, class_counts, device, weight=weight)
+        self._strength = strength
+        self._device = device
+        self._covariance: Tensor | None = None
+        """(D, D) float32; None before it is known."""
+
+    @property
+    def follows_steps(self) -> bool:  # noqa: D102
+        return True
+
+    def logits(self, batch: TaskBatch) -> Tensor:
+        """(B, C) float32 logits, with what the covariance adds to each."""
+        logits = super().logits(batch)
+        if self._covariance is None:
+            return logits
+        slopes = batch.output.logit_slopes
+        assert slopes is not None, "the network was not told to give slopes"
+        offsets = isda_offsets(slopes, self._covariance, batch.labels)
+        return logits + self._strength * batch.clock.isda_factor() * offsets
+
+    def follow(self, step: StepView, table: TaskTable) -> None:  # noqa: D102
+        self._covariance = moved_covariance(
+            self._covariance, step.embeddings, step.centers, momentum=_COVARIANCE_MOMENTUM
+        )
+
+    def state(self, table: TaskTable | None) -> Mapping[str, Tensor]:
+        """(D, D) float32 "covariance", once it is known."""
+        return {} if self._covariance is None else {"covariance": self._covariance}
+
+    def restore(self, state: Mapping[str, Tensor], table: TaskTable | None) -> None:  # noqa: D102
+        if "covariance" in state:
+            self._covariance = state["covariance"].to(self._device)
+
+
+class RetrainedTerm(Term):
+    """Cross-entropy of the second classifier, alone: cRT (Kang et al., ICLR 2020)."""
+
+    def __call__(self, batch: TaskBatch) -> TermValue:
+        """Plain, since its batches are class-balanced."""
+        logits = batch.output.retrained_logits
+        assert logits is not None, "the network was built without a second classifier"
+        value = softmax_loss(logits, batch.labels, None)
+        return TermValue(value, {"retrained": value})
+
+
+SPEC = LossSpec(settings=SoftmaxSettings, make_term=SoftmaxTerm)

@@ -19,7 +19,7 @@ from data_shards.errors import ConfigError
 from trainer.config.run_config import RunConfig
 from trainer.models.network import Network, TaskOutput
 from trainer.runtime.world import World
-from trainer.sampling.cluster_sampler import neighbourhoods_per_rank
+from trainer.sampling.cluster_sampler import micro_batches_per_rank
 
 
 def start_distributed(config: RunConfig) -> World:
@@ -66,8 +66,8 @@ def deepspeed_config(config: RunConfig, world_size: int) -> dict[str, Any]:
     """
     sampler, train = config.sampler, config.train
     generated: dict[str, Any] = {
-        "train_micro_batch_size_per_gpu": sampler.clusters * sampler.samples_per_cluster,
-        "gradient_accumulation_steps": neighbourhoods_per_rank(sampler.neighbourhoods, world_size),
+        "train_micro_batch_size_per_gpu": sampler.micro_batch_size,
+        "gradient_accumulation_steps": micro_batches_per_rank(sampler.micro_batches, world_size),
         "gradient_clipping": train.gradient_clipping,
         "zero_optimization": {"stage": train.zero_stage},
         # Ours are torch's own SGD and AdamW, which ZeRO handles but does not list.

@@ -19,25 +19,25 @@ from data_shards.errors import DataError
 from data_shards.images.transforms import augment, decode_image, to_float
 from data_shards.shards.index import SampleIndex
 from trainer.config.sections import DataConfig, ModelConfig
-from trainer.sampling.cluster_sampler import Neighbourhood
+from trainer.sampling.cluster_sampler import MicroBatchSamples
 
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """One neighbourhood, ready for the network."""
+    """The images of a micro-batch, ready for the network."""
 
     images: torch.Tensor
     """(B, C, H, W) float32 in [-1, 1], on the CPU."""
-    neighbourhood: Neighbourhood
+    samples: MicroBatchSamples
     torch_seed: int
     """Of what the network itself draws (dropout)."""
 
 
 @dataclass(frozen=True)
 class PlannedBatch:
-    """What a rank will train on: a neighbourhood, and the seed of all that is random about it."""
+    """What a rank will train on: a micro-batch, and the seed of all that is random about it."""
 
-    neighbourhood: Neighbourhood
+    samples: MicroBatchSamples
     seed: tuple[int, ...]
 
 
@@ -111,12 +111,12 @@ class BatchLoader:
         return self._coming.popleft().result()
 
     def _load(self, batch: PlannedBatch) -> MicroBatch:
-        images = np.stack([self._image(int(i)) for i in batch.neighbourhood.sample_ids])
+        images = np.stack([self._image(int(i)) for i in batch.samples.sample_ids])
         rng = np.random.default_rng(batch.seed)
         varied = augment(images, rng, shift=self._data.shift, flip=self._data.flip)
         return MicroBatch(
             images=torch.from_numpy(to_float(varied)),
-            neighbourhood=batch.neighbourhood,
+            samples=batch.samples,
             torch_seed=int(rng.integers(2**63)),
         )
 

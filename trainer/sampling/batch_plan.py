@@ -28,11 +28,12 @@ class BatchPlan:
     ) -> None:
         sampler = config.sampler
         self.shape = BatchShape(
-            neighbourhoods=sampler.neighbourhoods,
+            micro_batches=sampler.micro_batches,
+            micro_batch_size=sampler.micro_batch_size,
             clusters=sampler.clusters,
-            samples_per_cluster=sampler.samples_per_cluster,
             siblings=sampler.siblings,
             max_clusters_per_class=sampler.max_clusters_per_class,
+            images_per_class=sampler.images_per_class,
         )
         self._config = config
         self._tasks = tasks
@@ -45,7 +46,7 @@ class BatchPlan:
         """This rank's micro-batches of a step, in order."""
         config, world = self._config, self._world
         # Only these are drawn: a whole step would keep each rank as long as one that is alone.
-        numbers = rank_share(range(self.shape.neighbourhoods), world.rank, world.size)
+        numbers = rank_share(range(self.shape.micro_batches), world.rank, world.size)
         task = task_of_step(self._tasks, step).name
         # Tasks take turns: a task's own steps are counted, so that it passes over none of its
         # clusters. Instances are of all tasks alike, and so is their order.

@@ -3,7 +3,7 @@
 So a run resumes exactly, any number of ranks trains on the same batches, and the images of coming
 steps are known.
 
-Legend: M clusters of the table, C classes, B images of a neighbourhood.
+Legend: M clusters of the table, C classes, B images of a micro-batch.
 """
 
 from __future__ import annotations
@@ -30,42 +30,39 @@ _SEED_CLUSTERS, _SEED_CLASSES, _MEMBERS = range(3)
 class BatchShape:
     """The global batch of a step, over all ranks."""
 
-    neighbourhoods: int
-    """Neighbourhoods a step; each is one micro-batch."""
-    clusters: int
-    """Clusters in a neighbourhood."""
-    samples_per_cluster: int
-    """Images drawn of each cluster."""
-    siblings: int
+    micro_batches: int
+    """Micro-batches a step."""
+    micro_batch_size: int
+    """B."""
+    clusters: int = 0
+    """Clusters of a neighbourhood, which makes a micro-batch drawn by cluster."""
+    siblings: int = 0
     """At most this many clusters of the seed's class beside it."""
     max_clusters_per_class: int = 0
     """At most this many clusters of one class; 0 = as many as are near."""
-
-    @property
-    def images_per_neighbourhood(self) -> int:
-        """B."""
-        return self.clusters * self.samples_per_cluster
+    images_per_class: int = 1
+    """Images of a class that are drawn together; of "class_groups" alone."""
 
     @property
     def num_images(self) -> int:
         """Images of a step."""
-        return self.neighbourhoods * self.images_per_neighbourhood
+        return self.micro_batches * self.micro_batch_size
 
     def numbers(self, wanted: Sequence[int] | None) -> Sequence[int]:
-        """The neighbourhoods that are wanted; all of them for None."""
-        return range(self.neighbourhoods) if wanted is None else wanted
+        """The micro-batches that are wanted; all of them for None."""
+        return range(self.micro_batches) if wanted is None else wanted
 
 
 @dataclass(frozen=True)
-class Neighbourhood:
+class MicroBatchSamples:
     """The images of one micro-batch."""
 
     sample_ids: IntArray
     """(B,)."""
-    clusters: IntArray
-    """(B,) cluster of each image in the table; -1 where no table was used."""
     classes: IntArray
     """(B,) class of each image."""
+    clusters: IntArray | None = None
+    """(B,) cluster of each image in the table; None where images are drawn by their labels."""
 
 
 def cluster_batch(
@@ -76,7 +73,7 @@ def cluster_batch(
     shape: BatchShape,
     seed_by: Literal["class", "cluster"] = "cluster",
     numbers: Sequence[int] | None = None,
-) -> list[Neighbourhood]:
+) -> list[MicroBatchSamples]:
     """Draw a step's neighbourhoods around seed clusters.
 
     Args:
@@ -86,7 +83,7 @@ def cluster_batch(
         shape: of the batch.
         seed_by: "cluster" makes every cluster the seed once a pass; "class" takes every class once
             a pass, and a class's clusters in turn from pass to pass.
-        numbers: of the neighbourhoods that are wanted, in [0, shape.neighbourhoods); None for all.
+        numbers: of the micro-batches that are wanted, in [0, shape.micro_batches); None for all.
 
     Returns:
         The wanted neighbourhoods; each the same for the same (seed, step, table version, task,
@@ -96,7 +93,7 @@ def cluster_batch(
     stream = (seed, zlib.crc32(table.task.encode()))
     batch = []
     for g in shape.numbers(numbers):
-        seed_cluster = _seed_cluster(table, step * shape.neighbourhoods + g, stream, seed_by)
+        seed_cluster = _seed_cluster(table, step * shape.micro_batches + g, stream, seed_by)
         rng = np.random.default_rng((*stream, table.version, _MEMBERS, step, g))
         clusters = neighbourhood(table, seed_cluster, shape=shape, rng=rng)
         batch.append(draw_members(table, clusters, shape=shape, rng=rng))
@@ -157,7 +154,7 @@ def _bounded(
 
 def draw_members(
     table: ClusterTable, clusters: Sequence[int], *, shape: BatchShape, rng: np.random.Generator
-) -> Neighbourhood:
+) -> MicroBatchSamples:
     """Draw the images of a neighbourhood, as many as `shape` says whatever the clusters' sizes.
 
     A cluster with too few images repeats them, each as often as the others (give or take one). With
@@ -172,25 +169,27 @@ def draw_members(
     Returns:
         The images, cluster by cluster in the order given.
     """
-    share, rest = divmod(shape.images_per_neighbourhood, len(clusters))
+    share, rest = divmod(shape.micro_batch_size, len(clusters))
     counts = [share + (place < rest) for place in range(len(clusters))]
     ids = [_draw(table.members(j), count, rng) for j, count in zip(clusters, counts, strict=True)]
     cluster_of_image = np.repeat(np.asarray(clusters, np.int64), counts)
-    return Neighbourhood(np.concatenate(ids), cluster_of_image, table.class_of[cluster_of_image])
+    return MicroBatchSamples(
+        np.concatenate(ids), table.class_of[cluster_of_image], clusters=cluster_of_image
+    )
 
 
-def neighbourhoods_per_rank(neighbourhoods: int, world_size: int) -> int:
+def micro_batches_per_rank(micro_batches: int, world_size: int) -> int:
     """Micro-batches of a step that each rank trains on.
 
     Raises:
         ConfigError: they do not divide among the ranks.
     """
-    if neighbourhoods % world_size:
+    if micro_batches % world_size:
         raise ConfigError(
-            f"sampler.neighbourhoods = {neighbourhoods} does not divide among {world_size} ranks; "
+            f"sampler.micro_batches = {micro_batches} does not divide among {world_size} ranks; "
             f"set it to a multiple of {world_size}, or start another number of ranks"
         )
-    return neighbourhoods // world_size
+    return micro_batches // world_size
 
 
 def rank_share(batch: Sequence[T], rank: int, world_size: int) -> list[T]:
@@ -199,7 +198,7 @@ def rank_share(batch: Sequence[T], rank: int, world_size: int) -> list[T]:
     Raises:
         ConfigError: the micro-batches do not divide among the ranks.
     """
-    neighbourhoods_per_rank(len(batch), world_size)
+    micro_batches_per_rank(len(batch), world_size)
     return list(batch[rank::world_size])
 
 

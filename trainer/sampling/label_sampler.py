@@ -18,8 +18,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from trainer.losses.loss_facts import LabelSampling
-from trainer.sampling.cluster_sampler import BatchShape, Neighbourhood
+from trainer.losses.spec import LabelSampling
+from trainer.sampling.cluster_sampler import BatchShape, MicroBatchSamples
 from trainer.sampling.permutations import IntArray, permuted
 
 # Every use of randomness has a stream of its own; `cluster_sampler`'s are longer.
@@ -36,7 +36,7 @@ def label_batch(  # noqa: PLR0913 - a step's coordinates, and what is drawn
     sampling: LabelSampling = "instance",
     progress: float = 0.0,
     numbers: Sequence[int] | None = None,
-) -> list[Neighbourhood]:
+) -> list[MicroBatchSamples]:
     """Draw a step's images without a cluster table.
 
     Args:
@@ -45,21 +45,21 @@ def label_batch(  # noqa: PLR0913 - a step's coordinates, and what is drawn
         ids: (N,) sample ids.
         seed: of the run, >= 0.
         step: >= 0.
-        shape: only the number of images counts, and for "class_groups" `samples_per_cluster`.
+        shape: only the number of images counts, and for "class_groups" `images_per_class`.
         sampling: "instance" takes every image once an epoch. "class_balanced" takes the classes in
             turn, in a new order each round. "square_root" takes class c in proportion to
             sqrt(n_c), N images a round and at least one of each class (Mahajan et al., ECCV 2018).
             "under" takes of each class as many images as the rarest has, a new random subset each
             round. "progressive" draws each image "class_balanced" with probability `progress`,
             else "instance" (Kang et al., ICLR 2020). "class_groups" is "class_balanced" in groups
-            of `samples_per_cluster` images of a class: P x K batches for losses on pairs.
+            of `images_per_class` images of a class: P x K batches for losses on pairs.
         progress: of the training, in [0, 1]; for "progressive" only.
-        numbers: of the micro-batches that are wanted, in [0, shape.neighbourhoods); None for all.
+        numbers: of the micro-batches that are wanted, in [0, shape.micro_batches); None for all.
 
     Returns:
-        The wanted micro-batches, of the sizes of `cluster_batch`'s, with clusters = -1.
+        The wanted micro-batches, of the sizes of `cluster_batch`'s, without clusters.
     """
-    size = shape.images_per_neighbourhood
+    size = shape.micro_batch_size
     wanted = np.asarray(shape.numbers(numbers))
     in_step = (wanted[:, None] * size + np.arange(size)).ravel()
     positions = step * shape.num_images + in_step
@@ -71,13 +71,10 @@ def label_batch(  # noqa: PLR0913 - a step's coordinates, and what is drawn
         draws = np.random.default_rng((seed, _PROGRESS, step)).random(shape.num_images)
         rows = np.where(draws[in_step] < progress, balanced, instances)
     elif sampling == "class_groups":
-        rows = _in_groups(_classes(labels), positions, seed, shape.samples_per_cluster)
+        rows = _in_groups(_classes(labels), positions, seed, shape.images_per_class)
     else:
         rows = _in_rounds(_classes(labels), positions, seed, sampling)
-    return [
-        Neighbourhood(ids[part], np.full(len(part), -1, np.int64), labels[part])
-        for part in rows.reshape(-1, size)
-    ]
+    return [MicroBatchSamples(ids[part], labels[part]) for part in rows.reshape(-1, size)]
 
 
 def round_quotas(class_counts: IntArray, sampling: str) -> IntArray:

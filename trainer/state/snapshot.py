@@ -17,7 +17,7 @@ from data_shards.atomic import atomic_folder, read_json, sha256_of, write_json
 from data_shards.errors import ConfigError, DataError
 from trainer.config.errors import TrainingError
 from trainer.config.run_config import RunConfig
-from trainer.losses.loss_facts import LOSSES
+from trainer.losses.registry import LOSSES
 from trainer.models import build_network
 from trainer.models.network import ClassifierInput, Network
 from trainer.run.folder import SNAPSHOT_WEIGHTS, RunFolder, step_name, step_of
@@ -58,7 +58,7 @@ class NetworkDescription:
             embedding_dim=model.embedding_dim,
             classifier_input=classifier_input,
             num_classes=dict(num_classes),
-            vectors_per_class=int(loss.or_default("vectors_per_class")) or 1,
+            vectors_per_class=loss.vectors_per_class,
             retrained_input=model.classifier_input if config.train.classifier_share else None,
         )
 

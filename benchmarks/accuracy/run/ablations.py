@@ -13,11 +13,11 @@ from typing import Any
 
 from trainer.config.readout_names import KNC_SOFT
 from trainer.config.run_config import RunConfig
-from trainer.losses.loss_facts import LabelSampling, Sampling
+from trainer.losses.spec import LabelSampling, Sampling
 
 # Margins are full where the recipe's are, which count from the end of its warm-up.
 _NO_WARMUP = {
-    "loss.clmle_from": 0.0,
+    "loss.warmup_share": 0.0,
     "loss.margin_anneal": 0.8,
     "sampler.warmup_sampling": "instance",
 }
@@ -117,15 +117,17 @@ ABLATIONS: Mapping[str, Ablation] = MappingProxyType(
             choice="no softmax term, nor warm-up",
             settings={
                 "loss.weight_softmax": 0.0,
-                "loss.logit_adjustment": None,
+                "loss.logit_adjustment": 0.0,
                 "loss.class_weight": "none",
-                "loss.spread": 0.0,
+                "loss.isda_strength": 0.0,
                 **_NO_WARMUP,
             },
             readout=KNC_SOFT,
         ),
-        "clmle_no_spread": Ablation(choice="no spread", settings={"loss.spread": 0.0}),
-        "clmle_triple_spread": Ablation(choice="spread tripled", factors={"loss.spread": 3.0}),
+        "clmle_no_spread": Ablation(choice="no spread", settings={"loss.isda_strength": 0.0}),
+        "clmle_triple_spread": Ablation(
+            choice="spread tripled", factors={"loss.isda_strength": 3.0}
+        ),
         "clmle_half_scale": Ablation(choice="scale halved", factors={"loss.scale": 0.5}),
         "clmle_double_scale": Ablation(choice="scale doubled", factors={"loss.scale": 2.0}),
         "clmle_wide_margins": Ablation(
@@ -163,12 +165,12 @@ ABLATIONS: Mapping[str, Ablation] = MappingProxyType(
         ),
         "clmle_neighbourhoods_two_seeds": _neighbourhoods(
             ", two of half the clusters a step",
-            {"sampler.neighbourhoods": 2},
-            {"sampler.clusters": 0.5},
+            {"sampler.micro_batches": 2},
+            {"sampler.micro_batch_size": 0.5},
         ),
         "clmle_neighbourhoods_wide": _neighbourhoods(
             ", half the clusters, twice the images of each",
-            factors={"sampler.clusters": 0.5, "sampler.samples_per_cluster": 2.0},
+            factors={"sampler.images_per_cluster": 2.0},
         ),
     }
 )

@@ -76,10 +76,18 @@ class DataSet:
         return self.trials[len(self.trials) // 2]
 
 
+def _batch(*, groups: int, images_per_group: int) -> dict[str, Any]:
+    """One size for every sampling; images of a cluster or class together where it draws so."""
+    return {
+        "sampler.micro_batch_size": groups * images_per_group,
+        "sampler.images_per_cluster": images_per_group,
+        "sampler.images_per_class": images_per_group,
+    }
+
+
 _GREY_28 = {
     "model.input_size": 28,
-    "sampler.clusters": 20,
-    "sampler.samples_per_cluster": 5,
+    **_batch(groups=20, images_per_group=5),
     "cluster.target_size": 200,
     "data.shift": 2,
 }
@@ -92,8 +100,7 @@ _FACES = {
 _UTK = {
     **_FACES,
     "model.channels": 3,
-    "sampler.clusters": 20,
-    "sampler.samples_per_cluster": 5,
+    **_batch(groups=20, images_per_group=5),
     "cluster.target_size": 200,
 }
 
@@ -148,8 +155,7 @@ DATASETS: Mapping[str, DataSet] = MappingProxyType(
             options={"min_images": 10},
             settings={
                 **_FACES,
-                "sampler.clusters": 40,
-                "sampler.samples_per_cluster": 3,
+                **_batch(groups=40, images_per_group=3),
                 "cluster.target_size": 20,
             },
             steps=1500,
@@ -164,8 +170,7 @@ DATASETS: Mapping[str, DataSet] = MappingProxyType(
             options={"long_tail_ratio": 20},
             settings={
                 "model.input_size": 16,
-                "sampler.clusters": 20,
-                "sampler.samples_per_cluster": 5,
+                **_batch(groups=20, images_per_group=5),
                 "cluster.target_size": 20,
                 "data.shift": 1,
             },

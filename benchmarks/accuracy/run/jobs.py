@@ -28,7 +28,7 @@ SEARCH_SEED = 1000
 
 # The same for every method: one rank, one micro-batch a step, nothing kept but the last weights.
 _FRAME = {
-    "sampler.neighbourhoods": 1,
+    "sampler.micro_batches": 1,
     "evaluation.knn": 20,
     "evaluation.knn_balanced": 200,
     # Post-hoc classics: read-outs of any training with a linear head.

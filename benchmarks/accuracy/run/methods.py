@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from benchmarks.accuracy.run.ablations import ABLATIONS, Ablation
 from trainer.config.readout_names import HEAD_RETRAINED, NEAREST_IMAGES_BALANCED
-from trainer.losses.loss_facts import LOSSES, LossName
+from trainer.losses.registry import LOSSES
 
 Group = Literal["classic", "cluster", "ours", "ablation"]
 OURS = "clmle"
@@ -42,7 +42,7 @@ class Method:
         return self.group != "classic"
 
 
-def _method(group: Group, loss: LossName, *, cost: float = 1.0, **settings: Any) -> Method:
+def _method(group: Group, loss: str, *, cost: float = 1.0, **settings: Any) -> Method:
     """A loss with other settings, sections and names parted by two underscores."""
     dotted = {name.replace("__", "."): value for name, value in settings.items()}
     return Method(
@@ -53,7 +53,7 @@ def _method(group: Group, loss: LossName, *, cost: float = 1.0, **settings: Any)
     )
 
 
-def _classic(loss: LossName = "softmax", **settings: Any) -> Method:
+def _classic(loss: str = "softmax", **settings: Any) -> Method:
     return _method("classic", loss, **settings)
 
 
