@@ -36,8 +36,8 @@ def test_every_ablation_fits_clmle_with_all_of_its_choices() -> None:
     everything = {
         "loss.candidates": "table",
         "loss.mean_momentum": 0.9,
-        "loss.clmle_from": 0.3,
-        "loss.spread": 1.0,
+        "loss.warmup_share": 0.3,
+        "loss.isda_strength": 1.0,
         "loss.logit_adjustment": 1.0,
         "loss.class_weight": "inverse",
         "sampler.sampling": "class_balanced",

@@ -42,7 +42,7 @@ from benchmarks.accuracy.run.recipes import (
     trials_of,
 )
 from data_shards.errors import DataError
-from trainer.config import recipe
+from trainer.config import recipe_rules
 
 RECORD = Record(
     data="digits",
@@ -226,7 +226,7 @@ def test_recipes_are_tied_to_what_they_were_searched_with(monkeypatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(jobs, "METHODS", {**METHODS, "clmle": changed})
         assert outdated(found, [("digits", "clmle_no_margins")]) == {"digits": ["clmle"]}
-    monkeypatch.setattr(recipe, "_WARM_UP", 0.4)  # a rule of the trainer's recipe
+    monkeypatch.setattr(recipe_rules, "_WARM_UP", 0.4)  # a rule of the trainer's recipe
     assert outdated(found, [("digits", "clmle")]) == {"digits": ["clmle"]}
 
 

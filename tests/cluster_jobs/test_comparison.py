@@ -6,7 +6,7 @@ from typing import Any
 from cluster_jobs.comparison import comparison_table, evaluation_table
 from data_shards.shards.manifest import Manifest, SplitInfo
 from trainer.config.builder import build_config
-from trainer.losses.loss_facts import LOSSES
+from trainer.losses.registry import LOSSES
 
 
 def with_class_sizes(manifest: Manifest, columns: dict[str, list[int]]) -> Manifest:

@@ -336,7 +336,7 @@ def test_requests_beyond_the_checkpoint_are_dropped(tiny: TinyRun, scripts: dict
         ({"data.shards": "/nowhere"}, "clmle import"),
         ({"data.shards": ""}, "data.shards is not set"),
         ({"tasks": [{"name": "age", "label": "age"}]}, "have no label 'age'"),
-        ({"launch.num_ranks": 3}, "does not divide sampler.neighbourhoods 2"),
+        ({"launch.num_ranks": 3}, "does not divide sampler.micro_batches 2"),
     ],
 )
 def test_what_cannot_work_is_said_before_anything_starts(
@@ -481,7 +481,7 @@ def test_ranks_are_as_many_as_wanted_or_as_fit_the_devices(
     wanted: int, neighbourhoods: int, devices: int, expected: int
 ) -> None:
     config = build_config(
-        {"launch": {"num_ranks": wanted}, "sampler": {"neighbourhoods": neighbourhoods}}
+        {"launch": {"num_ranks": wanted}, "sampler": {"micro_batches": neighbourhoods}}
     )
     assert launch.num_ranks(config, [str(i) for i in range(devices)]) == expected
 

@@ -49,8 +49,8 @@ def test_loss_and_gradient_equal_those_of_the_cpu():
             rows, cluster.to(device), centroids.to(device), candidates="batch"
         )
         terms = clmle_loss(
-            cosine,
             own,
+            cosine,
             class_of.to(device)[which],
             scale=16.0,
             margin_between_rad=0.35,
@@ -98,7 +98,7 @@ def test_iresnet18_trains_in_bf16_under_deepspeed(zero_stage, monkeypatch):
                 "input_size": 112,
                 "embedding_dim": 64,
             },
-            "sampler": {"neighbourhoods": 1, "clusters": 8, "samples_per_cluster": 4},
+            "sampler": {"micro_batches": 1, "micro_batch_size": 32, "images_per_cluster": 4},
             "train": {"precision": "bf16", "zero_stage": zero_stage},
         }
     )

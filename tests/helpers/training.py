@@ -40,9 +40,10 @@ def tiny_config(folder: Path, shards: Path, **settings: Any) -> RunConfig:
             "data": {"shards": str(shards), "shift": 1, "reader_threads": 1},
             "model": {"input_size": 8, "embedding_dim": 8},
             "sampler": {
-                "neighbourhoods": 2,
-                "clusters": 4,
-                "samples_per_cluster": 3,
+                "micro_batches": 2,
+                "micro_batch_size": 12,
+                "images_per_cluster": 3,
+                "images_per_class": 3,
                 "siblings": 1,
             },
             "cluster": {"target_size": 6},

@@ -63,7 +63,7 @@ def test_a_baseline_uses_no_table_but_for_its_evaluation(tmp_path, tiny_shards, 
 
 
 STAGES = {
-    "loss__clmle_from": 0.5,
+    "loss__warmup_share": 0.5,
     "loss__class_weight": "inverse",
     "sampler__warmup_sampling": "square_root",
     "sampler__max_clusters_per_class": 2,

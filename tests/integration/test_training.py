@@ -197,14 +197,14 @@ def test_a_checkpoint_without_tables_asks_for_them_where_they_are_needed_by_now(
     former = tiny_config(
         tmp_path / "former",
         tiny_shards,
-        loss__clmle_from=0.8,
+        loss__warmup_share=0.8,
         loss__margin_anneal=0.1,
         checkpoint__every=10,
         checkpoint__keep=3,
     )
     with LocalService(former):
         succeeded(train_ranks(former))
-    config = tiny_config(tmp_path / "later", tiny_shards, loss__clmle_from=0.2)
+    config = tiny_config(tmp_path / "later", tiny_shards, loss__warmup_share=0.2)
     assert list(config.refresh_steps()) == [4, 12]
     start = RunFolder(former.run_path).checkpoints / "step_000010"
     with LocalService(config) as service:
@@ -376,8 +376,8 @@ def test_a_second_training_in_the_same_folder_is_refused_and_changes_nothing(tmp
 
 
 def test_ranks_that_do_not_fit_the_batch_are_a_mistake_on_each(tmp_path, tiny_shards):
-    config = tiny_config(tmp_path / "run", tiny_shards, sampler__neighbourhoods=3)
+    config = tiny_config(tmp_path / "run", tiny_shards, sampler__micro_batches=3)
     for code, text in train_ranks(config, 2):
         assert code == 2
-        assert "sampler.neighbourhoods = 3 does not divide among 2 ranks" in text
+        assert "sampler.micro_batches = 3 does not divide among 2 ranks" in text
         assert "Traceback" not in text

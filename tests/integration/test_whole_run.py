@@ -37,7 +37,7 @@ SETTINGS = {
     "recipe": "none",
     "data": {"shift": 1},
     "model": {"input_size": 16, "embedding_dim": 16},
-    "sampler": {"neighbourhoods": 2, "clusters": 10, "samples_per_cluster": 3},
+    "sampler": {"micro_batches": 2, "micro_batch_size": 30, "images_per_cluster": 3},
     "cluster": {"target_size": 20},
     "refresh": {"every": 10, "lag": 3, "timeout_seconds": 120},
     "train": {"steps": 32, "log_every": 4},

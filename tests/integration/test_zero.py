@@ -36,7 +36,7 @@ NUM_RANKS = 2
 def train_everything(rank, num_ranks, folder, shards):
     """Train with each stage and precision, one after the other, in the same ranks."""
     torch.set_num_threads(1)
-    base = tiny_config(folder / "run", shards, loss__name="softmax", sampler__neighbourhoods=4)
+    base = tiny_config(folder / "run", shards, loss__name="softmax", sampler__micro_batches=4)
     world = start_distributed(base)
     results = {}
     for stage, precision in product(STAGES, PRECISIONS):
@@ -65,7 +65,7 @@ def save_slowly(rank, num_ranks, folder, shards):
         folder / "run",
         shards,
         loss__name="softmax",
-        sampler__neighbourhoods=4,
+        sampler__micro_batches=4,
         train__zero_stage=1,
         train__communication_timeout_seconds=4.0,
     )

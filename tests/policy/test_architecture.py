@@ -19,7 +19,7 @@ DOORS = {
     "deepspeed": ("trainer/runtime/engine.py", "cluster_jobs/doctor.py"),
     "tensorboard": ("trainer/state/metrics.py",),
     "torch": ("trainer/", "cluster_jobs/", "clustering/kmeans/backends.py"),
-    "pytorch_metric_learning": ("trainer/losses/metric_learning.py",),
+    "pytorch_metric_learning": ("trainer/losses/",),
     "timm": ("trainer/models/timm_backbone.py",),
 }
 FILES = sorted(p for package in PACKAGES for p in (ROOT / package).rglob("*.py"))

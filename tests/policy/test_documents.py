@@ -7,7 +7,8 @@ from typing import get_args
 import pytest
 
 from trainer.config.readout_names import READOUTS
-from trainer.losses.loss_facts import LOSSES, Sampling
+from trainer.losses.registry import LOSSES
+from trainer.losses.spec import Sampling
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])

@@ -15,7 +15,8 @@ from trainer.config.builder import build_config
 from trainer.config.errors import NonFiniteLoss, Stopped
 from trainer.config.run_config import as_dict
 from trainer.loop import Loop
-from trainer.losses.batch import Candidates
+from trainer.losses.batch import ClusterComparison
+from trainer.losses.objective import ObjectiveValue
 from trainer.models.network import TaskOutput
 from trainer.run.folder import RunFolder, checkpoint_steps
 from trainer.runtime.table_feed import FeedState
@@ -29,7 +30,7 @@ CONFIG = build_config(
     {
         "data": {"shards": "faces"},
         "loss": {"name": "softmax"},
-        "sampler": {"neighbourhoods": 4},
+        "sampler": {"micro_batches": 4},
         "train": {"steps": 5, "log_every": 2},
         "refresh": {"every": 0},
     }
@@ -86,19 +87,19 @@ class FakeObjective:
     """Calls the n-th micro-batch's only candidate cluster n."""
 
     def __init__(self):
-        self.candidates = {}
         self.calls = 0
 
     def __call__(self, outputs, sample_ids, step):
         self.calls += 1
         which = torch.tensor([self.calls])
-        self.candidates = {"shape": Candidates(which, which, None, 0.0)}
-        return torch.ones(()), {"loss": torch.ones(())}
+        one = torch.ones(())
+        comparison = ClusterComparison(one, which, which, None, 1.0, 0.0, 0.0, 0.0)
+        return ObjectiveValue(one, {"loss": one}, {"shape": comparison})
 
-    def move_statistics(self, world):
+    def follow_step(self, gather):
         pass
 
-    def running_statistics(self):
+    def state(self):
         return {}
 
     def margin_factor(self, step):
@@ -210,7 +211,7 @@ def test_tables_are_asked_for_where_a_checkpoint_of_another_run_brought_none(tmp
         {
             "data": {"shards": "faces"},
             "recipe": "none",
-            "loss": {"clmle_from": 0.2},
+            "loss": {"warmup_share": 0.2},
             "train": {"steps": 20},
             "refresh": {"every": 6, "lag": 2},
         }
@@ -243,16 +244,16 @@ def test_what_is_looked_at_is_the_first_micro_batch_of_a_step():
     engine, objective, record = FakeEngine(), FakeObjective(), StepRecord()
     batch = SimpleNamespace(
         images=torch.zeros(2, 1),
-        neighbourhood=SimpleNamespace(sample_ids=np.arange(2)),
+        samples=SimpleNamespace(sample_ids=np.arange(2)),
         torch_seed=0,
     )
     step = TrainingStep(CONFIG, engine, objective, SimpleNamespace(next=lambda: batch))
     for number in range(2):
         step.run(number, record, stop=False)
         first = 1 + 4 * number
-        assert record.embeddings["shape"].unique().tolist() == [first]
-        assert record.projections["shape"].unique().tolist() == [-first]
-        assert record.candidates["shape"].rows.tolist() == [first]
+        assert record.outputs["shape"].embedding.unique().tolist() == [first]
+        assert record.outputs["shape"].projection.unique().tolist() == [-first]
+        assert record.comparisons["shape"].rows.tolist() == [first]
     assert record.images == 2 * 4 * 2
 
 

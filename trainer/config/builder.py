@@ -39,8 +39,14 @@ def build_config(
 
 
 def with_settings(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
-    """A copy in which dotted keys ("loss.name") have other values."""
-    return build_config(as_dict(config), settings)
+    """A copy in which dotted keys ("loss.name") have other values.
+
+    With another loss than before, the loss section keeps none of its values.
+    """
+    raw = as_dict(config)
+    if settings.get("loss.name", config.loss.name) != config.loss.name:
+        raw["loss"] = {}
+    return build_config(raw, settings)
 
 
 def given_settings(raw: Mapping[str, Any]) -> dict[str, Any]:

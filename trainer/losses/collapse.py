@@ -70,23 +70,48 @@ def rivals(rows: Tensor, class_of: Tensor, log_prior: Tensor | None) -> tuple[Te
     return other, torch.bincount(class_of)[own].double() - 1
 
 
-def plateau_loss(comparison: ClusterComparison) -> float:
+def plateau_loss(
+    *,
+    num_other: Tensor,
+    num_same: Tensor,
+    scale: float,
+    margin_between_rad: Tensor | float,
+    margin_within_rad: float,
+    weight_within: float,
+) -> float:
     """The CLMLE loss when every embedding and centroid is the same point.
 
     Args:
-        comparison: the candidates of a micro-batch, and the margins in force.
+        num_other: (N,) float64 candidate clusters of other classes of each sample (`rivals`).
+        num_same: (N,) float64 candidate clusters of its class beside its own.
+        scale: s of the loss.
+        margin_between_rad: margin now in force, radians; a number or (N,).
+        margin_within_rad: margin now in force, radians.
+        weight_within: weight of the within-class part.
     """
 
     def term(num_candidates: Tensor, margin_rad: Tensor | float) -> float:
         margins = torch.as_tensor(margin_rad, dtype=torch.float64, device="cpu")
-        exponent = comparison.scale * (1 - margins.cos())
+        exponent = scale * (1 - margins.cos())
         # log(1 + n e^x) where e^x may overflow.
         terms = exponent + (num_candidates + (-exponent).exp()).log()
         return float(terms.where(num_candidates > 0, 0.0).mean())
 
+    between, within = term(num_other, margin_between_rad), term(num_same, margin_within_rad)
+    return between + weight_within * within
+
+
+def plateau_of(comparison: ClusterComparison) -> float:
+    """`plateau_loss` of a micro-batch's candidates and the margins in force."""
     other, same = rivals(comparison.rows, comparison.class_of, comparison.log_prior)
-    between = term(other, comparison.margin_between_rad)
-    return between + comparison.weight_within * term(same, comparison.margin_within_rad)
+    return plateau_loss(
+        num_other=other,
+        num_same=same,
+        scale=comparison.scale,
+        margin_between_rad=comparison.margin_between_rad,
+        margin_within_rad=comparison.margin_within_rad,
+        weight_within=comparison.weight_within,
+    )
 
 
 class CollapseDetector:
@@ -163,7 +188,7 @@ class CollapseWatch:
             measured[f"embedding/{task}/dispersion_before_norm"] = before
             loss = plateau = 0.0
             if task in comparisons:
-                loss, plateau = float(comparisons[task].loss), plateau_loss(comparisons[task])
+                loss, plateau = float(comparisons[task].loss), plateau_of(comparisons[task])
                 measured[f"train/{task}/plateau"] = plateau
             detector = self._detectors.setdefault(task, CollapseDetector(window=_CHECKS_IN_A_ROW))
             message = detector.update(after, before, loss, plateau)

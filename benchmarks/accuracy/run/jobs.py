@@ -117,7 +117,8 @@ def class_sizes(manifest: Manifest, split: str = "train") -> npt.NDArray[np.int6
 
 def _changed_settings(config: RunConfig) -> dict[str, Any]:
     """Sections with their settings that are not at the default."""
-    settings, defaults = as_dict(config), as_dict(RunConfig())
+    settings, defaults = as_dict(config), as_dict(RunConfig(loss=type(config.loss)()))
+    defaults["loss"]["name"] = RunConfig().loss.name  # another loss is another run
     # A recipe is in the values that it derived.
     del settings["run"]["folder"], settings["data"]["shards"], settings["recipe"]
     del settings["baselines"]  # trainings of their own

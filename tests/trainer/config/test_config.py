@@ -1,5 +1,6 @@
 """A configuration is checked once, where it enters, and says what to do."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from data_shards.errors import ConfigError
 from trainer.config.baselines import baseline_config
 from trainer.config.builder import build_config
 from trainer.config.reference import field_docs, reference
+from trainer.config.renamed import RENAMED_SETTINGS
 from trainer.config.run_config import RunConfig
 from trainer.config.yaml_file import load_config, to_yaml
 
@@ -41,7 +43,7 @@ def test_there_are_configurations():
         ("loss: {scale: 3, scale: 4}", "'scale' stands twice"),
         ("lose: {}", r"unknown setting lose: did you mean loss\?"),
         ("loss: {margin_betwen: 1}", r"loss\.margin_betwen: did you mean loss\.margin_between\?"),
-        ("loss: {qqq: 1}", "known here: name, scale"),
+        ("loss: {qqq: 1}", "known here: name, class_weight"),
         ("train: {steps: 0}", r"train\.steps must be >= 1, got 0"),
         ("train: {steps: many}", r"train\.steps must be of type int, got 'many'"),
         ("train: {steps: true}", r"train\.steps must be of type int, got True"),
@@ -50,13 +52,18 @@ def test_there_are_configurations():
         ("optim: {learning_rate: .inf}", r"optim\.learning_rate must be a finite number, got inf"),
         ("optim: {learning_rate: nan}", r"optim\.learning_rate must be a finite number"),
         ("loss: {name: arcfase}", r"loss\.name must be one of clmle \| softmax .*, got 'arcfase'"),
-        ("loss: {margin: -0.1}", r"loss\.margin must be >= 0 or null, got -0\.1"),
-        ("loss: {margin: wide}", r"loss\.margin must be of type float, got 'wide'"),
-        ("loss: {clmle_from: 0.6}", r"loss\.clmle_from \+ loss\.margin_anneal must be <= 1"),
-        ("loss: {clmle_from: 0.2, weight_softmax: 0}", "loss.weight_softmax is 0; set it above 0"),
+        ("loss: {name: ldam, margin: -0.1}", r"loss\.margin must be >= 0, got -0\.1"),
+        ("loss: {margin: 0.1}", "loss.name clmle has no such setting, it is of ldam, arcface"),
+        ("loss: {name: softmax, scale: 3}", "loss.name softmax has no such setting"),
+        ("loss: {name: ldam, margin: wide}", r"loss\.margin must be of type float, got 'wide'"),
+        ("loss: {warmup_share: 0.6}", r"loss\.warmup_share \+ loss\.margin_anneal must be <= 1"),
         (
-            "{loss: {clmle_from: 0.6, margin_anneal: 0}, train: {steps: 1}}",
-            "leaves no step for CLMLE among 1",
+            "loss: {warmup_share: 0.2, weight_softmax: 0}",
+            "loss.weight_softmax is 0; set it above 0",
+        ),
+        (
+            "{loss: {warmup_share: 0.6, margin_anneal: 0}, train: {steps: 1}}",
+            "leaves no step for clmle among 1",
         ),
         ("train: {steps: 10, classifier_share: 0.01}", "leaves 0 for the classifier and 10 for"),
         ("train: {steps: 10, classifier_share: 0.99}", "leaves 10 for the classifier and 0 for"),
@@ -64,18 +71,20 @@ def test_there_are_configurations():
         ("loss: {margin_within: 0.5, margin_between: 0.2}", "0 <= margin_within <= margin_between"),
         ("cluster: {target_size: 0}", r"cluster\.target_size must be >= 1, got 0"),
         ("refresh: {every: 10, lag: 20}", r"refresh\.lag must be <= refresh\.every = 10"),
-        ("sampler: {clusters: 1}", r"sampler\.clusters must be >= 2"),
-        ("sampler: {clusters: 4, siblings: 4}", r"sampler\.siblings must be in \[0"),
+        ("sampler: {micro_batch_size: 5}", r"images_per_cluster must be >= 2 clusters"),
+        ("sampler: {micro_batch_size: 1}", r"sampler\.micro_batch_size must be >= 2"),
+        ("sampler: {micro_batch_size: 9}", r"a multiple of sampler\.images_per_cluster = 5"),
+        ("sampler: {micro_batch_size: 20, siblings: 4}", r"sampler\.siblings must be in \[0"),
         ("sampler: {sampling: instance}", "an image is compared with the clusters of its batch"),
         (
             "sampler: {sampling: instance}",
             "cluster, or loss.candidates table and loss.mean_momentum",
         ),
         (
-            "{sampler: {sampling: instance}, loss: {name: magnet, candidates: table}}",
+            "{sampler: {sampling: instance}, loss: {name: magnet}}",
             "similar clusters; set sampler.sampling cluster$",
         ),
-        ("loss: {spread: -1}", r"loss\.spread must be >= 0, got -1"),
+        ("loss: {isda_strength: -1}", r"loss\.isda_strength must be >= 0, got -1"),
         ("loss: {mean_momentum: 1.1}", r"loss\.mean_momentum must be in \[0, 1\], got 1\.1"),
         ("loss: {cluster_prior: -1}", r"loss\.cluster_prior must be >= 0, got -1"),
         ("evaluation: {knn_balanced: -1}", r"evaluation\.knn_balanced must be >= 0, got -1"),
@@ -88,7 +97,7 @@ def test_there_are_configurations():
         ("tasks: [{name: manifest, label: x}]", "and not manifest"),
         ("model: {channels: 2}", r"model\.channels must be one of 1 \| 3, got 2"),
         ("model: {channels: 3.0}", r"model\.channels must be one of 1 \| 3, got 3\.0"),
-        ("loss: {name: lmle, margin: 3}", "loss.margin of lmle must be <= 1"),
+        ("loss: {name: lmle, margin: 3}", r"loss\.margin of lmle must be in \[0, 1\]"),
         ("baselines: {..: {loss.name: focal}}", r"baselines: '\.\.' becomes the name of a folder"),
         ("baselines: {/tmp/a: {loss.name: focal}}", "becomes the name of a folder"),
         ("baselines: {a b: {loss.name: focal}, a_b: {loss.name: ldam}}", "share a folder"),
@@ -133,8 +142,8 @@ def test_baselines_differ_only_where_they_say_and_have_a_folder_of_their_own():
 
 def test_a_baseline_of_another_loss_starts_from_the_defaults_of_what_is_fitted_to_the_loss():
     fitted = {
-        "loss": {"scale": 24, "candidates": "table", "logit_adjustment": 1, "clmle_from": 0.2},
-        "sampler": {"sampling": "square_root", "warmup_sampling": "under", "clusters": 30},
+        "loss": {"scale": 24, "candidates": "table", "logit_adjustment": 1, "warmup_share": 0.2},
+        "sampler": {"sampling": "square_root", "warmup_sampling": "under", "micro_batch_size": 30},
         "optim": {"learning_rate": 0.03},
     }
     own = {"loss.name": "softmax", "loss.class_weight": "inverse"}
@@ -162,28 +171,28 @@ def test_a_baseline_in_sections_is_the_same_as_a_dotted_one(tmp_path):
     run = """
 recipe: none
 loss: {candidates: table, scale: 24}
-sampler: {sampling: square_root, clusters: 30}
+sampler: {sampling: square_root, micro_batch_size: 30}
 baselines:
-  dotted: {loss.name: focal, loss.focal_gamma: 1, sampler.siblings: 2}
-  nested: {loss: {name: focal, focal_gamma: 1}, sampler: {siblings: 2}}
+  dotted: {loss.name: focal, loss.gamma: 1, sampler.siblings: 2}
+  nested: {loss: {name: focal, gamma: 1}, sampler: {siblings: 2}}
   own loss: {loss: {mean_momentum: 0.5}}
 """
     config = load_config(write(tmp_path, run), ["baselines.dotted.loss.class_weight=inverse"])
     dotted, nested, own = (baseline_config(config, name) for name in config.baselines)
-    assert (dotted.loss.name, dotted.loss.focal_gamma) == ("focal", 1)
+    assert (dotted.loss.name, dotted.loss.gamma) == ("focal", 1)
     assert dotted.loss.class_weight == "inverse"
-    assert nested.loss == build_config({"loss": {"name": "focal", "focal_gamma": 1}}).loss
+    assert nested.loss == build_config({"loss": {"name": "focal", "gamma": 1}}).loss
     assert nested.sampler == dotted.sampler
-    assert (nested.sampling, nested.sampler.clusters) == ("instance", 30)
+    assert (nested.sampling, nested.sampler.micro_batch_size) == ("instance", 30)
     assert (own.loss.scale, own.loss.mean_momentum, own.sampling) == (24, 0.5, "square_root")
 
 
 def test_settings_without_effect_are_reported():
     config = build_config(
-        {"loss": {"name": "softmax", "scale": 3}, "optim": {"name": "adamw", "momentum": 0.5}}
+        {"loss": {"reweight_from": 0.5}, "optim": {"name": "adamw", "momentum": 0.5}}
     )
     told = " ".join(config.ignored_settings())
-    assert "loss.scale is ignored by loss.name softmax" in told
+    assert "loss.reweight_from is ignored: loss.class_weight is none" in told
     assert "optim.momentum" in told
 
 
@@ -204,18 +213,22 @@ def test_settings_without_effect_are_reported():
         ),
         ({"loss": {"weight_softmax": 0, "class_weight": "inverse"}}, "loss.class_weight"),
         ({"loss": {"name": "softmax", "class_weight": "inverse"}}, ""),
-        ({"loss": {"name": "softmax", "weight_softmax": 0}}, "loss.weight_softmax"),
         ({"loss": {"weight_softmax": 0, "logit_adjustment": 1}}, "loss.logit_adjustment"),
-        ({"loss": {"name": "triplet", "spread": 1.0}}, "loss.spread"),
+        ({"loss": {"weight_softmax": 0, "isda_strength": 1.0}}, "loss.isda_strength"),
+        ({"sampler": {"images_per_class": 2}}, "sampler.images_per_class"),
+        ({"loss": {"name": "triplet"}, "sampler": {"images_per_class": 2}}, ""),
+        (
+            {"loss": {"name": "triplet"}, "sampler": {"images_per_cluster": 2}},
+            "sampler.images_per_cluster",
+        ),
         ({"loss": {"reweight_from": 0.8}}, "loss.reweight_from"),
-        ({"loss": {"name": "ldam", "focal_gamma": 1, "margin": 0.3}}, "loss.focal_gamma"),
+        ({"loss": {"name": "ldam", "class_weight_beta": 0.5}}, "loss.class_weight_beta"),
         ({"sampler": {"warmup_sampling": "under"}}, "sampler.warmup_sampling"),
-        ({"sampler": {"warmup_sampling": "under"}, "loss": {"clmle_from": 0.2}}, ""),
+        ({"sampler": {"warmup_sampling": "under"}, "loss": {"warmup_share": 0.2}}, ""),
         (
             {"loss": {"name": "arcface"}, "model": {"classifier_input": "embedding"}},
             "model.classifier_input",
         ),
-        ({"loss": {"name": "magnet", "mean_momentum": 0.9}}, "loss.mean_momentum"),
         (
             {
                 "loss": {"candidates": "table"},
@@ -277,7 +290,7 @@ def test_clmle_on_batches_by_label_asks_for_tables_as_ever():
 def test_a_warm_up_puts_off_the_first_table_and_draws_by_label():
     config = build_config(
         {
-            "loss": {"clmle_from": 0.3},
+            "loss": {"warmup_share": 0.3},
             "sampler": {"warmup_sampling": "square_root"},
             "train": {"steps": 250},
             "refresh": {"every": 100, "lag": 5},
@@ -292,7 +305,7 @@ def test_a_classifier_stage_ends_tables_and_draws_class_balanced():
     config = build_config(
         {
             "train": {"steps": 250, "classifier_share": 0.2},
-            "loss": {"clmle_from": 0.3},
+            "loss": {"warmup_share": 0.3},
             "refresh": {"every": 100, "lag": 5},
         }
     )
@@ -317,24 +330,37 @@ def test_a_run_has_a_readout_that_its_method_is_meant_for(sections, readout):
 
 
 def test_a_baseline_of_a_run_with_a_warm_up_has_none():
-    main = {"loss": {"clmle_from": 0.4}, "refresh": {"every": 10, "lag": 1}}
+    main = {"loss": {"warmup_share": 0.4}, "refresh": {"every": 10, "lag": 1}}
     for name in ("magnet", "arcface"):
         baselines = {"other": {"loss.name": name}}
         config = baseline_config(build_config({**main, "baselines": baselines}), "other")
-        assert config.clmle_start == 0
+        assert config.warmup_end == 0
         assert config.sampling_at(0) == config.sampling
 
 
-def test_a_setting_that_is_null_takes_the_default_of_its_loss():
+def test_a_loss_has_its_own_settings_with_its_own_defaults():
     def loss(**settings):
         return build_config({"loss": settings}).loss
 
-    assert loss().or_default("weight_softmax") == 1
-    assert loss(name="ldam").or_default("margin") == 0.5
-    assert loss(name="ldam", margin=0.2).or_default("margin") == 0.2
-    assert loss(name="balanced_softmax").or_default("logit_adjustment") == 1
-    assert loss(name="balanced_softmax", logit_adjustment=0).or_default("logit_adjustment") == 0
-    assert loss(name="softmax").or_default("logit_adjustment") == 0
+    assert loss().weight_softmax == 1
+    assert loss(name="ldam").margin == 0.5
+    assert loss(name="ldam", margin=0.2).margin == 0.2
+    assert loss(name="balanced_softmax").logit_adjustment == 1
+    assert loss(name="balanced_softmax", logit_adjustment=0).logit_adjustment == 0
+    assert loss(name="softmax").logit_adjustment == 0
+    assert not hasattr(loss(name="softmax"), "margin")
+
+
+@pytest.mark.parametrize(("old", "new"), RENAMED_SETTINGS.items())
+def test_a_setting_of_an_earlier_release_is_refused_with_its_new_name(old, new):
+    section, name = old.split(".")
+    with pytest.raises(ConfigError, match=f"unknown setting {old}: {re.escape(new)}"):
+        build_config({section: {name: 1}})
+    named = re.findall(r"(?:loss|sampler|cluster)\.\w+", new)
+    assert named
+    for setting in (name for name in named if name not in ("loss.name", "loss.gamma")):
+        in_section, field = setting.split(".")
+        assert hasattr(getattr(RunConfig(), in_section), field), setting
 
 
 def test_every_setting_is_documented():

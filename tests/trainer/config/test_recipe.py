@@ -13,10 +13,12 @@ from trainer.config.builder import build_config, with_settings
 from trainer.config.recipe import DERIVED_SETTINGS, derive, derived_settings
 from trainer.config.tasks import resolve_tasks
 from trainer.config.yaml_file import fill_open, load_config, load_with_recipe, to_yaml
-from trainer.losses.loss_facts import LOSSES
+from trainer.losses.registry import LOSSES
 from trainer.run.folder import RunFolder
 
 ROOT = Path(__file__).parents[3]
+GROUPS = {"sampler.images_per_cluster", "sampler.images_per_class"}
+"""Derived only for a sampling that draws images of a cluster, or of a class, together."""
 LONG_TAIL = ROOT / "configs" / "long_tail.yaml"
 
 
@@ -37,19 +39,18 @@ def test_many_small_classes():
     assert values([30] * 150) == {
         "cluster.target_size": 20,
         "cluster.max_per_class": 0,
-        "sampler.clusters": 40,
-        "sampler.samples_per_cluster": 3,
+        "sampler.micro_batch_size": 120,
         "loss.candidates": "table",
         "sampler.sampling": "square_root",
         "loss.cluster_prior": 1.0,
         "loss.logit_adjustment": 1.0,
-        "loss.clmle_from": 0.3,
+        "loss.warmup_share": 0.3,
         "sampler.warmup_sampling": "square_root",
         "loss.scale": 24.0,
         "loss.margin_between": 0.8,
         "loss.margin_within": 0.2,
         "loss.mean_momentum": 0.9,
-        "loss.spread": 1.0,
+        "loss.isda_strength": 1.0,
         "train.steps": 600,
         "refresh.every": 50,
         "refresh.lag": 10,
@@ -68,8 +69,7 @@ def test_two_large_classes():
         | {
             "cluster.target_size": 200,
             "cluster.max_per_class": 3,
-            "sampler.clusters": 20,
-            "sampler.samples_per_cluster": 5,
+            "sampler.micro_batch_size": 100,
             "sampler.sampling": "square_root",
             "sampler.warmup_sampling": "square_root",
             "loss.cluster_prior": 1.0,
@@ -78,7 +78,7 @@ def test_two_large_classes():
             "loss.margin_between": 0.2,
             "loss.margin_within": 0.05,
             "loss.mean_momentum": 0.5,
-            "loss.spread": 0.5,
+            "loss.isda_strength": 0.5,
             "refresh.every": 217,  # a tenth of 70 % of 3,100
             "refresh.lag": 78,  # half of 31,000 images, 200 a step
             "model.embedding_dim": 32,
@@ -114,7 +114,7 @@ def test_what_the_counts_decide(counts, settings):
 
 
 def test_all_that_may_be_derived_is():
-    assert tuple(values([5, 3])) == DERIVED_SETTINGS
+    assert list(values([5, 3])) == [name for name in DERIVED_SETTINGS if name not in GROUPS]
 
 
 def test_many_images_keep_the_default_weight_decay():
@@ -146,9 +146,9 @@ def test_a_task_without_images_is_refused(counts):
     ("given", "settings"),
     [
         # Fewer images a step, more steps; fewer steps, tables closer together.
-        ({"sampler__neighbourhoods": 1}, {"train.steps": 5000}),
+        ({"sampler__micro_batches": 1}, {"train.steps": 5000}),
         ({"train__steps": 10_000}, {"refresh.every": 700, "checkpoint.every": 1000}),
-        ({"train__steps": 10_000, "loss__clmle_from": 0.0}, {"refresh.every": 1000}),
+        ({"train__steps": 10_000, "loss__warmup_share": 0.0}, {"refresh.every": 1000}),
         ({"train__classifier_share": 0.5, "train__steps": 10_000}, {"refresh.every": 350}),
         ({"train__steps": 40, "refresh__lag": 60}, {"refresh.every": 60}),
         ({"train__steps": 40}, {"refresh.every": 50, "refresh.lag": 50}),  # 63 would be too many
@@ -165,13 +165,23 @@ def test_a_task_without_images_is_refused(counts):
         ),
         (
             {"sampler__sampling": "cluster"},
-            {"loss.cluster_prior": 0.0, "sampler.warmup_sampling": "class_balanced"},
+            {
+                "loss.cluster_prior": 0.0,
+                "sampler.warmup_sampling": "class_balanced",
+                "sampler.images_per_cluster": 3,
+                "sampler.micro_batch_size": 120,
+            },
         ),
+        (
+            {"sampler__sampling": "cluster", "sampler__images_per_cluster": 7},
+            {"sampler.micro_batch_size": 280},
+        ),
+        ({"sampler__sampling": "class_groups"}, {"sampler.images_per_class": 3}),
         ({"loss__candidates": "batch"}, {"sampler.warmup_sampling": "class_balanced"}),
         # Margins keep their order, growth and warm-up fit into the training.
         ({"loss__margin_between": 0.02}, {"loss.margin_within": 0.02}),
         ({"loss__margin_within": 0.9}, {"loss.margin_between": 0.9}),
-        ({"loss__margin_anneal": 0.9}, {"loss.clmle_from": pytest.approx(0.1)}),
+        ({"loss__margin_anneal": 0.9}, {"loss.warmup_share": pytest.approx(0.1)}),
     ],
 )
 def test_what_is_given_counts_in_the_rest(given, settings):
@@ -184,15 +194,16 @@ def test_what_is_given_counts_in_the_rest(given, settings):
 @pytest.mark.parametrize(
     ("given", "left_alone"),
     [
-        ({"loss__candidates": "batch"}, {"sampler.sampling"}),
-        ({"loss__clmle_from": 0.0}, {"sampler.warmup_sampling"}),
+        ({"loss__candidates": "batch"}, {"sampler.sampling", "sampler.images_per_class"}),
+        ({"loss__warmup_share": 0.0}, {"sampler.warmup_sampling", *GROUPS}),
         (
             {"loss__weight_softmax": 0.0},
             {
                 "loss.logit_adjustment",
-                "loss.clmle_from",
-                "loss.spread",
+                "loss.warmup_share",
+                "loss.isda_strength",
                 "sampler.warmup_sampling",
+                *GROUPS,
             },
         ),
     ],
@@ -210,7 +221,7 @@ def test_other_losses_get_what_is_not_fitted_to_clmle(loss):
     assert ("refresh.every" in derived) == LOSSES[loss].needs_table
     nothing_to_read = loss in ("triplet", "supcon")
     assert ("evaluation.every" in derived) == (not nothing_to_read)
-    assert {"train.steps", "model.embedding_dim", "sampler.clusters"} <= set(derived)
+    assert {"train.steps", "model.embedding_dim", "sampler.micro_batch_size"} <= set(derived)
     assert resolved([9] * 30, loss__name=loss).ignored_settings() == []
 
 
@@ -253,18 +264,20 @@ def test_what_the_file_and_the_command_line_set_stays(overrides, tmp_path):
     assert config.checkpoint.every == 60  # of the 600 steps
     names = [item.setting for item in derived]
     assert names == [
-        name for name in DERIVED_SETTINGS if name not in ("loss.scale", "loss.margin_between")
+        name
+        for name in DERIVED_SETTINGS
+        if name not in {"loss.scale", "loss.margin_between", *GROUPS}
     ]
 
 
-def test_a_null_is_a_choice(tiny_data):
+def test_a_default_that_is_set_is_a_choice(tiny_data):
     raw = {
         "recipe": "long_tail",
         "data": {"shards": str(tiny_data.folder)},
-        "loss": {"logit_adjustment": None},
+        "loss": {"logit_adjustment": 0.0},
     }
     fill_open(raw)
-    assert build_config(raw).loss.logit_adjustment is None
+    assert build_config(raw).loss.logit_adjustment == 0
 
 
 def test_a_resolved_configuration_has_nothing_open(overrides, tmp_path):
@@ -319,7 +332,7 @@ def test_shards_that_cannot_be_read_are_named(shards, message):
     ("override", "message"),
     [
         ("train.steps=many", r"train\.steps must be of type int, got 'many'"),
-        ("sampler.clusters=0", r"sampler\.clusters must be >= 1, got 0"),
+        ("sampler.micro_batches=0", r"sampler\.micro_batches must be >= 1, got 0"),
         ("loss.scal=3", r"did you mean loss\.scale"),
         ("loss=3", "loss has no settings inside it"),
         ("recipe=long", r"recipe must be one of long_tail \| none, got 'long'"),
@@ -337,7 +350,7 @@ def test_a_dry_run_says_why_in_comments(overrides, capsys, tmp_path):
     printed.write_text(capsys.readouterr().out)
     comments = [line for line in printed.read_text().splitlines() if line.startswith("#")]
     assert "# recipe long_tail: loss.scale = 8.0: 4 classes" in comments
-    assert len(comments) == len(DERIVED_SETTINGS)
+    assert len(comments) == len(set(DERIVED_SETTINGS) - GROUPS)
     assert load_config(printed) == load_config(LONG_TAIL, overrides)
 
 

@@ -99,7 +99,7 @@ def test_loss_and_gradients_equal_the_slow_twin(
 
     log_prior = None if prior is None else torch.tensor(prior)
     cosine = fast[0] @ fast[1].T
-    terms = clmle_loss(cosine, cluster, class_of, **settings, log_prior=log_prior)
+    terms = clmle_loss(cluster, cosine, class_of, **settings, log_prior=log_prior)
     between, within = reference.clmle_terms(
         slow[0],
         cluster.tolist(),
@@ -129,7 +129,7 @@ def test_loss_passes_gradcheck_through_the_batch_means() -> None:
             embeddings, cluster, table, candidates="table", momentum=0.7
         )
         prior = torch.tensor(PRIOR)[which]
-        return clmle_loss(cosine, rows, class_of[which], **SETTINGS, log_prior=prior).loss
+        return clmle_loss(rows, cosine, class_of[which], **SETTINGS, log_prior=prior).loss
 
     assert torch.autograd.gradcheck(loss, (raw.requires_grad_(),))
 
@@ -139,8 +139,8 @@ def test_large_clusters_are_pushed_away_harder() -> None:
     embeddings = functional.normalize(torch.tensor([[1.0, 0.0, 0.0]]), dim=1)
     centroids = torch.tensor([[1.0, 0, 0], [0, 1.0, 0], [0, 0, 1.0]], requires_grad=True)
     clmle_loss(
-        embeddings @ centroids.T,
         torch.tensor([0]),
+        embeddings @ centroids.T,
         torch.arange(3),
         **SETTINGS,
         log_prior=torch.tensor([10.0, 40.0, 10.0]).log(),
@@ -155,8 +155,8 @@ def test_larger_margins_cost_more() -> None:
     losses = [
         float(
             clmle_loss(
-                embeddings @ centroids.T,
                 cluster,
+                embeddings @ centroids.T,
                 class_of,
                 **SETTINGS | {"margin_between_rad": m},
             ).between
@@ -173,7 +173,7 @@ def loss_and_gradient(
     embeddings: Tensor, cluster: Tensor, centroids: Tensor, class_of: Tensor, **changes: float
 ) -> tuple[dict[str, float], Tensor]:
     embeddings = embeddings.clone().requires_grad_()
-    terms = clmle_loss(embeddings @ centroids.T, cluster, class_of, **SETTINGS | changes)
+    terms = clmle_loss(cluster, embeddings @ centroids.T, class_of, **SETTINGS | changes)
     terms.loss.backward()
     assert embeddings.grad is not None
     assert embeddings.grad.isfinite().all()
@@ -227,7 +227,7 @@ def test_bfloat16_embeddings_are_computed_in_float32(candidates: str) -> None:
 
     def computed(embeddings: Tensor) -> Tensor:
         rows, cosine, which = candidate_cosines(embeddings, cluster, table, candidates=candidates)
-        return clmle_loss(cosine, rows, class_of[which], **SETTINGS).loss
+        return clmle_loss(rows, cosine, class_of[which], **SETTINGS).loss
 
     expected = computed(rounded.float())
     with torch.autocast("cpu", torch.bfloat16):

@@ -40,7 +40,7 @@ def test_plateau_is_the_loss_of_collapsed_embeddings(sizes: tuple[float, ...] | 
     class_of = torch.tensor([0, 0, 0, 1, 1, 2])
     rows = torch.tensor([0, 0, 0, 1, 3, 3, 5])
     cosine = point.expand(7, 5) @ point.expand(6, 5).T
-    terms = clmle_loss(cosine, rows, class_of, **settings, log_prior=prior)
+    terms = clmle_loss(rows, cosine, class_of, **settings, log_prior=prior)
     other, same = rivals(rows, class_of, prior)
     assert same.tolist() == [2, 2, 2, 2, 1, 1, 0]
     if prior is None:

@@ -11,8 +11,9 @@ from tests.helpers.tiny_tables import table_of
 from tests.helpers.training import tiny_config
 from trainer.config.run_config import RunConfig
 from trainer.config.tasks import resolve_tasks
-from trainer.losses.loss_facts import LOSSES
-from trainer.losses.objective import Objective
+from trainer.losses.objective import Objective, TaskTarget
+from trainer.losses.registry import LOSSES
+from trainer.losses.softmax import JointSettings
 from trainer.models.network import Network
 from trainer.runtime.world import World
 from trainer.sampling.batch_loader import BatchLoader
@@ -33,9 +34,14 @@ def trained(config: RunConfig, manifest: Manifest, index: SampleIndex) -> tuple[
     tables = {task.name: table_of(index, task.label) for task in tasks}
     objective = Objective(
         config.loss,
-        tasks,
-        index,
-        class_counts={task.name: manifest.class_counts("train", task.label) for task in tasks},
+        {
+            task.name: TaskTarget(
+                labels=index.labels(task.label),
+                class_counts=manifest.class_counts("train", task.label),
+            )
+            for task in tasks
+        },
+        index.ids,
         num_steps=STEPS,
         device=CPU,
     )
@@ -47,9 +53,9 @@ def trained(config: RunConfig, manifest: Manifest, index: SampleIndex) -> tuple[
     losses = []
     for step in range(STEPS):
         optimizer.zero_grad()
-        for _ in range(config.sampler.neighbourhoods):
+        for _ in range(config.sampler.micro_batches):
             batch = loader.next()
-            total, _ = objective(network(batch.images), batch.neighbourhood.sample_ids, step)
+            total = objective(network(batch.images), batch.samples.sample_ids, step).loss
             total.backward()
             losses.append(float(total.detach()))
         gradients = {name: p.grad for name, p in network.named_parameters()}
@@ -61,15 +67,19 @@ def trained(config: RunConfig, manifest: Manifest, index: SampleIndex) -> tuple[
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_loss_falls_and_all_weights_learn(tmp_path, tiny_data, train_index, name) -> None:
-    config = tiny_config(
-        tmp_path, tiny_data.folder, loss__name=name, loss__margin_anneal=0.0, data__shift=0
+    anneals = "margin_anneal" in LOSSES[name].settings.__dataclass_fields__
+    settings = {"loss__name": name, "data__shift": 0} | (
+        {"loss__margin_anneal": 0.0} if anneals else {}
     )
+    config = tiny_config(tmp_path, tiny_data.folder, **settings)
     network, losses = trained(config, tiny_data, train_index)
     assert sum(losses[-8:]) < sum(losses[:8])
     assert network.has_classifier == config.loss.has_classifier
 
 
-@pytest.mark.parametrize("name", [n for n, m in LOSSES.items() if m.head == "joint"])
+@pytest.mark.parametrize(
+    "name", [n for n, spec in LOSSES.items() if issubclass(spec.settings, JointSettings)]
+)
 def test_a_loss_of_embeddings_can_have_a_joint_softmax(
     tmp_path, tiny_data, train_index, name
 ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -9,13 +11,22 @@ from torch.nn import functional
 
 from tests.helpers import reference_metric_learning as reference
 from trainer.losses.batch import TaskBatch
-from trainer.losses.loss_section import LossConfig
-from trainer.losses.metric_learning import ClassVectorTerm, PairTerm
+from trainer.losses.registry import LOSSES
+from trainer.losses.schedule import Clock
+from trainer.losses.spec import Term
 from trainer.models.network import TaskOutput
 
 COUNTS = np.array([9, 5, 2])
 LABELS = [0, 1, 2, 0, 1, 0, 0, 1]
 CPU = torch.device("cpu")
+SEVERAL_VECTORS = ("subcenter_arcface", "softtriple")
+
+
+def term(name: str, *, vectors_per_class: int = 1, **settings: Any) -> Term:
+    if name in SEVERAL_VECTORS:
+        settings["vectors_per_class"] = vectors_per_class
+    spec = LOSSES[name]
+    return spec.make_term(spec.settings(**settings), COUNTS, CPU)
 
 
 def unit_rows(count: int, seed: int = 0) -> torch.Tensor:
@@ -35,18 +46,17 @@ def batch(
         labels=torch.tensor(labels),
         sample_ids=np.arange(len(labels)),
         table=None,
-        margin_factor=grown,
-        reweighted=True,
+        clock=Clock(step=round(50 * grown), warmup_end=0, num_steps=100),  # margins grow to 50
     )
 
 
 @pytest.mark.parametrize("grown", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("name", ["arcface", "subcenter_arcface", "cosface", "softtriple"])
 def test_losses_on_class_vectors_equal_the_loops(name: str, grown: float) -> None:
-    loss = LossConfig(name=name, scale=7.0, margin=0.4, vectors_per_class=2)
-    per_class = 2 if name in ("subcenter_arcface", "softtriple") else 1
+    per_class = 2 if name in SEVERAL_VECTORS else 1
+    made = term(name, scale=7.0, margin=0.4, vectors_per_class=per_class)
     rows, vectors = unit_rows(8), unit_rows(3 * per_class, seed=1)
-    value = ClassVectorTerm(loss, COUNTS, CPU)(batch(rows, LABELS, vectors, grown=grown))
+    value = made(batch(rows, LABELS, vectors, grown=grown))
     if name == "cosface":
         expected = reference.cosface(rows, LABELS, vectors, margin=0.4 * grown, scale=7.0)
     elif name == "softtriple":
@@ -64,9 +74,8 @@ def test_gradients_reach_images_and_class_vectors_and_stay_finite(name: str) -> 
     """Also where an embedding lies on its class vector, or opposite to it."""
     rows = torch.cat([unit_rows(3), -unit_rows(3)]).requires_grad_()
     vectors = unit_rows(3).requires_grad_()
-    loss = LossConfig(name=name, vectors_per_class=1)
-    term = ClassVectorTerm(loss, COUNTS, CPU)
-    term(batch(rows, [0, 1, 2] * 2, vectors)).loss.backward()
+    made = term(name, vectors_per_class=1)
+    made(batch(rows, [0, 1, 2] * 2, vectors)).loss.backward()
     for gradient in (rows.grad, vectors.grad):
         assert torch.isfinite(gradient).all()
         assert gradient.abs().sum() > 0
@@ -81,13 +90,13 @@ def test_losses_on_pairs_equal_the_loops(name: str, twins: bool, labels: list[in
         rows[3] = rows[0]
     rows.requires_grad_()
     if name == "supcon":
-        loss = LossConfig(name="supcon", scale=7.0)
+        made = term("supcon", scale=7.0)
         expected = reference.supervised_contrastive(rows.detach(), labels, scale=7.0)
     else:
-        loss = LossConfig(name="triplet", margin=0.3, mining=name)
+        made = term("triplet", margin=0.3, mining=name)
         twin = getattr(reference, f"{name}_triplet")
         expected = twin(rows.detach(), labels, margin=0.3)
-    value = PairTerm(loss, COUNTS, CPU)(batch(rows, labels))
+    value = made(batch(rows, labels))
     assert float(value.loss.detach()) == pytest.approx(expected, rel=1e-4, abs=1e-6)
     value.loss.backward()
     assert torch.isfinite(rows.grad).all()

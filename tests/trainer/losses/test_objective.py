@@ -1,21 +1,22 @@
 """The objective is the pure losses, with the right clusters, labels, margins and weights."""
 
-from typing import get_args
-
 import pytest
 import torch
 
 from tests.helpers import reference_trainer as reference
 from tests.helpers.tiny_tables import table_of
+from trainer.config.readout_names import READOUTS
 from trainer.config.sections import TaskConfig
 from trainer.losses.batch import TaskTable
-from trainer.losses.class_margins import rare_class_margins
-from trainer.losses.clmle import candidate_cosines, clmle_loss
-from trainer.losses.loss_facts import LOSSES, LossName
-from trainer.losses.loss_section import LossConfig
-from trainer.losses.objective import Objective
+from trainer.losses.clmle import (
+    ClmleSettings,
+    candidate_cosines,
+    clmle_loss,
+    rare_class_margins,
+)
+from trainer.losses.objective import Objective, TaskTarget
+from trainer.losses.registry import LOSSES
 from trainer.losses.softmax import class_weights, log_priors, softmax_loss
-from trainer.losses.terms import FACTORIES
 from trainer.models.network import TaskOutput
 from trainer.runtime.world import World
 
@@ -52,12 +53,19 @@ def outputs():
 
 @pytest.fixture
 def objective(tiny_data, train_index, tables):
-    def objective(*, tasks=(SHAPE,), **loss):
+    def objective(*, tasks=(SHAPE,), name="clmle", **loss):
+        targets = {
+            task.name: TaskTarget(
+                labels=train_index.labels(task.label),
+                class_counts=tiny_data.class_counts("train", task.label),
+                weight=task.weight,
+            )
+            for task in tasks
+        }
         made = Objective(
-            LossConfig(**loss),
-            tasks,
-            train_index,
-            class_counts={t.name: tiny_data.class_counts("train", t.label) for t in tasks},
+            LOSSES[name].settings(**loss),
+            targets,
+            train_index.ids,
             num_steps=NUM_STEPS,
             device=CPU,
         )
@@ -83,8 +91,8 @@ def clmle(output, table, sample_ids, grown, *, loss, between=None, means=None):
         momentum=loss.mean_momentum,
     )
     return clmle_loss(
-        cosine,
         rows,
+        cosine,
         class_of[which],
         scale=loss.scale,
         margin_between_rad=grown * (loss.margin_between if between is None else between),
@@ -119,8 +127,10 @@ def test_clmle_is_the_pure_loss_with_grown_margins(
         "weight_softmax": 0.5,
         "scale": 7.0,
     }
-    total, parts = objective(**settings)(outputs, sample_ids, step)
-    terms = clmle(outputs["shape"], tables["shape"], sample_ids, grown, loss=LossConfig(**settings))
+    total, parts, _ = objective(**settings)(outputs, sample_ids, step)
+    terms = clmle(
+        outputs["shape"], tables["shape"], sample_ids, grown, loss=ClmleSettings(**settings)
+    )
     head = cross_entropy(outputs["shape"], train_index, "shape", sample_ids)
     assert parts.keys() == {"loss", "shape/between", "shape/within", "shape/softmax"}
     torch.testing.assert_close(parts["shape/between"], terms.between.detach())
@@ -132,17 +142,17 @@ def test_clmle_is_the_pure_loss_with_grown_margins(
 
 
 def test_the_gradient_reaches_the_features(objective, outputs, sample_ids):
-    total, _ = objective()(outputs, sample_ids, 50)
+    total = objective()(outputs, sample_ids, 50).loss
     (gradient,) = torch.autograd.grad(total, outputs["shape"].features)
     assert gradient.abs().sum() > 0
     assert torch.isfinite(gradient).all()
 
 
 def test_tasks_are_summed_by_their_weights(objective, outputs, sample_ids):
-    both, parts = objective(tasks=(SHAPE, PARITY))(outputs, sample_ids, 50)
-    shape, _ = objective(tasks=(SHAPE,))(outputs, sample_ids, 50)
+    both, parts, _ = objective(tasks=(SHAPE, PARITY))(outputs, sample_ids, 50)
+    shape, *_ = objective(tasks=(SHAPE,))(outputs, sample_ids, 50)
     unweighted = TaskConfig(name="parity", label="parity")
-    parity, _ = objective(tasks=(unweighted,))(outputs, sample_ids, 50)
+    parity, *_ = objective(tasks=(unweighted,))(outputs, sample_ids, 50)
     torch.testing.assert_close(both, shape + 0.25 * parity)
     names = {f"{task}/{part}" for task in NUM_CLASSES for part in ("between", "within", "softmax")}
     assert parts.keys() == names | {"loss"}
@@ -151,13 +161,13 @@ def test_tasks_are_summed_by_their_weights(objective, outputs, sample_ids):
 def test_softmax_alone_needs_no_tables_and_has_weight_one(
     objective, outputs, train_index, sample_ids
 ):
-    made = objective(name="softmax", weight_softmax=0.125)
+    made = objective(name="softmax")
     made.use_tables({})
-    total, parts = made(outputs, sample_ids, 50)
+    total, parts, comparisons = made(outputs, sample_ids, 50)
     assert parts.keys() == {"loss", "shape/softmax"}
     expected = cross_entropy(outputs["shape"], train_index, "shape", sample_ids)
     torch.testing.assert_close(total, expected)
-    assert made.candidates == {}
+    assert comparisons == {}
 
 
 @pytest.mark.parametrize("kind", ["inverse", "effective_number"])
@@ -166,7 +176,7 @@ def test_classes_are_weighed_by_their_counts(
     objective, outputs, tiny_data, train_index, sample_ids, kind, name
 ):
     made = objective(name=name, class_weight=kind, class_weight_beta=0.9)
-    _, parts = made(outputs, sample_ids, 50)
+    _, parts, _ = made(outputs, sample_ids, 50)
     weights = class_weights(tiny_data.class_counts("train", "shape"), kind, beta=0.9)
     expected = cross_entropy(outputs["shape"], train_index, "shape", sample_ids, weights)
     plain = cross_entropy(outputs["shape"], train_index, "shape", sample_ids)
@@ -176,20 +186,20 @@ def test_classes_are_weighed_by_their_counts(
 
 def test_without_a_head_clmle_stands_alone(objective, outputs, tables, sample_ids):
     bare = {name: output._replace(logits=None) for name, output in outputs.items()}
-    total, parts = objective(weight_softmax=0.0)(bare, sample_ids, 99)
-    terms = clmle(bare["shape"], tables["shape"], sample_ids, 1.0, loss=LossConfig())
+    total, parts, _ = objective(weight_softmax=0.0)(bare, sample_ids, 99)
+    terms = clmle(bare["shape"], tables["shape"], sample_ids, 1.0, loss=ClmleSettings())
     assert parts.keys() == {"loss", "shape/between", "shape/within"}
     torch.testing.assert_close(total, terms.loss)
 
 
 def test_new_tables_replace_the_old(objective, outputs, train_index, sample_ids):
     made = objective(candidates="table")
-    before, _ = made(outputs, sample_ids, 50)
+    before, *_ = made(outputs, sample_ids, 50)
     newer = table_of(train_index, "shape", version=8, largest=2)
     made.use_tables({"shape": newer})
-    after, _ = made(outputs, sample_ids, 50)
+    after, _, comparisons = made(outputs, sample_ids, 50)
     assert not torch.isclose(before, after)
-    assert len(made.candidates["shape"].class_of) == newer.num_clusters
+    assert len(comparisons["shape"].class_of) == newer.num_clusters
 
 
 ALONE = World(rank=0, size=1, local_rank=0, device=CPU)
@@ -206,40 +216,47 @@ def test_running_means_move_after_a_step_and_start_anew_with_a_table(
     clusters = [cluster_of(table, i) for i in sample_ids.tolist()]
     for _ in range(2):  # steps of two micro-batches, which both see the means of before
         for _ in range(2):
-            _, parts = made(outputs, sample_ids, 99)
-            terms = clmle(output, table, sample_ids, 1.0, loss=LossConfig(**settings), means=means)
+            _, parts, _ = made(outputs, sample_ids, 99)
+            terms = clmle(
+                output, table, sample_ids, 1.0, loss=ClmleSettings(**settings), means=means
+            )
             torch.testing.assert_close(parts["shape/between"], terms.between.detach())
             torch.testing.assert_close(parts["shape/within"], terms.within.detach())
-        made.move_statistics(ALONE)
+        made.follow_step(ALONE.gather)
         step = (output.embedding.detach(), clusters)
         means = reference.running_means(means, [step], 0.6)
-    torch.testing.assert_close(made.running_statistics()["shape"], means)
+    torch.testing.assert_close(made.state()["shape/means"], means)
 
     again = objective(**settings)
-    again.restore_statistics(made.running_statistics())
+    again.restore(made.state())
     assert torch.equal(again(outputs, sample_ids, 99)[0], made(outputs, sample_ids, 99)[0])
-    assert made.running_statistics()["shape"] is not again.running_statistics()["shape"]
+    assert made.state()["shape/means"] is not again.state()["shape/means"]
     made.use_tables(tables)
-    assert torch.equal(made.running_statistics()["shape"], torch.tensor(table.centroids))
+    assert torch.equal(made.state()["shape/means"], torch.tensor(table.centroids))
 
 
 def test_the_softmax_term_stands_for_all_that_lies_around_an_image(
     objective, outputs, tables, train_index, sample_ids
 ):
-    settings = {"spread": 2.0, "clmle_from": 0.2, "candidates": "table", "mean_momentum": 0.6}
+    settings = {
+        "isda_strength": 2.0,
+        "warmup_share": 0.2,
+        "candidates": "table",
+        "mean_momentum": 0.6,
+    }
     made = objective(**settings)
     table, output = tables["shape"], outputs["shape"]
     generator = torch.Generator().manual_seed(2)
     slopes = torch.randn(4, 8, generator=generator)
     outputs = {"shape": output._replace(logit_slopes=slopes)}
     plain = cross_entropy(output, train_index, "shape", sample_ids)
-    _, parts = made(outputs, sample_ids, 60)  # nothing is known of the spread yet
+    _, parts, _ = made(outputs, sample_ids, 60)  # nothing is known of the spread yet
     torch.testing.assert_close(parts["shape/softmax"], plain)
 
     clusters = [cluster_of(table, i) for i in sample_ids.tolist()]
     means, steps = torch.tensor(table.centroids), []
     for _ in range(2):  # offsets are those from the means of before each step
-        made.move_statistics(ALONE)
+        made.follow_step(ALONE.gather)
         steps.append((outputs["shape"].embedding.detach(), means[clusters]))
         means = reference.running_means(means, [(steps[-1][0], clusters)], 0.6)
         moved = torch.randn(output.embedding.shape, generator=generator)
@@ -250,18 +267,18 @@ def test_the_softmax_term_stands_for_all_that_lies_around_an_image(
     labels = table.class_of[clusters].tolist()
     offsets = reference.isda_offsets(slopes, covariance, labels)
     for at, strength in ((20, 0.0), (60, 1.0)):
-        _, parts = made(outputs, sample_ids, at)
+        _, parts, _ = made(outputs, sample_ids, at)
         spread = output._replace(logits=output.logits + strength * offsets)
         expected = cross_entropy(spread, train_index, "shape", sample_ids)
         torch.testing.assert_close(parts["shape/softmax"], expected)
 
-    saved = made.running_statistics()
-    assert set(saved) == {"shape", "shape/covariance"}
+    saved = made.state()
+    assert set(saved) == {"shape/means", "shape/covariance"}
     again = objective(**settings)
-    again.restore_statistics(saved)
+    again.restore(saved)
     assert torch.equal(again(outputs, sample_ids, 60)[0], made(outputs, sample_ids, 60)[0])
     made.use_tables(tables)  # the ways in which images differ outlive a table
-    assert torch.equal(made.running_statistics()["shape/covariance"], saved["shape/covariance"])
+    assert torch.equal(made.state()["shape/covariance"], saved["shape/covariance"])
 
 
 def test_the_clusters_of_a_micro_batch_are_looked_up_once_a_task(
@@ -283,45 +300,44 @@ def test_without_momentum_or_with_all_of_it_nothing_is_kept(
     objective, outputs, tables, sample_ids, momentum
 ):
     made = objective(candidates="table", mean_momentum=momentum)
-    before, _ = made(outputs, sample_ids, 50)
-    made.move_statistics(ALONE)
-    assert made.running_statistics() == {}
-    made.restore_statistics({"shape": torch.zeros(2, 2)})
+    before, *_ = made(outputs, sample_ids, 50)
+    made.follow_step(ALONE.gather)
+    assert made.state() == {}
+    made.restore({"shape/means": torch.zeros(2, 2)})
     assert torch.equal(made(outputs, sample_ids, 50)[0], before)
 
 
 def test_candidates_are_the_clusters_that_were_compared_with(
     objective, outputs, tables, sample_ids
 ):
-    made = objective()
-    made(outputs, sample_ids, 0)
+    value = objective()(outputs, sample_ids, 0)
     present = sorted({cluster_of(tables["shape"], i) for i in sample_ids.tolist()})
     expected = tables["shape"].class_of[present].tolist()
-    assert made.candidates["shape"].class_of.tolist() == expected
+    assert value.comparisons["shape"].class_of.tolist() == expected
 
 
 def test_before_clmle_begins_there_is_only_the_softmax_term_and_no_table(
     objective, outputs, tables, train_index, sample_ids
 ):
-    made = objective(clmle_from=0.3, margin_anneal=0.4)
+    made = objective(warmup_share=0.3, margin_anneal=0.4)
     made.use_tables({})
-    total, parts = made(outputs, sample_ids, 29)
+    total, parts, comparisons = made(outputs, sample_ids, 29)
     assert parts.keys() == {"loss", "shape/softmax"}
     expected = cross_entropy(outputs["shape"], train_index, "shape", sample_ids)
     torch.testing.assert_close(total, expected)
-    assert made.candidates == {}
+    assert comparisons == {}
     made.use_tables({"shape": tables["shape"]})
-    _, parts = made(outputs, sample_ids, 30)
+    _, parts, _ = made(outputs, sample_ids, 30)
     assert "shape/between" in parts
     factors = [made.margin_factor(step) for step in (0, 30, 50, 70, 99)]
     assert factors == pytest.approx([0, 0, 0.5, 1, 1])
 
 
-def test_a_baseline_does_not_inherit_the_warm_up(objective, outputs, sample_ids):
-    made = objective(name="triplet", clmle_from=0.3)
-    _, parts = made(outputs, sample_ids, 0)
+def test_other_losses_have_no_warm_up(objective, outputs, sample_ids):
+    made = objective(name="triplet")
+    _, parts, _ = made(outputs, sample_ids, 0)
     assert parts.keys() == {"loss", "shape/triplet"}
-    assert objective(name="arcface", clmle_from=0.3).margin_factor(25) == 0.5
+    assert objective(name="arcface").margin_factor(25) == 0.5
 
 
 def test_class_weights_can_wait(objective, outputs, sample_ids):
@@ -329,8 +345,8 @@ def test_class_weights_can_wait(objective, outputs, sample_ids):
     at_once = objective(class_weight="inverse")
     plain = objective()
     for step, twin in ((79, plain), (80, at_once)):
-        _, got = deferred(outputs, sample_ids, step)
-        _, expected = twin(outputs, sample_ids, step)
+        _, got, _ = deferred(outputs, sample_ids, step)
+        _, expected, _ = twin(outputs, sample_ids, step)
         assert torch.equal(got["shape/softmax"], expected["shape/softmax"])
 
 
@@ -338,9 +354,9 @@ def test_rare_classes_may_have_larger_margins(objective, outputs, tables, tiny_d
     labels = tables["shape"].class_of[[cluster_of(tables["shape"], i) for i in sample_ids]]
     counts = tiny_data.class_counts("train", "shape")
     margins = rare_class_margins(counts, 0.35, exponent=0.3)[torch.tensor(labels)]
-    _, parts = objective(margin_rare_exponent=0.3)(outputs, sample_ids, 50)
+    _, parts, _ = objective(margin_rare_exponent=0.3)(outputs, sample_ids, 50)
     expected = clmle(
-        outputs["shape"], tables["shape"], sample_ids, 1.0, loss=LossConfig(), between=margins
+        outputs["shape"], tables["shape"], sample_ids, 1.0, loss=ClmleSettings(), between=margins
     )
     torch.testing.assert_close(parts["shape/between"], expected.between.detach())
     torch.testing.assert_close(parts["shape/within"], expected.within.detach())
@@ -354,14 +370,12 @@ def test_logits_are_adjusted_by_the_class_shares(
     output = outputs["shape"]
     adjusted = output._replace(logits=output.logits + 0.5 * shares)
     expected = cross_entropy(adjusted, train_index, "shape", sample_ids)
-    _, parts = objective(name=name, logit_adjustment=0.5)(outputs, sample_ids, 50)
+    _, parts, _ = objective(name=name, logit_adjustment=0.5)(outputs, sample_ids, 50)
     torch.testing.assert_close(parts["shape/softmax"], expected)
 
 
-def test_every_loss_that_can_be_chosen_is_known_everywhere():
-    assert set(get_args(LossName)) == set(LOSSES) == set(FACTORIES)
-    fields = set(LossConfig.__dataclass_fields__)
-    for name, method in LOSSES.items():
-        assert method.settings <= fields, name
-        assert set(method.defaults) <= method.settings, name
-        assert method.needs_table <= (method.sampling == "cluster"), name
+def test_a_loss_is_registered_under_its_own_name():
+    for name, spec in LOSSES.items():
+        assert spec.name == name == spec.settings().name
+        assert spec.needs_table <= (spec.sampling == "cluster"), name
+        assert spec.readout in READOUTS, name

@@ -53,8 +53,8 @@ def gathered(world):
     for batch in micro_batches()[world.rank :: world.size]:
         for task, (embeddings, clusters) in batch.items():
             step.add(task, embeddings.requires_grad_(), clusters)
-    whole = step.gather(world)
-    assert step.gather(world) == {}, "a step was gathered twice"
+    whole = step.gather(world.gather)
+    assert step.gather(world.gather) == {}, "a step was gathered twice"
     return {task: [part.tolist() for part in parts] for task, parts in whole.items()}
 
 

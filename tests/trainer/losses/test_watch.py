@@ -5,13 +5,13 @@ import logging
 import pytest
 import torch
 
-from trainer.losses.batch import Candidates
-from trainer.losses.clmle import clmle_loss
-from trainer.losses.loss_section import LossConfig
-from trainer.losses.watch import CollapseWatch
+from trainer.losses.batch import ClusterComparison
+from trainer.losses.clmle import ClmleSettings, clmle_loss
+from trainer.losses.collapse import CollapseWatch
+from trainer.models.network import TaskOutput
 from trainer.state.snapshot import NetworkDescription
 
-LOSS = LossConfig(scale=8.0, margin_between=0.4, margin_within=0.2, weight_within=0.5)
+LOSS = ClmleSettings(scale=8.0, margin_between=0.4, margin_within=0.2, weight_within=0.5)
 CLASSES = torch.tensor([0, 0, 1, 1, 1, 2])
 """Class of each of the clusters that the loss compares with."""
 OWN = torch.arange(6)
@@ -33,8 +33,8 @@ def spread_out():
 def terms_of_a_collapse(margin_factor, log_prior=None, margin=LOSS.margin_between):
     """What the loss really is when all embeddings and centroids are one point."""
     return clmle_loss(
-        point() @ point().T,
         OWN,
+        point() @ point().T,
         CLASSES,
         scale=LOSS.scale,
         margin_between_rad=margin * margin_factor,
@@ -44,51 +44,55 @@ def terms_of_a_collapse(margin_factor, log_prior=None, margin=LOSS.margin_betwee
     )
 
 
-def row(terms, task="identity"):
-    return {
-        f"train/{task}/between": float(terms.between),
-        f"train/{task}/within": float(terms.within),
-        "train/loss": 100.0,
-    }
+def output(embedding, projection=None):
+    projection = embedding if projection is None else projection
+    return TaskOutput(embedding, embedding, projection, None)
 
 
 def measure(  # noqa: PLR0913
     watch,
     embeddings,
     *,
-    metrics=None,
+    share=1.0,
     task="identity",
     margin_factor=1.0,
     log_prior=None,
     margin=LOSS.margin_between,
 ):
-    if metrics is None:
-        metrics = row(terms_of_a_collapse(margin_factor, log_prior, margin), task)
-    candidates = {task: Candidates(OWN, CLASSES, log_prior, margin * margin_factor)}
-    return watch.measure(
-        {task: embeddings}, {task: spread_out()}, candidates, metrics, margin_factor=margin_factor
+    """Measure embeddings whose loss is a share of that of a collapse."""
+    loss = share * terms_of_a_collapse(margin_factor, log_prior, margin).loss
+    comparison = ClusterComparison(
+        loss=loss,
+        rows=OWN,
+        class_of=CLASSES,
+        log_prior=log_prior,
+        scale=LOSS.scale,
+        margin_between_rad=margin * margin_factor,
+        margin_within_rad=LOSS.margin_within * margin_factor,
+        weight_within=LOSS.weight_within,
     )
+    return watch.measure({task: output(embeddings, spread_out())}, {task: comparison})
 
 
 @pytest.mark.parametrize("margin", [0.4, torch.tensor([0.4, 0.4, 0.6, 0.6, 0.6, 1.3])])
 @pytest.mark.parametrize("log_prior", PRIORS, ids=["alike", "by size"])
 @pytest.mark.parametrize("margin_factor", [0.0, 0.5, 1.0])
 def test_the_plateau_is_the_loss_of_a_collapse(margin_factor, log_prior, margin):
-    watch, settings = CollapseWatch(LOSS), {"log_prior": log_prior, "margin": margin}
+    watch, settings = CollapseWatch(), {"log_prior": log_prior, "margin": margin}
     measured = measure(watch, point(), margin_factor=margin_factor, **settings)
     expected = float(terms_of_a_collapse(margin_factor, **settings).loss)
     assert measured["train/identity/plateau"] == pytest.approx(expected, rel=1e-3)
 
 
 def test_dispersion_goes_from_0_to_1():
-    watch = CollapseWatch(LOSS)
+    watch = CollapseWatch()
     assert measure(watch, point())["embedding/identity/dispersion"] == pytest.approx(0.0, abs=1e-6)
     assert measure(watch, spread_out())["embedding/identity/dispersion"] == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("log_prior", PRIORS, ids=["alike", "by size"])
 def test_a_collapse_is_told_once_with_the_task_and_the_remedy(caplog, log_prior):
-    watch = CollapseWatch(LOSS)
+    watch = CollapseWatch()
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
             measure(watch, point(), log_prior=log_prior)
@@ -104,15 +108,14 @@ def test_a_collapse_is_told_once_with_the_task_and_the_remedy(caplog, log_prior)
     ("embeddings", "factor"), [(spread_out(), 1.0), (point(), 0.5)], ids=["dispersed", "low loss"]
 )
 def test_healthy_training_is_left_in_peace(caplog, embeddings, factor):
-    metrics = {name: factor * value for name, value in row(terms_of_a_collapse(1.0)).items()}
-    watch = CollapseWatch(LOSS)
+    watch = CollapseWatch()
     for _ in range(10):
-        measure(watch, embeddings, metrics=metrics)
+        measure(watch, embeddings, share=factor)
     assert caplog.records == []
 
 
 def test_each_task_has_a_detector_of_its_own(caplog):
-    watch = CollapseWatch(LOSS)
+    watch = CollapseWatch()
     for _ in range(5):
         measure(watch, point(), task="smiling")
         measure(watch, spread_out(), task="age")
@@ -121,9 +124,9 @@ def test_each_task_has_a_detector_of_its_own(caplog):
 
 
 def test_a_task_without_clusters_is_watched_by_its_dispersion_alone(caplog):
-    watch, rows = CollapseWatch(LossConfig(name="triplet")), {"identity": point()}
+    watch = CollapseWatch()
     for _ in range(3):
-        measured = watch.measure(rows, rows, {}, {"train/loss": 0.2}, margin_factor=1.0)
+        measured = watch.measure({"identity": output(point())}, {})
     assert set(measured.values()) == {0.0}
     assert list(measured) == [
         "embedding/identity/dispersion",
@@ -147,11 +150,10 @@ def test_a_network_that_sees_no_difference_is_noticed_behind_its_batch_norm(
     ).build()
     noise = torch.randn(16, 1, 32, 32, generator=torch.Generator().manual_seed(0))
     images = noise[:1] + 1e-4 * noise if collapsed else noise
-    output = network(images)["identity"]
-    embeddings, projections = {"identity": output.embedding}, {"identity": output.projection}
-    watch = CollapseWatch(LossConfig(name="softmax"))
+    outputs = network(images)
+    watch = CollapseWatch()
     for _ in range(3):
-        measured = watch.measure(embeddings, projections, {}, {}, margin_factor=1.0)
+        measured = watch.measure(outputs, {})
     assert ("have collapsed" in caplog.text) == collapsed
     assert (measured["embedding/identity/dispersion_before_norm"] < 0.02) == collapsed
     assert measured["embedding/identity/dispersion"] > 0.5, "which BatchNorm sees to"

@@ -10,7 +10,7 @@ from data_shards.errors import ConfigError
 from trainer.config.builder import build_config
 from trainer.runtime.engine import deepspeed_config, is_finite, make_optimizer
 
-SAMPLER = {"neighbourhoods": 4, "clusters": 5, "samples_per_cluster": 3}
+SAMPLER = {"micro_batches": 4, "micro_batch_size": 15, "images_per_cluster": 3}
 
 
 def generated(num_ranks=1, **train):
@@ -27,7 +27,7 @@ def test_the_global_batch_is_the_same_for_any_number_of_ranks(num_ranks, micro_b
 
 @pytest.mark.parametrize("num_ranks", [3, 8])
 def test_neighbourhoods_must_divide_among_the_ranks(num_ranks):
-    with pytest.raises(ConfigError, match=rf"neighbourhoods = 4 does not divide .* {num_ranks}"):
+    with pytest.raises(ConfigError, match=rf"micro_batches = 4 does not divide .* {num_ranks}"):
         generated(num_ranks)
 
 

@@ -13,7 +13,7 @@ from data_shards.shards.index import SampleIndex
 from tests.helpers.tiny_data import spoil_image, write_tiny_data
 from trainer.config.sections import DataConfig, ModelConfig
 from trainer.sampling.batch_loader import BatchLoader, DecodedImages, PlannedBatch
-from trainer.sampling.cluster_sampler import Neighbourhood
+from trainer.sampling.cluster_sampler import MicroBatchSamples
 
 MODEL = ModelConfig(input_size=8, embedding_dim=8)
 PLAIN = DataConfig(shift=0, reader_threads=0)
@@ -21,7 +21,7 @@ PLAIN = DataConfig(shift=0, reader_threads=0)
 
 def planned(*sample_ids, seed=(0,)):
     ids = np.array(sample_ids)
-    return PlannedBatch(Neighbourhood(ids, np.full(len(ids), -1), np.zeros_like(ids)), seed)
+    return PlannedBatch(MicroBatchSamples(ids, np.full(len(ids), -1), np.zeros_like(ids)), seed)
 
 
 def plan(step):
@@ -41,7 +41,7 @@ def served(loader, count):
 
 
 def ids(batches):
-    return [batch.neighbourhood.sample_ids.tolist() for batch in batches]
+    return [batch.samples.sample_ids.tolist() for batch in batches]
 
 
 @pytest.mark.parametrize("threads", [0, 1, 2])

@@ -16,7 +16,13 @@ from trainer.sampling.batch_plan import BatchPlan
 
 SHAPE = TaskConfig(name="shape", label="shape")
 PARITY = TaskConfig(name="parity", label="parity")
-SAMPLER = {"neighbourhoods": 4, "clusters": 3, "samples_per_cluster": 2, "siblings": 1}
+SAMPLER = {
+    "micro_batches": 4,
+    "micro_batch_size": 6,
+    "images_per_cluster": 2,
+    "images_per_class": 2,
+    "siblings": 1,
+}
 TABLES = {
     "shape": make_table([[5, 4], [3], [2, 2], [1]]),
     "parity": make_table([[6, 5], [4, 2]]),
@@ -38,10 +44,7 @@ def whole_step(rank_plans, step):
 
 
 def as_numbers(batch):
-    return [
-        (b.neighbourhood.sample_ids.tolist(), b.neighbourhood.classes.tolist(), b.seed)
-        for b in batch
-    ]
+    return [(b.samples.sample_ids.tolist(), b.samples.classes.tolist(), b.seed) for b in batch]
 
 
 SAMPLINGS = [
@@ -76,7 +79,7 @@ def test_a_rank_draws_only_its_own_micro_batches(train_index, sections, monkeypa
         return rows(positions, size, stream)
 
     def draw_members(table, clusters, *, shape, rng):
-        drawn.append(shape.images_per_neighbourhood)
+        drawn.append(shape.micro_batch_size)
         return members(table, clusters, shape=shape, rng=rng)
 
     monkeypatch.setattr(label_sampler, "permuted", permuted)
@@ -113,7 +116,7 @@ def test_tasks_take_turns(train_index):
         ]
         assert [seed for _, _, seed in got] == [(0, step, g) for g in range(4)]
         assert (
-            set(np.concatenate([b.neighbourhood.sample_ids for b in plan(step)]))
+            set(np.concatenate([b.samples.sample_ids for b in plan(step)]))
             <= TABLE_IDS[("shape", "parity")[step % 2]]
         )
 
@@ -124,11 +127,11 @@ def test_without_tables_labels_and_ids_are_those_of_the_shards(train_index):
         zip(train_index.ids.tolist(), train_index.labels("shape").tolist(), strict=True)
     )
     for batch in plan(0):
-        drawn = batch.neighbourhood
+        drawn = batch.samples
         assert drawn.classes.tolist() == [label_of[i] for i in drawn.sample_ids.tolist()]
 
 
-def test_neighbourhoods_that_do_not_divide_are_refused(train_index):
+def test_micro_batches_that_do_not_divide_are_refused(train_index):
     plan = plans(train_index, 3)[0]
     with pytest.raises(ConfigError, match="4 does not divide among 3 ranks"):
         plan(0)
@@ -136,9 +139,9 @@ def test_neighbourhoods_that_do_not_divide_are_refused(train_index):
 
 def test_tasks_that_take_turns_still_visit_every_cluster(train_index):
     """A task has every second step only; counting all steps, it would skip half of its seeds."""
-    sampler = {**SAMPLER, "neighbourhoods": 1, "clusters": 2, "siblings": 0}
+    sampler = {**SAMPLER, "micro_batches": 1, "micro_batch_size": 4, "siblings": 0}
     (plan,) = plans(train_index, 1, tasks=(SHAPE, PARITY), sampler=sampler)
     num_clusters = TABLES["parity"].num_clusters
     turns = [step for step in range(2 * num_clusters) if step % 2]
-    seeds = {int(plan(step)[0].neighbourhood.clusters[0]) for step in turns}
+    seeds = {int(plan(step)[0].samples.clusters[0]) for step in turns}
     assert seeds == set(range(num_clusters))

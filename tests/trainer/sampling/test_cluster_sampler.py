@@ -14,14 +14,14 @@ from data_shards.errors import ConfigError
 from tests.helpers.sized_tables import make_table
 from trainer.sampling.cluster_sampler import (
     BatchShape,
-    Neighbourhood,
+    MicroBatchSamples,
     cluster_batch,
     draw_members,
     neighbourhood,
     rank_share,
 )
 
-SHAPE = BatchShape(neighbourhoods=2, clusters=4, samples_per_cluster=3, siblings=1)
+SHAPE = BatchShape(micro_batches=2, micro_batch_size=12, clusters=4, siblings=1)
 # Five classes; the third has one cluster of one sample.
 SIZES = [[9, 4, 6], [5, 5], [1], [2, 30], [12]]
 
@@ -37,7 +37,7 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(0)
 
 
-def fields(batch: list[Neighbourhood]) -> list[list[list[int]]]:
+def fields(batch: list[MicroBatchSamples]) -> list[list[list[int]]]:
     return [[n.sample_ids.tolist(), n.clusters.tolist(), n.classes.tolist()] for n in batch]
 
 
@@ -104,7 +104,7 @@ def test_a_bound_allows_fewer_clusters_than_wanted(bound: int, allowed: int) -> 
     assert len(set(chosen)) == len(chosen) == allowed
     assert max(Counter(table.class_of[chosen].tolist()).values()) <= bound
     batch = cluster_batch(table, seed=0, step=0, shape=shape)
-    assert all(len(part.sample_ids) == shape.images_per_neighbourhood for part in batch)
+    assert all(len(part.sample_ids) == shape.micro_batch_size for part in batch)
 
 
 # -- drawing images --------------------------------------------------------------------
@@ -124,7 +124,7 @@ def test_each_cluster_gives_its_share_of_its_own_images(table: ClusterTable) -> 
 )
 def test_a_small_cluster_repeats_its_images_evenly(size: int, expected: list[int]) -> None:
     table = make_table([[size], [50]])
-    shape = replace(SHAPE, clusters=2, samples_per_cluster=7)
+    shape = replace(SHAPE, clusters=2, micro_batch_size=14)
     drawn = draw_members(table, [0, 1], shape=shape, rng=rng())
     counts = Counter(drawn.sample_ids[drawn.clusters == 0].tolist())
     assert sorted(counts.values()) == expected
@@ -146,10 +146,10 @@ def test_every_batch_is_full_whatever_the_sizes(sizes: list[list[int]], seed_by:
     table = make_table(sizes)
     for step in range(5):
         batch = cluster_batch(table, seed=0, step=step, shape=SHAPE, seed_by=seed_by)
-        assert len(batch) == SHAPE.neighbourhoods
+        assert len(batch) == SHAPE.micro_batches
         for part in batch:
             arrays = (part.sample_ids, part.clusters, part.classes)
-            assert [a.shape for a in arrays] == [(SHAPE.images_per_neighbourhood,)] * 3
+            assert [a.shape for a in arrays] == [(SHAPE.micro_batch_size,)] * 3
             assert [a.dtype for a in arrays] == [np.int64] * 3
 
 
@@ -212,7 +212,7 @@ def test_every_image_is_drawn_in_the_end(table: ClusterTable) -> None:
 
 @pytest.mark.parametrize("numbers", [[3], [1, 3], [2, 0], []])
 def test_each_neighbourhood_can_be_drawn_alone(table: ClusterTable, numbers: list[int]) -> None:
-    shape = replace(SHAPE, neighbourhoods=4)
+    shape = replace(SHAPE, micro_batches=4)
     whole = cluster_batch(table, seed=0, step=2, shape=shape)
     some = cluster_batch(table, seed=0, step=2, shape=shape, numbers=numbers)
     assert fields(some) == fields([whole[g] for g in numbers])
@@ -223,7 +223,7 @@ def test_each_neighbourhood_can_be_drawn_alone(table: ClusterTable, numbers: lis
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])
 def test_the_ranks_shares_are_a_partition(table: ClusterTable, world_size: int) -> None:
-    shape = replace(SHAPE, neighbourhoods=4)
+    shape = replace(SHAPE, micro_batches=4)
     whole = cluster_batch(table, seed=0, step=2, shape=shape)
     shares = [rank_share(whole, rank, world_size) for rank in range(world_size)]
     assert [len(share) for share in shares] == [4 // world_size] * world_size
@@ -254,7 +254,7 @@ def test_a_step_is_quick_on_a_large_table() -> None:
         neighbours=(numbers[:, None] + np.arange(10, 42)) % clusters,
         siblings=np.full((clusters, 8), -1),
     )
-    shape = BatchShape(neighbourhoods=2, clusters=20, samples_per_cluster=5, siblings=3)
+    shape = BatchShape(micro_batches=2, micro_batch_size=100, clusters=20, siblings=3)
 
     def draw(step: int) -> None:
         for seed_by in ("cluster", "class"):

@@ -9,11 +9,11 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from trainer.losses.loss_facts import LabelSampling
+from trainer.losses.spec import LabelSampling
 from trainer.sampling.cluster_sampler import BatchShape
 from trainer.sampling.label_sampler import label_batch, round_quotas
 
-SHAPE = BatchShape(neighbourhoods=2, clusters=4, samples_per_cluster=3, siblings=1)
+SHAPE = BatchShape(micro_batches=2, micro_batch_size=12, clusters=4, siblings=1, images_per_class=3)
 SAMPLINGS = get_args(LabelSampling)
 
 LABELS = np.array([4, 0, 0, 2, 0, 0, 0, 2, 0, 0], np.int64)  # no image of classes 1 and 3
@@ -32,10 +32,10 @@ def drawn_ids(sampling: str, steps: range, *, seed: int = 0) -> list[int]:
 def test_label_batches_are_full_and_labelled(sampling: str) -> None:
     batch = label_batch(LABELS, IDS, seed=0, step=3, shape=SHAPE, sampling=sampling)
     label_of = dict(zip(IDS.tolist(), LABELS.tolist(), strict=True))
-    assert len(batch) == SHAPE.neighbourhoods
+    assert len(batch) == SHAPE.micro_batches
     for part in batch:
-        assert len(part.sample_ids) == SHAPE.images_per_neighbourhood
-        assert (part.clusters == -1).all()
+        assert len(part.sample_ids) == SHAPE.micro_batch_size
+        assert part.clusters is None
         assert part.classes.tolist() == [label_of[int(i)] for i in part.sample_ids]
 
 
@@ -51,7 +51,7 @@ def test_label_batches_are_pure(sampling: str) -> None:
 @pytest.mark.parametrize("sampling", SAMPLINGS)
 @pytest.mark.parametrize("numbers", [[3], [1, 3], [2, 0]])
 def test_each_micro_batch_can_be_drawn_alone(sampling: str, numbers: list[int]) -> None:
-    shape = replace(SHAPE, neighbourhoods=4)
+    shape = replace(SHAPE, micro_batches=4)
     whole, some = (
         label_batch(
             LABELS,
@@ -133,7 +133,9 @@ def test_progressive_sampling_begins_and_ends_as_others(progress: float, twin: s
 
 def test_progressive_sampling_goes_linearly_from_instances_to_classes() -> None:
     labels = np.repeat([0, 1], [900, 100])
-    shape = BatchShape(neighbourhoods=1, clusters=400, samples_per_cluster=10, siblings=0)
+    shape = BatchShape(
+        micro_batches=1, micro_batch_size=4000, clusters=400, siblings=0, images_per_class=10
+    )
     for progress in (0.25, 0.5, 0.75):
         (batch,) = label_batch(
             labels, labels, seed=0, step=3, shape=shape, sampling="progressive", progress=progress

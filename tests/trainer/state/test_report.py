@@ -12,7 +12,7 @@ FEED = FeedState(version=20, switches=[[0, 0], [13, 10], [20, 20]], stall_second
 CONFIG = build_config(
     {
         "run": {"seed": 5},
-        "sampler": {"neighbourhoods": 2, "clusters": 5, "samples_per_cluster": 3},
+        "sampler": {"micro_batches": 2, "micro_batch_size": 15, "images_per_cluster": 3},
         "train": {"steps": 20},
     }
 )

@@ -123,10 +123,16 @@ def test_a_copy_is_written_now(run, network, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "vectors"), [("subcenter_arcface", 2), ("arcface", 1), ("ldam", 1)]
+    ("loss", "vectors"),
+    [
+        ({"name": "subcenter_arcface", "vectors_per_class": 2}, 2),
+        ({"name": "softtriple"}, 10),
+        ({"name": "arcface"}, 1),
+        ({"name": "ldam"}, 1),
+    ],
 )
-def test_several_vectors_a_class_only_where_the_loss_has_them(name, vectors):
-    config = build_config({"loss": {"name": name, "vectors_per_class": 2}})
+def test_several_vectors_a_class_only_where_the_loss_has_them(loss, vectors):
+    config = build_config({"loss": loss})
     assert NetworkDescription.of(config, {"shape": 4}).vectors_per_class == vectors
 
 
