@@ -16,7 +16,7 @@ from trainer.config.errors import NonFiniteLoss, Stopped
 from trainer.config.run_config import as_dict
 from trainer.loop import Loop
 from trainer.losses.batch import Candidates
-from trainer.models.network import TaskOutput
+from trainer.losses.outputs import TaskOutput
 from trainer.run.folder import RunFolder, checkpoint_steps
 from trainer.runtime.table_feed import FeedState
 from trainer.runtime.world import World

@@ -20,8 +20,9 @@ from trainer.config.sections import EvaluationConfig, TaskConfig
 from trainer.evaluation.counts import ClassCounts
 from trainer.evaluation.knn import images_a_search, predict_by_images
 from trainer.evaluation.readouts import predict, readouts
+from trainer.losses.outputs import TaskOutput
 from trainer.models.embed import decode_batch, embed_images
-from trainer.models.network import Network, TaskOutput
+from trainer.models.network import Network
 
 Batch = tuple[int, int]
 """[start, stop) positions in the split's order; never across a shard's border."""

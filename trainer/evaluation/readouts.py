@@ -28,8 +28,9 @@ from trainer.config.readout_names import (
 )
 from trainer.config.sections import EvaluationConfig
 from trainer.evaluation.knn import neighbour_readouts
+from trainer.losses.outputs import TaskOutput
 from trainer.losses.softmax import log_priors
-from trainer.models.network import Network, TaskOutput
+from trainer.models.network import Network
 
 _RULES: Mapping[str, Rule] = {KNC_MARGIN: "margin", KNC_SOFT: "soft", KNC_BALANCED: "balanced"}
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from clustering.table.table import ClusterTable
-from trainer.models.network import TaskOutput
+from trainer.losses.outputs import TaskOutput
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ from trainer.config.sections import TaskConfig
 from trainer.losses.batch import Candidates, TaskBatch, TaskTable
 from trainer.losses.isda import moved_covariance
 from trainer.losses.loss_section import LossConfig
+from trainer.losses.outputs import TaskOutput
 from trainer.losses.running_means import StepEmbeddings, move_means
 from trainer.losses.schedule import isda_factor, margin_factor, step_at
 from trainer.losses.terms import RetrainedTerm, SoftmaxTerm, Term, make_terms
-from trainer.models.network import TaskOutput
 from trainer.runtime.world import World
 
 # Share of the covariance that a step leaves in place: it is of the last hundred steps or so.

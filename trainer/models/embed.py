@@ -16,7 +16,8 @@ from data_shards.images.transforms import decode_image, to_float
 from data_shards.shards.manifest import Manifest
 from data_shards.shards.reader import read_shard
 from data_shards.shards.sample import Sample
-from trainer.models.network import Network, TaskOutput
+from trainer.losses.outputs import TaskOutput
+from trainer.models.network import Network
 
 
 @dataclass(frozen=True)

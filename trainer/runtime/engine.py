@@ -17,7 +17,8 @@ from torch import nn
 
 from data_shards.errors import ConfigError
 from trainer.config.run_config import RunConfig
-from trainer.models.network import Network, TaskOutput
+from trainer.losses.outputs import TaskOutput
+from trainer.models.network import Network
 from trainer.runtime.world import World
 from trainer.sampling.cluster_sampler import neighbourhoods_per_rank
 

@@ -19,7 +19,8 @@ from trainer.config.errors import TrainingError
 from trainer.config.run_config import RunConfig
 from trainer.losses.loss_facts import LOSSES
 from trainer.models import build_network
-from trainer.models.network import ClassifierInput, Network
+from trainer.models.heads import ClassifierInput
+from trainer.models.network import Network
 from trainer.run.folder import SNAPSHOT_WEIGHTS, RunFolder, step_name, step_of
 from trainer.run.start import check_weights
 

@@ -13,9 +13,9 @@ from tests.helpers.reference_clustering import unit_rows
 from trainer.config.sections import EvaluationConfig
 from trainer.evaluation.evaluate import predict_task
 from trainer.evaluation.readouts import adjusted_logits, blended_scores, predict, readouts
+from trainer.losses.outputs import TaskOutput
 from trainer.models import build_network
 from trainer.models.embed import embed_images
-from trainer.models.network import TaskOutput
 
 TABLE = tiny_table(clusters_per_class=(3, 1, 2), dim=4)
 CONFIG = EvaluationConfig(num_neighbours=4, soft_scale=8.0)

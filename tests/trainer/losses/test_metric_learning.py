@@ -11,7 +11,7 @@ from tests.helpers import reference_metric_learning as reference
 from trainer.losses.batch import TaskBatch
 from trainer.losses.loss_section import LossConfig
 from trainer.losses.metric_learning import ClassVectorTerm, PairTerm
-from trainer.models.network import TaskOutput
+from trainer.losses.outputs import TaskOutput
 
 COUNTS = np.array([9, 5, 2])
 LABELS = [0, 1, 2, 0, 1, 0, 0, 1]

@@ -14,9 +14,9 @@ from trainer.losses.clmle import candidate_cosines, clmle_loss
 from trainer.losses.loss_facts import LOSSES, LossName
 from trainer.losses.loss_section import LossConfig
 from trainer.losses.objective import Objective
+from trainer.losses.outputs import TaskOutput
 from trainer.losses.softmax import class_weights, log_priors, softmax_loss
 from trainer.losses.terms import FACTORIES
-from trainer.models.network import TaskOutput
 from trainer.runtime.world import World
 
 SHAPE = TaskConfig(name="shape", label="shape")
