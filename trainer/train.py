@@ -135,7 +135,7 @@ def train(config: RunConfig, *, resume: str = "auto") -> dict[str, Any]:
         if slow is not None and world.is_first:
             logger.warning("%s", slow)
         # One rank decides: on a shared file system another may not see the newest checkpoint yet.
-        found = world.first_does(lambda: checkpoint.find_sound(resume, run))
+        found = world.run_on_rank_zero(lambda: checkpoint.find_sound(resume, run))
         named = world.broadcast_text(str(found) if found is not None else None)
         parts = _build(config, world, manifest, stack, told_to_stop, fresh=named is None)
         resumed = _restore(parts, Path(named)) if named is not None else None
@@ -198,7 +198,7 @@ def _restore(parts: Parts, path: Path) -> LoopState:
     )
     former = RunFolder(path.parent.parent)
     if former.path.resolve() != parts.run.path.resolve():
-        parts.world.first_does(lambda: _adopt(former, parts.run, state.feed))
+        parts.world.run_on_rank_zero(lambda: _adopt(former, parts.run, state.feed))
     parts.feed.restore(state.feed, parts.run.tables)
     parts.objective.use_tables(parts.feed.tables)
     parts.objective.restore_statistics(checkpoint.load_statistics(path, parts.world))

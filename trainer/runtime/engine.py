@@ -19,8 +19,7 @@ from data_shards.errors import ConfigError
 from trainer.config.run_config import RunConfig
 from trainer.losses.outputs import TaskOutput
 from trainer.models.network import Network
-from trainer.runtime.world import World
-from trainer.sampling.cluster_sampler import neighbourhoods_per_rank
+from trainer.runtime.world import World, micro_batches_per_rank
 
 
 def start_distributed(config: RunConfig) -> World:
@@ -59,16 +58,16 @@ _DECIDED_ELSEWHERE = {"train_batch_size", "optimizer", "scheduler", "fp16", "bf1
 def deepspeed_config(config: RunConfig, world_size: int) -> dict[str, Any]:
     """DeepSpeed's own JSON, from our few fields.
 
-    One neighbourhood is one micro-batch; a rank accumulates gradients over its share of them.
+    A rank accumulates gradients over its micro-batches of a step.
 
     Raises:
-        ConfigError: the neighbourhoods do not divide among the ranks, or
+        ConfigError: the micro-batches do not divide among the ranks, or
             `train.deepspeed_extra` names a key that is decided here.
     """
     sampler, train = config.sampler, config.train
     generated: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": sampler.clusters * sampler.samples_per_cluster,
-        "gradient_accumulation_steps": neighbourhoods_per_rank(sampler.neighbourhoods, world_size),
+        "gradient_accumulation_steps": micro_batches_per_rank(sampler.neighbourhoods, world_size),
         "gradient_clipping": train.gradient_clipping,
         "zero_optimization": {"stage": train.zero_stage},
         # Ours are torch's own SGD and AdamW, which ZeRO handles but does not list.
@@ -204,7 +203,7 @@ class Engine:
         """Write weights and optimiser state under folder/tag. Every rank must call it."""
         self._engine.save_checkpoint(str(folder), tag=tag, save_latest=False)
         # Not within, where ranks wait in barriers that a slow disk would have run out.
-        self.world.each_does(self._write)
+        self.world.run_on_all_ranks(self._write)
 
     def _write(self) -> None:
         while self._unwritten:

@@ -212,7 +212,10 @@ class TableFeed:
 
     def _take(self, version: int, folder: Path) -> None:
         """Load on rank 0, check, hand to every rank; a failure there fails every rank."""
-        tables, problem = self._world.first_does(lambda: self._read(version, folder)) or ({}, None)
+        tables, problem = self._world.run_on_rank_zero(lambda: self._read(version, folder)) or (
+            {},
+            None,
+        )
         problem = self._world.broadcast_text(problem)
         if problem:
             raise TrainingError(problem)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TypeVar
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from data_shards.errors import ConfigError
 from trainer.config.errors import TrainingError
 
 ROUND_SECONDS = 1.0
@@ -72,7 +73,7 @@ class World:
         """Wait for all ranks."""
         self.sum(torch.zeros(1))
 
-    def first_does(self, work: Callable[[], T]) -> T | None:
+    def run_on_rank_zero(self, work: Callable[[], T]) -> T | None:
         """Let rank 0 do what may take longer than the collectives' time-out: the others wait.
 
         Args:
@@ -86,11 +87,11 @@ class World:
         """
         return self._in_rounds(work if self.is_first else None)
 
-    def each_does(self, work: Callable[[], None]) -> None:
+    def run_on_all_ranks(self, work: Callable[[], None]) -> None:
         """Let every rank do what may take longer than the collectives' time-out.
 
         Args:
-            work: as of `first_does`.
+            work: as of `run_on_rank_zero`.
 
         Raises:
             TrainingError: on the ranks whose work did not fail, if another's did; there its own.
@@ -140,3 +141,27 @@ class World:
             dist.broadcast(tensor, src=0)
             result[name] = tensor.cpu().numpy()
         return result
+
+
+def micro_batches_per_rank(micro_batches: int, world_size: int) -> int:
+    """Micro-batches of a step that each rank trains on.
+
+    Raises:
+        ConfigError: they do not divide evenly among the ranks.
+    """
+    if micro_batches % world_size:
+        raise ConfigError(
+            f"sampler.neighbourhoods = {micro_batches} does not divide among {world_size} ranks; "
+            f"set it to a multiple of {world_size}, or start another number of ranks"
+        )
+    return micro_batches // world_size
+
+
+def micro_batches_of_rank(micro_batches: Sequence[T], rank: int, world_size: int) -> list[T]:
+    """One rank's part of a step: micro-batch g goes to rank g % world_size.
+
+    Raises:
+        ConfigError: the micro-batches do not divide evenly among the ranks.
+    """
+    micro_batches_per_rank(len(micro_batches), world_size)
+    return list(micro_batches[rank::world_size])

@@ -12,15 +12,12 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Literal
 
 import numpy as np
 
 from clustering.table.table import ClusterTable
-from data_shards.errors import ConfigError
 from trainer.sampling.permutations import IntArray, permutation
-
-T = TypeVar("T")
 
 # Every use of randomness has a stream of its own.
 _SEED_CLUSTERS, _SEED_CLASSES, _MEMBERS = range(3)
@@ -177,30 +174,6 @@ def draw_members(
     ids = [_draw(table.members(j), count, rng) for j, count in zip(clusters, counts, strict=True)]
     cluster_of_image = np.repeat(np.asarray(clusters, np.int64), counts)
     return Neighbourhood(np.concatenate(ids), cluster_of_image, table.class_of[cluster_of_image])
-
-
-def neighbourhoods_per_rank(neighbourhoods: int, world_size: int) -> int:
-    """Micro-batches of a step that each rank trains on.
-
-    Raises:
-        ConfigError: they do not divide among the ranks.
-    """
-    if neighbourhoods % world_size:
-        raise ConfigError(
-            f"sampler.neighbourhoods = {neighbourhoods} does not divide among {world_size} ranks; "
-            f"set it to a multiple of {world_size}, or start another number of ranks"
-        )
-    return neighbourhoods // world_size
-
-
-def rank_share(batch: Sequence[T], rank: int, world_size: int) -> list[T]:
-    """One rank's part of a step: every world-size-th micro-batch.
-
-    Raises:
-        ConfigError: the micro-batches do not divide among the ranks.
-    """
-    neighbourhoods_per_rank(len(batch), world_size)
-    return list(batch[rank::world_size])
 
 
 def _seed_cluster(table: ClusterTable, position: int, stream: tuple[int, ...], seed_by: str) -> int:

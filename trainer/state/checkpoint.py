@@ -73,7 +73,9 @@ def save(
     engine.world.barrier()
     engine.save(run.checkpoints, step_name(state.step))
     # As long as reading all of it takes.
-    engine.world.first_does(lambda: _complete(folder, run, state, statistics or {}, keep=keep))
+    engine.world.run_on_rank_zero(
+        lambda: _complete(folder, run, state, statistics or {}, keep=keep)
+    )
 
 
 def _complete(
@@ -196,7 +198,7 @@ def load_statistics(path: Path, world: World) -> dict[str, torch.Tensor]:
         world: the ranks; the first reads for all.
     """
     file = path / _STATISTICS
-    stored = world.first_does(lambda: load_file(file) if file.exists() else {})
+    stored = world.run_on_rank_zero(lambda: load_file(file) if file.exists() else {})
     return {name: torch.from_numpy(a) for name, a in world.broadcast_arrays(stored).items()}
 
 
