@@ -20,6 +20,12 @@ class ClassCounts:
     """(C,) int64."""
 
     @classmethod
+    def zero(cls, num_classes: int) -> ClassCounts:
+        """Of no samples."""
+        none = np.zeros(num_classes, np.int64)
+        return cls(none, none)
+
+    @classmethod
     def of(cls, predictions: np.ndarray, labels: np.ndarray, num_classes: int) -> ClassCounts:
         """Count (N,) int64 predictions against (N,) int64 labels in [0, C)."""
         hits = labels[predictions == labels]

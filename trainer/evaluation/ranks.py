@@ -17,12 +17,9 @@ from data_shards.shards.manifest import Manifest
 from trainer.config.sections import EvaluationConfig, TaskConfig
 from trainer.evaluation.counts import ClassCounts
 from trainer.evaluation.evaluate import count_batches, evaluation_batches
-from trainer.evaluation.knn import (
-    missing_embeddings,
-    neighbour_readouts,
-    training_embeddings,
-)
+from trainer.evaluation.registry import neighbour_readouts
 from trainer.evaluation.report import as_metrics, evaluation_path, summarise, write_evaluation
+from trainer.evaluation.training_embeddings import missing_embeddings, training_embeddings
 from trainer.models.network import Network
 from trainer.run.folder import RunFolder, step_name
 from trainer.runtime.world import World

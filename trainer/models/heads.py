@@ -102,6 +102,11 @@ class TaskHead(nn.Module):
             logit_slopes=slopes,
         )
 
+    @property
+    def linear_classifier(self) -> nn.Linear | None:
+        """The classifier, if its logits are linear in what it sees."""
+        return None if isinstance(self.classifier, ClassVectors) else self.classifier
+
     def retrained_logits(self, output: TaskOutput) -> Tensor | None:
         """(B, C) of the second classifier, without a gradient for anything before it."""
         if self.retrained is None:
@@ -116,9 +121,9 @@ class TaskHead(nn.Module):
         Each class's weights are divided by their norm to the power of tau; biases are left out
         (Kang et al., ICLR 2020). None without a linear classifier.
         """
-        if self.classifier is None or isinstance(self.classifier, ClassVectors):
+        if self.linear_classifier is None:
             return None
-        weight = self.classifier.weight.detach().float()
+        weight = self.linear_classifier.weight.detach().float()
         evened = weight / weight.norm(dim=1, keepdim=True) ** tau
         # A common factor of the rows would change no prediction.
         rows = output.embedding if self._classifies_embedding else output.features

@@ -51,8 +51,6 @@ class Network(nn.Module):
         self.embedding_dim = embedding_dim
         self.num_classes = dict(num_classes)
         self.has_classifier = classifier_input is not None
-        self.has_linear_classifier = classifier_input not in (None, "cosine")
-        self.has_retrained = retrained_input is not None
         self._frozen = False
         self.backbone = backbone
         # The prefix frees task names such as "type", which are attributes of a ModuleDict.
