@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from clustering.settings import MAY_CHANGE
 from data_shards.errors import require as _require
 from trainer.losses.loss_facts import LabelSampling, Sampling
 
@@ -17,7 +18,7 @@ from trainer.losses.loss_facts import LabelSampling, Sampling
 class RunSection:
     """Where a run lives, and the one seed from which all its randomness comes."""
 
-    folder: str = "runs/unnamed"
+    folder: str = field(default="runs/unnamed", metadata=MAY_CHANGE)
     """Everything that the run writes goes here. Relative to where the command is run."""
 
     seed: int = 0
@@ -45,13 +46,13 @@ class DataConfig:
     flip: bool = False
     """Mirror every second training image, drawn at random. Right for faces, wrong for digits."""
 
-    reader_threads: int = 2
+    reader_threads: int = field(default=2, metadata=MAY_CHANGE)
     """Threads per rank that read and decode coming batches. 0 = decode when the batch is needed."""
 
-    prefetch_batches: int = 4
+    prefetch_batches: int = field(default=4, metadata=MAY_CHANGE)
     """Micro-batches per rank that are read ahead."""
 
-    cache_mib: int = 256
+    cache_mib: int = field(default=256, metadata=MAY_CHANGE)
     """Memory per rank for images once they are decoded, in MiB; those that find no room are decoded
     each time. 0 = none is kept."""
 
@@ -106,7 +107,7 @@ class ModelConfig:
     classifier_input: Literal["features", "embedding"] = "features"
     """What the softmax head sees: the embedding before normalisation, or after it (scaled)."""
 
-    weights: str = ""
+    weights: str = field(default="", metadata=MAY_CHANGE)
     """Where a training begins: a snapshot of another run (RUN/snapshots/step_000200), or a
     .safetensors file of a backbone. All of the backbone must be in it; heads are taken where they
     fit, others begin anew. "" = at random."""
@@ -184,11 +185,11 @@ class RefreshConfig:
     """The table of the weights of step t is switched to at step t + lag, on all ranks at once.
     0 = training stands still while it is made."""
 
-    on_late: Literal["wait", "continue"] = "wait"
+    on_late: Literal["wait", "continue"] = field(default="wait", metadata=MAY_CHANGE)
     """wait = all ranks wait for the table (deterministic); continue = keep the old one, switch
     when the new one is there."""
 
-    timeout_seconds: float = 1200.0
+    timeout_seconds: float = field(default=1200.0, metadata=MAY_CHANGE)
     """How long ranks wait for a table before the run fails (with on_late continue: only for the
     first table, and for the last before it evaluates with an older one)."""
 
@@ -244,7 +245,7 @@ class TrainConfig:
     """Last share of the steps in which all is frozen but a second linear classifier, trained on
     class-balanced batches: cRT (Kang et al., ICLR 2020), read-out head_crt. 0 = none."""
 
-    log_every: int = 10
+    log_every: int = field(default=10, metadata=MAY_CHANGE)
     """Steps between two rows of metrics."""
 
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -256,7 +257,7 @@ class TrainConfig:
     gradient_clipping: float = 0.0
     """Largest norm of the gradient. 0 = no clipping."""
 
-    communication_timeout_seconds: float = 120.0
+    communication_timeout_seconds: float = field(default=120.0, metadata=MAY_CHANGE)
     """A rank that does not answer for this long makes the job fail."""
 
     deepspeed_extra: dict[str, Any] = field(default_factory=dict)
@@ -301,11 +302,11 @@ class CheckpointConfig:
 class EvaluationConfig:
     """How embeddings become classes, and on which images and when that is measured."""
 
-    split: Literal["test", "validation"] = "test"
+    split: Literal["test", "validation"] = field(default="test", metadata=MAY_CHANGE)
     """Images that are classified. Settings are chosen on validation (`clmle import
     --validation-fraction`), so that the test split is read once."""
 
-    every: int = 0
+    every: int = field(default=0, metadata=MAY_CHANGE)
     """Steps between two evaluations during training (on the active table). 0 = only at the end."""
 
     batch_size: int = 256

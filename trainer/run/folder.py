@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from clustering.config import NOT_DECIDING
+from clustering.settings import fixed_settings
 from data_shards.atomic import atomic_file, read_json
 from data_shards.errors import ConfigError, DataError
 from trainer.config.run_config import RunConfig, as_dict
@@ -25,7 +25,9 @@ def step_of(name: str) -> int | None:
 
 
 CHECKPOINT_MANIFEST = "manifest.json"
-"""The file without which a checkpoint's folder is nothing."""
+"""The file that makes a checkpoint's folder count; written last."""
+SNAPSHOT_MANIFEST = "manifest.json"
+"""The file that makes a snapshot's folder count."""
 SNAPSHOT_WEIGHTS = "weights.safetensors"
 """The file of a snapshot's weights."""
 GIVEN_UP = "given up"
@@ -166,34 +168,9 @@ _BEFORE_CLAIM = (
     *("logs", "run.lock", "service.lock", "trainer.lock", "service.json", "baselines"),
 )
 
-# What may change between a run and its continuation.
-# A recipe is in the values that it derived.
-_FREE_SECTIONS = ("launch", "checkpoint", "baselines", "recipe")
-_FREE_SETTINGS = (
-    "run.folder",
-    "model.weights",
-    "train.log_every",
-    "train.communication_timeout_seconds",
-    "data.reader_threads",
-    "data.prefetch_batches",
-    "data.cache_mib",
-    "refresh.timeout_seconds",
-    "refresh.on_late",
-    *(f"cluster.{name}" for name in NOT_DECIDING),
-    "evaluation.every",
-    "evaluation.split",
-)
-
 
 def _identity(config: RunConfig) -> dict[str, object]:
-    flat: dict[str, object] = {}
-    for section, values in as_dict(config).items():
-        if section in _FREE_SECTIONS:
-            continue
-        if isinstance(values, dict):
-            flat |= {f"{section}.{key}": value for key, value in values.items()}
-        else:
-            flat[section] = values
+    """What makes the run what it is; all else may change when it goes on."""
     # The same folder may be named from the root or from here.
-    flat["data.shards"] = str(Path(config.data.shards).resolve())
-    return {key: value for key, value in flat.items() if key not in _FREE_SETTINGS}
+    shards = str(Path(config.data.shards).resolve())
+    return fixed_settings(config) | {"data.shards": shards, "tasks": as_dict(config)["tasks"]}

@@ -21,7 +21,7 @@ from trainer.losses.loss_facts import LOSSES
 from trainer.models import build_network
 from trainer.models.heads import ClassifierInput
 from trainer.models.network import Network
-from trainer.run.folder import SNAPSHOT_WEIGHTS, RunFolder, step_name, step_of
+from trainer.run.folder import SNAPSHOT_MANIFEST, SNAPSHOT_WEIGHTS, RunFolder, step_name, step_of
 from trainer.run.start import check_weights
 
 _BACKBONE_PREFIXES = ("", "backbone.", "backbone.model.")  # a whole network, ours, timm's
@@ -108,7 +108,7 @@ def write_snapshot(
         weights.write_bytes(save(plain))
         checksum = sha256_of(weights)
         write_json(
-            folder / "manifest.json",
+            folder / SNAPSHOT_MANIFEST,
             {
                 "step": step,
                 "checksum": checksum,
@@ -121,6 +121,25 @@ def write_snapshot(
     )
 
 
+def describe_snapshot(path: Path) -> Snapshot:
+    """Open a snapshot by its manifest alone; the weights, which take long to read, are not checked.
+
+    Raises:
+        TrainingError: it has no manifest, or none of a snapshot.
+    """
+    try:
+        stored = read_json(path / SNAPSHOT_MANIFEST)
+        return Snapshot(
+            path=path,
+            step=stored["step"],
+            checksum=stored["checksum"],
+            data_checksum=stored["data_checksum"],
+            network=NetworkDescription(**stored["network"]),
+        )
+    except (DataError, KeyError, TypeError) as error:
+        raise TrainingError(f"{path} is not a complete snapshot of a run: {error}") from error
+
+
 def read_snapshot(path: str | Path) -> Snapshot:
     """Open a snapshot and check its weights against their checksum.
 
@@ -128,22 +147,15 @@ def read_snapshot(path: str | Path) -> Snapshot:
         TrainingError: not a complete snapshot, or its weights are damaged.
     """
     path = Path(path)
+    snapshot = describe_snapshot(path)
     try:
-        stored = read_json(path / "manifest.json")
-        snapshot = Snapshot(
-            path=path,
-            step=stored["step"],
-            checksum=stored["checksum"],
-            data_checksum=stored["data_checksum"],
-            network=NetworkDescription(**stored["network"]),
-        )
         actual = sha256_of(path / SNAPSHOT_WEIGHTS)
-    except (DataError, OSError, KeyError, TypeError) as error:
+    except OSError as error:
         raise TrainingError(f"{path} is not a complete snapshot of a run: {error}") from error
     if actual != snapshot.checksum:
         raise TrainingError(
-            f"{path / SNAPSHOT_WEIGHTS} is damaged: its checksum differs from manifest.json; "
-            "remove the folder and go on from a checkpoint"
+            f"{path / SNAPSHOT_WEIGHTS} is damaged: its checksum differs from "
+            f"{SNAPSHOT_MANIFEST}; remove the folder and go on from a checkpoint"
         )
     return snapshot
 
@@ -166,7 +178,7 @@ def snapshot_steps(run: RunFolder) -> list[int]:
     if not run.snapshots.is_dir():
         return []
     folders = run.snapshots.iterdir()
-    steps = {step_of(f.name) for f in folders if (f / "manifest.json").exists()}
+    steps = {step_of(f.name) for f in folders if (f / SNAPSHOT_MANIFEST).exists()}
     return sorted(step for step in steps if step is not None)
 
 
