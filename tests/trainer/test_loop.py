@@ -236,7 +236,7 @@ def test_weights_that_are_not_finite_are_not_written(tmp_path):
         with pytest.raises(NonFiniteLoss, match="weights are not after step 4.*learning_rate"):
             write()
     assert checkpoint_steps(parts.run) == snapshot_steps(parts.run) == [2]
-    assert checkpoint.find_sound("auto", parts.run) == parts.run.checkpoints / "step_000002"
+    assert checkpoint.find_intact("auto", parts.run) == parts.run.checkpoints / "step_000002"
 
 
 def test_what_is_looked_at_is_the_first_micro_batch_of_a_step():

@@ -1,4 +1,4 @@
-"""Exact evaluation in parts: fixed batches, counts that add up; no gathering, no padding."""
+"""Exact evaluation in parts: fixed batches, and counts that add up; no gathering, no padding."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from trainer.models.embed import decode_batch, embed_images
 from trainer.models.network import Network
 
 Batch = tuple[int, int]
-"""[start, stop) positions in the split's order; never across a shard's border."""
+"""[start, stop) positions in the split's order; never across shards."""
 
 
 def evaluation_batches(split: SplitInfo, batch_size: int) -> list[Batch]:
-    """Cut a split into batches that do not depend on how many workers share them."""
+    """Cut a split into batches, the same for any number of workers."""
     batches, first = [], 0
     for shard in split.shards:
         end = first + shard.num_samples
@@ -55,42 +55,38 @@ def count_batches(  # noqa: PLR0913 - all that a read-out may look at
     training: Mapping[str, EmbeddingShards] | None = None,
     reader_threads: int = 1,
 ) -> dict[tuple[str, str], ClassCounts]:
-    """Classify some batches of a split and count.
+    """Classify some batches of a split and count correct predictions.
 
     Args:
         network: in evaluation mode.
         index: the split's samples.
-        batches: this worker's share of `evaluation_batches`.
+        batches: this worker's part of `evaluation_batches`.
         tasks: what is evaluated.
-        tables: task -> its clusters; a task without one is read out by its head alone.
+        tables: task -> its clusters; a task without a table has only the read-outs that need none.
         config: settings of the read-outs.
         class_counts: task -> (C,) training images of each class.
-        training: task -> embeddings of the training images, for the read-outs by the nearest of
-            them; or None.
-        reader_threads: that read and decode the next batches, one each, while the network is at
-            work on one; 0 = each is read when it is needed.
+        training: task -> embeddings of the training images; None if there are none, and so no
+            read-outs by training images.
+        reader_threads: each reads and decodes one of the next batches while the network computes;
+            0 = a batch is read when it is needed.
 
     Returns:
-        (task, read-out) -> counts. The keys are the same for any share, also an empty one. There
-        are none for a network without a classifier before the first table.
+        (task, read-out) -> counts. The keys do not depend on the batches, which may be none. There
+        are no keys for a network without a classifier before the first table.
 
     Raises:
         DataError: an image cannot be read.
     """
-    counters = {
-        task.name: _TaskCounter(
-            TaskContext(
-                head=network.head(task.name),
-                config=config,
-                class_counts=class_counts[task.name],
-                table=tables.get(task.name),
-                training=None if training is None else training[task.name],
-            ),
-            index.labels(task.label),
-            network.num_classes[task.name],
+    counters = {}
+    for task in tasks:
+        context = TaskContext(
+            head=network.head(task.name),
+            config=config,
+            class_counts=class_counts[task.name],
+            table=tables.get(task.name),
+            training=None if training is None else training[task.name],
         )
-        for task in tasks
-    }
+        counters[task.name] = _TaskCounter(context, index.labels(task.label))
     if not any(counter.counts for counter in counters.values()):
         return {}
     most = images_per_search(config, dim=network.embedding_dim, num_tasks=len(tasks))
@@ -98,49 +94,42 @@ def count_batches(  # noqa: PLR0913 - all that a read-out may look at
         for group in _groups(batches, most):
             for batch in group:
                 outputs = embed_images(network, next(images))
-                for task, counter in counters.items():
-                    counter.add(outputs[task], batch)
+                for name, counter in counters.items():
+                    counter.add(outputs[name], batch)
             for counter in counters.values():
                 counter.search(group)
-    return {
-        (task, readout): found
-        for task, counter in counters.items()
-        for readout, found in counter.counts.items()
-    }
+    return {(name, r): found for name, c in counters.items() for r, found in c.counts.items()}
 
 
 class _TaskCounter:
     """Classifies the images of one task by all of its read-outs, and counts."""
 
-    def __init__(
-        self, context: TaskContext, labels: npt.NDArray[np.int64], num_classes: int
-    ) -> None:
+    def __init__(self, context: TaskContext, labels: npt.NDArray[np.int64]) -> None:
         """Start from zero.
 
         Args:
             context: of the task.
             labels: (N,) classes of all images of the split, in its order.
-            num_classes: C.
         """
         readouts = available_readouts(context)
-        self.counts = {readout: ClassCounts.zero(num_classes) for readout in readouts}
+        self.counts = {readout: ClassCounts.zero(len(context.class_counts)) for readout in readouts}
         """Read-out -> counts so far."""
         self._context = context
         self._labels = labels
         self._searches = any(map(by_training_images, readouts))
-        self._waiting: list[npt.NDArray[np.float32]] = []
+        self._kept: list[npt.NDArray[np.float32]] = []
 
     def add(self, output: TaskOutput, batch: Batch) -> None:
-        """Count a batch by all read-outs but those that search, for which it waits."""
+        """Count a batch by all read-outs except those by training images, for which it is kept."""
         self._count(predict(self._context, output), self._labels[slice(*batch)])
         if self._searches:
-            self._waiting.append(output.embedding.float().cpu().numpy())
+            self._kept.append(output.embedding.float().cpu().numpy())
 
     def search(self, group: Sequence[Batch]) -> None:
-        """Count the batches that wait, which are these, by the read-outs that search."""
+        """Count the kept batches, which are these, by the read-outs by training images."""
         if self._searches:
-            predictions = predict_by_training_images(self._context, self._waiting)
-            self._waiting = []
+            predictions = predict_by_training_images(self._context, self._kept)
+            self._kept = []
             self._count(predictions, np.concatenate([self._labels[slice(*b)] for b in group]))
 
     def _count(
@@ -152,7 +141,7 @@ class _TaskCounter:
 
 
 def _groups(batches: Sequence[Batch], most: int) -> Iterator[list[Batch]]:
-    """Neighbouring batches of at most that many images together, or single ones of more."""
+    """Consecutive batches with at most that many images in all; a larger batch is alone."""
     group: list[Batch] = []
     num_images = 0
     for start, stop in batches:
@@ -168,20 +157,20 @@ def _groups(batches: Sequence[Batch], most: int) -> Iterator[list[Batch]]:
 def _read_ahead(
     index: SampleIndex, batches: Sequence[Batch], network: Network, num_threads: int
 ) -> Generator[np.ndarray]:
-    """Images of each batch, in order; as many batches as there are threads are on the way."""
+    """Images of each batch, in order; as many batches as threads are read ahead."""
     if not num_threads:
         for batch in batches:
             yield _read_images(index, batch, network)
         return
-    coming: deque[Future[np.ndarray]] = deque()
+    pending: deque[Future[np.ndarray]] = deque()
     pool = ThreadPoolExecutor(num_threads, thread_name_prefix="evaluation")
     try:
         for batch in batches:
-            coming.append(pool.submit(_read_images, index, batch, network))
-            if len(coming) > num_threads:
-                yield coming.popleft().result()
-        while coming:
-            yield coming.popleft().result()
+            pending.append(pool.submit(_read_images, index, batch, network))
+            if len(pending) > num_threads:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -1,4 +1,4 @@
-"""The k nearest training images of a test image, and the classes that they vote for.
+"""Read-outs by the k nearest training images of a query, which vote for its class.
 
 Legend: N queries, D embedding, n training rows of a block, C classes, k neighbours.
 """
@@ -15,8 +15,8 @@ from data_shards.features.embeddings import EmbeddingShards
 from trainer.config.sections import EvaluationConfig
 from trainer.evaluation.readout import FloatArray, IntArray, Queries, needed
 
-_HELD_ENTRIES = 1 << 24  # 64 MiB of queries and what was found for them
-_SORTED_ROWS = 1 << 14  # the first ones: of others, only those that are nearer than these
+_HELD_ENTRIES = 1 << 24  # 64 MiB of queries and their neighbours
+_SORTED_ROWS = 1 << 14  # at a time; after the first, only rows nearer than those found are sorted
 
 
 def images_per_search(config: EvaluationConfig, *, dim: int, num_tasks: int) -> int:
@@ -56,13 +56,13 @@ def nearest_images(
     """Find the nearest training images of each query, block by block.
 
     Args:
-        batches: (N, D) float32 unit rows each, searched for one batch after the other.
+        batches: (N, D) float32 unit rows each; each batch is searched separately.
         training: blocks of (n, D) float32 unit rows and their (n,) int64 classes.
         num_neighbours: k >= 1.
 
     Returns:
         For each batch (N, k) float32 cosines, descending, and the (N, k) int64 classes; fewer than
-        k columns if there are fewer images. Of images equally near, the first comes first.
+        k columns if there are fewer images. Of equally near images, the first comes first.
     """
     found = [
         (np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64))
@@ -97,13 +97,13 @@ def balanced_vote(
 ) -> IntArray:
     """As `vote`, each sum divided by the number of training images of its class.
 
-    So a class gains nothing by having many images: sum over number is, up to a factor, the estimate
-    of the class's own density by those of its images that are near enough to matter.
+    So a class gains nothing from having many images: the sum over the number is, up to a factor, an
+    estimate of the class's density from those of its images that are near enough to matter.
 
     Args:
         cosines: (N, k) float32, descending, k >= 1.
         labels: (N, k) int64 classes in [0, C).
-        class_counts: (C,) training images of each class, near or not.
+        class_counts: (C,) all training images of each class.
         scale: > 0.
 
     Returns:
@@ -115,18 +115,18 @@ def balanced_vote(
 
 def _class_sums(cosines: FloatArray, labels: IntArray, scale: float) -> npt.NDArray[np.float64]:
     """(N, k) sum of exp(scale * cosine) over those of a row that are of the neighbour's class."""
-    # Relative to the nearest, so that none is too large for a float.
+    # Relative to the nearest, so that nothing overflows.
     weights = np.exp(scale * (cosines - cosines[:, :1]).astype(np.float64))
-    # Summed by (row, class): comparing all neighbours with each other would take k * k entries.
+    # Summed by (row, class); comparing all neighbours with each other would take k * k entries.
     keys = labels + (labels.max(initial=0) + 1) * np.arange(len(labels))[:, None]
     _, pair_of = np.unique(keys.ravel(), return_inverse=True)
-    # With weights it is of floats, which its types do not know.
+    # With weights, bincount returns floats, which its type stubs do not know.
     sums = np.bincount(pair_of, weights=weights.ravel()).astype(np.float64, copy=False)
     return sums[pair_of].reshape(labels.shape)
 
 
 def _best_class(scores: npt.NDArray[np.float64], labels: IntArray) -> IntArray:
-    """(N,) the lowest class among those with the largest of the (N, k) scores of their row."""
+    """(N,) class with the largest of the (N, k) scores of a row; of equal ones, the lowest."""
     is_best = scores == scores.max(axis=1, keepdims=True)
     predicted: IntArray = np.where(is_best, labels, np.iinfo(np.int64).max).min(axis=1)
     return predicted
@@ -139,14 +139,14 @@ def _nearer(
     labels: IntArray,
     num_neighbours: int,
 ) -> tuple[FloatArray, IntArray]:
-    """Take up to k of those found before, (N, <= k), and of further images, (N, n) and (n,)."""
+    """The k nearest of those found so far, (N, <= k), and of further ones, (N, n) and (n,)."""
     num_found = best.shape[1]
     if num_found < num_neighbours:
         of_all = np.broadcast_to(labels, cosines.shape)
         joined = np.concatenate([best, cosines], axis=1)
         joined_labels = np.concatenate([best_labels, of_all], axis=1)
     else:
-        # Of images equally near those found before come first, so few are left to be sorted.
+        # Of equally near images, those found earlier come first, so few new ones must be sorted.
         query, column = np.nonzero(cosines > best[:, -1:])
         counts = np.bincount(query, minlength=len(best))
         place = num_found + np.arange(len(query)) - np.repeat(np.cumsum(counts) - counts, counts)

@@ -13,10 +13,10 @@ from trainer.evaluation.registry import neighbour_readouts
 
 
 def missing_embeddings(config: EvaluationConfig, step: int, folder: Path) -> str:
-    """What to say when there are no `training_embeddings` in their folder."""
+    """The warning when a folder has no usable `training_embeddings`."""
     return (
         f"no read-out {', '.join(neighbour_readouts(config))}: the embeddings of the training "
-        f"images by the weights of step {step} are kept for the newest table alone; make them with "
+        f"images by the weights of step {step} are only kept for the newest table; make them with "
         f"`clmle embed --split train --snapshot {step} --out {folder}` and evaluate again"
     )
 
@@ -24,7 +24,7 @@ def missing_embeddings(config: EvaluationConfig, step: int, folder: Path) -> str
 def training_embeddings(
     folder: Path, tasks: Sequence[TaskConfig], tables: Mapping[str, ClusterTable]
 ) -> dict[str, EmbeddingShards] | None:
-    """The embeddings from which tables were made, as the clustering service left them.
+    """Open the embeddings from which tables were made, as the clustering service left them.
 
     Args:
         folder: `RUN/embeddings/step_...`.
@@ -32,7 +32,7 @@ def training_embeddings(
         tables: task -> the table of that step.
 
     Returns:
-        task -> its embeddings; None if they were removed for those of a newer step, or replaced.
+        task -> its embeddings; None if they were removed when a newer table came, or replaced.
     """
     try:
         opened = {task.name: EmbeddingShards.open(folder / task.name, False) for task in tasks}

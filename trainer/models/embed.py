@@ -1,4 +1,4 @@
-"""Images -> embeddings, for the clustering jobs and for evaluation.
+"""Images -> embeddings, for clustering and for evaluation.
 
 Legend: N images, D embedding dimension.
 """
@@ -33,7 +33,7 @@ class ShardEmbeddings:
 
 
 def decode_batch(images: Iterable[bytes], network: Network) -> np.ndarray:
-    """Image files -> (N, size, size, channels) uint8, as the network wants them."""
+    """Image files -> (N, size, size, channels) uint8, as the network takes them."""
     size, channels = network.input_size, network.channels
     return np.stack([decode_image(image, size=size, channels=channels) for image in images])
 
@@ -66,14 +66,14 @@ def embed_shard(
 ) -> dict[str, ShardEmbeddings]:
     """Embed one shard, read in order.
 
-    Batches start anew with each shard, so the result does not depend on who embeds what.
+    No batch crosses shards, so the result does not depend on which worker embeds which shard.
 
     Args:
         network: in evaluation mode.
         manifest: the shards.
         shard_number: which of the split's shards.
-        split: which of the splits.
-        batch_size: images a forward pass.
+        split: of the data.
+        batch_size: images per forward pass.
         labels: task -> its label column.
     """
     ids: list[int] = []

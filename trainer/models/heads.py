@@ -22,27 +22,27 @@ _EMBEDDING_SCALE = 16.0
 
 
 class LinearClassifier(nn.Linear):
-    """A linear head that can give its weights too, where ZeRO 3 gathers them."""
+    """A linear head that can also return its weights, from `forward`, where ZeRO 3 gathers them."""
 
     def forward(  # type: ignore[override]
         self, rows: Tensor, length: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """(B, D) rows -> (B, C) logits; with a length also (C, D) float32, the weights times it."""
+        """(B, D) rows -> (B, C) logits; with a length also weights times length, (C, D) float32."""
         logits = functional.linear(rows, self.weight, self.bias)
         return logits, None if length is None else self.weight.float() * length
 
 
 class ClassVectors(nn.Linear):
-    """Trained unit vectors that stand for the classes, V for each; the losses on cosines use them.
+    """V trained unit vectors for each class; the cosine losses use them.
 
-    A module of its own, so that ZeRO 3 gathers the weights where they are read.
+    A separate module, so that ZeRO 3 gathers the weights where they are read.
     """
 
     def __init__(self, embedding_dim: int, num_classes: int, vectors_per_class: int) -> None:
         super().__init__(embedding_dim, num_classes * vectors_per_class, bias=False)
         self._num_classes = num_classes
-        # Directions evenly spread over the sphere (a Linear's own are a cube's), and of length 1 or
-        # so: the longer a vector, the slower it turns.
+        # Directions uniform on the sphere (nn.Linear's default is uniform in a cube), lengths near
+        # 1: the longer a vector, the slower it turns.
         nn.init.normal_(self.weight, std=embedding_dim**-0.5)
 
     def forward(self, embedding: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
@@ -108,7 +108,7 @@ class TaskHead(nn.Module):
         return None if isinstance(self.classifier, ClassVectors) else self.classifier
 
     def retrained_logits(self, output: TaskOutput) -> Tensor | None:
-        """(B, C) of the second classifier, without a gradient for anything before it."""
+        """(B, C) float32 of the second classifier, without a gradient for what precedes it."""
         if self.retrained is None:
             return None
         rows = output.embedding * _EMBEDDING_SCALE if self._retrains_embedding else output.features
@@ -116,7 +116,7 @@ class TaskHead(nn.Module):
         return logits
 
     def tau_logits(self, output: TaskOutput, tau: float) -> Tensor | None:
-        """(B, C) float32 of the linear classifier with its weights' norms evened out.
+        """(B, C) float32 of the linear classifier, with the norms of its weights normalised.
 
         Each class's weights are divided by their norm to the power of tau; biases are left out
         (Kang et al., ICLR 2020). None without a linear classifier.
@@ -124,8 +124,8 @@ class TaskHead(nn.Module):
         if self.linear_classifier is None:
             return None
         weight = self.linear_classifier.weight.detach().float()
-        evened = weight / weight.norm(dim=1, keepdim=True) ** tau
-        # A common factor of the rows would change no prediction.
+        normalised = weight / weight.norm(dim=1, keepdim=True) ** tau
+        # Without `_EMBEDDING_SCALE`: a common factor changes no prediction.
         rows = output.embedding if self._classifies_embedding else output.features
-        scores: Tensor = rows.float() @ evened.T
+        scores: Tensor = rows.float() @ normalised.T
         return scores

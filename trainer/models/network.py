@@ -35,15 +35,13 @@ class Network(nn.Module):
 
         Args:
             backbone: shared by all tasks.
-            channels: of the images it takes; kept for those who prepare them.
+            channels: of the images, 1 or 3; stored for those who prepare the images.
             input_size: side of these images, in pixels.
             embedding_dim: D, the same for each task.
             num_classes: task -> C.
-            classifier_input: what the classifiers see: the embedding before normalisation
-                ("features") or after it, scaled ("embedding"), or only its angles to vectors of
-                the classes ("cosine"). None = no classifiers.
+            classifier_input: what the classifiers see (`ClassifierInput`); None = no classifier.
             vectors_per_class: V, for "cosine".
-            retrained_input: what a second classifier sees, for `freeze`; None = there is none.
+            retrained_input: what the second classifiers see, which `freeze` trains; None = none.
         """
         super().__init__()
         self.channels = channels
@@ -53,7 +51,7 @@ class Network(nn.Module):
         self.has_classifier = classifier_input is not None
         self._frozen = False
         self.backbone = backbone
-        # The prefix frees task names such as "type", which are attributes of a ModuleDict.
+        # The prefix allows task names such as "type", which are attributes of a ModuleDict.
         self.heads = nn.ModuleDict(
             {
                 f"task_{task}": TaskHead(
@@ -69,7 +67,7 @@ class Network(nn.Module):
         )
 
     def forward(self, images: Tensor) -> dict[str, TaskOutput]:
-        """Every task's outputs: (B, channels, input_size, input_size) -> task -> outputs."""
+        """(B, channels, input_size, input_size) -> task -> its outputs."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self._frozen):
             features = self.backbone(images)
             outputs = {task: self.heads[f"task_{task}"](features) for task in self.num_classes}
@@ -79,25 +77,25 @@ class Network(nn.Module):
         }
 
     def freeze(self, *, frozen: bool) -> None:
-        """Train only the second classifiers, or all again.
+        """Train only the second classifiers (frozen), or everything.
 
-        A frozen network stays in evaluation mode, so that no BatchNorm statistics move either.
+        A frozen network stays in evaluation mode, so that no BatchNorm statistics change either.
         """
         if frozen != self._frozen:
             self._frozen = frozen
             self.train()
 
     def train(self, mode: bool = True) -> Network:
-        """As `nn.Module.train`; in vain while the network is frozen."""
+        """As `nn.Module.train`; without effect while the network is frozen."""
         return super().train(mode and not self._frozen)
 
     def give_slopes(self) -> None:
-        """Give `TaskOutput.logit_slopes` from now on, where the classifiers are linear."""
+        """Return `TaskOutput.logit_slopes` from now on, if the classifiers are linear."""
         for task in self.num_classes:
             self.head(task).gives_slopes = True
 
     def retrained_parameters(self) -> list[nn.Parameter]:
-        """Those of the second classifiers; empty without them."""
+        """Parameters of the second classifiers; empty without any."""
         second = [self.head(task).retrained for task in self.num_classes]
         return [p for layer in second if layer is not None for p in layer.parameters()]
 
@@ -129,11 +127,11 @@ def build_network(  # noqa: PLR0913 - what `NetworkDescription` says
         num_classes: task -> number of its classes.
         classifier_input: what the classifiers see (see `Network`); None = no classifiers.
         vectors_per_class: of a "cosine" classifier.
-        retrained_input: what the second classifiers see; None = no second ones.
+        retrained_input: what the second classifiers see; None = none.
 
     Raises:
-        ConfigError: an unknown backbone (the nearest is named), one that does not take such
-            images, or a timm backbone without timm.
+        ConfigError: an unknown backbone (the nearest name is suggested), one that does not take
+            such images, or a timm backbone without timm.
     """
     return Network(
         build_backbone(backbone, channels=channels, input_size=input_size),

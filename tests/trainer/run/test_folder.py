@@ -154,8 +154,7 @@ def test_a_folder_of_something_else_is_refused_and_left_alone(run):
         claim(run)
     assert str(caught.value) == (
         f"{run.path} holds manifest.json, train-000000.idx, train-000000.json and 1 more but no "
-        "config.yaml: got a folder of something else, expected a new or empty one, or a run's; "
-        "set run.folder to a folder of its own"
+        "config.yaml: expected a new or empty folder, or a run's; set run.folder to another folder"
     )
     assert sorted(path.name for path in run.path.iterdir()) == names
 
