@@ -33,12 +33,16 @@ from data_shards.images.transforms import decode_image
 from data_shards.progress import Progress
 from data_shards.shards.manifest import Manifest
 from data_shards.sources.files import visible_files
-from trainer.config.readout_names import NEAREST_IMAGES, NEAREST_IMAGES_BALANCED, READOUTS
 from trainer.config.sections import EvaluationConfig, TaskConfig
 from trainer.config.tasks import load_manifest, resolve_tasks
 from trainer.config.yaml_file import config_parser, resolved
-from trainer.evaluation.evaluate import predict_task
-from trainer.evaluation.readouts import readouts
+from trainer.evaluation.readout import TaskContext
+from trainer.evaluation.registry import (
+    READ_OUTS,
+    available_readouts,
+    by_training_images,
+    predict,
+)
 from trainer.models.embed import embed_images
 from trainer.models.network import Network
 from trainer.run.folder import RunFolder
@@ -46,8 +50,6 @@ from trainer.runtime.world import World
 from trainer.state.snapshot import load_network
 
 HEADER = ("image", "task", "class", "similarity")
-_BY_IMAGES = (NEAREST_IMAGES, NEAREST_IMAGES_BALANCED)
-"""Read-outs that need the embeddings of the training images."""
 _NAME_ERRORS = "surrogateescape"  # writes the bytes of a file name that is not UTF-8 as they are
 
 
@@ -72,11 +74,11 @@ class Classifier:
         """
         why = (
             ": it needs the embeddings of the training images, which clmle classify does not read"
-            if self.readout in _BY_IMAGES
+            if by_training_images(self.readout)
             else ""
         )
         for task in self.tasks:
-            there = readouts(self.tables[task.name], self.config, self.network)
+            there = available_readouts(self._context(task))
             if self.readout not in there:
                 raise JobError(
                     f"--readout {self.readout} is not available{why}; "
@@ -98,15 +100,7 @@ class Classifier:
         found = {}
         for task in self.tasks:
             output, table = outputs[task.name], self.tables[task.name]
-            predicted = predict_task(
-                self.network,
-                output,
-                task.name,
-                table=table,
-                config=self.config,
-                class_counts=self.manifest.class_counts("train", task.label),
-                wanted=[self.readout],
-            )[self.readout]
+            predicted = predict(self._context(task), output, [self.readout])[self.readout]
             names = self.manifest.label_names[task.label]
             embeddings = output.embedding.float().cpu().numpy()
             found[task.name] = (
@@ -114,6 +108,14 @@ class Classifier:
                 similarities(embeddings, predicted, table),
             )
         return found
+
+    def _context(self, task: TaskConfig) -> TaskContext:
+        return TaskContext(
+            head=self.network.head(task.name),
+            config=self.config,
+            class_counts=self.manifest.class_counts("train", task.label),
+            table=self.tables[task.name],
+        )
 
 
 def similarities(
@@ -246,8 +248,8 @@ def _parser() -> argparse.ArgumentParser:
         "--readout",
         metavar="NAME",
         help="what makes a class of an embedding: "
-        f"{', '.join(name for name in READOUTS if name not in _BY_IMAGES)}, as far as the run has "
-        "them (default: the one that its method is meant for)",
+        f"{', '.join(name for name in READ_OUTS if not by_training_images(name))}, as far as the "
+        "run has them (default: the one that its method is meant for)",
     )
     add_checkpoint_option(parser)
     parser.add_argument(

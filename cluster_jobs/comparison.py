@@ -37,7 +37,7 @@ def comparison_table(reports: Mapping[str, Report], manifest: Manifest, config: 
         config: any of the methods' configurations, for the tasks.
     """
     had = {name.split("/")[-1] for made in reports.values() for name in made["balanced_accuracy"]}
-    shown = [name for name in READOUTS if name in had]
+    shown = [*(n for n in READOUTS if n in had), *sorted(had - set(READOUTS))]
     rows = [["balanced accuracy", *shown, "images seen", "seconds"]]
     for method, report in reports.items():
         values = [_number(_over_tasks(report["balanced_accuracy"], name)) for name in shown]

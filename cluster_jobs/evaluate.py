@@ -36,12 +36,9 @@ from trainer.config.sections import EvaluationConfig, TaskConfig
 from trainer.config.tasks import load_manifest, resolve_tasks
 from trainer.config.yaml_file import config_parser, resolved
 from trainer.evaluation.evaluate import Batch, evaluation_batches
-from trainer.evaluation.knn import (
-    missing_embeddings,
-    neighbour_readouts,
-    training_embeddings,
-)
+from trainer.evaluation.registry import neighbour_readouts
 from trainer.evaluation.report import as_metrics, summarise, write_evaluation
+from trainer.evaluation.training_embeddings import missing_embeddings, training_embeddings
 from trainer.run.folder import RunFolder, step_name
 from trainer.state.metrics import MetricWriter
 from trainer.state.snapshot import Snapshot

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+from clustering.settings import MAY_CHANGE
 from data_shards.errors import require
 
 Init = Literal["random", "kmeans++", "warm"]
@@ -15,12 +16,6 @@ Backend = Literal["auto", "faiss-cpu", "faiss-gpu", "torch-gpu"]
 
 TransportChoice = Literal["auto", "object_store", "shared_files"]
 """How rows reach their worker."""
-
-NOT_DECIDING = (
-    *("num_workers", "memory_mib_per_worker", "transport"),
-    *("task_timeout_seconds", "max_retries"),
-)
-"""Settings that say who computes, when and how long, not what."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,24 +62,24 @@ class ClusterConfig:
     first of faiss-gpu, torch-gpu, faiss-cpu that works where Ray has GPUs. The Ray that clmle run
     starts has them only with launch.embed_gpus > 0."""
 
-    memory_mib_per_worker: int = 1024
+    memory_mib_per_worker: int = field(default=1024, metadata=MAY_CHANGE)
     """Embeddings that a worker may hold, in MiB. A class that is larger is divided over workers,
     and what exceeds the memory of all is read anew in each iteration."""
 
-    transport: TransportChoice = "auto"
+    transport: TransportChoice = field(default="auto", metadata=MAY_CHANGE)
     """How embeddings reach the worker that clusters them: read by it from the shared file system,
     or read once by any worker and sent through Ray's object store. auto = the object store if Ray
     has several machines, shared files on one."""
 
-    num_workers: int = 0
+    num_workers: int = field(default=0, metadata=MAY_CHANGE)
     """Ray workers, of one CPU each, to spread the classes over. 0 = every CPU of the cluster."""
 
-    task_timeout_seconds: float = 600.0
+    task_timeout_seconds: float = field(default=600.0, metadata=MAY_CHANGE)
     """A worker that takes longer over its share of the classes is given up, the share retried. The
     time of a share begins anew whenever one that was sent before it is done: waiting for a CPU of
     Ray is no delay while others make progress."""
 
-    max_retries: int = 3
+    max_retries: int = field(default=3, metadata=MAY_CHANGE)
     """How often a share of the classes is tried again after a lost or late worker."""
 
     def __post_init__(self) -> None:

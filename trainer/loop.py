@@ -191,7 +191,7 @@ class Loop:
         parts = self._parts
         self._step.check_weights(self.step)
         state = parts.engine.full_state()
-        snapshot = parts.world.first_does(
+        snapshot = parts.world.run_on_rank_zero(
             lambda: write_snapshot(
                 parts.run,
                 self.step,

@@ -12,9 +12,9 @@ from trainer.config.errors import NonFiniteLoss
 from trainer.config.run_config import RunConfig
 from trainer.losses.batch import ClusterComparison
 from trainer.losses.objective import Objective
+from trainer.losses.outputs import TaskOutput
 from trainer.losses.schedule import learning_rate_factor
 from trainer.models.batch_norm import RunningStatistics
-from trainer.models.network import TaskOutput
 from trainer.runtime.engine import Engine
 from trainer.sampling.batch_loader import BatchLoader
 

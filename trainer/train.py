@@ -53,7 +53,7 @@ from trainer.state import checkpoint
 from trainer.state.checkpoint import LoopState
 from trainer.state.metrics import MetricWriter
 from trainer.state.report import stall_warning, write_report
-from trainer.state.snapshot import NetworkDescription, begin_from, copy_snapshot
+from trainer.state.snapshot import NetworkDescription, copy_snapshot, load_initial_weights
 
 logger = logging.getLogger(__name__)
 
@@ -135,13 +135,13 @@ def train(config: RunConfig, *, resume: str = "auto") -> dict[str, Any]:
         if slow is not None and world.is_first:
             logger.warning("%s", slow)
         # One rank decides: on a shared file system another may not see the newest checkpoint yet.
-        found = world.first_does(lambda: checkpoint.find_sound(resume, run))
+        found = world.run_on_rank_zero(lambda: checkpoint.find_intact(resume, run))
         named = world.broadcast_text(str(found) if found is not None else None)
         parts = _build(config, world, manifest, stack, told_to_stop, fresh=named is None)
         resumed = _restore(parts, Path(named)) if named is not None else None
         if world.is_first:
             first_step = resumed.step if resumed else 0
-            checkpoint.forget_later(run, first_step)
+            checkpoint.remove_later(run, first_step)
             parts.metrics = MetricWriter(run, purge_step=first_step)
             stack.callback(parts.metrics.close)
         loop = Loop(parts, told_to_stop=told_to_stop, resumed=resumed)
@@ -198,7 +198,7 @@ def _restore(parts: Parts, path: Path) -> LoopState:
     )
     former = RunFolder(path.parent.parent)
     if former.path.resolve() != parts.run.path.resolve():
-        parts.world.first_does(lambda: _adopt(former, parts.run, state.feed))
+        parts.world.run_on_rank_zero(lambda: _adopt(former, parts.run, state.feed))
     parts.feed.restore(state.feed, parts.run.tables)
     parts.objective.use_tables(parts.feed.tables)
     parts.objective.restore(checkpoint.load_statistics(path, parts.world))
@@ -219,7 +219,7 @@ def _network(config: RunConfig, description: NetworkDescription, *, fresh: bool)
     torch.manual_seed(config.run.seed)
     network = description.build()
     if fresh and config.model.weights:
-        others = begin_from(network, Path(config.model.weights))
+        others = load_initial_weights(network, Path(config.model.weights))
         begun_anew = ", ".join(others) or "nothing"
         logger.info("weights of %s taken; begun anew: %s", config.model.weights, begun_anew)
     if config.loss.needs_logit_slopes:
@@ -270,7 +270,7 @@ def _build(
             check=lambda tables: check_tables(
                 tables, embedding_dim=config.model.embedding_dim, num_classes=num_classes
             ),
-            told_to_stop=told_to_stop,
+            stop_requested=told_to_stop,
             given_up=lambda: is_service_given_up(run),
         ),
         index=index,

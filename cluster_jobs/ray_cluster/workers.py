@@ -25,7 +25,7 @@ from data_shards.shards.manifest import Manifest
 from trainer.config.sections import EvaluationConfig, TaskConfig
 from trainer.evaluation.counts import ClassCounts
 from trainer.evaluation.evaluate import Batch, count_batches
-from trainer.evaluation.knn import training_embeddings
+from trainer.evaluation.training_embeddings import training_embeddings
 from trainer.models.embed import ShardEmbeddings, embed_shard
 from trainer.models.network import Network
 from trainer.state.snapshot import Snapshot, load_network, read_snapshot

@@ -11,6 +11,7 @@ from data_shards.atomic import read_json
 from data_shards.errors import DataError
 from trainer.run.folder import (
     CHECKPOINT_MANIFEST,
+    SNAPSHOT_MANIFEST,
     RunFolder,
     checkpoint_steps,
     step_name,
@@ -43,9 +44,9 @@ def prune(run: RunFolder, version: int) -> None:
         return
     needed = {*named, version}
     for old in _dispensable(store.versions(run.tables), version, needed):
-        _remove(run.tables / f"{old:06d}")
+        _remove(run.tables / f"{old:06d}", store.MANIFEST_NAME)
     for old in _dispensable(snapshot_steps(run), version, needed):
-        _remove(run.snapshots / step_name(old))
+        _remove(run.snapshots / step_name(old), SNAPSHOT_MANIFEST)
 
 
 def _dispensable(steps: list[int], version: int, needed: set[int]) -> list[int]:
@@ -69,9 +70,9 @@ def _named_by_checkpoints(run: RunFolder) -> set[int] | None:
     return named
 
 
-def _remove(folder: Path) -> None:
+def _remove(folder: Path, manifest: str) -> None:
     # Without its manifest it is nothing, should this be the last act of a killed process.
-    (folder / "manifest.json").unlink(missing_ok=True)
+    (folder / manifest).unlink(missing_ok=True)
     _remove_rest(folder)
 
 

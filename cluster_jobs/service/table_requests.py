@@ -7,10 +7,9 @@ from pathlib import Path
 
 from clustering.errors import ClusterError
 from clustering.table import store
-from data_shards.atomic import read_json
-from data_shards.errors import DataError
-from trainer.run.folder import RunFolder, step_name, step_of
-from trainer.state.snapshot import Snapshot, snapshot_steps
+from trainer.config.errors import TrainingError
+from trainer.run.folder import SNAPSHOT_MANIFEST, RunFolder, step_name
+from trainer.state.snapshot import Snapshot, describe_snapshot, snapshot_steps
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -50,20 +49,21 @@ def identity(snapshot: Snapshot) -> dict[str, str]:
 
 def is_served(run: RunFolder, snapshot: Snapshot) -> bool:
     """Whether the tables of exactly these weights and this data are published."""
-    return _has_tables(run, snapshot.step, identity(snapshot))
+    try:
+        stats = store.stats(run.tables, snapshot.step)
+    except ClusterError:
+        return False
+    wanted = identity(snapshot).items()
+    return all(entry.get(key) == value for entry in stats.values() for key, value in wanted)
 
 
 def looks_served(run: RunFolder, folder: Path) -> bool:
     """`is_served` by the snapshot's manifest alone; one that cannot be read has no tables."""
     try:
-        stored = read_json(folder / "manifest.json")
-        wanted = {
-            "snapshot_checksum": str(stored["checksum"]),
-            "data_checksum": str(stored["data_checksum"]),
-        }
-    except (DataError, KeyError):
+        snapshot = describe_snapshot(folder)
+    except TrainingError:
         return False
-    return _has_tables(run, step_of(folder.name) or 0, wanted)
+    return is_served(run, snapshot)
 
 
 def _requests(run: RunFolder) -> list[Request]:
@@ -73,14 +73,6 @@ def _requests(run: RunFolder) -> list[Request]:
 
 def _time_written(folder: Path) -> int:
     try:
-        return (folder / "manifest.json").stat().st_mtime_ns
+        return (folder / SNAPSHOT_MANIFEST).stat().st_mtime_ns
     except FileNotFoundError:  # just being replaced
         return 0
-
-
-def _has_tables(run: RunFolder, version: int, wanted: dict[str, str]) -> bool:
-    try:
-        stats = store.stats(run.tables, version)
-    except ClusterError:
-        return False
-    return all(entry.get(key) == wanted[key] for entry in stats.values() for key in wanted)

@@ -14,7 +14,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,10 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
-from clustering.config import NOT_DECIDING
 from clustering.execution.workers import Done, Workers, WorkList
 from clustering.kmeans.backends import BackendName, describe_backend
 from clustering.kmeans.bundle import BundleResult, BundleWork
+from clustering.settings import fixed_settings
 from data_shards.atomic import atomic_file, clear_leftovers, sha256_of
 
 logger = logging.getLogger(__name__)
@@ -93,7 +93,7 @@ class BundleStore:
 
     def _keys(self, work: BundleWork) -> list[bytes]:
         """What decides the clusters of each class, as a checksum."""
-        settings = {k: v for k, v in asdict(work.config).items() if k not in NOT_DECIDING}
+        settings = fixed_settings(work.config)
         backend = describe_backend(work.backend)
         common = [_FORMAT, self._embeddings, settings, work.seed, backend]
         start = hashlib.sha256(json.dumps(common, sort_keys=True).encode())

@@ -25,8 +25,8 @@ from trainer.config.builder import with_settings
 from trainer.config.errors import TrainingError
 from trainer.config.tasks import resolve_tasks
 from trainer.evaluation.evaluate import count_batches, evaluation_batches
-from trainer.evaluation.knn import training_embeddings
 from trainer.evaluation.report import summarise
+from trainer.evaluation.training_embeddings import training_embeddings
 from trainer.models.embed import embed_shard
 from trainer.run.folder import step_name
 from trainer.state.metrics import read_metrics

@@ -17,7 +17,7 @@ from trainer.config.run_config import as_dict
 from trainer.loop import Loop
 from trainer.losses.batch import ClusterComparison
 from trainer.losses.objective import ObjectiveValue
-from trainer.models.network import TaskOutput
+from trainer.losses.outputs import TaskOutput
 from trainer.run.folder import RunFolder, checkpoint_steps
 from trainer.runtime.table_feed import FeedState
 from trainer.runtime.world import World
@@ -237,7 +237,7 @@ def test_weights_that_are_not_finite_are_not_written(tmp_path):
         with pytest.raises(NonFiniteLoss, match="weights are not after step 4.*learning_rate"):
             write()
     assert checkpoint_steps(parts.run) == snapshot_steps(parts.run) == [2]
-    assert checkpoint.find_sound("auto", parts.run) == parts.run.checkpoints / "step_000002"
+    assert checkpoint.find_intact("auto", parts.run) == parts.run.checkpoints / "step_000002"
 
 
 def test_what_is_looked_at_is_the_first_micro_batch_of_a_step():

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from clustering.config import ClusterConfig
+from clustering.settings import MAY_CHANGE
 from data_shards.errors import ConfigError
 from trainer.config.readout_names import HEAD_RETRAINED
+from trainer.config.sampler_section import SamplerConfig
 from trainer.config.sections import (
     CheckpointConfig,
     DataConfig,
@@ -23,7 +25,6 @@ from trainer.config.sections import (
     OptimConfig,
     RefreshConfig,
     RunSection,
-    SamplerConfig,
     TaskConfig,
     TrainConfig,
 )
@@ -39,7 +40,8 @@ class RunConfig:
 
     run: RunSection = field(default_factory=RunSection)
     data: DataConfig = field(default_factory=DataConfig)
-    recipe: Literal["long_tail", "none"] = "long_tail"
+    # What the recipe derives is in the values themselves.
+    recipe: Literal["long_tail", "none"] = field(default="long_tail", metadata=MAY_CHANGE)
     """long_tail = settings that the file and `--set` leave open follow from the class histogram of
     data.shards (docs/methods.md); none = they have the defaults below, which are the plain
     equation's."""
@@ -53,10 +55,10 @@ class RunConfig:
     refresh: RefreshConfig = field(default_factory=RefreshConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
-    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig, metadata=MAY_CHANGE)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
-    launch: LaunchConfig = field(default_factory=LaunchConfig)
-    baselines: dict[str, dict[str, Any]] = field(default_factory=dict)
+    launch: LaunchConfig = field(default_factory=LaunchConfig, metadata=MAY_CHANGE)
+    baselines: dict[str, dict[str, Any]] = field(default_factory=dict, metadata=MAY_CHANGE)
     """Other methods that `clmle run` trains after the run itself, on as many images, for its
     comparison table: name -> settings that differ, as in `--set` (`loss.name: softmax`). One with
     another loss.name than the run has none of the run's loss section, sampler.sampling and

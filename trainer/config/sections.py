@@ -9,15 +9,15 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from clustering.settings import MAY_CHANGE
 from data_shards.errors import require as _require
-from trainer.losses.spec import LabelSampling, Sampling
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunSection:
     """Where a run lives, and the one seed from which all its randomness comes."""
 
-    folder: str = "runs/unnamed"
+    folder: str = field(default="runs/unnamed", metadata=MAY_CHANGE)
     """Everything that the run writes goes here. Relative to where the command is run."""
 
     seed: int = 0
@@ -45,13 +45,13 @@ class DataConfig:
     flip: bool = False
     """Mirror every second training image, drawn at random. Right for faces, wrong for digits."""
 
-    reader_threads: int = 2
+    reader_threads: int = field(default=2, metadata=MAY_CHANGE)
     """Threads per rank that read and decode coming batches. 0 = decode when the batch is needed."""
 
-    prefetch_batches: int = 4
+    prefetch_batches: int = field(default=4, metadata=MAY_CHANGE)
     """Micro-batches per rank that are read ahead."""
 
-    cache_mib: int = 256
+    cache_mib: int = field(default=256, metadata=MAY_CHANGE)
     """Memory per rank for images once they are decoded, in MiB; those that find no room are decoded
     each time. 0 = none is kept."""
 
@@ -106,7 +106,7 @@ class ModelConfig:
     classifier_input: Literal["features", "embedding"] = "features"
     """What the softmax head sees: the embedding before normalisation, or after it (scaled)."""
 
-    weights: str = ""
+    weights: str = field(default="", metadata=MAY_CHANGE)
     """Where a training begins: a snapshot of another run (RUN/snapshots/step_000200), or a
     .safetensors file of a backbone. All of the backbone must be in it; heads are taken where they
     fit, others begin anew. "" = at random."""
@@ -114,88 +114,6 @@ class ModelConfig:
     def __post_init__(self) -> None:
         _require(self.input_size >= 8, "model.input_size", ">= 8 pixels", self.input_size)
         _require(self.embedding_dim >= 2, "model.embedding_dim", ">= 2", self.embedding_dim)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SamplerConfig:
-    """Which images make a step: `micro_batches` of `micro_batch_size` images, over all ranks."""
-
-    sampling: Literal["auto", Sampling] = "auto"
-    """cluster = neighbourhoods of the cluster table; instance = every image once an epoch;
-    class_balanced = every class as often; square_root = a class in proportion to the root of its
-    size; under = of each class as many images as the rarest has; progressive = from instance to
-    class_balanced over the training run; class_groups = class_balanced, images_per_class images of
-    a class at a time. auto = what suits the loss (docs/methods.md)."""
-
-    warmup_sampling: LabelSampling = "instance"
-    """How images are drawn during `loss.warmup_share`, while only the softmax term is minimised
-    (not the learning rate's `optim.warmup_steps`)."""
-
-    micro_batches: int = 2
-    """Micro-batches a step. Must be a multiple of the number of ranks; each rank accumulates
-    gradients over its share."""
-
-    micro_batch_size: int = 100
-    """Images of a micro-batch, for every sampling. BatchNorm and the loss see it whole."""
-
-    images_per_cluster: int = 5
-    """With sampling cluster, images drawn of each cluster (D in the papers); a smaller cluster
-    repeats its images. micro_batch_size / images_per_cluster clusters make a neighbourhood (M in
-    the papers): a seed, its siblings, the nearest of other classes, and where a table lists too few
-    of these (`cluster.listed_neighbours`), any others."""
-
-    siblings: int = 3
-    """With sampling cluster, at most this many clusters of the seed's class beside it."""
-
-    max_clusters_per_class: int = 0
-    """With sampling cluster, at most this many clusters of one class in a neighbourhood. 0 = as
-    many as are near."""
-
-    seed_by: Literal["cluster", "class"] = "cluster"
-    """With sampling cluster, seeds go through all clusters, or through all classes (and their
-    clusters in turn)."""
-
-    images_per_class: int = 5
-    """With sampling class_groups, images drawn of a class at a time (K of P x K batches)."""
-
-    def __post_init__(self) -> None:
-        for name in ("micro_batches", "images_per_cluster", "images_per_class"):
-            _require(getattr(self, name) >= 1, f"sampler.{name}", ">= 1", getattr(self, name))
-        size = self.micro_batch_size
-        _require(size >= 2, "sampler.micro_batch_size", ">= 2 (a loss needs two images)", size)
-        for name in ("siblings", "max_clusters_per_class"):
-            _require(getattr(self, name) >= 0, f"sampler.{name}", ">= 0", getattr(self, name))
-
-    @property
-    def clusters(self) -> int:
-        """Clusters of a neighbourhood, with sampling cluster."""
-        return self.micro_batch_size // self.images_per_cluster
-
-    def check_cluster_shape(self) -> None:
-        """Refuse a neighbourhood that cannot be drawn; only where sampling is cluster.
-
-        Raises:
-            ConfigError: the images do not divide among clusters, or there are too few of these.
-        """
-        size, each = self.micro_batch_size, self.images_per_cluster
-        _require(
-            size % each == 0,
-            "sampler.micro_batch_size",
-            f"a multiple of sampler.images_per_cluster = {each} with sampling cluster",
-            size,
-        )
-        _require(
-            self.clusters >= 2,
-            "sampler.micro_batch_size / sampler.images_per_cluster",
-            ">= 2 clusters (a loss needs two)",
-            self.clusters,
-        )
-        _require(
-            self.siblings < self.clusters,
-            "sampler.siblings",
-            f"in [0, {self.clusters}), the clusters of a micro-batch",
-            self.siblings,
-        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -209,11 +127,11 @@ class RefreshConfig:
     """The table of the weights of step t is switched to at step t + lag, on all ranks at once.
     0 = training stands still while it is made."""
 
-    on_late: Literal["wait", "continue"] = "wait"
+    on_late: Literal["wait", "continue"] = field(default="wait", metadata=MAY_CHANGE)
     """wait = all ranks wait for the table (deterministic); continue = keep the old one, switch
     when the new one is there."""
 
-    timeout_seconds: float = 1200.0
+    timeout_seconds: float = field(default=1200.0, metadata=MAY_CHANGE)
     """How long ranks wait for a table before the run fails (with on_late continue: only for the
     first table, and for the last before it evaluates with an older one)."""
 
@@ -269,7 +187,7 @@ class TrainConfig:
     """Last share of the steps in which all is frozen but a second linear classifier, trained on
     class-balanced batches: cRT (Kang et al., ICLR 2020), read-out head_crt. 0 = none."""
 
-    log_every: int = 10
+    log_every: int = field(default=10, metadata=MAY_CHANGE)
     """Steps between two rows of metrics."""
 
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -281,7 +199,7 @@ class TrainConfig:
     gradient_clipping: float = 0.0
     """Largest norm of the gradient. 0 = no clipping."""
 
-    communication_timeout_seconds: float = 120.0
+    communication_timeout_seconds: float = field(default=120.0, metadata=MAY_CHANGE)
     """A rank that does not answer for this long makes the job fail."""
 
     deepspeed_extra: dict[str, Any] = field(default_factory=dict)
@@ -326,11 +244,11 @@ class CheckpointConfig:
 class EvaluationConfig:
     """How embeddings become classes, and on which images and when that is measured."""
 
-    split: Literal["test", "validation"] = "test"
+    split: Literal["test", "validation"] = field(default="test", metadata=MAY_CHANGE)
     """Images that are classified. Settings are chosen on validation (`clmle import
     --validation-fraction`), so that the test split is read once."""
 
-    every: int = 0
+    every: int = field(default=0, metadata=MAY_CHANGE)
     """Steps between two evaluations during training (on the active table). 0 = only at the end."""
 
     batch_size: int = 256

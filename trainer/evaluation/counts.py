@@ -1,4 +1,4 @@
-"""Per-class counts of right answers: what distributed evaluation adds up, so nothing is gathered.
+"""Per-class counts of correct predictions: distributed evaluation adds these up, nothing else.
 
 Legend: N samples, C classes.
 """
@@ -12,12 +12,18 @@ import numpy as np
 
 @dataclass(frozen=True)
 class ClassCounts:
-    """How many test samples of each class there were, and how many got their class."""
+    """How many samples of each class there were, and how many were classified correctly."""
 
     correct: np.ndarray
     """(C,) int64."""
     total: np.ndarray
     """(C,) int64."""
+
+    @classmethod
+    def zero(cls, num_classes: int) -> ClassCounts:
+        """Counts of no samples."""
+        none = np.zeros(num_classes, np.int64)
+        return cls(none, none)
 
     @classmethod
     def of(cls, predictions: np.ndarray, labels: np.ndarray, num_classes: int) -> ClassCounts:
@@ -34,14 +40,14 @@ class ClassCounts:
 
     @property
     def per_class_recall(self) -> np.ndarray:
-        """(C,) float64 in [0, 1]; NaN for a class without a test sample."""
+        """(C,) float64 in [0, 1]; NaN for a class without samples."""
         recall = np.full(len(self.total), np.nan)
         np.divide(self.correct, self.total, out=recall, where=self.total > 0)
         return recall
 
     @property
     def balanced_accuracy(self) -> float:
-        """Mean recall over the classes that have test samples, in [0, 1].
+        """Mean recall over the classes that have samples, in [0, 1].
 
         For two classes this is the attribute metric 1/2 (tp/Np + tn/Nn) (LMLE, CVPR 2016).
         """
@@ -49,6 +55,6 @@ class ClassCounts:
 
     @property
     def accuracy(self) -> float:
-        """Plain share of right answers, in [0, 1]."""
+        """Share of correct predictions, in [0, 1]."""
         total = self.total.sum()
         return float(self.correct.sum() / total) if total else float("nan")

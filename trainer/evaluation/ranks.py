@@ -17,12 +17,9 @@ from data_shards.shards.manifest import Manifest
 from trainer.config.sections import EvaluationConfig, TaskConfig
 from trainer.evaluation.counts import ClassCounts
 from trainer.evaluation.evaluate import count_batches, evaluation_batches
-from trainer.evaluation.knn import (
-    missing_embeddings,
-    neighbour_readouts,
-    training_embeddings,
-)
+from trainer.evaluation.registry import neighbour_readouts
 from trainer.evaluation.report import as_metrics, evaluation_path, summarise, write_evaluation
+from trainer.evaluation.training_embeddings import missing_embeddings, training_embeddings
 from trainer.models.network import Network
 from trainer.run.folder import RunFolder, step_name
 from trainer.runtime.world import World
@@ -31,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 
 class RankEvaluator:
-    """Each rank classifies its share of the batches; only counts are exchanged."""
+    """Each rank classifies its part of the batches; only counts are exchanged."""
 
     def __init__(
         self,
@@ -46,15 +43,15 @@ class RankEvaluator:
         """Open the split that `config.split` names.
 
         Args:
-            run: where the evaluations go.
+            run: the folder that evaluations are written to.
             world: the ranks.
             manifest: of the images.
             tasks: what is evaluated.
             config: settings of the read-outs.
-            reader_threads: of each rank, as of `count_batches`.
+            reader_threads: per rank, as for `count_batches`.
 
         Raises:
-            DataError: there is none, or it is damaged.
+            DataError: there is no such split, or it is damaged.
         """
         self._run = run
         self._world = world
@@ -77,15 +74,15 @@ class RankEvaluator:
 
         Args:
             network: whole, in evaluation mode.
-            step: optimiser steps of its weights.
-            tables: task -> clusters for the kNC read-outs.
-            version: the tables' version.
+            step: optimiser steps done.
+            tables: task -> its clusters.
+            version: of the tables.
 
         Returns:
             The summary, and its scalars as metrics; the same on every rank. Both are empty, and no
-            file is written, where nothing can be read out: no classifier, and no tables yet.
+            file is written, if there is no read-out: no classifier, and no tables yet.
         """
-        # Its files are of no use to the training that follows.
+        # Closed, since training does not use its files.
         with closing(self._index) as index:
             mine = count_batches(
                 network,
@@ -107,7 +104,7 @@ class RankEvaluator:
         return summary, as_metrics(summary)
 
     def is_done(self, step: int) -> bool:
-        """Whether the evaluation of a step is written. Every rank must call it."""
+        """Whether the evaluation of a step has been written. Every rank must call it."""
         file = evaluation_path(self._run, step, self._config.split)
         found = torch.tensor(self._world.is_first and file.exists(), dtype=torch.int64)
         return bool(self._world.sum(found))
@@ -115,7 +112,7 @@ class RankEvaluator:
     def _training(
         self, step: int, tables: Mapping[str, ClusterTable], version: int | None
     ) -> dict[str, EmbeddingShards] | None:
-        """The training images' embeddings by these very weights; None on every rank or on none."""
+        """The training images' embeddings by exactly these weights; None on all ranks or none."""
         if not neighbour_readouts(self._config) or version != step:
             return None
         folder = self._run.embeddings / step_name(step)

@@ -1,4 +1,4 @@
-"""What an evaluation says, as JSON and as metrics."""
+"""The results of an evaluation, as JSON and as metrics."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ Counts = Mapping[tuple[str, str], ClassCounts]
 def summarise(
     counts: Counts, *, step: int, table_version: int | None, split: str = "test"
 ) -> dict[str, Any]:
-    """The numbers of one evaluation.
+    """Summarise one evaluation.
 
     Args:
         counts: (task, read-out) -> counts over the whole split.
         step: optimiser steps of the evaluated weights.
-        table_version: the cluster tables that the kNC read-outs used.
-        split: the split that was classified.
+        table_version: of the cluster tables.
+        split: that was classified.
 
     Returns:
         `balanced_accuracy`, `accuracy`, `per_class_recall` by read-out (named "task/read-out" if
@@ -40,7 +40,7 @@ def summarise(
         "balanced_accuracy": {name: c.balanced_accuracy for name, c in named.items()},
         "accuracy": {name: c.accuracy for name, c in named.items()},
         "per_class_recall": {
-            # A class without a test image has no recall; JSON has no NaN.
+            # A class without images has no recall; JSON has no NaN.
             name: [None if r != r else float(r) for r in c.per_class_recall]
             for name, c in named.items()
         },
@@ -48,13 +48,13 @@ def summarise(
 
 
 def evaluation_path(run: RunFolder, step: int, split: str) -> Path:
-    """`RUN/evaluation/step_....json`, or `step_...-SPLIT.json` of another split than test."""
+    """`RUN/evaluation/step_....json`, or `step_...-SPLIT.json` if the split is not test."""
     of_split = "" if split == "test" else f"-{split}"
     return run.evaluation / f"{step_name(step)}{of_split}.json"
 
 
 def write_evaluation(run: RunFolder, summary: Mapping[str, Any]) -> Path:
-    """Write a summary where `evaluation_path` says."""
+    """Write a summary to `evaluation_path`."""
     path = evaluation_path(run, summary["step"], summary["split"])
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, dict(summary))
@@ -62,7 +62,7 @@ def write_evaluation(run: RunFolder, summary: Mapping[str, Any]) -> Path:
 
 
 def as_metrics(summary: Mapping[str, Any]) -> dict[str, float]:
-    """The scalars of an evaluation for TensorBoard; another split than test is in their names."""
+    """Name -> scalar, for TensorBoard; the names contain the split if it is not test."""
     of_split = "" if summary["split"] == "test" else f"{summary['split']}/"
     return {
         f"evaluation/{of_split}{kind}/{name}": value

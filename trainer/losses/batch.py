@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from clustering.table.table import ClusterTable
 from trainer.losses.lazy_torch import torch
+from trainer.losses.outputs import TaskOutput
 from trainer.losses.schedule import Clock
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from clustering.table.table import ClusterTable
-    from trainer.models.network import TaskOutput
 
 
 @dataclass(frozen=True)

@@ -8,15 +8,12 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from trainer.losses.batch import ClusterComparison
-
-if TYPE_CHECKING:
-    from trainer.models.network import TaskOutput
+from trainer.losses.outputs import TaskOutput
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
+from clustering.table.table import ClusterTable
 from trainer.losses.batch import ClusterComparison, StepView, TaskBatch, TaskTable
+from trainer.losses.outputs import TaskOutput
 from trainer.losses.registry import LOSSES
 from trainer.losses.running_means import Gather, StepEmbeddings
 from trainer.losses.schedule import Clock, step_at
@@ -21,9 +23,6 @@ from trainer.losses.spec import LossSettings, Term
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from clustering.table.table import ClusterTable
-    from trainer.models.network import TaskOutput
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -68,5 +68,5 @@ class StepEmbeddings:
 def _whole_step(parts: Mapping[str, list[Tensor]], gather: Gather) -> Tensor:
     """(T, N, ...) of T lists of n tensors (B, ...) on each rank."""
     mine = torch.stack([torch.stack(of_task) for of_task in parts.values()])
-    # Micro-batch g of a step is number g // size of rank g % size (`rank_share`).
+    # Micro-batch g of a step is number g // size of rank g % size (`micro_batches_of_rank`).
     return gather(mine).permute(1, 2, 0, *range(3, mine.ndim + 1)).flatten(1, 3)

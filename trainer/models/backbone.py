@@ -1,4 +1,4 @@
-"""What every backbone has in common."""
+"""The interface of a backbone."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Running statistics of BatchNorm that do not depend on the number of ranks.
 
-BatchNorm moves its statistics at each forward pass, so the result would depend on which
+BatchNorm updates its statistics at each forward pass, so the result would depend on which
 micro-batches a rank saw, and in which order. Here all micro-batches of a step start from the same
-statistics, and the step ends with the average of what each made of them.
+statistics, and the step ends with the average of their updates.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class RunningStatistics:
     """
 
     def __init__(self, network: nn.Module) -> None:
-        """Find the BatchNorm layers; their buffers stay theirs and are changed in place."""
+        """Find the BatchNorm layers, whose buffers are changed in place."""
         layers = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
         named = [(name, b) for layer in layers for name, b in layer.named_buffers(recurse=False)]
         self._statistics = [b for name, b in named if name != "num_batches_tracked"]
@@ -32,15 +32,15 @@ class RunningStatistics:
         self._num_collected = 0
 
     def begin_step(self) -> None:
-        """Remember the statistics from which every micro-batch of the step starts."""
+        """Store the statistics from which every micro-batch of the step starts."""
         self._start = self._flat()
-        # Sums in float64 come out the same in every order, up to a rounding that float32 hides.
+        # In float64 the order of summation changes no result beyond what float32 rounds away.
         self._sum = torch.zeros_like(self._start, dtype=torch.float64)
         self._start_counts = [counter.clone() for counter in self._counters]
         self._num_collected = 0
 
     def collect(self) -> None:
-        """Take what the last forward pass made of the statistics, and undo it."""
+        """Add the statistics after the last forward pass to the sum, and reset them."""
         self._sum += self._flat()
         self._num_collected += 1
         self._restore(self._start)
@@ -65,8 +65,8 @@ class RunningStatistics:
     def _restore(self, flat: Tensor) -> None:
         parts = torch.split(flat, [b.numel() for b in self._statistics])
         for buffer, part in zip(self._statistics, parts, strict=True):
-            # Through `data`, since autograd keeps the buffers for a backward pass that does not
-            # use them in training mode, and would refuse it after an ordinary change.
+            # Through `data`: autograd saves the buffers for a backward pass that does not use them
+            # in training mode, and would refuse it after an ordinary in-place change.
             buffer.data.copy_(part.view_as(buffer))
         for counter, count in zip(self._counters, self._start_counts, strict=True):
             counter.copy_(count)

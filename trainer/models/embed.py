@@ -1,4 +1,4 @@
-"""Images -> embeddings, for the clustering jobs and for evaluation.
+"""Images -> embeddings, for clustering and for evaluation.
 
 Legend: N images, D embedding dimension.
 """
@@ -16,7 +16,8 @@ from data_shards.images.transforms import decode_image, to_float
 from data_shards.shards.manifest import Manifest
 from data_shards.shards.reader import read_shard
 from data_shards.shards.sample import Sample
-from trainer.models.network import Network, TaskOutput
+from trainer.losses.outputs import TaskOutput
+from trainer.models.network import Network
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class ShardEmbeddings:
 
 
 def decode_batch(images: Iterable[bytes], network: Network) -> np.ndarray:
-    """Image files -> (N, size, size, channels) uint8, as the network wants them."""
+    """Image files -> (N, size, size, channels) uint8, as the network takes them."""
     size, channels = network.input_size, network.channels
     return np.stack([decode_image(image, size=size, channels=channels) for image in images])
 
@@ -65,14 +66,14 @@ def embed_shard(
 ) -> dict[str, ShardEmbeddings]:
     """Embed one shard, read in order.
 
-    Batches start anew with each shard, so the result does not depend on who embeds what.
+    No batch crosses shards, so the result does not depend on which worker embeds which shard.
 
     Args:
         network: in evaluation mode.
         manifest: the shards.
         shard_number: which of the split's shards.
-        split: which of the splits.
-        batch_size: images a forward pass.
+        split: of the data.
+        batch_size: images per forward pass.
         labels: task -> its label column.
     """
     ids: list[int] = []

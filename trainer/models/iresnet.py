@@ -1,7 +1,7 @@
 """The residual network that face recognition uses ("improved ResNet", as in ArcFace).
 
-Against the usual ResNet: the first convolution keeps the resolution, a block is
-BN-conv-BN-PReLU-conv-BN with the stride in its second convolution, nothing is averaged away at the
+Unlike the usual ResNet, the first convolution keeps the resolution, a block is
+BN-conv-BN-PReLU-conv-BN with the stride in its second convolution, and there is no pooling at the
 end. Deng et al., CVPR 2019; Duta et al., ICPR 2020.
 
 Legend: B images, C channels.
@@ -56,7 +56,7 @@ class IResNet(Backbone):
             input_size: side of the images, in pixels: a multiple of 16 (faces: 112).
 
         Raises:
-            ConfigError: unsuited depth or input size.
+            ConfigError: unsupported depth or input size.
         """
         super().__init__()
         if depth not in BLOCKS_PER_STAGE:

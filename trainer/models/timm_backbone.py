@@ -1,4 +1,4 @@
-"""Any backbone of the timm library, with weights of our own (nothing is downloaded)."""
+"""Any backbone of the timm library, with fresh weights (nothing is downloaded)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class TimmBackbone(Backbone):
         """Build it with weights drawn from torch's global generator.
 
         Args:
-            name: as `timm.list_models()` gives it.
+            name: one of `timm.list_models()`.
             channels: of the images.
             input_size: side of the images, in pixels.
 
@@ -30,10 +30,10 @@ class TimmBackbone(Backbone):
         try:
             import timm
         except (ImportError, RuntimeError) as error:
-            # A torchvision made for another torch ends in a RuntimeError.
+            # A torchvision built for another torch raises RuntimeError.
             raise ConfigError(
                 f"model.backbone timm:{name} needs timm, which cannot be imported ({error}); "
-                "install it with: pip install -e '.[timm]', and a torchvision that fits your torch"
+                "install it with: pip install -e '.[timm]', and a torchvision built for your torch"
             ) from error
         if not timm.is_model(name):
             near = difflib.get_close_matches(name, timm.list_models(), n=1)
@@ -43,7 +43,7 @@ class TimmBackbone(Backbone):
         self.num_features = self._measure(name, channels, input_size)
 
     def _measure(self, name: str, channels: int, input_size: int) -> int:
-        """Length of the features, which timm's own attribute does not give for every model."""
+        """Length of the features; timm's own attribute is not right for every model."""
         self.model.eval()
         try:
             with torch.no_grad():
@@ -51,7 +51,7 @@ class TimmBackbone(Backbone):
         except (RuntimeError, AssertionError) as error:
             raise ConfigError(
                 f"model.backbone timm:{name} does not take {channels} x {input_size} x "
-                f"{input_size} images: {error}; set model.input_size to what it was made for"
+                f"{input_size} images: {error}; set model.input_size to a size that it supports"
             ) from error
         self.model.train()
         return int(features.shape[1])

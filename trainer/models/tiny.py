@@ -15,10 +15,10 @@ _LARGEST_MAP = 4
 
 
 class Tiny(Backbone):
-    """Three convolutions with BatchNorm; the last map keeps up to 4 x 4 places.
+    """Three convolutions with BatchNorm; the last map keeps up to 4 x 4 positions.
 
-    Averaging the last map away would lose where on a face or a garment something is, which costs
-    small images much of their information.
+    Global pooling would lose where on a face or a garment something is, and with it much of the
+    information of a small image.
     """
 
     def __init__(self, channels: int, input_size: int, *, width: int = 32) -> None:
@@ -49,8 +49,8 @@ class Tiny(Backbone):
 class _Convolution(nn.Conv2d):
     """A convolution that keeps the memory layout, also of grey images.
 
-    Those fit both layouts, and `nn.Conv2d` would go on in the slow one. A second channel of zeros
-    makes it plain, and changes no result.
+    With one channel both layouts are the same in memory, and `nn.Conv2d` would choose the slow one.
+    A second channel of zeros decides it, and changes no result.
     """
 
     def __init__(self, inputs: int, outputs: int) -> None:
@@ -71,7 +71,7 @@ def _with_zero_channel(tensor: Tensor) -> Tensor:
 
 
 def _stage(inputs: int, outputs: int, pool: nn.Module) -> tuple[nn.Module, ...]:
-    # Pooled first, so that the layers after it have a quarter of the work.
+    # Pooling first leaves the later layers a quarter of the work.
     return (
         _Convolution(inputs, outputs),
         pool,

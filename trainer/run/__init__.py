@@ -1,1 +1,1 @@
-"""A run's folder: what lies where in it, who may write, where a training run starts. No torch."""
+"""A run's folder: its layout, its locks, what a training run starts from. No torch."""

@@ -1,4 +1,4 @@
-"""The layout of a run's folder: the contract between trainer, clustering service and evaluator."""
+"""The layout of a run's folder: the interface of trainer, clustering service and evaluator."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from clustering.config import NOT_DECIDING
+from clustering.settings import fixed_settings
 from data_shards.atomic import atomic_file, read_json
 from data_shards.errors import ConfigError, DataError
 from trainer.config.run_config import RunConfig, as_dict
@@ -14,27 +14,29 @@ from trainer.config.yaml_file import load_config, to_yaml
 
 
 def step_name(step: int) -> str:
-    """Name of what belongs to a step: "step_000200"."""
+    """Name of a step's files and folders: "step_000200"."""
     return f"step_{step:06d}"
 
 
 def step_of(name: str) -> int | None:
-    """The step in such a name; None for any other name (a temporary one, say)."""
+    """The step in such a name; None for any other name, such as a temporary one."""
     head, _, digits = name.partition("_")
     return int(digits) if head == "step" and digits.isdigit() else None
 
 
 CHECKPOINT_MANIFEST = "manifest.json"
-"""The file without which a checkpoint's folder is nothing."""
+"""File that marks a checkpoint as complete; written last."""
+SNAPSHOT_MANIFEST = "manifest.json"
+"""File that marks a snapshot as complete."""
 SNAPSHOT_WEIGHTS = "weights.safetensors"
-"""The file of a snapshot's weights."""
+"""File with a snapshot's weights."""
 GIVEN_UP = "given up"
-"""State in `RUN/service.json` of a clustering service that nobody will start again."""
+"""State in `RUN/service.json` of a clustering service that will not be restarted."""
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Paths under `run.folder`; nothing is created by asking for them."""
+    """Paths under `run.folder`; reading a property creates nothing."""
 
     path: Path
 
@@ -67,7 +69,7 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     def metrics_of(self, part: str | None) -> Path:
-        """JSON lines of a part of the run; None for the trainer's, which are `metrics`."""
+        """Metrics file of a part of the system; None = the trainer, whose file is `metrics`."""
         return self.metrics if part is None else self.path / f"{part}_metrics.jsonl"
 
     @property
@@ -87,17 +89,17 @@ class RunFolder:
         return self.path / "service.json"
 
     def claim(self, config: RunConfig, *, fresh: bool) -> None:
-        """Make the folder this run's own and write its configuration.
+        """Claim the folder for this run and write its configuration.
 
-        The launcher, the service and the trainer may all claim the same folder for the same run.
+        Launcher, service and trainer may all claim the same folder for the same run.
 
         Args:
             config: the run's configuration.
-            fresh: the caller starts from the first step and wants no checkpoint to be there.
+            fresh: the caller starts from the first step, so there must be no checkpoint.
 
         Raises:
-            ConfigError: the folder cannot be written, holds another run or things that are of no
-                run, or (fresh) is in use.
+            ConfigError: the folder cannot be written, holds another run or other files, or (fresh)
+                has checkpoints.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -113,23 +115,22 @@ class RunFolder:
             self._check_same_run(config)
         if fresh and self.checkpoints.exists():
             raise ConfigError(
-                f"{self.path} already holds checkpoints of this run: go on with --resume auto, "
+                f"{self.path} already holds checkpoints of this run: continue with --resume auto, "
                 "or set another run.folder, or remove the folder"
             )
         with atomic_file(self.config) as temporary:
             temporary.write_text(to_yaml(config), encoding="utf-8")
 
     def _check_not_foreign(self) -> None:
-        # Listed before asking for the configuration: whoever claims at the same time writes it
-        # before anything else.
+        # Listed before looking for the configuration, which a process that claims at the same time
+        # writes before anything else.
         names = sorted(entry.name for entry in self.path.iterdir())
         foreign = [n for n in names if n not in _BEFORE_CLAIM and not n.startswith(".")]
         if foreign and not self.config.exists():
             more = f" and {len(foreign) - 3:,} more" if len(foreign) > 3 else ""
             raise ConfigError(
                 f"{self.path} holds {', '.join(foreign[:3])}{more} but no {self.config.name}: "
-                "got a folder of something else, expected a new or empty one, or a run's; "
-                "set run.folder to a folder of its own"
+                "expected a new or empty folder, or a run's; set run.folder to another folder"
             )
 
     def _check_same_run(self, config: RunConfig) -> None:
@@ -153,47 +154,22 @@ def checkpoint_steps(run: RunFolder) -> list[int]:
 
 
 def is_service_given_up(run: RunFolder) -> bool:
-    """Whether `clmle run` says that no further table will be made."""
+    """Whether `clmle run` has recorded that no further table will be made."""
     try:
         return read_json(run.service).get("state") == GIVEN_UP
     except DataError:
         return False
 
 
-# What a run's folder may hold before its configuration: some parts are faster than others.
+# What a run's folder may hold before its configuration: the parts start in any order.
 _BEFORE_CLAIM = (
     *("snapshots", "embeddings", "tables", "tensorboard", "evaluation", "report.json"),
     *("logs", "run.lock", "service.lock", "trainer.lock", "service.json", "baselines"),
 )
 
-# What may change between a run and its continuation.
-# A recipe is in the values that it derived.
-_FREE_SECTIONS = ("launch", "checkpoint", "baselines", "recipe")
-_FREE_SETTINGS = (
-    "run.folder",
-    "model.weights",
-    "train.log_every",
-    "train.communication_timeout_seconds",
-    "data.reader_threads",
-    "data.prefetch_batches",
-    "data.cache_mib",
-    "refresh.timeout_seconds",
-    "refresh.on_late",
-    *(f"cluster.{name}" for name in NOT_DECIDING),
-    "evaluation.every",
-    "evaluation.split",
-)
-
 
 def _identity(config: RunConfig) -> dict[str, object]:
-    flat: dict[str, object] = {}
-    for section, values in as_dict(config).items():
-        if section in _FREE_SECTIONS:
-            continue
-        if isinstance(values, dict):
-            flat |= {f"{section}.{key}": value for key, value in values.items()}
-        else:
-            flat[section] = values
-    # The same folder may be named from the root or from here.
-    flat["data.shards"] = str(Path(config.data.shards).resolve())
-    return {key: value for key, value in flat.items() if key not in _FREE_SETTINGS}
+    """The settings that define the run; all others may change when it is resumed."""
+    # The same folder may be given as an absolute or as a relative path.
+    shards = str(Path(config.data.shards).resolve())
+    return fixed_settings(config) | {"data.shards": shards, "tasks": as_dict(config)["tasks"]}

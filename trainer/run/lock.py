@@ -1,4 +1,4 @@
-"""Keep a second process out of a run's folder, and leave folders of others as they are."""
+"""Keep a second process out of a run's folder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from data_shards.folder_lock import FolderLock
 from trainer.run.folder import RunFolder
 
 LAUNCHER, SERVICE, TRAINER = "run.lock", "service.lock", "trainer.lock"
-"""Files in a run's folder: of `clmle run`, of the clustering service, of the first rank."""
+"""Lock files in a run's folder: of `clmle run`, of the clustering service, of rank 0."""
 
 
 @contextmanager
@@ -24,17 +24,17 @@ def claimed_alone(
 ) -> Iterator[None]:
     """Inside the block the folder is claimed, and no other process holds the lock.
 
-    A process that died holds no lock. Who is refused has changed nothing.
+    A process that died holds no lock. If the claim is refused, the folder is left unchanged.
 
     Args:
-        run: whose folder; made when missing.
+        run: the folder; created if missing.
         lock_name: `LAUNCHER`, `SERVICE` or `TRAINER`.
-        claim: writes the run's configuration, or refuses the folder.
-        busy: what to say when the lock is held.
-        patience_seconds: how long to wait for one that is about to end.
+        claim: writes the run's configuration, or raises ConfigError.
+        busy: error message if the lock is held.
+        patience_seconds: how long to wait for a process that is about to exit.
 
     Raises:
-        ConfigError: the lock is held, the folder cannot be written, or the claim was refused.
+        ConfigError: the lock is held, the folder cannot be written, or from the claim.
     """
     try:
         lock = FolderLock(run.path / lock_name)

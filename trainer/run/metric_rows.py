@@ -1,4 +1,4 @@
-"""The lines of a `metrics.jsonl`, for whoever reads one. No torch."""
+"""Reading the lines of a `metrics.jsonl`, without torch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def parse_rows(text: str) -> list[dict[str, Any]]:
-    """The rows of whole lines; what a kill left of a line counts for nothing."""
+    """The rows of complete lines; a line that a killed process left unfinished is skipped."""
     rows = []
     for line in text.splitlines():
         try:

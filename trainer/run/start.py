@@ -1,4 +1,4 @@
-"""What a training starts from, checked without torch: `clmle run` asks before it starts parts."""
+"""What a training run starts from. No torch: `clmle run` checks it before it starts anything."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def find_checkpoint(resume: str, run: RunFolder) -> Path | None:
     """The checkpoint that `--resume` names: "auto" (the newest, if any), "none" or a path.
 
     Raises:
-        ConfigError: the path holds no complete checkpoint, or one of another run while this one has
-            its own, which going back would remove.
+        ConfigError: the path holds no complete checkpoint, or one of another run although this run
+            has its own, which resuming from that one would remove.
     """
     if resume == "none":
         return None
@@ -38,29 +38,30 @@ def find_checkpoint(resume: str, run: RunFolder) -> Path | None:
     mine = checkpoint_steps(run)
     if mine and path.resolve().parent != run.checkpoints.resolve():
         raise ConfigError(
-            f"--resume {resume}: {run.path} has gone on to step {mine[-1]} by itself; --resume "
-            "auto (the default) goes on there, a new run.folder starts again from that checkpoint"
+            f"--resume {resume}: {run.path} has its own checkpoints, up to step {mine[-1]}; "
+            "--resume auto (the default) continues from there, and a new run.folder can start from "
+            "that checkpoint"
         )
     return path
 
 
 def check_start(config: RunConfig, resume: str) -> None:
-    """Refuse a start that could not be made, before anything is written.
+    """Check that the run can start, before anything is written.
 
     Args:
-        config: the run; `model.weights` counts where there is no checkpoint to go on from.
-        resume: as `find_checkpoint` takes it.
+        config: the run; `model.weights` is used if there is no checkpoint to continue from.
+        resume: as for `find_checkpoint`.
 
     Raises:
-        ConfigError: of `find_checkpoint` and `check_weights`.
+        ConfigError: from `find_checkpoint` or `check_weights`.
     """
-    begins = find_checkpoint(resume, RunFolder(config.run_path)) is None
-    if begins and config.model.weights:
+    is_new = find_checkpoint(resume, RunFolder(config.run_path)) is None
+    if is_new and config.model.weights:
         check_weights(Path(config.model.weights))
 
 
 def check_weights(path: Path) -> None:
-    """Refuse what a training could not begin from; looks at no more than its head.
+    """Check that a training run can start from these weights; reads only the file's header.
 
     Raises:
         ConfigError: neither a snapshot's folder nor a .safetensors file.

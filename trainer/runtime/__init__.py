@@ -1,1 +1,1 @@
-"""Ranks, the DeepSpeed engine, the feed of cluster tables, the stop flag."""
+"""What a training run runs on: ranks, DeepSpeed, incoming cluster tables, signals."""

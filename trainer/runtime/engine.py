@@ -1,4 +1,4 @@
-"""DeepSpeed, and nothing else that knows of it."""
+"""DeepSpeed; no other file of the trainer uses it."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from torch import nn
 
 from data_shards.errors import ConfigError
 from trainer.config.run_config import RunConfig
-from trainer.models.network import Network, TaskOutput
-from trainer.runtime.world import World
-from trainer.sampling.cluster_sampler import micro_batches_per_rank
+from trainer.losses.outputs import TaskOutput
+from trainer.models.network import Network
+from trainer.runtime.world import World, micro_batches_per_rank
 
 
 def start_distributed(config: RunConfig) -> World:
-    """Bring up the process group; also without a launcher, as a world of one."""
+    """Start the process group; without a launcher, a single rank."""
     for name, value in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0")):
         os.environ.setdefault(name, value)
     os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
@@ -33,8 +33,8 @@ def start_distributed(config: RunConfig) -> World:
     if world.device.type == "cuda":
         torch.cuda.set_device(world.device)
     else:
-        # DeepSpeed would compile a shared-memory op for CPU inference (30 s); training has no use
-        # for it.
+        # DeepSpeed would compile a shared-memory op for CPU inference (30 s), which training does
+        # not use.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(
         dist_backend="nccl" if world.device.type == "cuda" else "gloo",
@@ -51,18 +51,18 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-# Decided by the sections sampler, optim and train, though not by writing them into the JSON.
+# Decided by the sections sampler, optim and train, in other ways than through this JSON.
 _DECIDED_ELSEWHERE = {"train_batch_size", "optimizer", "scheduler", "fp16", "bf16", "amp"}
 
 
 def deepspeed_config(config: RunConfig, world_size: int) -> dict[str, Any]:
-    """DeepSpeed's own JSON, from our few fields.
+    """DeepSpeed's own JSON, made from our configuration.
 
-    One neighbourhood is one micro-batch; a rank accumulates gradients over its share of them.
+    A rank accumulates gradients over its micro-batches of a step.
 
     Raises:
-        ConfigError: the neighbourhoods do not divide among the ranks, or
-            `train.deepspeed_extra` names a key that is decided here.
+        ConfigError: the micro-batches do not divide among the ranks, or
+            `train.deepspeed_extra` sets a key that is decided here.
     """
     sampler, train = config.sampler, config.train
     generated: dict[str, Any] = {
@@ -70,9 +70,9 @@ def deepspeed_config(config: RunConfig, world_size: int) -> dict[str, Any]:
         "gradient_accumulation_steps": micro_batches_per_rank(sampler.micro_batches, world_size),
         "gradient_clipping": train.gradient_clipping,
         "zero_optimization": {"stage": train.zero_stage},
-        # Ours are torch's own SGD and AdamW, which ZeRO handles but does not list.
+        # Torch's own SGD and AdamW, which ZeRO can handle but does not list as tested.
         "zero_allow_untested_optimizer": True,
-        # Weights, BatchNorm and optimiser stay in fp32; matrix products are done in bf16.
+        # Weights, BatchNorm and optimiser stay in fp32; matrix products are in bf16.
         "torch_autocast": {"enabled": train.precision == "bf16", "dtype": "bfloat16"},
         "steps_per_print": 10**9,
     }
@@ -96,9 +96,9 @@ def deepspeed_config(config: RunConfig, world_size: int) -> dict[str, Any]:
 
 
 def make_optimizer(network: Network, config: RunConfig) -> torch.optim.Optimizer:
-    """Torch's SGD or AdamW; vectors (biases, norms, PReLU) are not decayed.
+    """Torch's SGD or AdamW; vectors (biases, norms, PReLU) get no weight decay.
 
-    Second classifiers are in groups of their own ("retrained"), since their time is another.
+    Second classifiers are in groups of their own ("retrained"): they are trained in another stage.
     """
     optim = config.optim
     second = {id(p) for p in network.retrained_parameters()}
@@ -123,15 +123,15 @@ def make_optimizer(network: Network, config: RunConfig) -> torch.optim.Optimizer
 
 def is_finite(network: nn.Module) -> bool:
     """Whether every weight and statistic that this rank holds is a finite number."""
-    # ZeRO 3 leaves an empty weight, and this rank's part of it beside that.
+    # Under ZeRO 3 the weight itself is empty; this rank's partition is an attribute of it.
     held = [getattr(p, "ds_tensor", p).detach() for p in network.parameters()]
-    # Their least and largest are NaN if one of them is, and take no memory.
+    # Minimum and maximum are NaN if any value is, and need no memory.
     extremes = [torch.stack(t.aminmax()) for t in (*held, *network.buffers()) if t.numel()]
     return all(bool(pair.isfinite().all()) for pair in extremes)
 
 
 class Engine:
-    """A network that DeepSpeed trains.
+    """A network under training by DeepSpeed.
 
     Gradients are averaged over micro-batches and ranks, so a loss that is the mean over its
     micro-batch gives the gradient of the mean over the global batch.
@@ -167,25 +167,25 @@ class Engine:
         return outputs
 
     def backward(self, loss: torch.Tensor) -> None:
-        """Add the gradient of one micro-batch; the last of a step averages over ranks."""
+        """Add the gradient of one micro-batch; the last one of a step averages over ranks."""
         self._engine.backward(loss)
 
     def micro_step(self) -> None:
-        """To be called after each backward; updates the weights after the last of a step."""
+        """Call it after each `backward`; after the last one of a step it updates the weights."""
         self._engine.step()
 
     def set_learning_rate(self, learning_rate: float, *, retrained: bool = False) -> None:
         """Use this learning rate from now on, for all but the second classifiers.
 
         Args:
-            learning_rate: what `train.optim` says of this step.
-            retrained: train the second classifiers instead; all else stays exactly as it is.
+            learning_rate: for this step.
+            retrained: train the second classifiers instead; nothing else changes.
         """
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate if group["retrained"] == retrained else 0.0
 
     def full_state(self) -> dict[str, torch.Tensor]:
-        """The whole network's state, also where ZeRO 3 has cut it up. Every rank must call it."""
+        """The whole network's state, gathered under ZeRO 3. Every rank must call it."""
         if not self._partitioned:
             return dict(self.network.state_dict())
         with deepspeed.zero.GatheredParameters(list(self.network.parameters())):
@@ -196,14 +196,15 @@ class Engine:
         return is_finite(self.network)
 
     def evaluate(self) -> Any:
-        """A context in which `network` is whole and in evaluation mode, entered by every rank."""
+        """A context with `network` whole and in evaluation mode. Every rank must enter it."""
         return _Evaluating(self.network, partitioned=self._partitioned)
 
     def save(self, folder: Path, tag: str) -> None:
         """Write weights and optimiser state under folder/tag. Every rank must call it."""
         self._engine.save_checkpoint(str(folder), tag=tag, save_latest=False)
-        # Not within, where ranks wait in barriers that a slow disk would have run out.
-        self.world.each_does(self._write)
+        # Written only now: inside save_checkpoint the ranks wait in barriers, which a slow disk
+        # would make time out.
+        self.world.run_on_all_ranks(self._write)
 
     def _write(self) -> None:
         while self._unwritten:
@@ -212,7 +213,7 @@ class Engine:
     def load(self, folder: Path, tag: str) -> None:
         """Restore weights and optimiser state as `save` wrote them. Every rank must call it.
 
-        Settings such as weight decay and clipping stay as they are: those of this run.
+        Settings such as weight decay and clipping stay those of this run.
         """
         groups = self._optimizer.param_groups
         settings = [{k: v for k, v in group.items() if k != "params"} for group in groups]
@@ -221,7 +222,7 @@ class Engine:
             raise ConfigError(f"DeepSpeed could not load the checkpoint {folder / tag}")
         for group, mine in zip(self._optimizer.param_groups, settings, strict=True):
             group.update(mine)
-        if hasattr(self._optimizer, "clip_grad"):  # ZeRO 1 and 2 take the checkpoint's
+        if hasattr(self._optimizer, "clip_grad"):  # ZeRO 1 and 2 restore the checkpoint's
             self._optimizer.clip_grad = self._engine.gradient_clipping()
 
 

@@ -1,4 +1,4 @@
-"""Which arithmetic a machine is fast in."""
+"""Which precision is fast on a machine."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ _BF16_UNITS = ("amx_bf16", "avx512_bf16", "bf16")  # Intel, Intel and AMD, Arm
 
 
 def cpu_has_bf16() -> bool:
-    """Whether this machine's CPU multiplies bf16 itself; others emulate it, slower than fp32."""
-    # Older versions of torch do not tell.
+    """Whether this CPU has bf16 instructions; others emulate it, slower than fp32."""
+    # Older versions of torch do not say.
     capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     return any(capabilities.get(name, False) for name in _BF16_UNITS)
 
 
 def emulation_warning(precision: str, device: torch.device) -> str | None:
-    """What to tell a user whose precision is slow on the device; None when it is not."""
+    """A warning if the precision is slow on the device; None otherwise."""
     if precision != "bf16" or device.type != "cpu" or cpu_has_bf16():
         return None
     return (
-        "train.precision=bf16 is emulated on this CPU, which has no units for it, and takes about "
-        "twice as long as fp32; set train.precision=fp32"
+        "train.precision=bf16 is emulated on this CPU, which lacks instructions for it, and takes "
+        "about twice as long as fp32; set train.precision=fp32"
     )

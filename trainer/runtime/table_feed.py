@@ -1,6 +1,6 @@
-"""How cluster tables reach the ranks: asked for, published by the service, switched to together.
+"""How cluster tables reach the ranks: requested, published by the service, switched to together.
 
-Only rank 0 reads the store; it broadcasts what it finds. A snapshot on disk is the request.
+Only rank 0 reads the store, and broadcasts what it finds. A snapshot on disk is the request.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ _POLL_SECONDS = 0.05
 
 @dataclass
 class FeedState:
-    """What a checkpoint must remember of the tables; plain JSON types."""
+    """What a checkpoint stores about the tables; plain JSON types."""
 
     version: int | None = None
     """The active version; None before the first."""
     requested: dict[str, str] = field(default_factory=dict)
-    """Version (as text) -> checksum of its snapshot, for tables asked for and not switched to."""
+    """Version (as text) -> checksum of its snapshot, for tables requested but not yet in use."""
     switches: list[list[int]] = field(default_factory=list)
     """[step, version] of every switch."""
     stall_seconds: float = 0.0
-    """Time that training stood still for tables."""
+    """Time that training waited for tables."""
 
 
 class TableFeed:
@@ -51,18 +51,18 @@ class TableFeed:
         world: World,
         *,
         check: Callable[[Mapping[str, ClusterTable]], None],
-        told_to_stop: Callable[[], bool],
+        stop_requested: Callable[[], bool],
         given_up: Callable[[], bool] = lambda: False,
     ) -> None:
         """Start without a table.
 
         Args:
             folder: the store, `RUN/tables`.
-            refresh: lag, what to do when a table is late, for how long to wait.
+            refresh: lag, what to do when a table is late, how long to wait.
             world: the ranks.
             check: raises ConfigError if the tables do not fit the model; runs on rank 0.
-            told_to_stop: whether this rank was asked to end; looked at while it waits.
-            given_up: whether it is known that no table will come; looked at by rank 0 alone.
+            stop_requested: whether this rank was asked to stop; checked while it waits.
+            given_up: whether it is certain that no table will come; only checked on rank 0.
         """
         self.state = FeedState()
         self.tables: dict[str, ClusterTable] = {}
@@ -70,7 +70,7 @@ class TableFeed:
         self._refresh = refresh
         self._world = world
         self._check = check
-        self._told_to_stop = told_to_stop
+        self._stop_requested = stop_requested
         self._given_up = given_up
         self._warned_of: int | None = None
 
@@ -80,27 +80,27 @@ class TableFeed:
         return self.state.version
 
     def request(self, version: int, snapshot_checksum: str) -> None:
-        """Remember that a snapshot was written, so that its table is switched to when due."""
+        """Note that a snapshot was written; its table is switched to when due."""
         if version == self.version:
-            return  # stopped while it waited for this table, the training has asked again
+            return  # asked again after a stop while waiting for this very table
         self.state.requested[str(version)] = snapshot_checksum
 
     def next_switch(self, step: int) -> int | None:
-        """The next step at which the tables will change; None if that cannot be known."""
+        """The next step at which the tables will change; None if that is not known."""
         if not self.state.requested or self._refresh.on_late == "continue":
             return None
         return max(step, max(map(int, self.state.requested)) + self._refresh.lag)
 
     def advance(self, step: int) -> bool:
-        """Switch if a table is due at this step; every rank calls it at every step.
+        """Switch if a table is due at this step. Every rank must call it at every step.
 
         Returns:
             Whether the tables changed; the same on every rank.
 
         Raises:
-            LateTable: the table did not come in time, or none will; on every rank.
-            TrainingError: it cannot be read, or does not fit; on every rank, too.
-            Stopped: a rank was told to stop while all waited.
+            LateTable: the table did not come in time, or never will; on every rank.
+            TrainingError: it cannot be read, or does not fit; on every rank.
+            Stopped: a rank was asked to stop while all waited; on every rank.
         """
         due = [v for v in map(int, self.state.requested) if v + self._refresh.lag <= step]
         if self.version is None:
@@ -114,7 +114,7 @@ class TableFeed:
         if self._world.is_first and self._warned_of != max(due):
             self._warned_of = max(due)
             logger.warning(
-                "step %d: table %d is late; training goes on with table %s (refresh.on_late: "
+                "step %d: table %d is late; training continues with table %s (refresh.on_late: "
                 "continue). Is the clustering service running?",
                 step,
                 max(due),
@@ -126,7 +126,7 @@ class TableFeed:
         """Wait for the table of the last weights, for the final evaluation.
 
         Returns:
-            Whether it came; with on_late continue, an older table may have to serve.
+            Whether it came; with on_late continue, an older table may be used instead.
         """
         try:
             return self._wait_for(step, step)
@@ -137,10 +137,10 @@ class TableFeed:
             return False
 
     def restore(self, state: FeedState, folder: Path) -> None:
-        """Go on as a checkpoint remembers; its active tables are loaded from this store."""
+        """Continue from a checkpoint's state; its active tables are loaded from this store."""
         self.state = state
         if self._refresh.on_late == "wait" and state.requested:
-            # With `continue` before, the service may have passed over all but the newest.
+            # After running with `continue`, the service may have skipped all but the newest.
             newest = max(state.requested, key=int)
             state.requested = {newest: state.requested[newest]}
         if state.version is not None:
@@ -156,17 +156,17 @@ class TableFeed:
 
     def _wait_until(self, version: int, step: int, deadline: float) -> None:
         while not self._switch_to_newest([version], step, until=time.monotonic() + ROUND_SECONDS):
-            self._stop_if_told(version, step)
-            in_vain = self._world.broadcast_text(self._why_in_vain(deadline))
-            if in_vain:
+            self._stop_if_requested(version, step)
+            reason = self._world.broadcast_text(self._reason_to_give_up(deadline))
+            if reason:
                 raise LateTable(
-                    f"step {step}: no cluster table {version} in {self._folder} {in_vain}"
+                    f"step {step}: no cluster table {version} in {self._folder} {reason}"
                 )
 
-    def _why_in_vain(self, deadline: float) -> str | None:
-        """Why nobody should wait any longer; rank 0's answer counts."""
+    def _reason_to_give_up(self, deadline: float) -> str | None:
+        """Why to stop waiting; None to go on. Rank 0's answer counts."""
         if self._world.is_first and self._given_up():
-            return "and none will come: the clustering service was given up, its log says why"
+            return "and none will come: the clustering service was given up; its log says why"
         if time.monotonic() <= deadline:
             return None
         return (
@@ -174,12 +174,12 @@ class TableFeed:
             "clustering service running (python -m cluster_jobs.recluster --config ...)?"
         )
 
-    def _stop_if_told(self, version: int, step: int) -> None:
-        told = torch.tensor(self._told_to_stop(), dtype=torch.int32)
-        if self._world.sum(told):
+    def _stop_if_requested(self, version: int, step: int) -> None:
+        requested = torch.tensor(self._stop_requested(), dtype=torch.int32)
+        if self._world.sum(requested):
             raise Stopped(
                 f"stopped at step {step}, while waiting for cluster table {version}; "
-                "--resume auto (the default) goes on from the newest checkpoint"
+                "--resume auto (the default) continues from the newest checkpoint"
             )
 
     def _switch_to_newest(self, versions: list[int], step: int, until: float = 0.0) -> bool:
@@ -211,8 +211,11 @@ class TableFeed:
         return None
 
     def _take(self, version: int, folder: Path) -> None:
-        """Load on rank 0, check, hand to every rank; a failure there fails every rank."""
-        tables, problem = self._world.first_does(lambda: self._read(version, folder)) or ({}, None)
+        """Load and check on rank 0, broadcast; a failure on rank 0 is raised on every rank."""
+        tables, problem = self._world.run_on_rank_zero(lambda: self._read(version, folder)) or (
+            {},
+            None,
+        )
         problem = self._world.broadcast_text(problem)
         if problem:
             raise TrainingError(problem)
@@ -227,7 +230,7 @@ class TableFeed:
             )
 
     def _read(self, version: int, folder: Path) -> tuple[Mapping[str, ClusterTable], str | None]:
-        """The tables, or what is wrong with them."""
+        """The tables, and what is wrong with them or None."""
         try:
             tables = store.load(folder, version)
             self._check(tables)

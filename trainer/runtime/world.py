@@ -1,9 +1,9 @@
-"""Which rank this process is, and the few collectives that the trainer needs."""
+"""Which rank this process is, its part of a step, and the collectives that the trainer uses."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TypeVar
@@ -12,17 +12,18 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from data_shards.errors import ConfigError
 from trainer.config.errors import TrainingError
 
 ROUND_SECONDS = 1.0
-"""Who waits for another rank hears from it at least this often: far below any time-out."""
+"""Ranks that wait for each other communicate this often: far below any time-out."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class World:
-    """The ranks of one training. The process group must be up before a collective is called."""
+    """The ranks of a training run. With several ranks, collectives need a running process group."""
 
     rank: int
     size: int
@@ -31,7 +32,7 @@ class World:
 
     @classmethod
     def from_environment(cls) -> World:
-        """Read what the launcher set (RANK, WORLD_SIZE, LOCAL_RANK); alone without a launcher."""
+        """Read what the launcher set (RANK, WORLD_SIZE, LOCAL_RANK); without it, a single rank."""
         local_rank = int(os.environ.get("LOCAL_RANK", "0"))
         use_cuda = torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR") != "cpu"
         device = torch.device("cuda", local_rank) if use_cuda else torch.device("cpu")
@@ -56,7 +57,7 @@ class World:
         return total.to(tensor.device)
 
     def gather(self, tensor: torch.Tensor) -> torch.Tensor:
-        """(W, ...): the tensors of all W ranks in their order, on each; of one shape and dtype."""
+        """(W, ...): the tensors of all W ranks in order, on each rank; of one shape and dtype."""
         if self.size == 1:
             return tensor[None]
         mine = tensor.to(self.device).contiguous()
@@ -72,46 +73,47 @@ class World:
         """Wait for all ranks."""
         self.sum(torch.zeros(1))
 
-    def first_does(self, work: Callable[[], T]) -> T | None:
-        """Let rank 0 do what may take longer than the collectives' time-out: the others wait.
+    def run_on_rank_zero(self, work: Callable[[], T]) -> T | None:
+        """Run work on rank 0 while the others wait, even longer than the collectives' time-out.
 
         Args:
-            work: calls no collective; runs in a thread when there are several ranks.
+            work: calls no collective; runs in a thread if there are several ranks.
 
         Returns:
-            On rank 0 what the work gives, None on the others.
+            On rank 0 the result of the work, None on the others.
 
         Raises:
-            TrainingError: on the others, if the work failed; on rank 0 its own error.
+            TrainingError: on the other ranks, if the work failed; rank 0 raises the work's error.
         """
         return self._in_rounds(work if self.is_first else None)
 
-    def each_does(self, work: Callable[[], None]) -> None:
-        """Let every rank do what may take longer than the collectives' time-out.
+    def run_on_all_ranks(self, work: Callable[[], None]) -> None:
+        """Run work on every rank, even longer than the collectives' time-out.
 
         Args:
-            work: as of `first_does`.
+            work: as for `run_on_rank_zero`.
 
         Raises:
-            TrainingError: on the ranks whose work did not fail, if another's did; there its own.
+            TrainingError: on ranks whose work succeeded, if another's failed, which raises its own
+                error.
         """
         self._in_rounds(work)
 
     def _in_rounds(self, work: Callable[[], T] | None) -> T | None:
-        """Do the work, if any, while all ranks tell each other again and again who is at it."""
+        """Run the work, if any; meanwhile the ranks keep telling each other who is still busy."""
         if self.size == 1:
             return None if work is None else work()
         with ThreadPoolExecutor(1, thread_name_prefix="in_rounds") as pool:
-            task = None if work is None else pool.submit(work)
+            future = None if work is None else pool.submit(work)
             num_busy, num_failed = 1, 0
             while num_busy:
-                busy = task is not None and bool(wait([task], ROUND_SECONDS).not_done)
-                failed = task is not None and not busy and task.exception() is not None
+                busy = future is not None and bool(wait([future], ROUND_SECONDS).not_done)
+                failed = future is not None and not busy and future.exception() is not None
                 state = torch.tensor([busy, failed], dtype=torch.int32)
                 num_busy, num_failed = self.sum(state).tolist()
         if num_failed and not failed:
-            raise TrainingError("another rank could not go on; what it says itself is the reason")
-        return None if task is None else task.result()
+            raise TrainingError("another rank failed; its own error message says why")
+        return None if future is None else future.result()
 
     def broadcast_text(self, text: str | None) -> str | None:
         """Rank 0's text (or None), on each rank."""
@@ -140,3 +142,27 @@ class World:
             dist.broadcast(tensor, src=0)
             result[name] = tensor.cpu().numpy()
         return result
+
+
+def micro_batches_per_rank(micro_batches: int, world_size: int) -> int:
+    """Micro-batches of a step that each rank trains on.
+
+    Raises:
+        ConfigError: they do not divide evenly among the ranks.
+    """
+    if micro_batches % world_size:
+        raise ConfigError(
+            f"sampler.micro_batches = {micro_batches} does not divide among {world_size} ranks; "
+            f"set it to a multiple of {world_size}, or start another number of ranks"
+        )
+    return micro_batches // world_size
+
+
+def micro_batches_of_rank(micro_batches: Sequence[T], rank: int, world_size: int) -> list[T]:
+    """One rank's part of a step: micro-batch g goes to rank g % world_size.
+
+    Raises:
+        ConfigError: the micro-batches do not divide evenly among the ranks.
+    """
+    micro_batches_per_rank(len(micro_batches), world_size)
+    return list(micro_batches[rank::world_size])

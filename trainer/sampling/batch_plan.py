@@ -9,9 +9,9 @@ from data_shards.shards.index import SampleIndex
 from trainer.config.run_config import RunConfig
 from trainer.config.sections import TaskConfig
 from trainer.config.tasks import task_of_step
-from trainer.runtime.world import World
+from trainer.runtime.world import World, micro_batches_of_rank
 from trainer.sampling.batch_loader import PlannedBatch
-from trainer.sampling.cluster_sampler import BatchShape, cluster_batch, rank_share
+from trainer.sampling.cluster_sampler import BatchShape, cluster_batch
 from trainer.sampling.label_sampler import label_batch
 
 
@@ -46,7 +46,7 @@ class BatchPlan:
         """This rank's micro-batches of a step, in order."""
         config, world = self._config, self._world
         # Only these are drawn: a whole step would keep each rank as long as one that is alone.
-        numbers = rank_share(range(self.shape.micro_batches), world.rank, world.size)
+        numbers = micro_batches_of_rank(range(self.shape.micro_batches), world.rank, world.size)
         task = task_of_step(self._tasks, step).name
         # Tasks take turns: a task's own steps are counted, so that it passes over none of its
         # clusters. Instances are of all tasks alike, and so is their order.

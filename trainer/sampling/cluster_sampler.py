@@ -12,15 +12,12 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Literal
 
 import numpy as np
 
 from clustering.table.table import ClusterTable
-from data_shards.errors import ConfigError
 from trainer.sampling.permutations import IntArray, permutation
-
-T = TypeVar("T")
 
 # Every use of randomness has a stream of its own.
 _SEED_CLUSTERS, _SEED_CLASSES, _MEMBERS = range(3)
@@ -176,30 +173,6 @@ def draw_members(
     return MicroBatchSamples(
         np.concatenate(ids), table.class_of[cluster_of_image], clusters=cluster_of_image
     )
-
-
-def micro_batches_per_rank(micro_batches: int, world_size: int) -> int:
-    """Micro-batches of a step that each rank trains on.
-
-    Raises:
-        ConfigError: they do not divide among the ranks.
-    """
-    if micro_batches % world_size:
-        raise ConfigError(
-            f"sampler.micro_batches = {micro_batches} does not divide among {world_size} ranks; "
-            f"set it to a multiple of {world_size}, or start another number of ranks"
-        )
-    return micro_batches // world_size
-
-
-def rank_share(batch: Sequence[T], rank: int, world_size: int) -> list[T]:
-    """One rank's part of a step: every world-size-th micro-batch.
-
-    Raises:
-        ConfigError: the micro-batches do not divide among the ranks.
-    """
-    micro_batches_per_rank(len(batch), world_size)
-    return list(batch[rank::world_size])
 
 
 def _seed_cluster(table: ClusterTable, position: int, stream: tuple[int, ...], seed_by: str) -> int:

@@ -1,6 +1,6 @@
-"""Save and continue. DeepSpeed writes its state; our manifest, written last, makes it count.
+"""Checkpoints. DeepSpeed writes its state; our manifest, written last, makes it complete.
 
-The weights' files are DeepSpeed's own format (torch.save): load only checkpoints that you wrote.
+The files are in DeepSpeed's own format (torch.save): load only checkpoints that you wrote yourself.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _STATISTICS = "running_statistics.safetensors"
 
 @dataclass(frozen=True, kw_only=True)
 class LoopState:
-    """All that the loop must know to go on; batches and schedules follow from the step."""
+    """All that the loop needs to continue; batches and schedules follow from the step."""
 
     step: int
     """Optimiser steps done."""
@@ -64,7 +64,7 @@ def save(
         run: the run's folder.
         state: the loop's state, the same on every rank.
         keep: newest checkpoints to keep.
-        statistics: what `Objective.running_statistics` gives, if anything is kept.
+        statistics: of `Objective.running_statistics`, if the loss keeps any.
     """
     folder = run.checkpoints / step_name(state.step)
     if engine.world.is_first:
@@ -72,8 +72,10 @@ def save(
         run.checkpoints.mkdir(parents=True, exist_ok=True)
     engine.world.barrier()
     engine.save(run.checkpoints, step_name(state.step))
-    # As long as reading all of it takes.
-    engine.world.first_does(lambda: _complete(folder, run, state, statistics or {}, keep=keep))
+    # Checksums take as long as reading all of it.
+    engine.world.run_on_rank_zero(
+        lambda: _complete(folder, run, state, statistics or {}, keep=keep)
+    )
 
 
 def _complete(
@@ -84,10 +86,10 @@ def _complete(
     *,
     keep: int,
 ) -> None:
-    """Make what DeepSpeed has written count: on the disk, with checksums."""
+    """Complete what DeepSpeed has written: flush it to the disk, add checksums and the manifest."""
     if statistics:
         arrays = {name: rows.cpu().contiguous() for name, rows in statistics.items()}
-        # Not save_file: it makes files that only their owner can read.
+        # Not save_file, whose files only their owner can read.
         (folder / _STATISTICS).write_bytes(safetensors_of(arrays))
     files = {f.name: sha256_of(f) for f in sorted(folder.iterdir()) if f.name != _MANIFEST}
     flush_tree(folder)  # before the manifest says that all is there
@@ -96,10 +98,10 @@ def _complete(
 
 
 def _remove_others(run: RunFolder, newest: int, *, keep: int) -> None:
-    """Remove what `keep` leaves no place for, what lies beyond the newest, and what is unfinished.
+    """Keep the newest `keep` complete checkpoints up to this one; remove all others.
 
-    A training that went on from an older one has left the second behind; `--resume auto` must not
-    find them.
+    Later ones exist if the run continued from an older checkpoint; `--resume auto` must not find
+    them.
     """
     steps = checkpoint_steps(run)
     kept = [step for step in steps if step <= newest][-keep:]
@@ -109,10 +111,10 @@ def _remove_others(run: RunFolder, newest: int, *, keep: int) -> None:
             _remove(folder)
 
 
-def forget_later(run: RunFolder, step: int) -> None:
-    """Remove the checkpoints beyond the one that a training goes on from.
+def remove_later(run: RunFolder, step: int) -> None:
+    """Remove the checkpoints of later steps than the one that a run continues from.
 
-    It will write their tables anew, and `--resume auto` must not mix these with old weights.
+    Their tables will be made again, and `--resume auto` must not mix new tables with old weights.
     """
     for later in checkpoint_steps(run):
         if later > step:
@@ -120,36 +122,36 @@ def forget_later(run: RunFolder, step: int) -> None:
 
 
 def _remove(folder: Path) -> None:
-    # First, should this be the last act of a killed process.
+    # The manifest first, in case the process is killed in between.
     (folder / _MANIFEST).unlink(missing_ok=True)
-    # Without its manifest it counts for nothing, and what stays (some network file systems keep a
-    # file as long as somebody reads it) goes with the next save.
+    # Without its manifest it is incomplete; what cannot be removed now (some network file systems
+    # keep a file while it is being read) is removed by the next save.
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def find_sound(resume: str, run: RunFolder) -> Path | None:
-    """The checkpoint to go on from, all of its files as they were written. On the first rank.
+def find_intact(resume: str, run: RunFolder) -> Path | None:
+    """The checkpoint to continue from, with undamaged files. Call it on rank 0 only.
 
     Args:
-        resume: as `find_checkpoint` takes it; "auto" passes over damaged ones, with a warning.
-        run: whose.
+        resume: as for `find_checkpoint`; "auto" skips damaged checkpoints, with a warning.
+        run: of this run.
 
     Raises:
-        ConfigError: of `find_checkpoint`.
-        TrainingError: the one that was named is damaged, or all are.
+        ConfigError: from `find_checkpoint`.
+        TrainingError: the named checkpoint is damaged, or all are.
     """
     found = find_checkpoint(resume, run)
     if found is None or (damage := _damage(found)) is None:
         return found
     if resume != "auto":
-        raise TrainingError(f"{damage}; --resume auto (the default) passes over damaged ones")
+        raise TrainingError(f"{damage}; --resume auto (the default) skips damaged ones")
     for step in reversed(checkpoint_steps(run)[:-1]):
         logger.warning("%s; trying the one before", damage)
         older = run.checkpoints / step_name(step)
         if (damage := _damage(older)) is None:
             return older
     raise TrainingError(
-        f"{damage}, and there is no older one to go on from; begin again in a new run.folder"
+        f"{damage}, and there is no older one to continue from; start again in a new run.folder"
     )
 
 
@@ -161,19 +163,19 @@ def load(
     network: NetworkDescription,
     data_checksum: str,
 ) -> LoopState:
-    """Restore weights and optimiser, after checking that they fit. Every rank must call it.
+    """Restore weights and optimiser after checking that they fit. Every rank must call it.
 
     Args:
         engine: receives the state.
-        path: a checkpoint that `find_sound` found.
+        path: a checkpoint that `find_intact` found.
         config: the run's configuration.
-        network: the network that this run has.
+        network: of this run.
         data_checksum: `Manifest.checksum` of the shards that this run trains on.
 
     Raises:
         TrainingError: the manifest is damaged.
-        ConfigError: another architecture or optimiser, other data, a number of ranks that cannot
-            be loaded, or a step beyond the end.
+        ConfigError: another architecture or optimiser, other data, a number of ranks for which it
+            cannot be loaded, or a step after the last one.
     """
     state, _ = _read_manifest(path)
     _check_network(state, path, network)
@@ -182,21 +184,21 @@ def load(
             f"checkpoint {path} was trained on other shards than {config.data.shards}; "
             "set data.shards back, or start a new run folder"
         )
-    _check_course(state, path, config)
+    _check_schedule(state, path, config)
     _check_ranks(state, path, config.train.zero_stage, engine.world.size)
     engine.load(path.parent, path.name)
     return state
 
 
 def load_statistics(path: Path, world: World) -> dict[str, torch.Tensor]:
-    """The running statistics that `save` was given, on the CPU; empty without any. On every rank.
+    """The running statistics that `save` got, on the CPU; empty if none. Every rank must call it.
 
     Args:
-        path: a checkpoint that `find_sound` found.
-        world: the ranks; the first reads for all.
+        path: a checkpoint that `find_intact` found.
+        world: the ranks; rank 0 reads and broadcasts.
     """
     file = path / _STATISTICS
-    stored = world.first_does(lambda: load_file(file) if file.exists() else {})
+    stored = world.run_on_rank_zero(lambda: load_file(file) if file.exists() else {})
     return {name: torch.from_numpy(a) for name, a in world.broadcast_arrays(stored).items()}
 
 
@@ -219,7 +221,7 @@ def _read_manifest(path: Path) -> tuple[LoopState, dict[str, str]]:
 
 def _damage(path: Path) -> str | None:
     """What is wrong with the files of a checkpoint; None if nothing is."""
-    logger.info("checking %s", path)  # which takes minutes when it is large
+    logger.info("checking %s", path)  # takes minutes if it is large
     try:
         _, files = _read_manifest(path)
     except TrainingError as error:
@@ -236,7 +238,7 @@ def _damage(path: Path) -> str | None:
 def _differs(file: Path, digest: str) -> bool:
     try:
         return sha256_of(file) != digest
-    except OSError:  # not there, or a disk that cannot read it any more
+    except OSError:  # missing, or on a failing disk
         return True
 
 
@@ -250,26 +252,26 @@ def _check_network(state: LoopState, path: Path, network: NetworkDescription) ->
         )
 
 
-def _check_course(state: LoopState, path: Path, config: RunConfig) -> None:
+def _check_schedule(state: LoopState, path: Path, config: RunConfig) -> None:
     if state.step > config.train.steps:
         raise ConfigError(
-            f"checkpoint {path} is of step {state.step}, beyond train.steps {config.train.steps}; "
-            "set more steps, or take an older checkpoint"
+            f"checkpoint {path} is of step {state.step}, after train.steps {config.train.steps}; "
+            "raise train.steps, or resume from an older checkpoint"
         )
     if state.optimizer != config.optim.name:
         raise ConfigError(
             f"checkpoint {path} has the state of optim.name {state.optimizer}, this run has "
-            f"{config.optim.name}; set it back, or begin a new run from the weights of that one "
+            f"{config.optim.name}; set it back, or start a new run from the weights of that one "
             "(model.weights: one of its snapshots)"
         )
 
 
 def _check_ranks(state: LoopState, path: Path, zero_stage: int, world_size: int) -> None:
-    same_cut = state.world_size == world_size or not zero_stage
-    if zero_stage != state.zero_stage or not same_cut:
+    fits = state.world_size == world_size or not zero_stage
+    if zero_stage != state.zero_stage or not fits:
         raise ConfigError(
             f"checkpoint {path} was written by {state.world_size} ranks with ZeRO stage "
             f"{state.zero_stage}, this run has {world_size} with stage {zero_stage}: only ZeRO 0 "
-            "can change its number of ranks; start as many as before, or begin a new run from "
+            "can change its number of ranks; start as many as before, or start a new run from "
             "the weights of this one (model.weights: one of its snapshots)"
         )

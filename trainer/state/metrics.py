@@ -1,4 +1,4 @@
-"""Scalars, to TensorBoard and to JSON lines. Of the ranks, only rank 0 holds a writer."""
+"""Scalars, to TensorBoard and to JSON lines. Only rank 0 has a writer."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from trainer.run.metric_rows import parse_rows
 
 
 class MetricWriter:
-    """Appends scalars; a continued run first drops what lies beyond the step it goes on from."""
+    """Appends scalars; a resumed run first drops those of later steps than it resumes from."""
 
     def __init__(
         self, run: RunFolder, *, purge_step: int | None = None, part: str | None = None
@@ -30,9 +30,9 @@ class MetricWriter:
 
         Args:
             run: the run's folder.
-            purge_step: drop everything recorded for later steps than this; None drops nothing.
-            part: who writes, if not the trainer: TensorBoard shows it as a run of its own, and
-                its lines go to `RUN/PART_metrics.jsonl`.
+            purge_step: drop everything recorded for steps after this one; None drops nothing.
+            part: the part of the system that writes, if not the trainer: TensorBoard shows it as a
+                separate run, and its lines go to `RUN/PART_metrics.jsonl`.
         """
         rows = run.metrics_of(part)
         board = run.tensorboard if part is None else run.tensorboard / part
@@ -71,14 +71,14 @@ def write_projection(
     classes: Sequence[str],
     ids: npt.NDArray[np.int64],
 ) -> None:
-    """Put embeddings into TensorBoard's projector, in the place of earlier ones of that name.
+    """Put embeddings into TensorBoard's projector; replaces earlier ones of the same name.
 
     Args:
         run: the run's folder.
-        name: of the embeddings, such as "identity-test"; that of a folder.
-        step: whose weights made them.
+        name: of the embeddings and their folder, such as "identity-test".
+        step: of the weights that made them.
         embeddings: (N, D) float32.
-        classes: name of each one's class.
+        classes: (N,) name of each embedding's class.
         ids: (N,) int64 sample ids.
     """
     board = run.tensorboard / "projector" / name
@@ -94,7 +94,7 @@ def write_projection(
 
 
 def _is_cut_off(path: Path) -> bool:
-    """Whether a kill left a line without its end, which the next one would be glued to."""
+    """Whether a killed process left an unfinished line, to which the next one would be appended."""
     with path.open("rb") as file:
         if file.seek(0, os.SEEK_END) == 0:
             return False
@@ -103,7 +103,7 @@ def _is_cut_off(path: Path) -> bool:
 
 
 def read_metrics(path: Path, names: Iterable[str] | None = None) -> list[dict[str, Any]]:
-    """The rows of a `metrics.jsonl`; a last line cut off by a kill is left out."""
+    """The rows of a `metrics.jsonl`; an unfinished last line of a killed process is left out."""
     wanted = None if names is None else set(names)
     rows = parse_rows(path.read_text(encoding="utf-8"))
     return [row for row in rows if wanted is None or row["name"] in wanted]

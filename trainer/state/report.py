@@ -1,4 +1,4 @@
-"""`RUN/report.json`: what a finished training comes to. Written last, by rank 0."""
+"""`RUN/report.json`: the results of a finished training run. Written last, by rank 0."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ _REPORTED_PACKAGES = (
 )
 
 
-# A warning is due beyond both.
+# Warn above both.
 _LONG_STALL_FRACTION = 0.1
 _LONG_STALL_SECONDS = 60
 
 
 def stall_fraction(feed: FeedState, train_seconds: float) -> float:
-    """Share of the training's time, in [0, 1], in which it stood still for tables."""
+    """Share of the training time, in [0, 1], that was spent waiting for tables."""
     return feed.stall_seconds / (train_seconds + feed.stall_seconds)
 
 
 def stall_warning(config: RunConfig, feed: FeedState, train_seconds: float) -> str | None:
-    """What to do against a training that stood still for long; None if it did not."""
+    """A warning, with remedies, if training waited long for tables; None otherwise."""
     share = stall_fraction(feed, train_seconds)
     if share < _LONG_STALL_FRACTION or feed.stall_seconds < _LONG_STALL_SECONDS:
         return None
     every, lag = config.refresh.every, config.refresh.lag
     longer = f"raise refresh.lag (now {lag}, at most refresh.every = {every}), or " * (lag < every)
     return (
-        f"training stood still for {feed.stall_seconds:.0f} s ({share:.0%}), waiting for tables: "
+        f"training waited {feed.stall_seconds:.0f} s ({share:.0%}) for tables: "
         f"{longer}give the clustering service more CPUs or GPUs (cluster.num_workers, "
         "launch.embed_gpus)"
     )
@@ -57,14 +57,14 @@ def write_report(
     train_seconds: float,
     world_size: int,
 ) -> None:
-    """Write the report; its being there says that the training reached its end.
+    """Write the report; if it exists, the training run has finished.
 
     Args:
         run: the run's folder.
         config: the run's configuration.
         evaluation: the final evaluation; empty without a test split.
-        feed: which tables were used when, and how long training stood still for them.
-        train_seconds: time in training steps, without start, tables and evaluation.
+        feed: which tables were used when, and how long training waited for them.
+        train_seconds: time in training steps, without start-up, tables and evaluation.
         world_size: number of ranks.
     """
     images = config.train.steps * config.images_per_step

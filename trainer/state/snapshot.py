@@ -1,4 +1,4 @@
-"""Weights for embedding, written by the trainer, read by every other part. No pickle.
+"""Snapshots: weights for embedding, written by the trainer, read by all other parts. No pickle.
 
 A complete `RUN/snapshots/step_000200/` is also the request for cluster table 200.
 """
@@ -19,11 +19,12 @@ from trainer.config.errors import TrainingError
 from trainer.config.run_config import RunConfig
 from trainer.losses.registry import LOSSES
 from trainer.models import build_network
-from trainer.models.network import ClassifierInput, Network
-from trainer.run.folder import SNAPSHOT_WEIGHTS, RunFolder, step_name, step_of
+from trainer.models.heads import ClassifierInput
+from trainer.models.network import Network
+from trainer.run.folder import SNAPSHOT_MANIFEST, SNAPSHOT_WEIGHTS, RunFolder, step_name, step_of
 from trainer.run.start import check_weights
 
-_BACKBONE_PREFIXES = ("", "backbone.", "backbone.model.")  # a whole network, ours, timm's
+_BACKBONE_PREFIXES = ("", "backbone.", "backbone.model.")  # a whole network; our backbones; timm's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,11 +36,11 @@ class NetworkDescription:
     input_size: int
     embedding_dim: int
     classifier_input: ClassifierInput | None
-    """What the classifier of each task sees; None where the loss has no use for one."""
+    """What the classifier of each task sees; None if the loss uses none."""
     num_classes: dict[str, int]
     """Classes of each task, in the order of the heads."""
     vectors_per_class: int = 1
-    """Vectors that stand for a class, where the classifier is of cosines."""
+    """Vectors of each class, for a cosine classifier."""
     retrained_input: ClassifierInput | None = None
     """What the second classifier of each task sees; None without a classifier stage."""
 
@@ -74,7 +75,7 @@ class Snapshot:
     path: Path
     step: int
     checksum: str
-    """SHA-256 of the weights' file: the identity of these weights."""
+    """SHA-256 of the weights file: the identity of these weights."""
     data_checksum: str
     """Checksum of the shards' manifest that the run trains on."""
     network: NetworkDescription
@@ -101,13 +102,13 @@ def write_snapshot(
     run.snapshots.mkdir(parents=True, exist_ok=True)
     with atomic_folder(path) as folder:
         weights = folder / SNAPSHOT_WEIGHTS
-        # Cloned so that tied or sliced storages are written as what they are: tensors of their own.
+        # Cloned, so that tensors which share storage are written as separate tensors.
         plain = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
-        # Not save_file: it makes files that only their owner can read.
+        # Not save_file, whose files only their owner can read.
         weights.write_bytes(save(plain))
         checksum = sha256_of(weights)
         write_json(
-            folder / "manifest.json",
+            folder / SNAPSHOT_MANIFEST,
             {
                 "step": step,
                 "checksum": checksum,
@@ -120,6 +121,25 @@ def write_snapshot(
     )
 
 
+def describe_snapshot(path: Path) -> Snapshot:
+    """Open a snapshot by its manifest alone; the weights, which take long to read, are not checked.
+
+    Raises:
+        TrainingError: it has no manifest, or none of a snapshot.
+    """
+    try:
+        stored = read_json(path / SNAPSHOT_MANIFEST)
+        return Snapshot(
+            path=path,
+            step=stored["step"],
+            checksum=stored["checksum"],
+            data_checksum=stored["data_checksum"],
+            network=NetworkDescription(**stored["network"]),
+        )
+    except (DataError, KeyError, TypeError) as error:
+        raise TrainingError(f"{path} is not a complete snapshot of a run: {error}") from error
+
+
 def read_snapshot(path: str | Path) -> Snapshot:
     """Open a snapshot and check its weights against their checksum.
 
@@ -127,36 +147,29 @@ def read_snapshot(path: str | Path) -> Snapshot:
         TrainingError: not a complete snapshot, or its weights are damaged.
     """
     path = Path(path)
+    snapshot = describe_snapshot(path)
     try:
-        stored = read_json(path / "manifest.json")
-        snapshot = Snapshot(
-            path=path,
-            step=stored["step"],
-            checksum=stored["checksum"],
-            data_checksum=stored["data_checksum"],
-            network=NetworkDescription(**stored["network"]),
-        )
         actual = sha256_of(path / SNAPSHOT_WEIGHTS)
-    except (DataError, OSError, KeyError, TypeError) as error:
+    except OSError as error:
         raise TrainingError(f"{path} is not a complete snapshot of a run: {error}") from error
     if actual != snapshot.checksum:
         raise TrainingError(
-            f"{path / SNAPSHOT_WEIGHTS} is damaged: its checksum differs from manifest.json; "
-            "remove the folder and go on from a checkpoint"
+            f"{path / SNAPSHOT_WEIGHTS} is damaged: its checksum differs from "
+            f"{SNAPSHOT_MANIFEST}; remove the folder and continue from a checkpoint"
         )
     return snapshot
 
 
-def copy_snapshot(former: RunFolder, run: RunFolder, step: int) -> None:
-    """Copy a snapshot to another run's folder, where it asks for tables again.
+def copy_snapshot(source: RunFolder, run: RunFolder, step: int) -> None:
+    """Copy a snapshot to another run's folder, where it requests tables again.
 
     Raises:
-        TrainingError: it is not there any more.
+        TrainingError: it no longer exists.
     """
-    original = read_snapshot(former.snapshots / step_name(step))
+    original = read_snapshot(source.snapshots / step_name(step))
     run.snapshots.mkdir(parents=True, exist_ok=True)
     with atomic_folder(run.snapshots / step_name(step)) as folder:
-        # As new files: the request that was written last is served, and this one is made now.
+        # With new file times: the request written last is served, and this request is made now.
         shutil.copytree(original.path, folder, dirs_exist_ok=True, copy_function=shutil.copyfile)
 
 
@@ -165,23 +178,25 @@ def snapshot_steps(run: RunFolder) -> list[int]:
     if not run.snapshots.is_dir():
         return []
     folders = run.snapshots.iterdir()
-    steps = {step_of(f.name) for f in folders if (f / "manifest.json").exists()}
+    steps = {step_of(f.name) for f in folders if (f / SNAPSHOT_MANIFEST).exists()}
     return sorted(step for step in steps if step is not None)
 
 
-def begin_from(network: Network, path: Path) -> list[str]:
-    """Take over the weights of another run, or of a backbone.
+def load_initial_weights(network: Network, path: Path) -> list[str]:
+    """Load the weights of another run, or of a backbone, into an untrained network.
 
     Args:
-        network: not trained yet; its tensors of the same name and shape are overwritten.
-        path: a snapshot's folder, or a .safetensors file, whose names may be a backbone's own.
+        network: tensors with the same name and shape are overwritten.
+        path: a snapshot's folder, or a .safetensors file, which may name its tensors as a backbone
+            does.
 
     Returns:
-        Names of the tensors that the file lacks or has in another shape, which stay as they are.
+        Names of the tensors that keep their initial values: missing in the file, or of another
+        shape there.
 
     Raises:
-        ConfigError: of `check_weights`, or it has not all of the backbone.
-        TrainingError: a snapshot that is damaged.
+        ConfigError: from `check_weights`, or a tensor of the backbone is missing.
+        TrainingError: the snapshot is damaged.
     """
     check_weights(path)
     if path.is_dir():
@@ -195,7 +210,7 @@ def begin_from(network: Network, path: Path) -> list[str]:
     lacking = [
         name
         for name in others
-        # Others' BatchNorm may not count its batches.
+        # Other libraries' BatchNorm may not count its batches.
         if name.startswith("backbone.") and not name.endswith(".num_batches_tracked")
     ]
     if lacking:

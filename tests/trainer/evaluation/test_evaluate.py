@@ -14,8 +14,8 @@ from tests.helpers.embedding_shards import labelled_rows, write_shards
 from tests.helpers.tiny_data import spoil_image, write_tiny_data
 from trainer.config.sections import EvaluationConfig, TaskConfig
 from trainer.evaluation.evaluate import count_batches, evaluation_batches
-from trainer.evaluation.knn import predict_by_images
-from trainer.evaluation.readouts import predict
+from trainer.evaluation.readout import TaskContext
+from trainer.evaluation.registry import predict, predict_by_training_images
 from trainer.models.embed import decode_batch, embed_images
 
 TASKS = (TaskConfig(name="shape", label="shape"), TaskConfig(name="parity", label="parity"))
@@ -126,16 +126,15 @@ def test_counts_are_those_of_the_images_one_at_a_time(
         outputs = embed_images(tiny_network, image)
         for task in TASKS:
             label = test_index.labels(task.label)[position]
-            predictions = predict(
-                outputs[task.name],
-                TABLES[task.name],
-                CONFIG,
-                class_counts=COUNTS[task.name],
-            ) | predict_by_images(
-                [outputs[task.name].embedding.numpy()],
-                training[task.name],
-                class_counts=COUNTS[task.name],
+            context = TaskContext(
+                head=tiny_network.head(task.name),
                 config=CONFIG,
+                class_counts=COUNTS[task.name],
+                table=TABLES[task.name],
+                training=training[task.name],
+            )
+            predictions = predict(context, outputs[task.name]) | predict_by_training_images(
+                context, [outputs[task.name].embedding.numpy()]
             )
             for name, found in predictions.items():
                 correct[task.name, name] += int(found[0] == label)
@@ -149,11 +148,11 @@ def test_counts_are_those_of_the_images_one_at_a_time(
 def test_one_search_is_for_as_many_images_as_may_wait(count, batches, monkeypatch, most, searches):
     expected, rows = count(batches), []
 
-    def search(queries, *training, **settings):
+    def search(context, queries):
         rows.append(sum(map(len, queries)))
-        return predict_by_images(queries, *training, **settings)
+        return predict_by_training_images(context, queries)
 
-    monkeypatch.setattr("trainer.evaluation.evaluate.predict_by_images", search)
+    monkeypatch.setattr("trainer.evaluation.evaluate.predict_by_training_images", search)
     # An image has an embedding for each task, and 7 neighbours with their classes.
     monkeypatch.setattr("trainer.evaluation.knn._HELD_ENTRIES", most * (len(TASKS) * 8 + 3 * 7))
     assert as_lists(count(batches)) == as_lists(expected)

@@ -18,14 +18,11 @@ from tests.helpers.cluster_tables import tiny_table
 from tests.helpers.reference_clustering import unit_rows
 from tests.helpers.reference_trainer import nearest_images_vote
 from trainer.config.sections import EvaluationConfig, TaskConfig
-from trainer.evaluation.knn import (
-    balanced_vote,
-    missing_embeddings,
-    nearest_images,
-    predict_by_images,
-    training_embeddings,
-    vote,
-)
+from trainer.evaluation.knn import balanced_vote, nearest_images, vote
+from trainer.evaluation.readout import TaskContext
+from trainer.evaluation.registry import predict_by_training_images
+from trainer.evaluation.training_embeddings import missing_embeddings, training_embeddings
+from trainer.models.heads import TaskHead
 
 TASK = TaskConfig(name="shape", label="shape")
 RNG = np.random.default_rng(0)
@@ -51,10 +48,27 @@ def write(folder: Path, *, origin: str = "weights:data") -> EmbeddingShards:
     return EmbeddingShards.open(folder / "shape")
 
 
+HEAD = TaskHead(
+    4,
+    embedding_dim=3,
+    num_classes=6,
+    classifier_input=None,
+    vectors_per_class=1,
+    retrained_input=None,
+)
+
+
+def predict(
+    batches: list[np.ndarray], training: EmbeddingShards, config: EvaluationConfig
+) -> dict[str, np.ndarray]:
+    context = TaskContext(head=HEAD, config=config, class_counts=COUNTS, training=training)
+    return predict_by_training_images(context, batches)
+
+
 @pytest.mark.parametrize("k", [1, 3, 10, 40, 100])
 def test_the_vote_equals_the_loops(tmp_path: Path, k: int) -> None:
     config = EvaluationConfig(knn=k, knn_balanced=k, soft_scale=5.0)
-    got = predict_by_images([QUERIES], write(tmp_path), class_counts=COUNTS, config=config)
+    got = predict([QUERIES], write(tmp_path), config)
     for readout, balanced in (("knn", False), ("knn_balanced", True)):
         expected = [slow_vote(query, k, balanced=balanced) for query in QUERIES]
         assert got[readout].tolist() == expected
@@ -71,7 +85,7 @@ def slow_vote(query: np.ndarray, k: int, *, balanced: bool) -> int:
 @pytest.mark.parametrize(("k", "balanced_k"), [(3, 30), (30, 3), (7, 100), (7, 0), (0, 7), (0, 0)])
 def test_one_search_gives_what_two_would(tmp_path: Path, k: int, balanced_k: int) -> None:
     config = EvaluationConfig(knn=k, knn_balanced=balanced_k)
-    got = predict_by_images([QUERIES], write(tmp_path), class_counts=COUNTS, config=config)
+    got = predict([QUERIES], write(tmp_path), config)
     expected = {}
     if k:
         (found,) = nearest_images([QUERIES], [(ROWS, LABELS)], k)
@@ -110,13 +124,10 @@ def test_batches_share_a_search_and_do_not_change_each_other(tmp_path: Path) -> 
     training.rows = lambda positions: read.extend(positions) or gather(positions)  # type: ignore[method-assign]
     batches = [QUERIES[:9], QUERIES[9:10], QUERIES[10:]]
     config = EvaluationConfig(knn=7, knn_balanced=30)
-    together = predict_by_images(batches, training, class_counts=COUNTS, config=config)
+    together = predict(batches, training, config)
     assert read == list(range(40))
     for readout, predicted in together.items():
-        alone = [
-            predict_by_images([batch], training, class_counts=COUNTS, config=config)[readout]
-            for batch in batches
-        ]
+        alone = [predict([batch], training, config)[readout] for batch in batches]
         assert predicted.tolist() == np.concatenate(alone).tolist()
     parts = [(ROWS[:7], LABELS[:7]), (ROWS[7:], LABELS[7:])]
     for batch, found in zip(batches, nearest_images(batches, parts, 6), strict=True):

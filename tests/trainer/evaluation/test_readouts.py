@@ -10,16 +10,20 @@ from clustering.table.knc import knc_predict
 from tests.helpers import reference_trainer as reference
 from tests.helpers.cluster_tables import tiny_table
 from tests.helpers.reference_clustering import unit_rows
+from trainer.config.readout_names import READOUTS
 from trainer.config.sections import EvaluationConfig
-from trainer.evaluation.evaluate import predict_task
-from trainer.evaluation.readouts import adjusted_logits, blended_scores, predict, readouts
+from trainer.evaluation.cluster_readouts import blended_scores
+from trainer.evaluation.head_readouts import adjusted_logits
+from trainer.evaluation.readout import ReadOut, TaskContext
+from trainer.evaluation.registry import READ_OUTS, available_readouts, predict
+from trainer.losses.outputs import TaskOutput
 from trainer.models import build_network
 from trainer.models.embed import embed_images
-from trainer.models.network import TaskOutput
 
 TABLE = tiny_table(clusters_per_class=(3, 1, 2), dim=4)
 CONFIG = EvaluationConfig(num_neighbours=4, soft_scale=8.0)
 COUNTS = np.array([30, 6, 1])
+TRAINING = object()  # of the embeddings only their being there is asked
 
 
 def output(num_queries=50, *, with_logits=True):
@@ -41,6 +45,11 @@ def small_network(classifier, retrained=None):
     ).eval()
 
 
+def context(table, config, network=None, **more):
+    head = (network or small_network("features")).head("shape")
+    return TaskContext(head=head, table=table, config=config, **({"class_counts": COUNTS} | more))
+
+
 @pytest.mark.parametrize("table", [TABLE, None])
 @pytest.mark.parametrize("tau", [0.0, 0.5])
 @pytest.mark.parametrize("adjustment", [0.0, 1.0])
@@ -50,9 +59,9 @@ def test_the_names_are_those_of_the_predictions(table, adjustment, tau, classifi
     network = small_network(classifier, retrained)
     made = embed_images(network, np.zeros((50, 8, 8, 1), np.uint8))["shape"]
     config = replace(CONFIG, tau=tau, head_adjustment=adjustment)
-    tau_logits = network.head("shape").tau_logits(made, tau) if tau else None
-    predictions = predict(made, table, config, class_counts=COUNTS, tau_logits=tau_logits)
-    assert list(predictions) == readouts(table, config, network)
+    of_task = context(table, config, network)
+    predictions = predict(of_task, made)
+    assert list(predictions) == available_readouts(of_task)
     for predicted in predictions.values():
         assert predicted.shape == (50,)
         assert np.issubdtype(predicted.dtype, np.integer)
@@ -64,15 +73,15 @@ def test_what_is_wanted_is_what_all_would_say(classifier):
     images = np.random.default_rng(0).integers(0, 255, (30, 8, 8, 1)).astype(np.uint8)
     made = embed_images(network, images)["shape"]
     config = replace(CONFIG, tau=0.5, head_adjustment=1.0)
-    settings = {"table": TABLE, "config": config, "class_counts": COUNTS}
-    every = predict_task(network, made, "shape", **settings)
-    assert list(every) == readouts(TABLE, config, network)
+    of_task = context(TABLE, config, network)
+    every = predict(of_task, made)
+    assert list(every) == available_readouts(of_task)
     for name, expected in every.items():
-        found = predict_task(network, made, "shape", **settings, wanted=[name])
+        found = predict(of_task, made, [name])
         assert list(found) == [name]
         assert found[name].tolist() == expected.tolist()
     some = list(every)[1::2]
-    assert list(predict_task(network, made, "shape", **settings, wanted=some)) == some
+    assert list(predict(of_task, made, some)) == some
 
 
 @pytest.mark.parametrize(
@@ -86,12 +95,16 @@ def test_what_is_wanted_is_what_all_would_say(classifier):
 )
 def test_nothing_is_computed_for_what_is_not_wanted(monkeypatch, name, spared):
     for function in spared:
-        monkeypatch.delattr(f"trainer.evaluation.readouts.{function}")
+        module = "head_readouts" if function == "adjusted_logits" else "cluster_readouts"
+        monkeypatch.delattr(f"trainer.evaluation.{module}.{function}")
     config = replace(CONFIG, head_adjustment=1.0)
-    assert list(predict(output(), TABLE, config, class_counts=COUNTS, wanted=[name])) == [name]
+    assert list(predict(context(TABLE, config), output(), [name])) == [name]
 
 
 def test_a_table_gives_four_read_outs_and_classifiers_further_ones():
+    def readouts(*of_task, **more):
+        return available_readouts(context(*of_task, **more))
+
     by_table = ["knc_margin", "knc_soft", "knc_balanced", "ncm"]
     assert readouts(TABLE, CONFIG, small_network("features")) == [*by_table, "blend", "head"]
     assert readouts(TABLE, CONFIG, small_network("cosine")) == [*by_table, "head"]
@@ -102,7 +115,7 @@ def test_a_table_gives_four_read_outs_and_classifiers_further_ones():
     heads = ["head", "head_tau", "head_adjusted", "head_crt"]
     assert readouts(None, every, small_network("features", "features")) == heads
     cosine = small_network("cosine", "features")
-    assert readouts(None, every, cosine, has_training=True) == [
+    assert readouts(None, every, cosine, training=TRAINING) == [
         *("knn", "knn_balanced", "head", "head_crt")
     ]
 
@@ -136,7 +149,7 @@ def test_knc_uses_the_settings_of_the_evaluation(rule):
         )
         return found[rule]
 
-    predicted = predict(output(), TABLE, CONFIG, class_counts=COUNTS)[f"knc_{rule}"]
+    predicted = predict(context(TABLE, CONFIG), output())[f"knc_{rule}"]
     assert predicted.tolist() == rule_with(num_neighbours=4, scale=8.0).tolist()
     other = {"num_neighbours": 4, "scale": 0.5} if rule == "balanced" else {"num_neighbours": 1}
     assert predicted.tolist() != rule_with(**{"scale": 8.0, **other}).tolist()
@@ -157,7 +170,7 @@ def test_the_blend_is_the_product_of_the_heads_and_the_clusters_probabilities():
     )
     expected = torch.tensor(reference.blended(made.logits, torch.from_numpy(votes)))
     torch.testing.assert_close(blended_scores(made.logits, torch.from_numpy(votes)), expected)
-    predictions = predict(made, TABLE, CONFIG, class_counts=COUNTS)
+    predictions = predict(context(TABLE, CONFIG), made)
     assert predictions["blend"].tolist() == expected.argmax(dim=1).tolist()
     assert (predictions["blend"] != predictions["head"]).any()
     assert (predictions["blend"] != predictions["knc_balanced"]).any()
@@ -171,14 +184,14 @@ def test_the_blend_never_takes_a_class_without_clusters():
 
 
 def test_ncm_takes_the_class_of_the_nearest_mean():
-    predicted = predict(output(), TABLE, CONFIG, class_counts=COUNTS)["ncm"]
+    predicted = predict(context(TABLE, CONFIG), output())["ncm"]
     for query, class_ in zip(output().embedding.numpy(), predicted, strict=True):
         cosines = [float(query @ mean) for mean in TABLE.class_means()]
         assert class_ == int(np.argmax(cosines))
 
 
 def test_the_head_takes_the_largest_logit():
-    predicted = predict(output(), None, CONFIG, class_counts=COUNTS)["head"]
+    predicted = predict(context(None, CONFIG), output())["head"]
     assert predicted.tolist() == [int(np.argmax(row)) for row in output().logits.numpy()]
 
 
@@ -188,7 +201,7 @@ def test_the_adjusted_head_takes_the_classes_shares_out_of_the_logits(strength, 
     made, config = output(), replace(CONFIG, head_adjustment=strength)
     expected = torch.tensor(reference.logit_adjusted(made.logits, counts, strength))
     torch.testing.assert_close(adjusted_logits(made.logits, np.array(counts), strength), expected)
-    predictions = predict(made, None, config, class_counts=np.array(counts))
+    predictions = predict(context(None, config, class_counts=np.array(counts)), made)
     assert predictions["head_adjusted"].tolist() == expected.argmax(dim=1).tolist()
     same = (predictions["head_adjusted"] == predictions["head"]).all()
     assert same == (counts == [7, 7, 7])
@@ -203,6 +216,18 @@ def test_the_adjusted_head_never_takes_a_class_without_images():
 def test_half_precision_is_read_out_too():
     plain = output()
     half = TaskOutput(*(tensor.bfloat16() for tensor in plain if tensor is not None))
-    predicted = predict(half, TABLE, CONFIG, class_counts=COUNTS)
-    for name, expected in predict(plain, TABLE, CONFIG, class_counts=COUNTS).items():
+    predicted = predict(context(TABLE, CONFIG), half)
+    for name, expected in predict(context(TABLE, CONFIG), plain).items():
         assert (predicted[name] == expected).mean() > 0.9, name
+
+
+def test_the_names_that_need_no_torch_are_those_of_the_registry():
+    assert list(READ_OUTS) == list(READOUTS)
+    assert all(name == readout.name for name, readout in READ_OUTS.items())
+
+
+def test_a_read_out_that_uses_what_it_does_not_need_is_found_out(monkeypatch):
+    careless = ReadOut(name="ncm", needs=frozenset(), predict=READ_OUTS["ncm"].predict)
+    monkeypatch.setitem(READ_OUTS, "ncm", careless)
+    with pytest.raises(AssertionError, match="does not list in `needs`"):
+        predict(context(None, CONFIG), output())

@@ -11,10 +11,10 @@ from torch.nn import functional
 
 from tests.helpers import reference_metric_learning as reference
 from trainer.losses.batch import TaskBatch
+from trainer.losses.outputs import TaskOutput
 from trainer.losses.registry import LOSSES
 from trainer.losses.schedule import Clock
 from trainer.losses.spec import Term
-from trainer.models.network import TaskOutput
 
 COUNTS = np.array([9, 5, 2])
 LABELS = [0, 1, 2, 0, 1, 0, 0, 1]

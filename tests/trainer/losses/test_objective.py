@@ -15,9 +15,9 @@ from trainer.losses.clmle import (
     rare_class_margins,
 )
 from trainer.losses.objective import Objective, TaskTarget
+from trainer.losses.outputs import TaskOutput
 from trainer.losses.registry import LOSSES
 from trainer.losses.softmax import class_weights, log_priors, softmax_loss
-from trainer.models.network import TaskOutput
 from trainer.runtime.world import World
 
 SHAPE = TaskConfig(name="shape", label="shape")

@@ -8,7 +8,7 @@ import torch
 from trainer.losses.batch import ClusterComparison
 from trainer.losses.clmle import ClmleSettings, clmle_loss
 from trainer.losses.collapse import CollapseWatch
-from trainer.models.network import TaskOutput
+from trainer.losses.outputs import TaskOutput
 from trainer.state.snapshot import NetworkDescription
 
 LOSS = ClmleSettings(scale=8.0, margin_between=0.4, margin_within=0.2, weight_within=0.5)

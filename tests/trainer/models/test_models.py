@@ -10,10 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from data_shards.errors import ConfigError
-from trainer.models import build_network
+from trainer.config.builder import build_config
+from trainer.models import backbones, build_network
+from trainer.models.backbone import Backbone
+from trainer.models.heads import ClassifierInput
 from trainer.models.iresnet import IResNet
-from trainer.models.network import ClassifierInput, Network
+from trainer.models.network import Network
 from trainer.models.tiny import Tiny
+from trainer.state.snapshot import NetworkDescription
 
 
 def tiny_network(classifier_input: ClassifierInput | None = "features") -> Network:
@@ -216,3 +220,25 @@ def test_timm_errors_are_explained() -> None:
         build_network(
             "timm:resnet18", channels=1, input_size=8, embedding_dim=4, num_classes={"a": 2}
         )
+
+
+class Flat(Backbone):
+    """A toy: the pixels as they are."""
+
+    def __init__(self, *, channels: int, input_size: int) -> None:
+        super().__init__()
+        self.num_features = channels * input_size**2
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.flatten(1)
+
+
+def test_a_backbone_is_a_class_and_a_line_in_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(backbones.BACKBONES, "flat", Flat)
+    network = build("flat")
+    assert isinstance(network.backbone, Flat)
+    assert network(images(3, 1, 16))["a"].embedding.shape == (3, 4)
+    description = NetworkDescription.of(build_config({"model": {"backbone": "flat"}}), {"a": 2})
+    assert isinstance(description.build().backbone, Flat)
+    with pytest.raises(ConfigError, match="did you mean flat"):
+        build("flatt")

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from clustering.settings import fixed_settings
 from data_shards.errors import ConfigError
 from trainer.config.builder import build_config
+from trainer.config.run_config import RunConfig, as_dict
 from trainer.config.yaml_file import load_config
 from trainer.run.folder import RunFolder, step_name, step_of
 
@@ -58,6 +60,37 @@ def test_the_parts_of_a_run_may_all_claim_its_folder(run):
     claim(run)
     claim(run)
     claim(run, fresh=True)
+
+
+def test_exactly_these_settings_may_change_when_a_run_goes_on():
+    whole = as_dict(RunConfig())
+    every = {
+        f"{section}.{name}" if isinstance(values, dict) and values else section
+        for section, values in whole.items()
+        for name in (values if isinstance(values, dict) and values else [""])
+    }
+    sections = {name for name in every if name.split(".")[0] in ("launch", "checkpoint")}
+    assert len(sections) > 5
+    assert every - set(fixed_settings(RunConfig())) == sections | {
+        "baselines",
+        "recipe",
+        "run.folder",
+        "model.weights",
+        "train.log_every",
+        "train.communication_timeout_seconds",
+        "data.reader_threads",
+        "data.prefetch_batches",
+        "data.cache_mib",
+        "refresh.timeout_seconds",
+        "refresh.on_late",
+        "cluster.num_workers",
+        "cluster.memory_mib_per_worker",
+        "cluster.transport",
+        "cluster.task_timeout_seconds",
+        "cluster.max_retries",
+        "evaluation.every",
+        "evaluation.split",
+    }
 
 
 @pytest.mark.parametrize(
@@ -121,8 +154,7 @@ def test_a_folder_of_something_else_is_refused_and_left_alone(run):
         claim(run)
     assert str(caught.value) == (
         f"{run.path} holds manifest.json, train-000000.idx, train-000000.json and 1 more but no "
-        "config.yaml: got a folder of something else, expected a new or empty one, or a run's; "
-        "set run.folder to a folder of its own"
+        "config.yaml: expected a new or empty folder, or a run's; set run.folder to another folder"
     )
     assert sorted(path.name for path in run.path.iterdir()) == names
 

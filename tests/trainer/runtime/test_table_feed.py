@@ -46,7 +46,7 @@ def publish(folder, version, checksum, **table):
 
 def make_feed(folder, *, on_late="wait", timeout=0.05, lag=3, world=ALONE, **asked):
     refresh = RefreshConfig(every=10, lag=lag, on_late=on_late, timeout_seconds=timeout)
-    asked = {"told_to_stop": lambda: False} | asked
+    asked = {"stop_requested": lambda: False} | asked
     return TableFeed(folder, refresh, world, check=CHECK, **asked)
 
 
@@ -203,7 +203,7 @@ def test_going_on_without_a_late_table_warns_once_and_switches_later(folder, cap
     with caplog.at_level(logging.WARNING):
         assert not any(feed.advance(step) for step in range(10, 18))
     assert [r.getMessage() for r in caplog.records] == [
-        "step 13: table 10 is late; training goes on with table 0 (refresh.on_late: continue). "
+        "step 13: table 10 is late; training continues with table 0 (refresh.on_late: continue). "
         "Is the clustering service running?"
     ]
     publish(folder, 10, "second")
@@ -325,8 +325,8 @@ def test_a_checkpoint_without_a_table_needs_none(folder):
     assert feed.tables == {}
 
 
-def test_who_waits_can_be_told_to_stop(folder):
-    feed = feed_with_table_0(folder, timeout=60, told_to_stop=lambda: True)
+def test_who_waits_can_be_stop_requested(folder):
+    feed = feed_with_table_0(folder, timeout=60, stop_requested=lambda: True)
     feed.request(10, "second")
     with pytest.raises(Stopped, match="step 13, while waiting for cluster table 10"):
         feed.advance(13)
@@ -349,7 +349,7 @@ def follow(rank, num_ranks, folder):
     seen["table"] = (table.stats, {n: a.tolist() for n, a in table.arrays().items()})
     feed.request(10, "second")
     seen["damaged"] = _message_of(lambda: feed.advance(13))
-    told = make_feed(folder, world=world, timeout=30, told_to_stop=lambda: rank == 1)
+    told = make_feed(folder, world=world, timeout=30, stop_requested=lambda: rank == 1)
     told.request(20, "never")
     seen["stopped"] = _message_of(lambda: told.advance(20))
     dist.destroy_process_group()

@@ -8,10 +8,11 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from data_shards.errors import ConfigError
 from tests.helpers.ranks import run_ranks
 from trainer.config.errors import TrainingError
 from trainer.runtime import world as world_module
-from trainer.runtime.world import World
+from trainer.runtime.world import World, micro_batches_of_rank
 
 ALONE = World(rank=0, size=1, local_rank=0, device=torch.device("cpu"))
 ARRAYS = {
@@ -47,7 +48,7 @@ def test_alone_every_collective_gives_back_what_it_got():
     assert ALONE.broadcast_text(None) is None
     received = ALONE.broadcast_arrays(ARRAYS)
     assert all(np.array_equal(received[name], ARRAYS[name]) for name in ARRAYS)
-    assert ALONE.first_does(lambda: "done") == "done"
+    assert ALONE.run_on_rank_zero(lambda: "done") == "done"
     ALONE.barrier()
 
 
@@ -129,9 +130,9 @@ def slow_work(rank, num_ranks):
     def fail():
         raise OSError(28, "No space left on device")
 
-    done = world.first_does(work)
+    done = world.run_on_rank_zero(work)
     try:
-        world.first_does(fail)
+        world.run_on_rank_zero(fail)
     except (OSError, TrainingError) as error:
         failure = type(error).__name__
     dist.destroy_process_group()
@@ -140,3 +141,10 @@ def slow_work(rank, num_ranks):
 
 def test_no_rank_loses_patience_with_the_slow_work_of_the_first():
     assert run_ranks(slow_work, 2, timeout=60) == [(0, "OSError"), (None, "TrainingError")]
+
+
+def test_ranks_that_do_not_divide_the_batch_are_refused() -> None:
+    with pytest.raises(
+        ConfigError, match="= 4 does not divide among 3 ranks; set it to a multiple"
+    ):
+        micro_batches_of_rank(range(4), 0, 3)

@@ -10,15 +10,14 @@ import numpy as np
 import pytest
 
 from clustering.table.table import ClusterTable
-from data_shards.errors import ConfigError
 from tests.helpers.sized_tables import make_table
+from trainer.runtime.world import micro_batches_of_rank
 from trainer.sampling.cluster_sampler import (
     BatchShape,
     MicroBatchSamples,
     cluster_batch,
     draw_members,
     neighbourhood,
-    rank_share,
 )
 
 SHAPE = BatchShape(micro_batches=2, micro_batch_size=12, clusters=4, siblings=1)
@@ -225,17 +224,10 @@ def test_each_neighbourhood_can_be_drawn_alone(table: ClusterTable, numbers: lis
 def test_the_ranks_shares_are_a_partition(table: ClusterTable, world_size: int) -> None:
     shape = replace(SHAPE, micro_batches=4)
     whole = cluster_batch(table, seed=0, step=2, shape=shape)
-    shares = [rank_share(whole, rank, world_size) for rank in range(world_size)]
+    shares = [micro_batches_of_rank(whole, rank, world_size) for rank in range(world_size)]
     assert [len(share) for share in shares] == [4 // world_size] * world_size
     joined = [part for turn in zip(*shares, strict=True) for part in turn]
     assert fields(joined) == fields(whole)
-
-
-def test_ranks_that_do_not_divide_the_batch_are_refused() -> None:
-    with pytest.raises(
-        ConfigError, match="= 4 does not divide among 3 ranks; set it to a multiple"
-    ):
-        rank_share(range(4), 0, 3)
 
 
 # -- size ------------------------------------------------------------------------------

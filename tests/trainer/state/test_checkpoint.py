@@ -88,7 +88,7 @@ def test_running_statistics_come_back_and_are_checked(run, engine):
     assert all(torch.equal(loaded[task], rows) for task, rows in means.items())
     (path / "running_statistics.safetensors").unlink()
     with pytest.raises(TrainingError, match="is damaged"):
-        checkpoint.find_sound("auto", run)
+        checkpoint.find_intact("auto", run)
     assert checkpoint.load_statistics(save(run, 30), engine.world) == {}
 
 
@@ -119,7 +119,7 @@ def test_another_runs_checkpoint_does_not_undo_what_this_run_has_done(run, tmp_p
     path = str(save(former, 10))
     assert find_checkpoint(path, run) == former.checkpoints / "step_000010"
     save(run, 20)
-    with pytest.raises(ConfigError, match="has gone on to step 20 by itself; --resume auto"):
+    with pytest.raises(ConfigError, match="has its own checkpoints, up to step 20; --resume auto"):
         find_checkpoint(path, run)
 
 
@@ -146,10 +146,10 @@ def test_after_going_on_from_an_older_one_the_newer_ones_are_gone(run):
 
 def test_going_on_from_an_older_one_forgets_the_newer_ones_before_the_next_save(run):
     save(run, 10, 20, 30)
-    checkpoint.forget_later(run, 20)
+    checkpoint.remove_later(run, 20)
     assert checkpoint_steps(run) == [10, 20]
     assert find_checkpoint("auto", run) == run.checkpoints / "step_000020"
-    checkpoint.forget_later(RunFolder(run.path / "none"), 0)
+    checkpoint.remove_later(RunFolder(run.path / "none"), 0)
 
 
 def test_what_a_killed_writer_left_goes_with_the_next_save(run):
@@ -205,7 +205,7 @@ def save_slowly(rank, num_ranks, run):
 
 def test_a_slow_disk_does_not_make_ranks_lose_patience(run):
     run_ranks(save_slowly, 2, run, timeout=60)
-    assert checkpoint.find_sound("auto", run) == run.checkpoints / "step_000020"
+    assert checkpoint.find_intact("auto", run) == run.checkpoints / "step_000020"
 
 
 def as_folder(file):
@@ -235,22 +235,24 @@ def change_manifest(path, change):
     ],
 )
 def test_a_damaged_one_is_passed_over_for_an_older_one(run, caplog, damage, message):
-    assert checkpoint.find_sound("auto", run) is None
+    assert checkpoint.find_intact("auto", run) is None
     older, newest = save(run, 10), save(run, 20)
-    assert checkpoint.find_sound("auto", run) == newest
+    assert checkpoint.find_intact("auto", run) == newest
     damage(newest)
-    assert checkpoint.find_sound("none", run) is None
+    assert checkpoint.find_intact("none", run) is None
     assert caplog.text == ""
-    assert checkpoint.find_sound("auto", run) == older
+    assert checkpoint.find_intact("auto", run) == older
     assert re.search(f"step_000020.*{message}", caplog.text)
-    assert checkpoint.find_sound(str(older), run) == older
+    assert checkpoint.find_intact(str(older), run) == older
     with pytest.raises(
-        TrainingError, match=f"{message}.*; --resume auto .the default. passes over"
+        TrainingError, match=f"{message}.*; --resume auto .the default. skips damaged"
     ):
-        checkpoint.find_sound(str(newest), run)
+        checkpoint.find_intact(str(newest), run)
     damage(older)
-    with pytest.raises(TrainingError, match=f"step_000010.*{message}.*no older one to go on from"):
-        checkpoint.find_sound("auto", run)
+    with pytest.raises(
+        TrainingError, match=f"step_000010.*{message}.*no older one to continue from"
+    ):
+        checkpoint.find_intact("auto", run)
 
 
 def test_an_old_one_that_cannot_be_removed_does_no_harm(run, monkeypatch):
@@ -279,7 +281,7 @@ def test_another_network_is_refused_with_the_differences(run, engine):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"train": {"steps": 19}}, "is of step 20, beyond train.steps 19"),
+        ({"train": {"steps": 19}}, "is of step 20, after train.steps 19"),
         ({"optim": {"name": "adamw"}}, "state of optim.name sgd, this run has adamw"),
     ],
 )

@@ -59,7 +59,7 @@ def test_a_training_that_waited_for_long_says_what_to_raise():
     assert warning(59, 100) is None
     assert warning(99, 1000) is None
     said = warning(250, 750)
-    assert "stood still for 250 s (25%)" in said
+    assert "training waited 250 s (25%) for tables" in said
     assert "tables: raise refresh.lag (now 10, at most refresh.every = 100), or give" in said
     alike = build_config({"refresh": {"every": 10, "lag": 10}})
     assert "tables: give the" in stall_warning(alike, FeedState(stall_seconds=250), 750)

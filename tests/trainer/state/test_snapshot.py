@@ -18,8 +18,8 @@ from trainer.config.errors import TrainingError
 from trainer.run.folder import RunFolder, step_name
 from trainer.state.snapshot import (
     NetworkDescription,
-    begin_from,
     copy_snapshot,
+    load_initial_weights,
     load_network,
     read_snapshot,
     snapshot_steps,
@@ -54,10 +54,10 @@ def test_a_snapshot_reads_back_as_it_was_written(run, network):
 
 
 def begun(from_path, **changes):
-    """What `begin_from` left alone in a network that differs, and the network."""
+    """What `load_initial_weights` left alone in a network that differs, and the network."""
     torch.manual_seed(4)
     network = replace(DESCRIPTION, **changes).build()
-    return begin_from(network, from_path), network
+    return load_initial_weights(network, from_path), network
 
 
 def assert_same_tensors(network, other, prefix=""):
