@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from cluster_jobs.errors import run_job
+from cluster_jobs.ray_cluster.executor import RayExecutor
 from cluster_jobs.ray_cluster.local_ray import ray_session
 from cluster_jobs.ray_cluster.ray_watch import watched_ray
 from cluster_jobs.service.heartbeat import BUSY_STATES, patience_seconds
@@ -63,7 +64,7 @@ def _serve(config: RunConfig, manifest: Manifest, *, once: bool) -> None:
     with (
         ray_session(num_cpus=config.launch.ray_cpus, gpus=gpus),
         _sigterm_ends(),
-        Service(config, manifest) as service,
+        Service(config, manifest, RayExecutor(config)) as service,
     ):
         try:
             with (

@@ -20,7 +20,7 @@ from typing import Any
 from cluster_jobs import machine
 from cluster_jobs.comparison import comparison_table
 from cluster_jobs.errors import PartFailed, run_job
-from cluster_jobs.launch import command as launch
+from cluster_jobs.launch import command_lines
 from cluster_jobs.launch.ray_part import RayPart
 from cluster_jobs.launch.supervisor import Supervisor, is_finished
 from data_shards.atomic import read_json, write_json
@@ -142,7 +142,7 @@ def _train_all(methods: Mapping[str, RunConfig], manifest: Manifest, resume: str
 
 def _say_what_starts(config: RunConfig, manifest: Manifest, devices: Sequence[str]) -> None:
     images = ", ".join(f"{n:,} {name}" for name, n in _split_sizes(manifest).items())
-    ranks = launch.num_ranks(config, devices)
+    ranks = command_lines.num_ranks(config, devices)
     on_cpu = f"the CPU ({machine.why_on_cpu()})"
     where = f"GPU {', '.join(devices[:ranks])}" if devices else on_cpu
     sys.stdout.write(

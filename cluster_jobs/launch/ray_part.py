@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cluster_jobs import machine
 from cluster_jobs.errors import PartFailed
-from cluster_jobs.launch import command as launch
+from cluster_jobs.launch import command_lines
 from cluster_jobs.launch.processes import Part
 from data_shards.atomic import read_json
 from trainer.config.run_config import RunConfig
@@ -37,9 +37,9 @@ class RayPart:
         self._announcement.unlink(missing_ok=True)
         self._part = Part(
             "local Ray",
-            launch.ray_command(self._config, self._announcement),
+            command_lines.ray_command(self._config, self._announcement),
             log=self._logs / "ray.log",
-            environment=launch.job_environment({}),
+            environment=command_lines.job_environment({}),
             grace_seconds=_GRACE_SECONDS,
         )
 

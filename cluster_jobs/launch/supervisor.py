@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cluster_jobs import machine
 from cluster_jobs.errors import PartFailed
-from cluster_jobs.launch import command as launch
+from cluster_jobs.launch import command_lines
 from cluster_jobs.launch.processes import Part, stop_all
 from cluster_jobs.launch.ray_part import RayPart
 from cluster_jobs.launch.training_progress import TrainingProgress
@@ -131,13 +131,13 @@ class Supervisor:
 
     def _start_trainer(self, resume: str, devices: Sequence[str]) -> Part:
         config = self._config
-        ranks = launch.num_ranks(config, devices)
+        ranks = command_lines.num_ranks(config, devices)
         port = config.launch.master_port
         if port:
             machine.check_port(port)
         return Part(
             "trainer",
-            launch.trainer_command(
+            command_lines.trainer_command(
                 self._run.config,
                 resume=resume,
                 port=port or machine.free_port(),
@@ -145,7 +145,7 @@ class Supervisor:
                 devices=devices,
             ),
             log=self._run.logs / "trainer.log",
-            environment=launch.trainer_environment(
+            environment=command_lines.trainer_environment(
                 config, share=max(1, machine.num_cores() // ranks), on_gpu=bool(devices)
             ),
             grace_seconds=_TRAINER_GRACE_SECONDS,
@@ -180,9 +180,9 @@ class Supervisor:
         self._heartbeat.clear()
         self._service = Part(
             "clustering service",
-            launch.service_command(self._run.config),
+            command_lines.service_command(self._run.config),
             log=self._run.logs / "service.log",
-            environment=launch.job_environment(ray_environment),
+            environment=command_lines.job_environment(ray_environment),
             grace_seconds=_SERVICE_GRACE_SECONDS,
         )
 

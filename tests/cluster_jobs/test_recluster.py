@@ -15,6 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from cluster_jobs import recluster
 from cluster_jobs.errors import JobError, run_job
+from cluster_jobs.ray_cluster.executor import RayExecutor
 from cluster_jobs.service import service
 from cluster_jobs.service.heartbeat import Heartbeat
 from cluster_jobs.service.refresh import Measured, Refresher
@@ -36,7 +37,7 @@ pytestmark = pytest.mark.ray
 
 
 def refresher(tiny: TinyRun, cpus: int) -> Refresher:
-    return Refresher(tiny.config, tiny.manifest, cpus=cpus)
+    return Refresher(tiny.config, tiny.manifest, RayExecutor(tiny.config, cpus=cpus))
 
 
 def start_service(tiny: TinyRun, *options: str) -> subprocess.Popen[str]:

@@ -22,6 +22,7 @@ import torch
 
 from benchmarks.fault_site import two_nodes
 from cluster_jobs.ray_cluster import local_ray
+from cluster_jobs.ray_cluster.executor import RayExecutor
 from cluster_jobs.service.metrics import PART
 from cluster_jobs.service.refresh import Refresher
 from clustering.table import store
@@ -91,7 +92,7 @@ def ray_cpus() -> Iterator[int]:
 def expected(tiny: TinyRun, ray_cpus: int) -> bytes:
     """The table that the newest snapshot gets without a fault; the old one is published."""
     tiny.run.claim(tiny.config, fresh=True)
-    refresher = Refresher(tiny.config, tiny.manifest, cpus=ray_cpus)
+    refresher = Refresher(tiny.config, tiny.manifest, RayExecutor(tiny.config, cpus=ray_cpus))
     for step in (OLD, NEW):
         refresher.serve(tiny.snapshot(step))
     made = table_bytes(tiny)
@@ -169,7 +170,8 @@ def test_an_embedding_shard_of_which_a_bit_flips(
             flip()
 
     snapshot = tiny.snapshot(NEW)
-    refresher = Refresher(tiny.config, tiny.manifest, cpus=ray_cpus, on_phase=on_phase)
+    executor = RayExecutor(tiny.config, cpus=ray_cpus)
+    refresher = Refresher(tiny.config, tiny.manifest, executor, on_phase=on_phase)
     if at == "clustering":
         with pytest.raises(DataError, match=r"train-000001.npy is damaged.*embed again"):
             refresher.serve(snapshot)
@@ -178,7 +180,7 @@ def test_an_embedding_shard_of_which_a_bit_flips(
         refresher.serve(snapshot)
         flip()
         unpublish(tiny)
-    again = Refresher(tiny.config, tiny.manifest, cpus=ray_cpus).serve(snapshot)
+    again = Refresher(tiny.config, tiny.manifest, executor).serve(snapshot)
     assert again.reused_shards == 3
     assert table_bytes(tiny) == expected
 
