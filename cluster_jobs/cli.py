@@ -8,7 +8,8 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
-from cluster_jobs.errors import ERROR_EXIT_CODE, run_job
+from cluster_jobs.errors import run_job
+from data_shards.errors import MISTAKE
 
 # verb -> the module that does it, what it does
 VERBS = {
@@ -59,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.write(f"clmle {_version()}\n")
         return 0
     sys.stderr.write(_unknown(first) if first else _help())
-    return ERROR_EXIT_CODE
+    return MISTAKE
 
 
 def entry() -> None:

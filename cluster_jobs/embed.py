@@ -24,8 +24,8 @@ from data_shards.features.embeddings import EmbeddingShards
 from data_shards.importing.long_tail import even_counts, thin
 from data_shards.progress import Progress
 from data_shards.shards.manifest import Manifest
+from trainer.config.command_line import config_parser, print_if_dry_run, resolved
 from trainer.config.tasks import load_manifest
-from trainer.config.yaml_file import config_parser, resolved
 from trainer.run.folder import RunFolder
 from trainer.state.metrics import write_projection
 
@@ -73,10 +73,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "takes the first 100,000)",
     )
     options = parser.parse_args(argv)
-    found = resolved(options)
-    if found is None:
+    config, derived = resolved(options)
+    if print_if_dry_run(options, config, derived):
         return 0
-    config, _ = found
     if options.projector < 0:
         raise JobError(f"--projector must be >= 0, got {options.projector}")
     manifest = load_manifest(config)

@@ -19,8 +19,8 @@ from cluster_jobs.ray_cluster.local_ray import ray_session
 from cluster_jobs.service.counting import count_split, count_works
 from cluster_jobs.service.snapshots import add_checkpoint_option, served_snapshot
 from data_shards.progress import Progress
+from trainer.config.command_line import config_parser, print_if_dry_run, resolved
 from trainer.config.tasks import load_manifest
-from trainer.config.yaml_file import config_parser, resolved
 from trainer.evaluation.report import as_metrics, summarise, write_evaluation
 from trainer.run.folder import RunFolder
 from trainer.state.metrics import MetricWriter
@@ -33,10 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = config_parser("clmle evaluate", __doc__)
     add_checkpoint_option(parser)
     options = parser.parse_args(argv)
-    found = resolved(options)
-    if found is None:
+    config, derived = resolved(options)
+    if print_if_dry_run(options, config, derived):
         return 0
-    config, _ = found
     manifest = load_manifest(config)
     run = RunFolder(config.run_path)
     snapshot = served_snapshot(options.checkpoint, run)

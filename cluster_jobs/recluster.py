@@ -28,9 +28,9 @@ from cluster_jobs.service.service import Service
 from clustering.execution.plan import make_plan
 from clustering.execution.workers import RayWorkers
 from data_shards.shards.manifest import Manifest
+from trainer.config.command_line import config_parser, print_if_dry_run, resolved
 from trainer.config.run_config import RunConfig
 from trainer.config.tasks import load_manifest, resolve_tasks
-from trainer.config.yaml_file import config_parser, resolved
 from trainer.run.folder import RunFolder
 from trainer.run.lock import SERVICE, claimed_alone
 
@@ -40,10 +40,9 @@ _LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 def main(argv: Sequence[str] | None = None) -> int:
     """The job."""
     options = _parse(argv)
-    found = resolved(options)
-    if found is None:
+    config, derived = resolved(options)
+    if print_if_dry_run(options, config, derived):
         return 0
-    config, _ = found
     logging.basicConfig(level=logging.INFO, format=_LOG_FORMAT, datefmt="%H:%M:%S")
     manifest = load_manifest(config)
     if options.plan:

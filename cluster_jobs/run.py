@@ -26,14 +26,15 @@ from cluster_jobs.launch.supervisor import Supervisor, is_finished
 from data_shards.atomic import read_json, write_json
 from data_shards.shards.manifest import Manifest
 from trainer.config.baselines import baseline_config
-from trainer.config.run_config import RunConfig
-from trainer.config.tasks import load_manifest, resolve_tasks
-from trainer.config.yaml_file import (
+from trainer.config.command_line import (
     add_resume_option,
     config_parser,
-    recipe_lines,
+    print_if_dry_run,
     resolved,
 )
+from trainer.config.run_config import RunConfig
+from trainer.config.tasks import load_manifest, resolve_tasks
+from trainer.config.yaml_file import recipe_lines
 from trainer.run.folder import RunFolder, checkpoint_steps, step_of
 from trainer.run.lock import LAUNCHER, claimed_alone
 from trainer.run.start import check_start
@@ -48,10 +49,9 @@ _GO_ON = (
 def main(argv: Sequence[str] | None = None) -> int:
     """Train a run and its baselines, then compare them."""
     options = _parse(argv)
-    found = resolved(options)
-    if found is None:
+    config, derived = resolved(options)
+    if print_if_dry_run(options, config, derived):
         return 0
-    config, derived = found
     methods = _methods(config)
     _warn_of_settings(methods, config.baselines)
     manifest = _checked(config, options.resume)

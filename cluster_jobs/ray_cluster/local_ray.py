@@ -23,7 +23,7 @@ from pathlib import Path
 import psutil
 
 from cluster_jobs import machine
-from cluster_jobs.errors import JobError, run_job
+from cluster_jobs.errors import JobError, PartFailed, run_job
 from data_shards.atomic import write_json
 
 _QUIET = {
@@ -209,7 +209,9 @@ def _hold(stop: threading.Event) -> None:
         for name in _VITAL:
             process = children[name]
             if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
-                raise JobError(f"Ray's {name} ended; was it killed, or is there too little memory?")
+                raise PartFailed(
+                    f"Ray's {name} ended; was it killed, or is there too little memory?"
+                )
 
 
 if __name__ == "__main__":

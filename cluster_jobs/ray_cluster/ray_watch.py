@@ -18,7 +18,7 @@ from contextlib import contextmanager
 
 import psutil
 
-from cluster_jobs.errors import ERROR_EXIT_CODE, JobError
+from cluster_jobs.errors import PartFailed
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ def watched_ray(is_busy: Callable[[], bool], on_lost: Callable[[], None]) -> Ite
         on_lost: called before the process is ended without being unwound.
 
     Raises:
-        JobError: Ray is gone.
+        PartFailed: Ray is gone.
     """
     watch = _Watch(is_busy, on_lost)
     former = signal.signal(_SIGNAL, watch.on_signal)
@@ -54,8 +54,8 @@ def watched_ray(is_busy: Callable[[], bool], on_lost: Callable[[], None]) -> Ite
     try:
         yield
     except Exception as error:
-        if watch.problem is not None and not isinstance(error, JobError):
-            raise JobError(watch.problem) from error  # Ray makes it another while it waits
+        if watch.problem is not None and not isinstance(error, PartFailed):
+            raise PartFailed(watch.problem) from error  # Ray makes it another while it waits
         raise
     finally:
         watch.ended.set()
@@ -102,7 +102,7 @@ class _Watch:
     def on_signal(self, number: int, frame: object) -> None:
         """Raise the problem in the main thread."""
         if self.problem is not None:
-            raise JobError(self.problem)
+            raise PartFailed(self.problem)
 
     def _what_is_wrong(self) -> str | None:
         now = time.monotonic()
@@ -125,4 +125,4 @@ class _Watch:
         for child in psutil.Process().children(recursive=True):  # of a Ray of our own
             with contextlib.suppress(psutil.NoSuchProcess):
                 child.kill()
-        os._exit(ERROR_EXIT_CODE)
+        os._exit(PartFailed.exit_code)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from clustering.errors import ClusterError
 from clustering.table import store
 from clustering.table.table import ClusterTable
 from data_shards.errors import DataError
@@ -78,7 +79,8 @@ def embed_one_shard(work: EmbedWork) -> EmbeddedShard:
     """Embed one shard for all tasks into files, unless they are there.
 
     Raises:
-        DataError: the shard is damaged, an embedding is not finite, or it cannot be written.
+        DataError: the shard is damaged, or an embedding is not finite.
+        ClusterError: the embeddings cannot be written.
     """
     torch.set_num_threads(1)
     manifest = _manifest(work.shards, work.snapshot.data_checksum)
@@ -121,7 +123,7 @@ def _written(
         }
     except OSError as error:
         # The worker's file system: the driver's message would not name it.
-        raise DataError(
+        raise ClusterError(
             f"cannot write the embeddings of shard {name} to {work.out}: {error.strerror}; make "
             "room or repair the file system, then start the job again: finished shards are kept"
         ) from error

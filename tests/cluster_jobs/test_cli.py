@@ -10,10 +10,6 @@ from types import SimpleNamespace
 import pytest
 
 from cluster_jobs import cli
-from cluster_jobs.errors import JobError, PartFailed, run_job
-from clustering.errors import ClusterError
-from data_shards.errors import ConfigError, DataError
-from trainer.config.errors import TrainingError
 
 
 def clmle(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -76,35 +72,3 @@ def test_a_verb_gets_the_rest_and_gives_the_exit_code(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(importlib, "import_module", lambda name: SimpleNamespace(main=job))
     assert cli.main(["run", "--config", "x"]) == 5
-
-
-@pytest.mark.parametrize(
-    ("error", "code", "said"),
-    [
-        (DataError("shard cut off"), 2, "error: shard cut off\n"),
-        (ClusterError("no table"), 2, "error: no table\n"),
-        (ConfigError("unknown setting"), 2, "error: unknown setting\n"),
-        (TrainingError("damaged"), 2, "error: damaged\n"),
-        (JobError("port taken"), 2, "error: port taken\n"),
-        (PartFailed("the trainer failed"), 1, "error: the trainer failed\n"),
-        (PermissionError(13, "Permission denied", "/x"), 2, "error: /x: Permission denied\n"),
-        (OSError("strange"), 2, "error: strange\n"),
-        (KeyboardInterrupt(), 130, "stopped\n"),
-    ],
-)
-def test_known_errors_become_one_message(
-    error: BaseException, code: int, said: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def job(argv: Sequence[str] | None) -> int:
-        raise error
-
-    assert run_job(job, []) == code
-    assert capsys.readouterr().err == said
-
-
-def test_a_mistake_of_ours_keeps_its_traceback() -> None:
-    def job(argv: Sequence[str] | None) -> int:
-        raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        run_job(job, [])
