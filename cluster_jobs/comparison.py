@@ -11,17 +11,14 @@ from data_shards.shards.manifest import Manifest
 from trainer.config.readout_names import READOUTS
 from trainer.config.run_config import RunConfig
 from trainer.config.tasks import resolve_tasks
+from trainer.evaluation.shot_groups import FEW, MANY, mean_recall, shot_groups
 
 _MOST_CLASSES_SHOWN = 20
-# Training images of a class.
-_MANY, _FEW = 100, 20
 _GROUP_NAMES = {
-    "many": f"many (> {_MANY} images)",
-    "medium": f"medium ({_FEW} to {_MANY})",
-    "few": f"few (< {_FEW})",
+    "many": f"many (> {MANY} images)",
+    "medium": f"medium ({FEW} to {MANY})",
+    "few": f"few (< {FEW})",
 }
-SHOT_GROUPS = tuple(_GROUP_NAMES)
-"""Keys of `shot_groups`."""
 
 Report = Mapping[str, Any]
 
@@ -98,28 +95,6 @@ def _groups(manifest: Manifest, label: str) -> list[tuple[str, str, np.ndarray]]
         for group, chosen in shot_groups(sizes).items()
         if chosen.any()
     ]
-
-
-def shot_groups(class_sizes: np.ndarray) -> dict[str, np.ndarray]:
-    """Divide classes by their number of training images, as papers on long tails do.
-
-    Args:
-        class_sizes: (C,) training images of each class.
-
-    Returns:
-        "many" (more than 100), "medium" (20 to 100) and "few" (fewer than 20) -> (C,) bool.
-    """
-    return {
-        "many": class_sizes > _MANY,
-        "medium": (class_sizes >= _FEW) & (class_sizes <= _MANY),
-        "few": class_sizes < _FEW,
-    }
-
-
-def mean_recall(recall: Sequence[float | None], classes: np.ndarray) -> float | None:
-    """Mean recall of some classes; None when none of them has images."""
-    there = [value for c in classes if (value := recall[c]) is not None]
-    return float(np.mean(there)) if there else None
 
 
 def _number(value: float | None) -> str:

@@ -10,7 +10,6 @@ command again goes on from the newest checkpoint. With RAY_ADDRESS set, that clu
 from __future__ import annotations
 
 import argparse
-import shutil
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,9 +19,7 @@ from typing import Any
 from cluster_jobs import machine
 from cluster_jobs.comparison import comparison_table
 from cluster_jobs.errors import PartFailed, run_job
-from cluster_jobs.launch import command_lines
-from cluster_jobs.launch.ray_part import RayPart
-from cluster_jobs.launch.supervisor import Supervisor, is_finished
+from cluster_jobs.launch.training_runs import train_all
 from data_shards.atomic import read_json, write_json
 from data_shards.shards.manifest import Manifest
 from trainer.config.baselines import baseline_config
@@ -35,12 +32,11 @@ from trainer.config.command_line import (
 from trainer.config.run_config import RunConfig
 from trainer.config.tasks import load_manifest, resolve_tasks
 from trainer.config.yaml_file import recipe_lines
-from trainer.run.folder import RunFolder, checkpoint_steps, step_of
+from trainer.run.folder import RunFolder
 from trainer.run.lock import LAUNCHER, claimed_alone
 from trainer.run.start import check_start
 
 _TERMINATED = 128 + signal.SIGTERM
-_NO_PATHS = ("auto", "none")  # of --resume
 _GO_ON = (
     "--resume auto (the default) goes on from the newest checkpoint, or from the start without one"
 )
@@ -67,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             with claimed_alone(
                 run, LAUNCHER, lambda: _claim_all(methods, options.resume), busy=busy
             ):
-                _train_all(methods, manifest, options.resume)
+                train_all(methods, manifest, options.resume)
         except PartFailed as error:
             raise PartFailed(f"{error}\n{_GO_ON}") from error
         except (KeyboardInterrupt, SystemExit):
@@ -116,64 +112,6 @@ def _methods(config: RunConfig) -> dict[str, RunConfig]:
 def _claim_all(methods: Mapping[str, RunConfig], resume: str) -> None:
     for config in methods.values():
         RunFolder(config.run_path).claim(config, fresh=resume == "none")
-
-
-def _train_all(methods: Mapping[str, RunConfig], manifest: Manifest, resume: str) -> None:
-    first, *baselines = methods
-    # A path names a checkpoint of the run itself; baselines have their own.
-    resumes = {first: resume} | dict.fromkeys(baselines, "none" if resume == "none" else "auto")
-    unfinished = [
-        name
-        for name, config in methods.items()
-        if resumes[name] != "auto" or not is_finished(RunFolder(config.run_path))
-    ]
-    if not unfinished:
-        sys.stdout.write("this run is already finished\n")
-        return
-    devices = machine.cuda_devices()
-    _say_what_starts(methods[first], manifest, devices)
-    with RayPart(methods[first], RunFolder(methods[first].run_path).logs) as ray:
-        for name in unfinished:
-            run, start = RunFolder(methods[name].run_path), resumes[name]
-            _drop_stale_requests(run, start)
-            sys.stderr.write(f"{name}: starting\n")
-            Supervisor(methods[name], ray, label=name, resume=start, devices=devices).finish()
-
-
-def _say_what_starts(config: RunConfig, manifest: Manifest, devices: Sequence[str]) -> None:
-    images = ", ".join(f"{n:,} {name}" for name, n in _split_sizes(manifest).items())
-    ranks = command_lines.num_ranks(config, devices)
-    on_cpu = f"the CPU ({machine.why_on_cpu()})"
-    where = f"GPU {', '.join(devices[:ranks])}" if devices else on_cpu
-    sys.stdout.write(
-        f"{config.run_path}: {images} images of {manifest.folder}, {ranks} ranks on {where}, "
-        f"logs in {RunFolder(config.run_path).logs}\n"
-    )
-    if devices and ranks < config.launch.num_ranks:
-        sys.stderr.write(
-            f"warning: {ranks} ranks instead of {config.launch.num_ranks}: there are "
-            f"{len(devices)} CUDA devices; the batches are the same\n"
-        )
-    if devices and config.launch.embed_gpus == 0 and config.model.backbone != "tiny":
-        sys.stderr.write(
-            f"warning: {config.model.backbone} embeds the training images for each table on CPUs, "
-            "which may take longer than the training; set launch.embed_gpus, such as 0.2\n"
-        )
-    sys.stdout.flush()
-
-
-def _split_sizes(manifest: Manifest) -> dict[str, int]:
-    return {name: split.num_samples for name, split in manifest.splits.items()}
-
-
-def _drop_stale_requests(run: RunFolder, resume: str) -> None:
-    """Remove snapshots of an attempt that got further than its newest checkpoint."""
-    if resume not in _NO_PATHS:
-        return  # what lies beyond an older checkpoint may still be wanted
-    saved = max(checkpoint_steps(run), default=0)
-    for folder in run.snapshots.glob("step_*"):
-        if (step_of(folder.name) or 0) > saved:
-            shutil.rmtree(folder)
 
 
 def _report(run: RunFolder, methods: Mapping[str, RunConfig], manifest: Manifest) -> None:

@@ -13,10 +13,10 @@ from pathlib import Path
 from cluster_jobs import machine
 from cluster_jobs.errors import PartFailed
 from cluster_jobs.launch import command_lines
+from cluster_jobs.launch.log_warnings import LogWarnings
 from cluster_jobs.launch.processes import Part, stop_all
-from cluster_jobs.launch.ray_part import RayPart
+from cluster_jobs.launch.shared_ray import SharedRay
 from cluster_jobs.launch.training_progress import TrainingProgress
-from cluster_jobs.launch.warnings_shown import WarningsShown
 from cluster_jobs.service.heartbeat import LONGEST_SILENCE_SECONDS, Heartbeat, HeartbeatWatch
 from clustering.table import store
 from data_shards.atomic import read_json
@@ -53,7 +53,7 @@ class Supervisor:
     """Starts the parts of one training, watches them, ends them."""
 
     def __init__(
-        self, config: RunConfig, ray: RayPart, *, label: str, resume: str, devices: Sequence[str]
+        self, config: RunConfig, ray: SharedRay, *, label: str, resume: str, devices: Sequence[str]
     ) -> None:
         """Start the ranks; the service follows when Ray is up.
 
@@ -76,7 +76,7 @@ class Supervisor:
         self._old_report = _time_written(self._run.report)
         self._progress = TrainingProgress(self._run.metrics, label=label, steps=config.train.steps)
         logs = [self._run.logs / name for name in ("trainer.log", "service.log")]
-        self._warnings = WarningsShown(logs, known=config.warnings())
+        self._warnings = LogWarnings(logs, known=config.warnings())
         self._trainer = self._start_trainer(resume, devices)
 
     def finish(self) -> None:

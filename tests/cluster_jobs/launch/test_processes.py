@@ -120,8 +120,8 @@ def test_nothing_outlives_a_job_that_is_killed(tmp_path: Path) -> None:
 def test_a_killed_keeper_takes_its_group_along(tmp_path: Path) -> None:
     part = start("import os, time; print(os.getpid(), os.getppid(), flush=True);" + SLEEP, tmp_path)
     wait_until(lambda: part.tail(1))
-    child, keeper = map(int, part.tail(1).split())
-    os.kill(keeper, signal.SIGKILL)
+    child, reaper = map(int, part.tail(1).split())
+    os.kill(reaper, signal.SIGKILL)
     assert part.wait(10) == 128 + signal.SIGKILL
     wait_until(lambda: not is_alive(child))
 

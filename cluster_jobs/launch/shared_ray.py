@@ -15,7 +15,7 @@ from trainer.config.run_config import RunConfig
 _GRACE_SECONDS = 6.0
 
 
-class RayPart:
+class SharedRay:
     """The Ray that the trainings of this process share: one of our own, or RAY_ADDRESS's."""
 
     def __init__(self, config: RunConfig, logs: Path) -> None:
@@ -66,7 +66,7 @@ class RayPart:
         if self._part is not None:
             self._part.stop()
 
-    def __enter__(self) -> RayPart:
+    def __enter__(self) -> SharedRay:
         return self
 
     def __exit__(self, *error: object) -> None:

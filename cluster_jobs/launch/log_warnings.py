@@ -12,7 +12,7 @@ _MARK = " WARNING "
 _MOST_SHOWN = 20
 
 
-class WarningsShown:
+class LogWarnings:
     """Follows log files; each distinct warning is shown once, the first twenty of them."""
 
     def __init__(self, logs: Iterable[Path], *, known: Iterable[str] = ()) -> None:

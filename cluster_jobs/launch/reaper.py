@@ -1,6 +1,6 @@
 """Stands between a job and a part that it starts, so that nothing of the part outlives the job.
 
-A launcher's own children become orphans when it, or the job above it, is killed. The keeper adopts
+A launcher's own children become orphans when it, or the job above it, is killed. The reaper adopts
 them (Linux), notices that its parent is gone, and ends them all.
 """
 
@@ -22,7 +22,7 @@ _POLL_SECONDS = 0.05
 _PR_SET_CHILD_SUBREAPER = 36
 
 
-class Keeper:
+class Reaper:
     """Runs one command until it ends, this process is told to stop, or the parent is gone."""
 
     def __init__(self, parent: int, grace_seconds: float) -> None:
@@ -100,9 +100,9 @@ def _send(process: psutil.Process, number: signal.Signals) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """`python -m cluster_jobs.launch.keeper PARENT_ID GRACE_SECONDS COMMAND...`."""
+    """`python -m cluster_jobs.launch.reaper PARENT_ID GRACE_SECONDS COMMAND...`."""
     parent, grace_seconds, *command = sys.argv[1:] if argv is None else argv
-    return Keeper(int(parent), float(grace_seconds)).run(command)
+    return Reaper(int(parent), float(grace_seconds)).run(command)
 
 
 if __name__ == "__main__":
