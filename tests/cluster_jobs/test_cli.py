@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -48,7 +48,9 @@ def test_every_verb_has_a_help_page(verb: str, capsys: pytest.CaptureFixture[str
     ("arguments", "code", "said"),
     [
         ([], 2, "usage: clmle VERB"),
-        (["evalute"], 2, "did you mean evaluate?"),
+        (["evalute"], 2, "did you mean `clmle evaluate`?"),
+        (["train"], 2, "did you mean `clmle run`?"),
+        (["imagefolder"], 2, "did you mean `clmle import image-folder`?"),
         (["xyz"], 2, "verbs: import, run"),
         (["run"], 2, "--config"),
         (["run", "--config", "/nowhere.yaml"], 2, "cannot read the configuration /nowhere.yaml"),
@@ -72,3 +74,22 @@ def test_a_verb_gets_the_rest_and_gives_the_exit_code(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(importlib, "import_module", lambda name: SimpleNamespace(main=job))
     assert cli.main(["run", "--config", "x"]) == 5
+
+
+def test_a_verb_is_one_module_and_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    toy = ModuleType("toy_verb")
+    toy.main = lambda argv: len(argv)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, toy.__name__, toy)
+    monkeypatch.setitem(cli.VERBS, "toy", (toy.__name__, "count the arguments"))
+    assert cli.main(["toy", "one", "two"]) == 2
+    assert cli.main(["--help"]) == 0
+    assert "  toy        count the arguments\n" in capsys.readouterr().out
+    assert cli.main(["toi"]) == 2
+    assert "did you mean `clmle toy`?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("meant", sorted(set(cli._ALIASES.values())))
+def test_every_alias_stands_for_a_verb(meant: str) -> None:
+    assert meant in cli.VERBS
