@@ -20,8 +20,8 @@ VERBS = {
     "run": ("cluster_jobs.run", "train on this machine: Ray, clustering, DeepSpeed, report"),
     "evaluate": ("cluster_jobs.evaluate", "classify the test images again, spread over Ray"),
     "classify": ("cluster_jobs.classify", "image files -> classes, with a trained network"),
-    "doctor": ("cluster_jobs.doctor", "what is installed, what works here, what to mend"),
-    "recluster": ("cluster_jobs.recluster", "the clustering service alone, for a Ray cluster"),
+    "doctor": ("cluster_jobs.doctor", "what is installed, what works here, how to fix the rest"),
+    "recluster": ("cluster_jobs.recluster", "the clustering service alone, on a Ray cluster"),
     "embed": ("cluster_jobs.embed", "images -> embeddings by the weights of one snapshot"),
 }
 
@@ -61,7 +61,7 @@ your own images, one folder per class:
   clmle import image-folder PHOTOS --out data/mine
   clmle run --config configs/long_tail.yaml
 
-clmle VERB --help tells a verb's options.
+clmle VERB --help shows the options of a verb.
 """
 
 
@@ -96,7 +96,7 @@ def _help() -> str:
 def _unknown(word: str) -> str:
     meant = _meant(word)
     hint = f"did you mean `clmle {meant}`?" if meant else f"verbs: {', '.join(VERBS)}"
-    return f"clmle: unknown verb {word!r}; {hint} (clmle --help tells more)\n"
+    return f"clmle: unknown verb {word!r}; {hint} (see clmle --help)\n"
 
 
 def _meant(word: str) -> str | None:

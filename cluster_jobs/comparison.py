@@ -48,7 +48,7 @@ def comparison_table(reports: Mapping[str, Report], manifest: Manifest, config: 
 
 
 def evaluation_table(summary: Report, manifest: Manifest, config: RunConfig) -> str:
-    """One evaluation: balanced accuracy and recall by class, a column a read-out."""
+    """One evaluation: balanced accuracy and recall by class, one column per read-out."""
     names = list(summary["balanced_accuracy"])
     rows = [
         [f"step {summary['step']}, {summary['num_images']:,} {summary['split']} images", *names]
@@ -102,7 +102,7 @@ def _number(value: float | None) -> str:
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Columns as wide as they must be: the first to the left, numbers to the right."""
+    """Rows as text: columns of the least width, the first to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for first, *others in rows:

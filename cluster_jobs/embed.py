@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         required=True,
         type=Path,
         metavar="DIR",
-        help="folder to write to; shards that are finished there are kept",
+        help="folder to write to; finished shards in it are kept",
     )
     parser.add_argument(
         "--projector",

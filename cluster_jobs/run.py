@@ -4,7 +4,7 @@
     clmle run --config configs/digits.yaml --set train.steps=600 --set run.folder=runs/longer
 
 Everything that it starts ends with it: at the end, on Ctrl-C, and when a part fails. The same
-command again goes on from the newest checkpoint. With RAY_ADDRESS set, that cluster is used.
+command again resumes from the newest checkpoint. With RAY_ADDRESS set, that cluster is used.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from trainer.run.lock import LAUNCHER, claimed_alone
 from trainer.run.start import check_start
 
 _TERMINATED = 128 + signal.SIGTERM
-_GO_ON = (
-    "--resume auto (the default) goes on from the newest checkpoint, or from the start without one"
+_RESUMING = (
+    "--resume auto (the default) resumes from the newest checkpoint, or starts over without one"
 )
 
 
@@ -65,9 +65,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             ):
                 train_all(methods, manifest, options.resume)
         except PartFailed as error:
-            raise PartFailed(f"{error}\n{_GO_ON}") from error
+            raise PartFailed(f"{error}\n{_RESUMING}") from error
         except (KeyboardInterrupt, SystemExit):
-            sys.stderr.write(f"{_GO_ON}\n")
+            sys.stderr.write(f"{_RESUMING}\n")
             raise
     _report(run, methods, manifest)
     return 0
@@ -80,7 +80,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _checked(config: RunConfig, resume: str) -> Manifest:
-    """Find now what would otherwise fail minutes later."""
+    """Check now what would otherwise fail minutes later; the shards."""
     manifest = load_manifest(config)
     manifest.split("train")
     resolve_tasks(config, manifest)
@@ -93,7 +93,7 @@ def _checked(config: RunConfig, resume: str) -> Manifest:
 def _warn_of_settings(
     methods: Mapping[str, RunConfig], baselines: Mapping[str, Mapping[str, Any]]
 ) -> None:
-    """Warn of settings at issue; of a baseline's, only of those that it names itself."""
+    """Show the warnings about settings; for a baseline only about those that it sets itself."""
     for name, config in methods.items():
         for warning in config.warnings():
             if name not in baselines:
@@ -129,11 +129,11 @@ def _report(run: RunFolder, methods: Mapping[str, RunConfig], manifest: Manifest
 @contextmanager
 def _sigterm_unwinds() -> Iterator[None]:
     """Inside the block, SIGTERM raises SystemExit, so that everything started is ended."""
-    former = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(_TERMINATED))
+    previous = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(_TERMINATED))
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, former)
+        signal.signal(signal.SIGTERM, previous)
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def train_all(methods: Mapping[str, RunConfig], manifest: Manifest, resume: str)
         sys.stdout.write("this run is already finished\n")
         return
     devices = machine.cuda_devices()
-    _say_what_starts(methods[first], manifest, devices)
+    _print_start(methods[first], manifest, devices)
     with SharedRay(methods[first], RunFolder(methods[first].run_path).logs) as ray:
         for name in unfinished:
             run, start = RunFolder(methods[name].run_path), resumes[name]
@@ -50,7 +50,7 @@ def train_all(methods: Mapping[str, RunConfig], manifest: Manifest, resume: str)
             Supervisor(methods[name], ray, label=name, resume=start, devices=devices).finish()
 
 
-def _say_what_starts(config: RunConfig, manifest: Manifest, devices: Sequence[str]) -> None:
+def _print_start(config: RunConfig, manifest: Manifest, devices: Sequence[str]) -> None:
     images = ", ".join(f"{n:,} {name}" for name, n in _split_sizes(manifest).items())
     ranks = command_lines.num_ranks(config, devices)
     on_cpu = f"the CPU ({machine.why_on_cpu()})"
@@ -67,7 +67,7 @@ def _say_what_starts(config: RunConfig, manifest: Manifest, devices: Sequence[st
     if devices and config.launch.embed_gpus == 0 and config.model.backbone != "tiny":
         sys.stderr.write(
             f"warning: {config.model.backbone} embeds the training images for each table on CPUs, "
-            "which may take longer than the training; set launch.embed_gpus, such as 0.2\n"
+            "which may take longer than training; set launch.embed_gpus, such as 0.2\n"
         )
     sys.stdout.flush()
 

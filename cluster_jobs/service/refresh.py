@@ -34,7 +34,7 @@ SPLIT = "train"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Measured:
-    """What a refresh took."""
+    """What a refresh cost."""
 
     rows: int
     """Embeddings, of one task."""
@@ -89,7 +89,7 @@ class Refresher:
         """Publish the tables of a snapshot; work that an earlier attempt finished is kept.
 
         Raises:
-            JobError, DataError, ClusterError: it cannot be done; says why.
+            JobError, DataError, ClusterError: it cannot be done; the message says why.
         """
         version = snapshot.step
         previous = tables_before(version, self._run)
@@ -100,7 +100,7 @@ class Refresher:
         tables, kept = self._cluster_tasks(out, works[0].tasks, version, previous)
         cluster_seconds = time.monotonic() - started
         self._on_phase("publishing", version)
-        noted: dict[str, float | str] = {
+        recorded: dict[str, float | str] = {
             **identity(snapshot),
             "embed_seconds": embedded.seconds,
             "embed_images_per_second": embedded.rows / embedded.seconds,
@@ -112,7 +112,7 @@ class Refresher:
             self._run.tables,
             version,
             {
-                task: dataclasses.replace(table, stats={**table.stats, **noted})
+                task: dataclasses.replace(table, stats={**table.stats, **recorded})
                 for task, table in tables.items()
             },
         )
@@ -154,7 +154,7 @@ class Refresher:
         version: int,
         previous: Mapping[str, ClusterTable],
     ) -> tuple[dict[str, ClusterTable], list[KeptWorkers]]:
-        """The tables of all tasks, and who made them."""
+        """The tables of all tasks, and the workers that made each."""
         self._on_phase("clustering", version)
         tables, kept = {}, []
         workers = self._executor.workers(

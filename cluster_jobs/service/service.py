@@ -82,6 +82,6 @@ class Service:
             logger.warning("table %d is given up for a newer snapshot: %s", snapshot.step, error)
 
     def _serve(self, snapshot: Snapshot) -> None:
-        self._metrics.taken_up(waiting_requests(self._run), self._newest.taken)
+        self._metrics.taken(waiting_requests(self._run), self._newest.taken)
         measured = self._refresher.serve(snapshot)
         self._metrics.published(snapshot.step, measured)

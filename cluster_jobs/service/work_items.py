@@ -49,11 +49,11 @@ class EmbedWork:
     batch_size: int
     tasks: tuple[TaskConfig, ...]
     out: Path
-    """Each task's embeddings go to a folder of its name in here."""
+    """Folder with one folder of embeddings per task."""
 
     @property
     def origin(self) -> str:
-        """What decides the files: weights (first), data, split, batches, each task's labels."""
+        """All that determines the files: weights (first), data, split, batches, label columns."""
         snapshot = self.snapshot
         labels = (f"{task.name}={task.label}" for task in self.tasks)
         parts = (snapshot.checksum, snapshot.data_checksum, self.split, self.batch_size, *labels)
@@ -76,7 +76,7 @@ class EmbeddedShard:
 
 
 def embed_one_shard(work: EmbedWork) -> EmbeddedShard:
-    """Embed one shard for all tasks into files, unless they are there.
+    """Embed one shard for all tasks into files; finished ones are kept.
 
     Raises:
         DataError: the shard is damaged, or an embedding is not finite.
@@ -141,8 +141,8 @@ class CountWork:
     tables: Path
     """The store; the version is the snapshot's step."""
     embeddings: Path | None
-    """Of the training images, by these weights, for the read-outs by the nearest of them; None =
-    without these."""
+    """Of the training images, by these weights, for the read-outs by nearest images; None leaves
+    those read-outs out."""
     config: EvaluationConfig
 
     @property

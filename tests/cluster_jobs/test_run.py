@@ -90,7 +90,7 @@ def all_gone(tiny: TinyRun) -> bool:
 def wait_until(condition: Callable[[], object], seconds: float = 15.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, "timed out"
         time.sleep(0.05)
 
 
@@ -412,7 +412,7 @@ def test_dry_run_prints_the_configuration_and_touches_nothing(
 
 
 def start_in_background(tiny: TinyRun) -> subprocess.Popen[str]:
-    """`clmle run` in a process of its own, with parts that work for ever."""
+    """`clmle run` in a process of its own, with parts that never end."""
     script = PROLOGUE + SLEEP
     code = (
         # Tests that a shell started with & ignore SIGINT, and so would all that they start.
@@ -442,7 +442,7 @@ def test_a_signal_ends_everything(tiny: TinyRun, number: signal.Signals, code: i
     job.send_signal(number)
     _, said = job.communicate(timeout=30)
     assert job.returncode == code, said
-    assert ("goes on from the newest checkpoint" in said) == (number != signal.SIGKILL)
+    assert ("resumes from the newest checkpoint" in said) == (number != signal.SIGKILL)
     assert "Traceback" not in said
     wait_until(lambda: all_gone(tiny))
 

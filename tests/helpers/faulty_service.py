@@ -2,7 +2,7 @@
 
     python -m tests.helpers.faulty_service FAULT FOLDER --config FILE [...]
 
-Faults strike once: FOLDER holds a marker for each that has struck. Functions that Ray's workers run
+Each fault strikes once: FOLDER then holds a marker. Functions that Ray's workers run
 are sent to them by value, as this is the main module.
 """
 

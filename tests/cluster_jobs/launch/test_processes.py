@@ -18,7 +18,7 @@ IGNORE_SIGTERM = (
     "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
     "print('ready', flush=True); time.sleep(600)"
 )
-# Starts a grandchild that ignores SIGTERM, says its id, and ends as told.
+# Starts a grandchild that ignores SIGTERM, prints its id, and ends as asked.
 WITH_GRANDCHILD = (
     "import subprocess, sys, time;"
     f"p = subprocess.Popen([sys.executable, '-c', {IGNORE_SIGTERM!r}], start_new_session=True);"
@@ -34,7 +34,7 @@ def start(code: str, tmp_path: Path, *, grace_seconds: float = 5.0) -> Part:
 def wait_until(condition: Callable[[], object], seconds: float = 10.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, "timed out"
         time.sleep(0.02)
 
 

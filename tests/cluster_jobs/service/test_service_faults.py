@@ -1,4 +1,4 @@
-"""What befalls the real service ends with the table it would have made, or with a clear failure.
+"""Whatever fails, the real service ends with the same table, or with a clear failure.
 
 In the latter case the old table stays in force.
 """
@@ -226,7 +226,7 @@ def test_a_full_disk(tiny: TinyRun, expected: bytes, left: str) -> None:
 
 
 def wait_for_embedding(tiny: TinyRun) -> None:
-    """Until the fault `impatient_with_ray` holds a task."""
+    """Until the fault `impatient_with_ray` holds a call."""
     deadline = time.monotonic() + LIMIT_SECONDS
     while not (tiny.run.path.parent / "struck").exists():
         assert time.monotonic() < deadline
