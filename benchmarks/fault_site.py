@@ -1,4 +1,4 @@
-"""A small run to disturb: repeated digits, snapshots of an untrained network, and its own Ray.
+"""A small run for fault injection: repeated digits, snapshots of an untrained network, own Ray.
 
 Legend: N images.
 """
@@ -36,14 +36,14 @@ from trainer.state.snapshot import NetworkDescription, write_snapshot
 COLUMN = "digit"
 OLD_STEP, NEW_STEP = 0, 10
 _IMAGES_PER_SHARD = 500
-# More than a worker may hold, and more than a chunk: it is divided over all workers.
+# More than a worker may hold, and more than a chunk: it is partitioned over all workers.
 _LARGE_CLASS, _SMALL_CLASS = 9_000, 350
 _STORE_BYTES = 80 << 20
 
 
 @dataclass(frozen=True)
 class Site:
-    """A run that has the table of an old snapshot, and waits for that of a new one."""
+    """A run with the table of an old snapshot, and the request for a new one."""
 
     config: RunConfig
 
@@ -74,7 +74,7 @@ class Site:
         return subprocess.Popen(
             [*command, "--config", str(self.config_file)],
             env=environment,
-            stdout=subprocess.DEVNULL,  # Ray repeats there what it finds out about workers
+            stdout=subprocess.DEVNULL,  # Ray repeats worker messages there
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -99,7 +99,7 @@ def make_site(folder: Path, *, scale: float = 1.0) -> Site:
 
     Args:
         folder: where; empty.
-        scale: factor on the sizes of the classes. Below 0.92 none is divided over workers.
+        scale: factor on the sizes of the classes. Below 0.92 none is partitioned over workers.
     """
     manifest = _write_digits(folder / "shards", scale)
     site = Site(_config(folder, str(manifest.folder), "base"))
@@ -197,7 +197,7 @@ def two_nodes(*, head_cpus: int = 1, **ray_settings: int) -> Iterator[TwoNodes]:
 
 
 class TwoNodes:
-    """What a Ray of two nodes is made of."""
+    """A Ray of two nodes."""
 
     def __init__(self, cluster: Any) -> None:
         self._cluster = cluster
@@ -205,7 +205,7 @@ class TwoNodes:
         self.address = str(cluster.address)
 
     def mend(self) -> None:
-        """Have a second node, if it is gone."""
+        """Start a second node if there is none."""
         if self._second is None:
             self._second = self._cluster.add_node(num_cpus=1, object_store_memory=_STORE_BYTES)
 

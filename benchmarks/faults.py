@@ -1,11 +1,11 @@
-"""Kill parts of the clustering service at random times, and see what becomes of its table.
+"""Kill parts of the clustering service at random times, and compare its table.
 
     python -m benchmarks.faults --runs 40 --seed 0 --out FILE [--scale S]
 
 The real service works on a Ray of two nodes. Each run kills one of: a Ray worker that embeds, one
 that clusters, the service itself (which is started again), the second node. It must end within a
-minute of that, with the table of an undisturbed run byte for byte, or with a clear failure and the
-old table in force; otherwise the exit code is 1. Writes JSON
+minute after that, with the table of an undisturbed run byte for byte, or with a clear failure and
+the old table in use; otherwise the exit code is 1. Writes JSON
 `{"figures": [{"name", "value", "unit", "target", "detail"}]}`.
 """
 
@@ -42,7 +42,7 @@ from data_shards.errors import DataError  # noqa: E402
 from data_shards.shards.manifest import Manifest  # noqa: E402
 
 LIMIT_SECONDS = 60.0
-"""From the kill on; who takes longer hangs."""
+"""From the kill to the end; a run that takes longer hangs."""
 VICTIMS = ("embedder", "service", "node", "clusterer")
 SAME, CLEAR, UNCLEAR, DIFFERENT, HUNG = (
     "same table",
@@ -52,15 +52,15 @@ SAME, CLEAR, UNCLEAR, DIFFERENT, HUNG = (
     "hung",
 )
 _POLL_SECONDS = 0.01
-# Of the undisturbed seconds: when such a victim is there, roughly. The rest is the end of Ray.
-_SHARE_OF = {"embedder": 0.4, "service": 0.8, "node": 0.8, "clusterer": 0.6}
+# Fraction of the undisturbed seconds in which there is such a victim; the rest is Ray's shutdown.
+_ALIVE_FRACTION = {"embedder": 0.4, "service": 0.8, "node": 0.8, "clusterer": 0.6}
 _EMBEDDING = "embed_one_shard"
 _MOST_ATTEMPTS = 4  # of each run, to kill in time
 
 
 @dataclass(frozen=True)
 class Undisturbed:
-    """The run that the others are compared with."""
+    """The reference run."""
 
     digest: str
     seconds: float
@@ -69,7 +69,7 @@ class Undisturbed:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a run."""
+    """How a run ended."""
 
     victim: str
     what: str
@@ -78,7 +78,7 @@ class Outcome:
     seconds: float
     """From the kill to the end."""
     said: str
-    """By the service, at last."""
+    """The last line of the service."""
 
     def __str__(self) -> str:
         said = f": {self.said}" if self.result != SAME else ""
@@ -92,13 +92,13 @@ def prepare(folder: Path, nodes: TwoNodes, scale: float) -> tuple[Site, Undistur
         RuntimeError: the service failed although nothing was killed.
     """
     site = make_site(folder, scale=scale)
-    _end_well(site.start_service(nodes.address))
+    _wait_for_success(site.start_service(nodes.address))
     write_request(site, Manifest.load(site.config.data.shards), NEW_STEP)
     copy = site.copy("undisturbed")
     service = copy.start_service(nodes.address)
-    _wait_for_life(copy, service)
+    _wait_for_heartbeat(copy, service)
     started = time.monotonic()
-    _end_well(service)
+    _wait_for_success(service)
     digest = copy.table_digest()
     assert digest is not None
     return site, Undisturbed(digest, time.monotonic() - started)
@@ -124,7 +124,7 @@ def disturb(
     nodes.mend()
     copy = site.copy(name)
     service = copy.start_service(nodes.address)
-    _wait_for_life(copy, service)
+    _wait_for_heartbeat(copy, service)
     begun = time.monotonic()
     _sleep_while_running(service, delay)
     # It may have finished its work, and be about to leave Ray.
@@ -154,7 +154,7 @@ def _judge(site: Site, expected: Undisturbed, code: int, errors: str) -> str:
         return SAME if site.table_digest() == expected.digest else DIFFERENT
     if not site.old_table_is_in_force():
         return DIFFERENT
-    # The words that every job ends with when it knows what is wrong.
+    # How every job ends that knows what is wrong.
     return CLEAR if "\nerror: " in f"\n{errors}" else UNCLEAR
 
 
@@ -178,7 +178,7 @@ def _kill(victim: str, nodes: TwoNodes, service: subprocess.Popen[str]) -> str |
     return None
 
 
-def _wait_for_life(site: Site, service: subprocess.Popen[str]) -> None:
+def _wait_for_heartbeat(site: Site, service: subprocess.Popen[str]) -> None:
     end = time.monotonic() + LIMIT_SECONDS
     while _state(site) is None and service.poll() is None:
         if time.monotonic() > end:
@@ -199,14 +199,14 @@ def _sleep_while_running(service: subprocess.Popen[str], seconds: float) -> None
         time.sleep(_POLL_SECONDS)
 
 
-def _end_well(service: subprocess.Popen[str]) -> None:
+def _wait_for_success(service: subprocess.Popen[str]) -> None:
     _, errors = service.communicate(timeout=3 * LIMIT_SECONDS)
     if service.returncode:
         raise RuntimeError(f"the undisturbed service failed: {errors}")
 
 
 def run_all(runs: int, *, seed: int, scale: float) -> list[Outcome]:
-    """As many runs; prints a line for each."""
+    """Do the runs; prints a line for each."""
     rng = random.Random(seed)
     random.seed(seed)
     outcomes: list[Outcome] = []
@@ -220,7 +220,7 @@ def run_all(runs: int, *, seed: int, scale: float) -> list[Outcome]:
                 nodes,
                 expected,
                 victim=victim,
-                delay=rng.uniform(0.0, expected.seconds) * _SHARE_OF[victim],
+                delay=rng.uniform(0.0, expected.seconds) * _ALIVE_FRACTION[victim],
                 name=f"run-{attempt}",
             )
             if outcome is not None:

@@ -33,9 +33,9 @@ from data_shards.images.transforms import decode_image
 from data_shards.progress import Progress
 from data_shards.shards.manifest import Manifest
 from data_shards.sources.files import visible_files
+from trainer.config.command_line import config_parser, print_if_dry_run, resolved
 from trainer.config.sections import EvaluationConfig, TaskConfig
 from trainer.config.tasks import load_manifest, resolve_tasks
-from trainer.config.yaml_file import config_parser, resolved
 from trainer.evaluation.readout import TaskContext
 from trainer.evaluation.registry import (
     READ_OUTS,
@@ -200,10 +200,9 @@ def _decoded(
 def main(argv: Sequence[str] | None = None) -> int:
     """The job."""
     options = _parser().parse_args(argv)
-    found = resolved(options)
-    if found is None:
+    config, derived = resolved(options)
+    if print_if_dry_run(options, config, derived):
         return 0
-    config, _ = found
     files = image_files(options.images)
     manifest, run = load_manifest(config), RunFolder(config.run_path)
     snapshot = served_snapshot(options.checkpoint, run)

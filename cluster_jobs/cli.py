@@ -1,4 +1,4 @@
-"""`clmle VERB ...`: the front door. Each verb is the `main` of one module."""
+"""`clmle VERB ...`: the command line. Each verb is the `main` of one module."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
-from cluster_jobs.errors import ERROR_EXIT_CODE, run_job
+from cluster_jobs.errors import run_job
+from data_shards.errors import MISTAKE
 
-# verb -> the module that does it, what it does
+# The one line that a verb needs: its module, which has `main(argv) -> exit code`, and its purpose.
 VERBS = {
     "import": (
         "data_shards.importer",
@@ -19,9 +20,28 @@ VERBS = {
     "run": ("cluster_jobs.run", "train on this machine: Ray, clustering, DeepSpeed, report"),
     "evaluate": ("cluster_jobs.evaluate", "classify the test images again, spread over Ray"),
     "classify": ("cluster_jobs.classify", "image files -> classes, with a trained network"),
-    "doctor": ("cluster_jobs.doctor", "what is installed, what works here, what to mend"),
-    "recluster": ("cluster_jobs.recluster", "the clustering service alone, for a Ray cluster"),
+    "doctor": ("cluster_jobs.doctor", "what is installed, what works here, how to fix the rest"),
+    "recluster": ("cluster_jobs.recluster", "the clustering service alone, on a Ray cluster"),
     "embed": ("cluster_jobs.embed", "images -> embeddings by the weights of one snapshot"),
+}
+
+# What people type who know other tools -> what they mean here.
+_ALIASES = {
+    "train": "run",
+    "fit": "run",
+    "start": "run",
+    "resume": "run",
+    "test": "evaluate",
+    "eval": "evaluate",
+    "validate": "evaluate",
+    "predict": "classify",
+    "infer": "classify",
+    "inference": "classify",
+    "cluster": "recluster",
+    "service": "recluster",
+    "embeddings": "embed",
+    "check": "doctor",
+    "data": "import",
 }
 
 _HELP = """\
@@ -41,7 +61,7 @@ your own images, one folder per class:
   clmle import image-folder PHOTOS --out data/mine
   clmle run --config configs/long_tail.yaml
 
-clmle VERB --help tells a verb's options.
+clmle VERB --help shows the options of a verb.
 """
 
 
@@ -59,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.write(f"clmle {_version()}\n")
         return 0
     sys.stderr.write(_unknown(first) if first else _help())
-    return ERROR_EXIT_CODE
+    return MISTAKE
 
 
 def entry() -> None:
@@ -73,10 +93,21 @@ def _help() -> str:
     return _HELP.format(verbs="\n".join(lines))
 
 
-def _unknown(verb: str) -> str:
-    near = difflib.get_close_matches(verb, VERBS, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"verbs: {', '.join(VERBS)}"
-    return f"clmle: unknown verb {verb!r}; {hint} (clmle --help tells more)\n"
+def _unknown(word: str) -> str:
+    meant = _meant(word)
+    hint = f"did you mean `clmle {meant}`?" if meant else f"verbs: {', '.join(VERBS)}"
+    return f"clmle: unknown verb {word!r}; {hint} (see clmle --help)\n"
+
+
+def _meant(word: str) -> str | None:
+    """The verb, or import of a source, that a word stands for or resembles; None if none does."""
+    from data_shards.sources import SOURCE_NAMES
+
+    known = {verb: verb for verb in VERBS} | _ALIASES
+    known |= {source: f"import {source}" for source in SOURCE_NAMES}
+    written = word.lower().lstrip("-").replace("_", "-")
+    near = [written] if written in known else difflib.get_close_matches(written, known, n=1)
+    return known[near[0]] if near else None
 
 
 def _version() -> str:

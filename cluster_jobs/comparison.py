@@ -11,17 +11,14 @@ from data_shards.shards.manifest import Manifest
 from trainer.config.readout_names import READOUTS
 from trainer.config.run_config import RunConfig
 from trainer.config.tasks import resolve_tasks
+from trainer.evaluation.shot_groups import FEW, MANY, mean_recall, shot_groups
 
 _MOST_CLASSES_SHOWN = 20
-# Training images of a class.
-_MANY, _FEW = 100, 20
 _GROUP_NAMES = {
-    "many": f"many (> {_MANY} images)",
-    "medium": f"medium ({_FEW} to {_MANY})",
-    "few": f"few (< {_FEW})",
+    "many": f"many (> {MANY} images)",
+    "medium": f"medium ({FEW} to {MANY})",
+    "few": f"few (< {FEW})",
 }
-SHOT_GROUPS = tuple(_GROUP_NAMES)
-"""Keys of `shot_groups`."""
 
 Report = Mapping[str, Any]
 
@@ -51,7 +48,7 @@ def comparison_table(reports: Mapping[str, Report], manifest: Manifest, config: 
 
 
 def evaluation_table(summary: Report, manifest: Manifest, config: RunConfig) -> str:
-    """One evaluation: balanced accuracy and recall by class, a column a read-out."""
+    """One evaluation: balanced accuracy and recall by class, one column per read-out."""
     names = list(summary["balanced_accuracy"])
     rows = [
         [f"step {summary['step']}, {summary['num_images']:,} {summary['split']} images", *names]
@@ -100,34 +97,12 @@ def _groups(manifest: Manifest, label: str) -> list[tuple[str, str, np.ndarray]]
     ]
 
 
-def shot_groups(class_sizes: np.ndarray) -> dict[str, np.ndarray]:
-    """Divide classes by their number of training images, as papers on long tails do.
-
-    Args:
-        class_sizes: (C,) training images of each class.
-
-    Returns:
-        "many" (more than 100), "medium" (20 to 100) and "few" (fewer than 20) -> (C,) bool.
-    """
-    return {
-        "many": class_sizes > _MANY,
-        "medium": (class_sizes >= _FEW) & (class_sizes <= _MANY),
-        "few": class_sizes < _FEW,
-    }
-
-
-def mean_recall(recall: Sequence[float | None], classes: np.ndarray) -> float | None:
-    """Mean recall of some classes; None when none of them has images."""
-    there = [value for c in classes if (value := recall[c]) is not None]
-    return float(np.mean(there)) if there else None
-
-
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Columns as wide as they must be: the first to the left, numbers to the right."""
+    """Rows as text: columns of the least width, the first to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for first, *others in rows:

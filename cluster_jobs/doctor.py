@@ -1,4 +1,4 @@
-"""What is installed, what works on this machine, and what to do about the rest.
+"""What is installed, what works on this machine, and how to fix the rest.
 
     clmle doctor
     clmle doctor --json
@@ -26,7 +26,7 @@ from cluster_jobs import machine
 from cluster_jobs.errors import run_job
 from cluster_jobs.ray_cluster.local_ray import ray_session
 
-# Not read from what is installed: this also runs from its source, where nothing tells.
+# Not read from the package's metadata: a checkout that is not installed has none.
 _NEEDED = (
     "deepspeed",
     "ray",
@@ -46,12 +46,12 @@ _NEEDED = (
 _LEAST_PYTHON = (3, 11)
 _LEAST_SHARED_MEMORY = 256 * 2**20
 _LEAST_DISK = 2 * 2**30
-_TASK_SECONDS = 60
+_CALL_SECONDS = 60
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at."""
+    """One thing that was checked."""
 
     state: Literal["ok", "warn", "fail"]
     name: str
@@ -64,7 +64,7 @@ class Finding:
 
 
 def findings() -> Iterator[Finding]:
-    """Look at everything, the slow things last."""
+    """Check everything, the slow things last."""
     yield _python()
     yield from map(_package, _NEEDED)
     yield from (_faiss(), _compiler(), _launcher(), _port(), _shared_memory())
@@ -111,7 +111,7 @@ def _torch() -> Finding:
 
 
 def _loaded(module: str, found: str) -> Finding:
-    """Whether a compiled package can be loaded, which its being installed does not tell."""
+    """Whether a compiled package can be loaded; it may be installed and still fail."""
     try:
         importlib.import_module(module)
     except (ImportError, OSError) as error:
@@ -135,7 +135,7 @@ def _launcher() -> Finding:
     if not (Path(spec.origin).parent / "launcher" / "launch.py").exists():
         remedy = "install the version that constraints.txt names"
         return Finding("fail", "DeepSpeed launcher", "this version has none", remedy)
-    return Finding("ok", "DeepSpeed launcher", "there")
+    return Finding("ok", "DeepSpeed launcher", "found")
 
 
 def _port() -> Finding:
@@ -185,15 +185,15 @@ def _ray() -> Finding:
         with ray_session(num_cpus=1) as cpus:
             import ray
 
-            ray.get(ray.remote(lambda: None).remote(), timeout=_TASK_SECONDS)
+            ray.get(ray.remote(lambda: None).remote(), timeout=_CALL_SECONDS)
     except Exception as error:  # noqa: BLE001 - whatever it is, it is the finding
         remedy = "look at /dev/shm, memory and the folder of temporary files; unset RAY_ADDRESS"
         return Finding("fail", "Ray", f"{where} does not work ({error})", remedy)
-    return Finding("ok", "Ray", f"{where} ran a task; {cpus} CPUs")
+    return Finding("ok", "Ray", f"{where} ran a call; {cpus} CPUs")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Say what was found; returns 1 if something that is needed does not work."""
+    """Print the findings; returns 1 if something that is needed does not work."""
     parser = argparse.ArgumentParser(
         prog="clmle doctor",
         description=__doc__,

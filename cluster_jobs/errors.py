@@ -5,42 +5,34 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 
-ERROR_EXIT_CODE = 2
+from data_shards.errors import FAILED, MISTAKE, ClmleError, exit_code_and_message
 
 
-class JobError(RuntimeError):
-    """A job cannot go on; says what happened and what to do."""
+class JobError(ClmleError, RuntimeError):
+    """A job cannot do what it was asked to; says what to change."""
+
+    exit_code = MISTAKE
 
 
-class PartFailed(JobError):
-    """A part that a job had started ended before its time."""
+class PartFailed(ClmleError, RuntimeError):
+    """A process that a job needs ended, or stopped answering, before its time."""
+
+    exit_code = FAILED
 
 
 def run_job(job: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:
-    """Run a job's main function; what the user can mend becomes a message without a traceback.
+    """Run a job's main function; errors that are meant for the user become one message.
 
     Args:
         job: takes the arguments without the program's name, returns the exit code.
         argv: the arguments; those of the process when None.
 
     Returns:
-        The job's own code; 1 when a part that it had started failed; 2 for any other error that is
-        told in one message; 130 after Ctrl-C.
+        The job's own code, or that of the error that ended it (`exit_code_and_message`).
     """
-    from clustering.errors import ClusterError
-    from data_shards.errors import ConfigError, DataError, os_error_text
-    from trainer.config.errors import TrainingError
-
     try:
         return job(argv)
-    except KeyboardInterrupt:
-        sys.stderr.write("stopped\n")
-        return 130
-    except PartFailed as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
-    except (ConfigError, DataError, ClusterError, TrainingError, JobError) as error:
-        sys.stderr.write(f"error: {error}\n")
-    except OSError as error:
-        sys.stderr.write(f"error: {os_error_text(error)}\n")
-    return ERROR_EXIT_CODE
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - raised again if a bug
+        code, message = exit_code_and_message(error)
+    sys.stderr.write(f"{message}\n")
+    return code

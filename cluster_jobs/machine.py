@@ -1,4 +1,4 @@
-"""What this machine offers: cores, CUDA devices, shared memory, ports. Nothing is started."""
+"""What this machine has: cores, CUDA devices, shared memory, ports. Nothing is started."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def num_cores() -> int:
 def cuda_devices() -> list[str]:
     """Ids of the CUDA devices that torch can use, as CUDA_VISIBLE_DEVICES has them; often none.
 
-    torch is asked in a process of its own, which costs seconds, and only where a driver is.
+    torch is asked in a separate process, which takes seconds, and only where there is a driver.
 
     Raises:
         JobError: torch does not answer.
@@ -39,7 +39,7 @@ def cuda_devices() -> list[str]:
         )
     except subprocess.TimeoutExpired as error:
         raise JobError(
-            f"torch does not say in {_PROBE_SECONDS} s which CUDA devices there are; look at "
+            f"torch did not list the CUDA devices in {_PROBE_SECONDS} s; look at "
             "nvidia-smi, or set DS_ACCELERATOR=cpu to do without"
         ) from error
     count = int(answer.stdout) if answer.returncode == 0 else 0
@@ -70,17 +70,17 @@ def free_shared_memory_bytes() -> int:
 
 
 def free_port() -> int:
-    """A TCP port of the loopback interface on which nobody listens now."""
+    """A free TCP port of the loopback interface."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def check_port(port: int) -> None:
-    """Refuse a TCP port that is taken.
+    """Check that a TCP port is free.
 
     Raises:
-        JobError: somebody listens there, or this user may not.
+        JobError: another process uses it, or this user may not.
     """
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

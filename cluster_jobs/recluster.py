@@ -4,7 +4,7 @@
     ray job submit --working-dir . -- python -m cluster_jobs.recluster --config ...
 
 It waits for the run's snapshots, always takes the newest, and ends when the run's report.json says
-that the training is finished, or on SIGTERM. Start it before, with or after the trainer, again
+that the training run is finished, or on SIGTERM. Start it before, with or after the trainer, again
 after a failure, and one at a time. To train a finished run again from an older checkpoint
 (`--resume PATH`), start the trainer first.
 """
@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from cluster_jobs.errors import run_job
+from cluster_jobs.ray_cluster.executor import RayExecutor
 from cluster_jobs.ray_cluster.local_ray import ray_session
 from cluster_jobs.ray_cluster.ray_watch import watched_ray
 from cluster_jobs.service.heartbeat import BUSY_STATES, patience_seconds
@@ -27,9 +28,9 @@ from cluster_jobs.service.service import Service
 from clustering.execution.plan import make_plan
 from clustering.execution.workers import RayWorkers
 from data_shards.shards.manifest import Manifest
+from trainer.config.command_line import config_parser, print_if_dry_run, resolved
 from trainer.config.run_config import RunConfig
 from trainer.config.tasks import load_manifest, resolve_tasks
-from trainer.config.yaml_file import config_parser, resolved
 from trainer.run.folder import RunFolder
 from trainer.run.lock import SERVICE, claimed_alone
 
@@ -39,10 +40,9 @@ _LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 def main(argv: Sequence[str] | None = None) -> int:
     """The job."""
     options = _parse(argv)
-    found = resolved(options)
-    if found is None:
+    config, derived = resolved(options)
+    if print_if_dry_run(options, config, derived):
         return 0
-    config, _ = found
     logging.basicConfig(level=logging.INFO, format=_LOG_FORMAT, datefmt="%H:%M:%S")
     manifest = load_manifest(config)
     if options.plan:
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     run = RunFolder(config.run_path)
     busy = (
-        f"another clustering service is at work in {run.path}; leave it to it, or stop it first "
+        f"another clustering service is at work in {run.path}; let it work, or stop it first "
         "(its process id is in service.json)"
     )
     with claimed_alone(run, SERVICE, lambda: run.claim(config, fresh=False), busy=busy):
@@ -63,7 +63,7 @@ def _serve(config: RunConfig, manifest: Manifest, *, once: bool) -> None:
     with (
         ray_session(num_cpus=config.launch.ray_cpus, gpus=gpus),
         _sigterm_ends(),
-        Service(config, manifest) as service,
+        Service(config, manifest, RayExecutor(config)) as service,
     ):
         try:
             with (
@@ -120,23 +120,23 @@ def run_plan(config: RunConfig, manifest: Manifest, *, num_workers: int | None) 
 
 @contextmanager
 def _sigterm_ends() -> Iterator[None]:
-    """Inside the block, SIGTERM unwinds and ends the process well, wherever it is."""
-    told = False
+    """Inside the block, SIGTERM unwinds and ends the process with code 0, wherever it is."""
+    stopped = False
 
     def on_sigterm(number: int, frame: object) -> None:
-        nonlocal told
-        told = True
+        nonlocal stopped
+        stopped = True
         sys.exit(0)
 
-    former = signal.signal(signal.SIGTERM, on_sigterm)
+    previous = signal.signal(signal.SIGTERM, on_sigterm)
     try:
         yield
     except BaseException:
-        if told:
-            sys.exit(0)  # Ray makes it another code, or error, when it waited for a task
+        if stopped:
+            sys.exit(0)  # Ray wraps it, or changes its code, while waiting for a call
         raise
     finally:
-        signal.signal(signal.SIGTERM, former)
+        signal.signal(signal.SIGTERM, previous)
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -149,7 +149,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--workers",
         type=int,
         metavar="N",
-        help="with --plan: for so many workers, without asking Ray",
+        help="with --plan: for N workers, without asking Ray",
     )
     options = parser.parse_args(argv)
     if options.workers is not None and (not options.plan or options.workers < 1):

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_shards.errors import DataError, named
+from data_shards.errors import INTERRUPTED, DataError, exit_code_and_message, named
 from data_shards.importing.long_tail import imbalance_ratio
 from data_shards.importing.plan import ImportOptions, ImportPlan, plan_import
 from data_shards.importing.run import write_import
@@ -48,6 +48,9 @@ The summary at the end says how many images were skipped, and names the first on
 16 bits are scaled to 8 by dividing by 257; images of floating-point numbers cannot be used.
 An import that was stopped goes on where it was when the same command runs again.
 """
+
+
+_GO_ON = "; the same command goes on from here"
 
 
 def import_source(source: Source, options: ImportOptions) -> Manifest:
@@ -99,12 +102,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         sys.stdout.write(_import(arguments) if arguments.verify is None else _verify(arguments))
-    except (DataError, OSError) as error:
-        sys.stderr.write(f"clmle import: error: {error}\n")
-        return 2
-    except KeyboardInterrupt:
-        sys.stderr.write("clmle import: interrupted; the same command goes on from here\n")
-        return 130
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - raised again if a bug
+        code, message = exit_code_and_message(error)
+        sys.stderr.write(f"clmle import: {message}{_GO_ON if code == INTERRUPTED else ''}\n")
+        return code
     return 0
 
 

@@ -27,15 +27,16 @@ from data_shards.atomic import clear_leftovers
 from data_shards.errors import ConfigError, DataError, os_error_text
 from data_shards.shards.index import SampleIndex
 from data_shards.shards.manifest import Manifest
+from trainer.config.command_line import (
+    add_resume_option,
+    config_parser,
+    print_if_dry_run,
+    resolved,
+)
 from trainer.config.errors import Stopped, TrainingError
 from trainer.config.run_config import RunConfig
 from trainer.config.tasks import check_tables, evaluated_split, load_manifest, resolve_tasks
-from trainer.config.yaml_file import (
-    add_resume_option,
-    config_parser,
-    recipe_lines,
-    resolved,
-)
+from trainer.config.yaml_file import recipe_lines
 from trainer.evaluation.ranks import RankEvaluator
 from trainer.loop import Loop, Parts
 from trainer.losses.objective import Objective, TaskTarget
@@ -76,10 +77,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         force=True,
     )
     try:
-        found = resolved(options)
-        if found is None:
+        config, derived = resolved(options)
+        if print_if_dry_run(options, config, derived):
             return 0
-        config, derived = found
         for line in recipe_lines(config, derived):
             logger.info("%s", line)  # which rank 0 alone shows
         train(config, resume=options.resume)

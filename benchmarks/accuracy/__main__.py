@@ -45,7 +45,7 @@ from benchmarks.accuracy.run.methods import METHODS  # noqa: E402
 from benchmarks.accuracy.run.search import search  # noqa: E402
 from benchmarks.accuracy.run.suites import SUITES  # noqa: E402
 from benchmarks.accuracy.run.trainings import Plan  # noqa: E402
-from data_shards.errors import ConfigError, DataError  # noqa: E402
+from data_shards.errors import INTERRUPTED, DataError, exit_code_and_message  # noqa: E402
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -71,12 +71,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             if not plan.dry_run:  # of trainings that failed before, or were killed
                 shutil.rmtree(plan.work, ignore_errors=True)
             return search(plan) if options.search else compare(plan)
-    except (DataError, ConfigError) as error:
-        sys.stderr.write(f"benchmarks.accuracy: error: {error}\n")
-        return 2
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted; the same command goes on with the trainings still to do\n")
-        return 130
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - raised again if a bug
+        code, message = exit_code_and_message(error)
+        then = "; the same command resumes with what is left" if code == INTERRUPTED else ""
+        sys.stderr.write(f"benchmarks.accuracy: {message}{then}\n")
+        return code
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The parts that a job starts: each with a keeper, a process group and a log of its own."""
+"""The parts that a job starts: each has its own reaper, process group and log."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from cluster_jobs.errors import PartFailed
 
 _POLL_SECONDS = 0.05
 _LINES_SHOWN = 25
-_KEEPER_SECONDS = 3.0  # beyond its grace time, for a keeper that was itself stopped or killed
+_REAPER_SECONDS = 3.0  # beyond its grace time, should the reaper itself be stopped or killed
 
 
 class Part:
-    """A named process that this one started, and everything that came of it."""
+    """A named process that this one started, and all its descendants."""
 
     def __init__(
         self,
@@ -33,22 +33,22 @@ class Part:
         """Start it.
 
         Args:
-            name: how messages call it.
+            name: its name in messages.
             command: program and arguments.
             log: file to which its output is appended; its folder is made.
             environment: its whole environment; this process's own when None.
-            grace_seconds: time to end by itself after SIGTERM.
+            grace_seconds: time between SIGTERM and SIGKILL.
         """
         self.name = name
         self.log = log
         self.started = time.monotonic()
         self._grace_seconds = grace_seconds
         log.parent.mkdir(parents=True, exist_ok=True)
-        keeper = [sys.executable, "-m", "cluster_jobs.launch.keeper", str(os.getpid())]
+        reaper = [sys.executable, "-m", "cluster_jobs.launch.reaper", str(os.getpid())]
         with log.open("ab") as output:
             self._log_start = output.tell()
             self._process = subprocess.Popen(
-                [*keeper, str(grace_seconds), *command],
+                [*reaper, str(grace_seconds), *command],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -58,7 +58,7 @@ class Part:
 
     @property
     def pid(self) -> int:
-        """Id of its keeper, above all its other processes."""
+        """Id of its reaper, the parent of all its other processes."""
         return self._process.pid
 
     def poll(self) -> int | None:
@@ -66,7 +66,7 @@ class Part:
         ended_before = self._process.returncode is not None
         code = self._process.poll()
         if code is not None and code < 0 and not ended_before:
-            self._kill_group()  # the keeper itself was killed, so it kept nobody
+            self._kill_group()  # the reaper itself was killed, so it ended nobody
         return 128 - code if code is not None and code < 0 else code
 
     def terminate(self) -> None:
@@ -80,8 +80,8 @@ class Part:
         return self.wait_stopped()
 
     def wait_stopped(self) -> int:
-        """Wait for the end after `terminate`; kills it when its time is over."""
-        code = self.wait(self._grace_seconds + _KEEPER_SECONDS)
+        """Wait for the end after `terminate`; kills it when its grace time is over."""
+        code = self.wait(self._grace_seconds + _REAPER_SECONDS)
         if code is None:
             self._kill_group()
             code = 128 - self._process.wait()
@@ -118,7 +118,7 @@ class Part:
 
 
 def stop_all(parts: Sequence[Part]) -> None:
-    """End parts side by side; a signal while waiting makes it short and is passed on."""
+    """End parts at the same time; a signal meanwhile ends the wait, and is raised."""
     for part in parts:
         part.terminate()
     try:

@@ -1,6 +1,6 @@
 """One training on this machine: its ranks, its clustering service, and the Ray below that.
 
-Whatever happens to one of them, nothing that was started here outlives the others.
+Whatever ends one of them, nothing that was started here outlives it.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from pathlib import Path
 
 from cluster_jobs import machine
 from cluster_jobs.errors import PartFailed
-from cluster_jobs.launch import command as launch
+from cluster_jobs.launch import command_lines
+from cluster_jobs.launch.log_warnings import LogWarnings
 from cluster_jobs.launch.processes import Part, stop_all
-from cluster_jobs.launch.ray_part import RayPart
+from cluster_jobs.launch.shared_ray import SharedRay
 from cluster_jobs.launch.training_progress import TrainingProgress
-from cluster_jobs.launch.warnings_shown import WarningsShown
 from cluster_jobs.service.heartbeat import LONGEST_SILENCE_SECONDS, Heartbeat, HeartbeatWatch
 from clustering.table import store
 from data_shards.atomic import read_json
@@ -34,7 +34,7 @@ _SERVICE_GRACE_SECONDS = 8.0
 
 
 def is_finished(run: RunFolder) -> bool:
-    """Whether a training reached its end: then, and only then, a readable report is there."""
+    """Whether a training run is finished: only then is there a readable report."""
     try:
         read_json(run.report)
     except DataError:
@@ -50,17 +50,17 @@ def _time_written(file: Path) -> int | None:
 
 
 class Supervisor:
-    """Starts the parts of one training, watches them, ends them."""
+    """Starts, watches and ends the parts of one training run."""
 
     def __init__(
-        self, config: RunConfig, ray: RayPart, *, label: str, resume: str, devices: Sequence[str]
+        self, config: RunConfig, ray: SharedRay, *, label: str, resume: str, devices: Sequence[str]
     ) -> None:
         """Start the ranks; the service follows when Ray is up.
 
         Args:
             config: the run; its folder holds the configuration already.
-            ray: shared with other trainings.
-            label: what the progress is called.
+            ray: shared with other training runs.
+            label: name of the run in its progress.
             resume: as `--resume` of the trainer.
             devices: ids of the CUDA devices; empty on a machine without.
         """
@@ -76,11 +76,11 @@ class Supervisor:
         self._old_report = _time_written(self._run.report)
         self._progress = TrainingProgress(self._run.metrics, label=label, steps=config.train.steps)
         logs = [self._run.logs / name for name in ("trainer.log", "service.log")]
-        self._warnings = WarningsShown(logs, known=config.warnings())
+        self._warnings = LogWarnings(logs, known=config.warnings())
         self._trainer = self._start_trainer(resume, devices)
 
     def finish(self) -> None:
-        """Watch until the training is finished; ends everything, whatever happens.
+        """Watch until the training run is finished; ends everything, whatever happens.
 
         Raises:
             PartFailed: a part failed; says which, with the end of its log.
@@ -102,7 +102,7 @@ class Supervisor:
             self._progress.close()
             stop_all([part for part in (self._trainer, self._service) if part is not None])
             if self._given_up:
-                self._heartbeat.clear()  # a training that is started apart may have a service
+                self._heartbeat.clear()  # a trainer that is started by hand may have a service
 
     def _look(self) -> None:
         self._heartbeat.poll()
@@ -110,7 +110,7 @@ class Supervisor:
         self._warnings.poll()
 
     def _phase(self) -> str:
-        """What happens while no step is done."""
+        """What the run waits for while no step is done."""
         state, version = self._heartbeat.state, self._heartbeat.version
         between = self._progress.has_begun and not self._progress.is_through
         if state in _MAKING_TABLES:
@@ -126,18 +126,18 @@ class Supervisor:
         return "waiting for the clustering service" if state is None else "evaluating"
 
     def _has_new_report(self) -> bool:
-        """Whether this training, not an earlier one in the folder, is finished."""
+        """Whether this training run, not an earlier one in the folder, is finished."""
         return _time_written(self._run.report) != self._old_report and is_finished(self._run)
 
     def _start_trainer(self, resume: str, devices: Sequence[str]) -> Part:
         config = self._config
-        ranks = launch.num_ranks(config, devices)
+        ranks = command_lines.num_ranks(config, devices)
         port = config.launch.master_port
         if port:
             machine.check_port(port)
         return Part(
             "trainer",
-            launch.trainer_command(
+            command_lines.trainer_command(
                 self._run.config,
                 resume=resume,
                 port=port or machine.free_port(),
@@ -145,20 +145,20 @@ class Supervisor:
                 devices=devices,
             ),
             log=self._run.logs / "trainer.log",
-            environment=launch.trainer_environment(
+            environment=command_lines.trainer_environment(
                 config, share=max(1, machine.num_cores() // ranks), on_gpu=bool(devices)
             ),
             grace_seconds=_TRAINER_GRACE_SECONDS,
         )
 
     def _watch_service(self) -> None:
-        """Start the service when Ray is up, and either again when it fails; not for ever."""
+        """Start the service when Ray is up; restart either when it fails, at most twice."""
         if self._given_up:
             return
         if (problem := self._ray.failure()) is not None:
             self._restart_or_raise(problem, with_ray=True)
         elif self._service is None:
-            # An old report would tell the service that all is done; the trainer removes it.
+            # The service would end at an old report, which the trainer removes.
             if self._old_report is not None and _time_written(self._run.report) == self._old_report:
                 return
             if (environment := self._ray.announced()) is not None:
@@ -180,28 +180,28 @@ class Supervisor:
         self._heartbeat.clear()
         self._service = Part(
             "clustering service",
-            launch.service_command(self._run.config),
+            command_lines.service_command(self._run.config),
             log=self._run.logs / "service.log",
-            environment=launch.job_environment(ray_environment),
+            environment=command_lines.job_environment(ray_environment),
             grace_seconds=_SERVICE_GRACE_SECONDS,
         )
 
     def _restart_or_raise(self, problem: PartFailed, *, with_ray: bool) -> None:
         latest = store.latest_version(self._run.tables)
-        if latest != self._table_at_failure:  # it has done something since
+        if latest != self._table_at_failure:  # there was progress since
             self._restarts, self._table_at_failure = 0, latest
         self._restarts += 1
         self._given_up = self._restarts > _MOST_RESTARTS
         if self._given_up and self._config.refresh.on_late == "wait":
             raise problem
         then = "its table ages from now on" if self._given_up else "starting it again"
-        sys.stderr.write(f"\nwarning: {problem}\ntraining goes on; {then}\n")
+        sys.stderr.write(f"\nwarning: {problem}\ntraining continues; {then}\n")
         if self._service is not None:
             stop_all([self._service])
             self._service = None
             self._heartbeat.clear()
         if self._given_up:
-            Heartbeat(self._run)(GIVEN_UP)  # else the ranks would wait at the end for a last table
+            Heartbeat(self._run)(GIVEN_UP)  # or the ranks would wait at the end for a last table
         elif with_ray:
             self._ray.restart()
 

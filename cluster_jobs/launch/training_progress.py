@@ -1,4 +1,4 @@
-"""How far a training is, from the `metrics.jsonl` that it writes."""
+"""How far a training run is, from the `metrics.jsonl` that it writes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _EVERY_SECONDS = 5.0
 
 
 class TrainingProgress:
-    """Draws the progress of a run that another process trains, and what it waits for."""
+    """Shows the progress of a run that another process trains, and what it waits for."""
 
     def __init__(self, metrics: Path, *, label: str, steps: int) -> None:
         """Start to watch; what is in the file already belongs to an earlier attempt.
@@ -25,7 +25,7 @@ class TrainingProgress:
         Args:
             metrics: the run's `metrics.jsonl`, there or not yet.
             label: what is being trained.
-            steps: of the whole training.
+            steps: of the whole training run.
         """
         self._metrics = metrics
         self._label = label
@@ -47,10 +47,10 @@ class TrainingProgress:
         return self._done >= self._steps
 
     def poll(self, phase: str = "") -> None:
-        """Read the rows written since the last call and draw.
+        """Read the rows written since the last call and show them.
 
         Args:
-            phase: what happens now; shown when no step moves.
+            phase: what happens now; shown while no step is done.
         """
         rows = self._new_rows() if self._metrics.exists() else []
         if not rows:
@@ -61,7 +61,7 @@ class TrainingProgress:
         if self._progress is None:
             self._progress = self._begin()
         elif is_first:
-            self._progress.restart(self._done)  # it may go on from a checkpoint
+            self._progress.restart(self._done)  # it may have resumed from a checkpoint
         shown: dict[str, Any] = {"now": "training"} if self._on_terminal else {}
         for row in rows:
             if row["name"] == _LOSS:
@@ -71,7 +71,7 @@ class TrainingProgress:
         self._progress.update(max(0, self._done - self._progress.done), **shown)
 
     def _show_phase(self, phase: str) -> None:
-        """On a terminal behind the bar; elsewhere as a line of its own."""
+        """Behind the bar on a terminal, as a line elsewhere."""
         now = time.monotonic()
         if not phase or now - self._last_sign < _EVERY_SECONDS:
             return
@@ -91,7 +91,7 @@ class TrainingProgress:
         return sys.stderr.isatty()
 
     def close(self) -> None:
-        """Draw for the last time."""
+        """Show the last state."""
         if self._progress is not None:
             self._progress.close()
 

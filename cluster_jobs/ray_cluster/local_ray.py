@@ -1,8 +1,8 @@
 """Ray for our jobs: the cluster that RAY_ADDRESS names, or one of our own on this machine.
 
 Our own listens on the loopback interface alone, asks for a token of this run, sends no usage
-statistics, and keeps its files in a private folder that goes with it. `~/.ray` is never touched.
-`ray` is imported only after its environment is set: it reads that while it is imported.
+statistics, and keeps its files in a private folder that is removed with it. `~/.ray` is never used.
+`ray` is imported only after its environment is set: it reads it on import.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pathlib import Path
 import psutil
 
 from cluster_jobs import machine
-from cluster_jobs.errors import JobError, run_job
+from cluster_jobs.errors import JobError, PartFailed, run_job
 from data_shards.atomic import write_json
 
 _QUIET = {
@@ -37,7 +37,7 @@ _OUTSIDE_INTERFACES = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 _SHARED = (_ADDRESS, "RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH", _OUTSIDE_INTERFACES)
 
 _LEAST_STORE_BYTES = 75 * 2**20  # Ray's own least
-_MOST_STORE_BYTES = 16 * 2**30  # divided classes hold their rows in it
+_MOST_STORE_BYTES = 16 * 2**30  # partitioned classes keep their rows in it
 _LONGEST_TEMP_PATH = 40  # Ray's sockets lie some 65 characters below; a socket's path has 107
 _VITAL = ("gcs_server", "raylet")
 _CHECK_SECONDS = 1.0
@@ -46,7 +46,7 @@ _END_SECONDS = 3.0
 
 @contextmanager
 def ray_session(*, num_cpus: int = 0, dashboard: bool = False, gpus: bool = False) -> Iterator[int]:
-    """Be connected to Ray inside the block; a connection that is there already is used as it is.
+    """Connect to Ray inside the block; an existing connection is used as it is.
 
     Args:
         num_cpus: size of a cluster of our own, 0 = all cores; ignored with RAY_ADDRESS.
@@ -69,7 +69,7 @@ def ray_session(*, num_cpus: int = 0, dashboard: bool = False, gpus: bool = Fals
             yield cpus
         return
     folder = private_folder()
-    former = {name: os.environ.get(name) for name in _SHARED}
+    previous = {name: os.environ.get(name) for name in _SHARED}
     processes: list[psutil.Process] = []
     try:
         os.environ.update(_own_environment(folder))
@@ -79,7 +79,7 @@ def ray_session(*, num_cpus: int = 0, dashboard: bool = False, gpus: bool = Fals
             finally:
                 processes = _processes_of(folder)
     finally:
-        _restore(former)
+        _restore(previous)
         _end(processes)
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -94,11 +94,11 @@ def _connected(**settings: object) -> Iterator[int]:
         ray.init(log_to_driver=False, logging_level="error", **settings)
     except (OSError, RuntimeError, ValueError, TimeoutError) as error:
         raise JobError(
-            f"Ray does not start or answer ({error}); `clmle doctor` tells more. Usual causes: an "
-            "old RAY_ADDRESS in the environment, a full /dev/shm"
+            f"Ray does not start or answer ({error}); `clmle doctor` checks this machine. Usual "
+            "causes: an old RAY_ADDRESS in the environment, a full /dev/shm"
         ) from error
     if in_main_thread:
-        signal.signal(signal.SIGTERM, on_sigterm)  # ray.init puts its own in its place
+        signal.signal(signal.SIGTERM, on_sigterm)  # ray.init replaces it
     try:
         yield _num_cpus()
     finally:
@@ -112,7 +112,7 @@ def _num_cpus() -> int:
 
 
 def private_folder() -> Path:
-    """A new folder for Ray's files that only this user can enter, with a short path."""
+    """Make a folder for Ray's files: only this user can enter it, and its path is short."""
     base = tempfile.gettempdir()
     return Path(
         tempfile.mkdtemp(prefix="clmle-", dir=base if len(base) <= _LONGEST_TEMP_PATH else "/tmp")
@@ -160,7 +160,7 @@ def _processes_of(folder: Path) -> list[psutil.Process]:
 
 
 def _end(processes: Sequence[psutil.Process]) -> None:
-    """Wait for Ray's last processes: they write files as long as they live."""
+    """Wait for Ray's last processes, which write files until they end."""
     _, alive = psutil.wait_procs(processes, timeout=_END_SECONDS)
     for process in alive:
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -177,7 +177,7 @@ def _restore(environment: Mapping[str, str | None]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Hold a Ray cluster until SIGTERM, and say in a file how other processes reach it."""
+    """Run a Ray cluster until SIGTERM; a file tells other processes how to reach it."""
     parser = argparse.ArgumentParser(
         prog="python -m cluster_jobs.ray_cluster.local_ray", description=__doc__
     )
@@ -203,13 +203,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _hold(stop: threading.Event) -> None:
-    """Wait, but not beyond the death of one of Ray's main processes."""
+    """Wait until the event, or until one of Ray's main processes ends."""
     children = {child.name(): child for child in psutil.Process().children()}
     while not stop.wait(_CHECK_SECONDS):
         for name in _VITAL:
             process = children[name]
             if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
-                raise JobError(f"Ray's {name} ended; was it killed, or is there too little memory?")
+                raise PartFailed(
+                    f"Ray's {name} ended; was it killed, or is there too little memory?"
+                )
 
 
 if __name__ == "__main__":

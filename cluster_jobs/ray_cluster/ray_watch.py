@@ -1,7 +1,7 @@
 """Ends a job in bounded time when the Ray below it is gone.
 
-Ray itself waits for ever for the CPUs of a node that was lost, and a minute for its head; then it
-ends the process without a word that a user could act on.
+Ray itself waits forever for the CPUs of a lost node, and a minute for its head; then it ends the
+process without a message that a user could act on.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from contextlib import contextmanager
 
 import psutil
 
-from cluster_jobs.errors import ERROR_EXIT_CODE, JobError
+from cluster_jobs.errors import PartFailed
 
 logger = logging.getLogger(__name__)
 
 PATIENCE_SECONDS = 25.0
-"""Ray may be silent, or without a CPU, for so long; its own notice of a lost node takes as long."""
+"""How long Ray may be silent, or without a CPU; its own notice of a lost node takes as long."""
 
 _POLL_SECONDS = 1.0
 _UNWIND_SECONDS = 8.0
@@ -34,17 +34,17 @@ _SIGNAL = signal.SIGUSR1
 def watched_ray(is_busy: Callable[[], bool], on_lost: Callable[[], None]) -> Iterator[None]:
     """Inside the block, in the main thread, raise when Ray does not answer or has no CPU left.
 
-    Who cannot be unwound, because Ray does not let go, is ended with the same message.
+    If a call into Ray does not return, the process is ended with the same message.
 
     Args:
         is_busy: whether CPUs are needed just now.
-        on_lost: called before the process is ended without being unwound.
+        on_lost: called before the process is ended in that way.
 
     Raises:
-        JobError: Ray is gone.
+        PartFailed: Ray is gone.
     """
     watch = _Watch(is_busy, on_lost)
-    former = signal.signal(_SIGNAL, watch.on_signal)
+    previous = signal.signal(_SIGNAL, watch.on_signal)
     threads = [
         threading.Thread(target=target, name="ray watch", daemon=True)
         for target in (watch.ask, watch.judge)
@@ -54,17 +54,17 @@ def watched_ray(is_busy: Callable[[], bool], on_lost: Callable[[], None]) -> Ite
     try:
         yield
     except Exception as error:
-        if watch.problem is not None and not isinstance(error, JobError):
-            raise JobError(watch.problem) from error  # Ray makes it another while it waits
+        if watch.problem is not None and not isinstance(error, PartFailed):
+            raise PartFailed(watch.problem) from error  # Ray wraps it while it waits
         raise
     finally:
         watch.ended.set()
         threads[1].join()  # the other may be waiting for Ray
-        signal.signal(_SIGNAL, former)
+        signal.signal(_SIGNAL, previous)
 
 
 class _Watch:
-    """One thread asks Ray, another looks how long the last good answer is ago."""
+    """One thread asks Ray, another checks how long ago the last good answer came."""
 
     def __init__(self, is_busy: Callable[[], bool], on_lost: Callable[[], None]) -> None:
         self.ended = threading.Event()
@@ -74,7 +74,7 @@ class _Watch:
         self.problem: str | None = None
 
     def ask(self) -> None:
-        """Ask Ray for its CPUs again and again."""
+        """Keep asking Ray for its CPUs."""
         import ray
 
         while not self.ended.wait(_POLL_SECONDS):
@@ -88,7 +88,7 @@ class _Watch:
                 self._had_cpu_at = self._answered_at
 
     def judge(self) -> None:
-        """Tell the main thread, then wait until it has ended, but not for long."""
+        """Interrupt the main thread when Ray is lost; end the process if that takes too long."""
         while not self.ended.wait(_POLL_SECONDS):
             self.problem = self._what_is_wrong()
             if self.problem is not None:
@@ -102,7 +102,7 @@ class _Watch:
     def on_signal(self, number: int, frame: object) -> None:
         """Raise the problem in the main thread."""
         if self.problem is not None:
-            raise JobError(self.problem)
+            raise PartFailed(self.problem)
 
     def _what_is_wrong(self) -> str | None:
         now = time.monotonic()
@@ -125,4 +125,4 @@ class _Watch:
         for child in psutil.Process().children(recursive=True):  # of a Ray of our own
             with contextlib.suppress(psutil.NoSuchProcess):
                 child.kill()
-        os._exit(ERROR_EXIT_CODE)
+        os._exit(PartFailed.exit_code)

@@ -1,4 +1,4 @@
-"""`RUN/service.json`: what the clustering service is doing, and when it last said so."""
+"""`RUN/service.json`: what the clustering service is doing, and since when it is silent."""
 
 from __future__ import annotations
 
@@ -19,60 +19,58 @@ logger = logging.getLogger(__name__)
 
 RENEWED_SECONDS = 5.0
 LONGEST_SILENCE_SECONDS = 60.0
-"""A heartbeat that is not renewed for longer belongs to a service that hangs."""
-
+"""A service whose heartbeat is older than this hangs."""
 
 BUSY_STATES = ("embedding", "clustering")
-"""In which the service has work for Ray."""
+"""States in which the service needs CPUs."""
 
 
 def patience_seconds(config: ClusterConfig) -> float:
-    """How long a working service may make no progress: the time of a task, in all its attempts."""
+    """How long a working service may make no progress: one call, in all its attempts."""
     return config.task_timeout_seconds * (config.max_retries + 1)
 
 
 class Heartbeat:
-    """The service's side: says what it does, and renews that while it does it."""
+    """The service's side: writes its state, and renews the time while it works."""
 
     def __init__(self, run: RunFolder) -> None:
         self._path = run.service
-        self._said: tuple[str, int | None] | None = None
-        self._said_at = time.monotonic()
+        self._state: tuple[str, int | None] | None = None
+        self._progress_at = time.monotonic()
         self._written_at = 0.0
         self._lock = threading.Lock()
 
     def __call__(self, state: str, version: int | None = None) -> None:
-        """Say it, unless it was said just now.
+        """Write the state, unless the same was written just now.
 
         Args:
             state: waiting | embedding | clustering | publishing | done | stopped | failed; or
-                GIVEN_UP, which `clmle run` says in the service's place.
+                GIVEN_UP, which `clmle run` writes in place of a service that it starts no more.
             version: of the tables that are being made.
         """
         with self._lock:
-            self._said_at = now = time.monotonic()
-            if (state, version) == self._said and now - self._written_at < RENEWED_SECONDS:
+            self._progress_at = now = time.monotonic()
+            if (state, version) == self._state and now - self._written_at < RENEWED_SECONDS:
                 return
-            self._said = (state, version)
+            self._state = (state, version)
             self._write()
 
     def progress(self) -> None:
-        """What was said last goes on, and `renewed` may say so; any thread may call this."""
+        """Note that the work of this state makes progress; any thread may call this."""
         with self._lock:
-            self._said_at = time.monotonic()
+            self._progress_at = time.monotonic()
 
     @property
     def state(self) -> str | None:
-        """What was said last; None before the first."""
-        return None if self._said is None else self._said[0]
+        """The last state; None before the first."""
+        return None if self._state is None else self._state[0]
 
     @contextmanager
     def renewed(self, patience: float) -> Iterator[None]:
-        """Inside the block a thread renews the time, as long as the caller seems to work.
+        """Inside the block a thread renews the time for as long as there is progress.
 
         Args:
-            patience: seconds after the last call, or the last `progress`, from which on nothing is
-                renewed.
+            patience: seconds without progress, or another state, after which it stops renewing.
         """
         ended = threading.Event()
         thread = threading.Thread(
@@ -90,23 +88,23 @@ class Heartbeat:
             with self._lock:
                 now = time.monotonic()
                 late = now - self._written_at >= RENEWED_SECONDS
-                if self._said is not None and late and now - self._said_at < patience:
+                if self._state is not None and late and now - self._progress_at < patience:
                     self._write()
 
     def _write(self) -> None:
-        assert self._said is not None
-        state, version = self._said
+        assert self._state is not None
+        state, version = self._state
         self._written_at = time.monotonic()
         content = {"state": state, "version": version, "time": time.time(), "pid": os.getpid()}
         try:
             write_json(self._path, content)
         except OSError as error:
-            # It must not hide what else a full disk breaks; whoever watches notices the silence.
+            # It must not hide what else a full disk breaks; `HeartbeatWatch` notices the silence.
             logger.warning("cannot write %s: %s", self._path, error)
 
 
 class HeartbeatWatch:
-    """The other side: what the service said last, and for how long it has been silent."""
+    """The other side: the service's last state, and how long it has been silent."""
 
     def __init__(self, run: RunFolder) -> None:
         self.path = run.service
@@ -114,12 +112,12 @@ class HeartbeatWatch:
         self._seen_at = time.monotonic()
 
     def clear(self) -> None:
-        """Forget what an earlier service said; the silence begins now."""
+        """Forget an earlier service; the silence begins now."""
         self.path.unlink(missing_ok=True)
         self._seen, self._seen_at = {}, time.monotonic()
 
     def poll(self) -> None:
-        """Look."""
+        """Read the file."""
         try:
             content = read_json(self.path)
         except DataError:
@@ -129,7 +127,7 @@ class HeartbeatWatch:
 
     @property
     def state(self) -> str | None:
-        """What was said last; None before the first."""
+        """The last state; None before the first."""
         return self._seen.get("state")
 
     @property
@@ -139,5 +137,5 @@ class HeartbeatWatch:
 
     @property
     def silent_seconds(self) -> float:
-        """Since the last renewal, by this process's clock: a suspended machine counts nothing."""
+        """Since the last renewal, by this process's clock: time asleep does not count."""
         return time.monotonic() - self._seen_at

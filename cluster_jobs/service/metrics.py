@@ -1,4 +1,4 @@
-"""What the clustering service measures of each refresh, beside the trainer's metrics."""
+"""Scalars of the clustering service, one set per refresh, beside the trainer's metrics."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PART = "service"
 
 
 class ServiceMetrics:
-    """Scalars at the step of each table, counted from the start of this service.
+    """Writes scalars at the step of each table, counted from the start of this service.
 
     They go to `RUN/tensorboard/service` and `RUN/service_metrics.jsonl`.
     """
@@ -25,18 +25,18 @@ class ServiceMetrics:
         self._skipped: set[Request] = set()
         self._num_published = 0
 
-    def taken_up(self, waiting: Sequence[Request], chosen: Request | None) -> None:
-        """Count what waited when a request was taken up.
+    def taken(self, waiting: Sequence[Request], chosen: Request | None) -> None:
+        """Count the requests that waited when one was taken.
 
         Args:
             waiting: the requests without tables, in the order of writing.
-            chosen: the one that is served; those before it never are.
+            chosen: the one that is served; those before it are skipped for good.
         """
         self._queue_length = len(waiting)
         self._skipped |= {r for r in waiting if chosen is not None and r < chosen}
 
     def published(self, version: int, measured: Measured) -> None:
-        """Write what a refresh took."""
+        """Write what a refresh cost."""
         self._num_published += 1
         if self._writer is None:
             self._writer = MetricWriter(self._run, part=PART)

@@ -39,24 +39,24 @@ def prune(run: RunFolder, version: int) -> None:
             _remove_rest(folder)
     for bundles in (run.embeddings / step_name(version)).glob(f"*/{BUNDLES}"):
         _remove_rest(bundles)
-    named = _named_by_checkpoints(run)
+    named = _needed_by_checkpoints(run)
     if named is None:
         return
     needed = {*named, version}
-    for old in _dispensable(store.versions(run.tables), version, needed):
+    for old in _removable(store.versions(run.tables), version, needed):
         _remove(run.tables / f"{old:06d}", store.MANIFEST_NAME)
-    for old in _dispensable(snapshot_steps(run), version, needed):
+    for old in _removable(snapshot_steps(run), version, needed):
         _remove(run.snapshots / step_name(old), SNAPSHOT_MANIFEST)
 
 
-def _dispensable(steps: list[int], version: int, needed: set[int]) -> list[int]:
-    # Newer ones are of a training that went back to an older checkpoint: they do not count.
+def _removable(steps: list[int], version: int, needed: set[int]) -> list[int]:
+    # Newer ones are of a run that then resumed from an older checkpoint: they do not count.
     until_now = [step for step in steps if step <= version]
     return [step for step in until_now[:-_NEWEST_KEPT] if step not in needed]
 
 
-def _named_by_checkpoints(run: RunFolder) -> set[int] | None:
-    """Versions that a checkpoint would go on with; None if one cannot be read."""
+def _needed_by_checkpoints(run: RunFolder) -> set[int] | None:
+    """Versions that resuming from a checkpoint needs; None if a checkpoint cannot be read."""
     named: set[int] = set()
     for step in checkpoint_steps(run):
         path = run.checkpoints / step_name(step) / CHECKPOINT_MANIFEST
@@ -77,5 +77,5 @@ def _remove(folder: Path, manifest: str) -> None:
 
 
 def _remove_rest(folder: Path) -> None:
-    # A task that was given up as late may still write there; what it leaves goes the next time.
+    # A late call that was given up may still write there; what it leaves is removed next time.
     shutil.rmtree(folder, ignore_errors=True)

@@ -8,14 +8,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from cluster_jobs.embed import EmbedStats, embed_split, embed_works
-from cluster_jobs.ray_cluster.workers import EmbedWork
+from cluster_jobs.service.embedding import EmbedStats, embed_split, embed_works
+from cluster_jobs.service.executor import Executor
 from cluster_jobs.service.pruning import BUNDLES, prune
 from cluster_jobs.service.table_requests import identity
+from cluster_jobs.service.work_items import EmbedWork
 from clustering.coordinator import cluster_embeddings
 from clustering.errors import ClusterError
 from clustering.execution.bundle_store import BundleStore, KeptWorkers
-from clustering.execution.workers import RayWorkers
 from clustering.table import store
 from clustering.table.table import ClusterTable
 from data_shards.atomic import sha256_of
@@ -34,7 +34,7 @@ SPLIT = "train"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Measured:
-    """What a refresh took."""
+    """What a refresh cost."""
 
     rows: int
     """Embeddings, of one task."""
@@ -58,14 +58,14 @@ class Measured:
 
 
 class Refresher:
-    """Makes the tables of a run, on a connected Ray."""
+    """Makes the tables of a run; the same ones wherever the work is done."""
 
     def __init__(
         self,
         config: RunConfig,
         manifest: Manifest,
+        executor: Executor,
         *,
-        cpus: int = 0,
         on_phase: Callable[[str, int], None] = lambda phase, version: None,
         on_progress: Callable[[], None] = lambda: None,
     ) -> None:
@@ -74,14 +74,14 @@ class Refresher:
         Args:
             config: the run.
             manifest: its shards.
-            cpus: that embedding uses; 0 = all that the Ray cluster has when a refresh begins.
+            executor: who embeds and clusters.
             on_phase: called with ("embedding" | "clustering" | "publishing", version) as it begins.
-            on_progress: called whenever a task has ended well, from several threads.
+            on_progress: called whenever a part of the work has ended well, from several threads.
         """
         self._config = config
         self._manifest = manifest
         self._run = RunFolder(config.run_path.absolute())
-        self._cpus = cpus
+        self._executor = executor
         self._on_phase = on_phase
         self._on_progress = on_progress
 
@@ -89,7 +89,7 @@ class Refresher:
         """Publish the tables of a snapshot; work that an earlier attempt finished is kept.
 
         Raises:
-            JobError, DataError, ClusterError: it cannot be done; says why.
+            JobError, DataError, ClusterError: it cannot be done; the message says why.
         """
         version = snapshot.step
         previous = tables_before(version, self._run)
@@ -100,7 +100,7 @@ class Refresher:
         tables, kept = self._cluster_tasks(out, works[0].tasks, version, previous)
         cluster_seconds = time.monotonic() - started
         self._on_phase("publishing", version)
-        noted: dict[str, float | str] = {
+        recorded: dict[str, float | str] = {
             **identity(snapshot),
             "embed_seconds": embedded.seconds,
             "embed_images_per_second": embedded.rows / embedded.seconds,
@@ -112,7 +112,7 @@ class Refresher:
             self._run.tables,
             version,
             {
-                task: dataclasses.replace(table, stats={**table.stats, **noted})
+                task: dataclasses.replace(table, stats={**table.stats, **recorded})
                 for task, table in tables.items()
             },
         )
@@ -145,13 +145,7 @@ class Refresher:
             self._on_progress()
 
         with Progress(images, label=f"table {version}: embed", unit="images") as progress:
-            return embed_split(
-                works,
-                self._config.cluster,
-                cpus=self._cpus,
-                gpus=self._config.launch.embed_gpus,
-                on_shard=on_shard,
-            )
+            return embed_split(works, self._executor, on_shard=on_shard)
 
     def _cluster_tasks(
         self,
@@ -160,13 +154,12 @@ class Refresher:
         version: int,
         previous: Mapping[str, ClusterTable],
     ) -> tuple[dict[str, ClusterTable], list[KeptWorkers]]:
-        """The tables of all tasks, and who made them."""
+        """The tables of all tasks, and the workers that made each."""
         self._on_phase("clustering", version)
         tables, kept = {}, []
-        workers = RayWorkers(
-            self._config.cluster,
-            class_sizes=[self._manifest.class_counts(SPLIT, task.label) for task in tasks],
-            on_task=self._on_progress,
+        workers = self._executor.workers(
+            [self._manifest.class_counts(SPLIT, task.label) for task in tasks],
+            on_call=self._on_progress,
         )
         for task in tasks:
             folder = out / task.name
@@ -206,14 +199,14 @@ class Refresher:
 
 
 def tables_before(version: int, run: RunFolder) -> dict[str, ClusterTable]:
-    """The tables whose numbering the next ones take up; none is no obstacle.
+    """The tables whose numbering the next ones continue; empty if there are none.
 
-    Those just before in steps, not in time: a training that goes on from an older checkpoint gets
-    the same tables as the first time.
+    Those just before in steps, not in time: a training run that resumes from an older checkpoint
+    gets the same tables as the first time.
     """
     before = [older for older in store.versions(run.tables) if older < version]
     try:
         return store.load(run.tables, before[-1]) if before else {}
     except ClusterError as error:
-        logger.warning("the table before %d cannot be taken up: %s", version, error)
+        logger.warning("the table before %d cannot be continued: %s", version, error)
         return {}

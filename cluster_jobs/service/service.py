@@ -6,17 +6,18 @@ import logging
 import time
 
 from cluster_jobs.errors import JobError
+from cluster_jobs.service.executor import Executor
 from cluster_jobs.service.heartbeat import Heartbeat
 from cluster_jobs.service.metrics import ServiceMetrics
 from cluster_jobs.service.refresh import Refresher
-from cluster_jobs.service.table_requests import Request, is_served, newest_request, waiting_requests
+from cluster_jobs.service.table_requests import NewestRequest, newest_request, waiting_requests
 from clustering.errors import ClusterError
 from data_shards.errors import DataError
 from data_shards.shards.manifest import Manifest
 from trainer.config.errors import TrainingError
 from trainer.config.run_config import RunConfig
 from trainer.run.folder import RunFolder
-from trainer.state.snapshot import Snapshot, read_snapshot
+from trainer.state.snapshot import Snapshot
 
 logger = logging.getLogger(__name__)
 
@@ -25,16 +26,15 @@ _FAILURES = (ClusterError, DataError, JobError, OSError, TrainingError)
 
 
 class Service:
-    """Serves the requests of one run until its training is finished. A context manager."""
+    """Serves the requests of one run until its training run is finished. A context manager."""
 
-    def __init__(self, config: RunConfig, manifest: Manifest) -> None:
+    def __init__(self, config: RunConfig, manifest: Manifest, executor: Executor) -> None:
         self._run = RunFolder(config.run_path.absolute())
         self.heartbeat = Heartbeat(self._run)
         self._metrics = ServiceMetrics(self._run)
-        self._served: Request | None = None
-        self._at_work: Request | None = None
+        self._newest = NewestRequest(self._run)
         self._refresher = Refresher(
-            config, manifest, on_phase=self.heartbeat, on_progress=self.heartbeat.progress
+            config, manifest, executor, on_phase=self.heartbeat, on_progress=self.heartbeat.progress
         )
 
     def __enter__(self) -> Service:
@@ -44,17 +44,17 @@ class Service:
         self._metrics.close()
 
     def serve(self) -> None:
-        """Poll for snapshots and serve the newest, to the end of the training.
+        """Poll for snapshots and serve the newest, until the training run is finished.
 
-        A snapshot of the last step is no end: an earlier attempt may have written it.
+        A snapshot of the last step does not end it: an earlier attempt may have written that.
         """
         while True:
             self.heartbeat("waiting")
-            snapshot = self._unserved()
+            snapshot = self._newest.take()
             if snapshot is not None:
                 self._serve_unless_overtaken(snapshot)
             elif self._run.report.exists():
-                logger.info("%s says that the training is finished", self._run.report)
+                logger.info("%s exists, so the training run is finished", self._run.report)
                 return
             else:
                 time.sleep(_POLL_SECONDS)
@@ -67,7 +67,7 @@ class Service:
         """
         if newest_request(self._run) is None:
             raise JobError(f"{self._run.path} has no snapshot; start the training first")
-        snapshot = self._unserved()
+        snapshot = self._newest.take()
         if snapshot is None:
             logger.info("the table of the newest snapshot is already published")
         else:
@@ -77,27 +77,11 @@ class Service:
         try:
             self._serve(snapshot)
         except _FAILURES as error:
-            if newest_request(self._run) == self._at_work:
+            if not self._newest.is_overtaken():
                 raise
             logger.warning("table %d is given up for a newer snapshot: %s", snapshot.step, error)
 
     def _serve(self, snapshot: Snapshot) -> None:
-        self._metrics.taken_up(waiting_requests(self._run), self._at_work)
+        self._metrics.taken(waiting_requests(self._run), self._newest.taken)
         measured = self._refresher.serve(snapshot)
         self._metrics.published(snapshot.step, measured)
-
-    def _unserved(self) -> Snapshot | None:
-        request = newest_request(self._run)
-        if request is None or request == self._served:
-            return None
-        try:
-            snapshot = read_snapshot(request.folder)
-        except TrainingError:
-            if newest_request(self._run) != request:
-                return None  # replaced or removed while it was read
-            raise
-        if is_served(self._run, snapshot):
-            self._served = request
-            return None
-        self._at_work = request
-        return snapshot

@@ -1,4 +1,4 @@
-"""Which weights a job takes: a snapshot of the run, with the cluster tables made of it."""
+"""Which weights a job uses: a snapshot of the run, with the cluster tables made from it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def check_data(snapshot: Snapshot, manifest: Manifest) -> None:
 def find_snapshot(named: str | None, run: RunFolder) -> Snapshot:
     """The snapshot that an option names: a step, a folder, or (None) the newest of the run.
 
-    A checkpoint's folder stands for the snapshot of the same step beside it.
+    A checkpoint's folder means the snapshot of the same step beside it.
 
     Raises:
         JobError: there is none.

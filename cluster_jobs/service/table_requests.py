@@ -9,22 +9,57 @@ from clustering.errors import ClusterError
 from clustering.table import store
 from trainer.config.errors import TrainingError
 from trainer.run.folder import SNAPSHOT_MANIFEST, RunFolder, step_name
-from trainer.state.snapshot import Snapshot, describe_snapshot, snapshot_steps
+from trainer.state.snapshot import Snapshot, describe_snapshot, read_snapshot, snapshot_steps
 
 
 @dataclasses.dataclass(frozen=True, order=True)
 class Request:
-    """A snapshot as it lies there: the wish for tables of its weights."""
+    """A snapshot on the disk, which asks for tables of its weights."""
 
     written_ns: int
     folder: Path
 
 
+class NewestRequest:
+    """Follows the newest request of a run, and tells when it has no tables yet."""
+
+    def __init__(self, run: RunFolder) -> None:
+        self._run = run
+        self._served: Request | None = None
+        self.taken: Request | None = None
+        """The one that `take` returned last."""
+
+    def take(self) -> Snapshot | None:
+        """The snapshot written last, if its tables are not published.
+
+        Raises:
+            TrainingError: it is damaged.
+        """
+        request = newest_request(self._run)
+        if request is None or request == self._served:
+            return None
+        try:
+            snapshot = read_snapshot(request.folder)
+        except TrainingError:
+            if newest_request(self._run) != request:
+                return None  # replaced or removed while it was read
+            raise
+        if is_served(self._run, snapshot):
+            self._served = request
+            return None
+        self.taken = request
+        return snapshot
+
+    def is_overtaken(self) -> bool:
+        """Whether a snapshot was written after the one that `take` returned last."""
+        return newest_request(self._run) != self.taken
+
+
 def newest_request(run: RunFolder) -> Request | None:
     """The snapshot written last, None before the first.
 
-    Not the one of the highest step: a training that went on from a checkpoint writes lower ones
-    than its earlier attempt had.
+    Not the one of the highest step: a training run that resumed from a checkpoint writes lower
+    steps than its earlier attempt had.
     """
     return max(_requests(run), default=None)
 
@@ -40,7 +75,7 @@ def waiting_requests(run: RunFolder) -> list[Request]:
 
 
 def identity(snapshot: Snapshot) -> dict[str, str]:
-    """What a table notes of the request that it answers, besides its version, which is the step.
+    """What a table records of its request, besides its version, which is the step.
 
     The seed and all other settings are those of the run's folder, which holds a single run.
     """

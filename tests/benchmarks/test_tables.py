@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from benchmarks.accuracy.run.tables import TableThread
+from cluster_jobs.ray_cluster.executor import RayExecutor
 from cluster_jobs.ray_cluster.local_ray import ray_session
 from cluster_jobs.service.refresh import Refresher
 from clustering.table import store
@@ -50,7 +51,7 @@ def test_a_thread_makes_the_same_arrays_as_the_service(tmp_path: Path) -> None:
                 assert time.monotonic() < deadline
                 time.sleep(0.02)
     with ray_session(num_cpus=2) as cpus:
-        refresher = Refresher(by_service, manifest, cpus=cpus)
+        refresher = Refresher(by_service, manifest, RayExecutor(by_service, cpus=cpus))
         for step in STEPS:
             refresher.serve(request(by_service, manifest, step))
     for step in STEPS:

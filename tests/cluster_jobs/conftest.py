@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from cluster_jobs.ray_cluster.executor import RayExecutor
 from cluster_jobs.ray_cluster.local_ray import ray_session
 from cluster_jobs.service.refresh import Refresher
 from data_shards.shards.manifest import Manifest
@@ -103,6 +104,7 @@ def ray_cpus() -> Iterator[int]:
 @pytest.fixture
 def served(tiny: TinyRun, ray_cpus: int) -> TinyRun:
     """A run with the tables of step 5, and a newer snapshot without."""
-    Refresher(tiny.config, tiny.manifest, cpus=ray_cpus).serve(tiny.snapshot(5))
+    executor = RayExecutor(tiny.config, cpus=ray_cpus)
+    Refresher(tiny.config, tiny.manifest, executor).serve(tiny.snapshot(5))
     tiny.snapshot(10)
     return tiny

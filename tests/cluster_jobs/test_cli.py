@@ -5,15 +5,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
 from cluster_jobs import cli
-from cluster_jobs.errors import JobError, PartFailed, run_job
-from clustering.errors import ClusterError
-from data_shards.errors import ConfigError, DataError
-from trainer.config.errors import TrainingError
 
 
 def clmle(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -52,7 +48,9 @@ def test_every_verb_has_a_help_page(verb: str, capsys: pytest.CaptureFixture[str
     ("arguments", "code", "said"),
     [
         ([], 2, "usage: clmle VERB"),
-        (["evalute"], 2, "did you mean evaluate?"),
+        (["evalute"], 2, "did you mean `clmle evaluate`?"),
+        (["train"], 2, "did you mean `clmle run`?"),
+        (["imagefolder"], 2, "did you mean `clmle import image-folder`?"),
         (["xyz"], 2, "verbs: import, run"),
         (["run"], 2, "--config"),
         (["run", "--config", "/nowhere.yaml"], 2, "cannot read the configuration /nowhere.yaml"),
@@ -78,33 +76,20 @@ def test_a_verb_gets_the_rest_and_gives_the_exit_code(monkeypatch: pytest.Monkey
     assert cli.main(["run", "--config", "x"]) == 5
 
 
-@pytest.mark.parametrize(
-    ("error", "code", "said"),
-    [
-        (DataError("shard cut off"), 2, "error: shard cut off\n"),
-        (ClusterError("no table"), 2, "error: no table\n"),
-        (ConfigError("unknown setting"), 2, "error: unknown setting\n"),
-        (TrainingError("damaged"), 2, "error: damaged\n"),
-        (JobError("port taken"), 2, "error: port taken\n"),
-        (PartFailed("the trainer failed"), 1, "error: the trainer failed\n"),
-        (PermissionError(13, "Permission denied", "/x"), 2, "error: /x: Permission denied\n"),
-        (OSError("strange"), 2, "error: strange\n"),
-        (KeyboardInterrupt(), 130, "stopped\n"),
-    ],
-)
-def test_known_errors_become_one_message(
-    error: BaseException, code: int, said: str, capsys: pytest.CaptureFixture[str]
+def test_a_verb_is_one_module_and_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def job(argv: Sequence[str] | None) -> int:
-        raise error
+    toy = ModuleType("toy_verb")
+    toy.main = lambda argv: len(argv)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, toy.__name__, toy)
+    monkeypatch.setitem(cli.VERBS, "toy", (toy.__name__, "count the arguments"))
+    assert cli.main(["toy", "one", "two"]) == 2
+    assert cli.main(["--help"]) == 0
+    assert "  toy        count the arguments\n" in capsys.readouterr().out
+    assert cli.main(["toi"]) == 2
+    assert "did you mean `clmle toy`?" in capsys.readouterr().err
 
-    assert run_job(job, []) == code
-    assert capsys.readouterr().err == said
 
-
-def test_a_mistake_of_ours_keeps_its_traceback() -> None:
-    def job(argv: Sequence[str] | None) -> int:
-        raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        run_job(job, [])
+@pytest.mark.parametrize("meant", sorted(set(cli._ALIASES.values())))
+def test_every_alias_stands_for_a_verb(meant: str) -> None:
+    assert meant in cli.VERBS

@@ -18,7 +18,7 @@ def test_this_machine_is_ready(ray_cpus: int, capsys: pytest.CaptureFixture[str]
     assert doctor.main([]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert {line.split()[0] for line in lines} <= HEALTHY
-    assert any("ran a task" in line for line in lines)
+    assert any("ran a call" in line for line in lines)
 
 
 @pytest.mark.ray

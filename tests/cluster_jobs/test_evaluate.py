@@ -11,8 +11,12 @@ import pytest
 
 from cluster_jobs import embed, evaluate
 from cluster_jobs.errors import JobError
-from cluster_jobs.ray_cluster.workers import embed_one_shard
+from cluster_jobs.ray_cluster.executor import RayExecutor
+from cluster_jobs.service.counting import batch_groups, count_split, count_works
+from cluster_jobs.service.embedding import embed_works
+from cluster_jobs.service.executor import LocalExecutor
 from cluster_jobs.service.snapshots import find_snapshot, served_snapshot
+from cluster_jobs.service.work_items import embed_one_shard
 from clustering.table import store
 from data_shards.atomic import read_json, write_json
 from data_shards.errors import DataError
@@ -36,12 +40,12 @@ pytestmark = pytest.mark.ray
 
 
 @pytest.mark.parametrize("most", [1, 3, 100])
-def test_shares_hold_every_batch_once(tiny: TinyRun, most: int) -> None:
+def test_groups_hold_every_batch_once(tiny: TinyRun, most: int) -> None:
     batches = evaluation_batches(tiny.manifest.split("test"), 5)
     assert batches == [(0, 5), (5, 7), (7, 12), (12, 14), (14, 17)]
-    shares = evaluate.shares(batches, most)
-    assert [batch for share in shares for batch in share] == batches
-    assert all(shares)
+    groups = batch_groups(batches, most)
+    assert [batch for group in groups for batch in group] == batches
+    assert all(groups)
 
 
 @pytest.mark.parametrize("most", [1, 2, 5])
@@ -51,9 +55,10 @@ def test_the_sum_over_workers_is_the_count_of_one_process(
     snapshot = find_snapshot("5", served.run)
     by_images = {"evaluation.knn": 3, "evaluation.knn_balanced": 100}
     config = with_settings(served.config, by_images | {"evaluation.head_adjustment": 1.0})
-    works = evaluate.count_works(config, served.manifest, snapshot, most=most)
+    works = count_works(config, served.manifest, snapshot, most=most)
     assert len(works) == most
-    distributed = evaluate.count_split(works, served.config.cluster, cpus=ray_cpus)
+    distributed = count_split(works, RayExecutor(config, cpus=ray_cpus))
+    here = count_split(works, LocalExecutor(config.cluster))
     tasks, tables = resolve_tasks(config, served.manifest), store.load(served.run.tables, 5)
     alone = count_batches(
         load_network(snapshot),
@@ -65,10 +70,11 @@ def test_the_sum_over_workers_is_the_count_of_one_process(
         class_counts={COLUMN: served.manifest.class_counts("train", COLUMN)},
         training=training_embeddings(served.run.embeddings / step_name(5), tasks, tables),
     )
-    assert distributed.keys() == alone.keys()
+    assert distributed.keys() == here.keys() == alone.keys()
     assert {"knn", "knn_balanced", "head_adjusted"} <= {readout for _, readout in alone}
     for key, counts in alone.items():
         assert distributed[key].correct.tolist() == counts.correct.tolist()
+        assert here[key].correct.tolist() == counts.correct.tolist()
         assert distributed[key].total.tolist() == [6, 5, 6]
     assert summarise(distributed, step=5, table_version=5) == summarise(
         alone, step=5, table_version=5
@@ -151,7 +157,7 @@ def test_data_without_a_test_split_says_so(served: TinyRun) -> None:
     manifest = dataclasses.replace(served.manifest, splits=splits)
     snapshot = find_snapshot("5", served.run)
     with pytest.raises(DataError, match="no split 'test'"):
-        evaluate.count_works(served.config, manifest, snapshot, most=1)
+        count_works(served.config, manifest, snapshot, most=1)
 
 
 def test_embed_writes_what_one_process_computes(
@@ -190,7 +196,7 @@ def test_embed_shows_a_few_of_each_class_in_the_projector(served: TinyRun, tmp_p
 
 
 def test_shards_with_the_labels_of_another_column_are_not_taken_for_done(tiny: TinyRun) -> None:
-    (work, *_) = embed.embed_works(
+    (work, *_) = embed_works(
         tiny.config, tiny.manifest, tiny.snapshot(5), split="test", out=tiny.run.path / "out"
     )
     assert not embed_one_shard(work).reused

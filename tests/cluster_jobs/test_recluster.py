@@ -15,6 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from cluster_jobs import recluster
 from cluster_jobs.errors import JobError, run_job
+from cluster_jobs.ray_cluster.executor import RayExecutor
 from cluster_jobs.service import service
 from cluster_jobs.service.heartbeat import Heartbeat
 from cluster_jobs.service.refresh import Measured, Refresher
@@ -36,7 +37,7 @@ pytestmark = pytest.mark.ray
 
 
 def refresher(tiny: TinyRun, cpus: int) -> Refresher:
-    return Refresher(tiny.config, tiny.manifest, cpus=cpus)
+    return Refresher(tiny.config, tiny.manifest, RayExecutor(tiny.config, cpus=cpus))
 
 
 def start_service(tiny: TinyRun, *options: str) -> subprocess.Popen[str]:
@@ -52,7 +53,7 @@ def at_work(tiny: TinyRun) -> AbstractContextManager[None]:
 def wait_until(condition: Callable[[], object], seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, "timed out"
         time.sleep(0.02)
 
 
@@ -115,7 +116,7 @@ def test_other_weights_at_the_same_step_are_another_request(tiny: TinyRun, ray_c
 
 
 def test_the_request_written_last_is_the_newest(tiny: TinyRun) -> None:
-    """A training that went on from a checkpoint asks for lower steps than its first attempt."""
+    """A training run that resumed from a checkpoint asks for lower steps than its first attempt."""
     assert newest_request(tiny.run) is None
     for step in (0, 10, 5):
         tiny.snapshot(step)
@@ -226,7 +227,7 @@ def test_every_task_renews_the_heartbeat(
     assert set(renewed) == {"embedding", "clustering"}
 
 
-@pytest.mark.parametrize("workers", [["--workers", "3"], []], ids=["told", "asked of Ray"])
+@pytest.mark.parametrize("workers", [["--workers", "3"], []], ids=["given", "of Ray"])
 def test_the_plan_needs_no_snapshot(
     tiny: TinyRun, ray_cpus: int, capsys: pytest.CaptureFixture[str], workers: list[str]
 ) -> None:
@@ -268,7 +269,7 @@ def test_a_last_snapshot_of_an_earlier_attempt_is_no_end(tiny: TinyRun, ray_cpus
     tiny.snapshot(LAST_STEP)
     service = start_service(tiny)
     wait_until(lambda: LAST_STEP in store.versions(tiny.run.tables))
-    tiny.snapshot(5)  # the training went on from an older checkpoint
+    tiny.snapshot(5)  # the training run resumed from an older checkpoint
     wait_until(lambda: 5 in store.versions(tiny.run.tables))
     assert service.poll() is None
     service.terminate()
@@ -289,7 +290,7 @@ class Overtaken(Refresher):
         return super().serve(snapshot)
 
 
-def test_a_snapshot_that_is_replaced_while_at_work_is_served_anew(
+def test_a_snapshot_that_is_replaced_while_at_work_is_served_again(
     tiny: TinyRun, ray_cpus: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def meanwhile() -> None:
@@ -332,7 +333,7 @@ def test_a_finished_training_needs_no_service(tiny: TinyRun, ray_cpus: int) -> N
     assert recluster.main(["--config", str(tiny.config_file)]) == 0
 
 
-def test_once_serves_the_newest_and_is_content_if_that_is_done(
+def test_once_serves_the_newest_and_does_nothing_if_that_is_done(
     tiny: TinyRun, ray_cpus: int
 ) -> None:
     command = ["--config", str(tiny.config_file), "--once"]

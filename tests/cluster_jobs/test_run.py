@@ -19,8 +19,7 @@ import pytest
 
 from cluster_jobs import doctor, machine, run
 from cluster_jobs.errors import JobError, run_job
-from cluster_jobs.launch import command as launch
-from cluster_jobs.launch import supervisor, training_progress
+from cluster_jobs.launch import command_lines, supervisor, training_progress
 from data_shards.atomic import read_json, write_json
 from tests.cluster_jobs.conftest import TinyRun
 from trainer.config.builder import build_config, with_settings
@@ -59,8 +58,8 @@ def scripts(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 
         return made
 
-    monkeypatch.setattr(launch, "trainer_command", command("trainer"))
-    monkeypatch.setattr(launch, "service_command", command("service"))
+    monkeypatch.setattr(command_lines, "trainer_command", command("trainer"))
+    monkeypatch.setattr(command_lines, "service_command", command("service"))
     monkeypatch.setenv("RAY_ADDRESS", "none is started")
     return chosen
 
@@ -91,7 +90,7 @@ def all_gone(tiny: TinyRun) -> bool:
 def wait_until(condition: Callable[[], object], seconds: float = 15.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, "timed out"
         time.sleep(0.05)
 
 
@@ -314,7 +313,7 @@ def test_a_part_that_says_nothing_is_not_waited_for_for_ever(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     silent = [sys.executable, "-c", "import time; time.sleep(600)"]
-    monkeypatch.setattr(launch, "trainer_command", lambda *args, **kwargs: silent)
+    monkeypatch.setattr(command_lines, "trainer_command", lambda *args, **kwargs: silent)
     command = configure(tiny, {"launch.start_timeout_seconds": 1.0})
     assert run_job(run.main, command) == 1
     assert "the trainer gave no sign of life in 1 s" in capsys.readouterr().err
@@ -413,15 +412,15 @@ def test_dry_run_prints_the_configuration_and_touches_nothing(
 
 
 def start_in_background(tiny: TinyRun) -> subprocess.Popen[str]:
-    """`clmle run` in a process of its own, with parts that work for ever."""
+    """`clmle run` in a process of its own, with parts that never end."""
     script = PROLOGUE + SLEEP
     code = (
         # Tests that a shell started with & ignore SIGINT, and so would all that they start.
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
         "import sys; from cluster_jobs import run; from cluster_jobs.errors import run_job;"
-        "from cluster_jobs.launch import command as launch;"
+        "from cluster_jobs.launch import command_lines;"
         f"part = lambda config_file, **_: [sys.executable, '-c', {script!r}, str(config_file)];"
-        "launch.trainer_command = launch.service_command = part;"
+        "command_lines.trainer_command = command_lines.service_command = part;"
         f"sys.exit(run_job(run.main, ['--config', {str(tiny.config_file)!r}]))"
     )
     job = subprocess.Popen(
@@ -443,7 +442,7 @@ def test_a_signal_ends_everything(tiny: TinyRun, number: signal.Signals, code: i
     job.send_signal(number)
     _, said = job.communicate(timeout=30)
     assert job.returncode == code, said
-    assert ("goes on from the newest checkpoint" in said) == (number != signal.SIGKILL)
+    assert ("resumes from the newest checkpoint" in said) == (number != signal.SIGKILL)
     assert "Traceback" not in said
     wait_until(lambda: all_gone(tiny))
 
@@ -483,13 +482,13 @@ def test_ranks_are_as_many_as_wanted_or_as_fit_the_devices(
     config = build_config(
         {"launch": {"num_ranks": wanted}, "sampler": {"micro_batches": neighbourhoods}}
     )
-    assert launch.num_ranks(config, [str(i) for i in range(devices)]) == expected
+    assert command_lines.num_ranks(config, [str(i) for i in range(devices)]) == expected
 
 
 def test_a_rank_is_started_on_each_device(tmp_path: Path) -> None:
     """As the launcher of DeepSpeed reads it."""
     for devices, expected in ([], [0, 1]), (["3", "GPU-abc", "5"], ["3", "GPU-abc"]):
-        command = launch.trainer_command(
+        command = command_lines.trainer_command(
             tmp_path, resume="auto", port=1234, ranks=2, devices=devices
         )
         (world,) = [word for word in command if word.startswith("--world_info=")]
@@ -546,7 +545,7 @@ def test_it_is_said_why_ranks_are_on_the_cpu(
 def test_no_rank_sees_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "somewhere:1")
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    environment = launch.trainer_environment(RunConfig(), share=8, on_gpu=False)
+    environment = command_lines.trainer_environment(RunConfig(), share=8, on_gpu=False)
     assert not [name for name in environment if name.startswith("RAY_")]
     assert environment["OMP_NUM_THREADS"] == "3"
     assert environment["DS_ACCELERATOR"] == "cpu"
@@ -555,9 +554,9 @@ def test_no_rank_sees_ray(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_threads_that_are_set_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     config = with_settings(RunConfig(), {"launch.threads_per_rank": 6})
-    assert launch.trainer_environment(config, share=8, on_gpu=True)["OMP_NUM_THREADS"] == "6"
+    assert command_lines.trainer_environment(config, share=8, on_gpu=True)["OMP_NUM_THREADS"] == "6"
     monkeypatch.delenv("OMP_NUM_THREADS")
-    defaults = launch.trainer_environment(RunConfig(), share=8, on_gpu=True)
+    defaults = command_lines.trainer_environment(RunConfig(), share=8, on_gpu=True)
     assert defaults["OMP_NUM_THREADS"] == "8"
 
 

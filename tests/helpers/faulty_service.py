@@ -2,7 +2,7 @@
 
     python -m tests.helpers.faulty_service FAULT FOLDER --config FILE [...]
 
-Faults strike once: FOLDER holds a marker for each that has struck. Functions that Ray's workers run
+Each fault strikes once: FOLDER then holds a marker. Functions that Ray's workers run
 are sent to them by value, as this is the main module.
 """
 
@@ -13,10 +13,11 @@ import signal
 import sys
 from pathlib import Path
 
-from cluster_jobs import embed, recluster
+from cluster_jobs import recluster
 from cluster_jobs.errors import run_job
 from cluster_jobs.ray_cluster import ray_watch
-from cluster_jobs.ray_cluster.workers import EmbeddedShard, EmbedWork, embed_one_shard
+from cluster_jobs.service import embedding
+from cluster_jobs.service.work_items import EmbeddedShard, EmbedWork, embed_one_shard
 from clustering.execution.bundle_store import BundleStore
 from clustering.kmeans.bundle import BundleResult, BundleWork
 
@@ -30,7 +31,7 @@ def kill_embedding_worker(folder: Path) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
         return embed_one_shard(work)
 
-    embed.embed_one_shard = dies_once
+    embedding.embed_one_shard = dies_once
 
 
 def kill_service_after_a_bundle(folder: Path) -> None:
@@ -56,7 +57,7 @@ def impatient_with_ray(folder: Path) -> None:
         time.sleep(60)
         return embed_one_shard(work)
 
-    embed.embed_one_shard = waits
+    embedding.embed_one_shard = waits
 
 
 FAULTS = {

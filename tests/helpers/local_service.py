@@ -5,23 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
-from pathlib import Path
 
-import torch
-
-from clustering.coordinator import cluster_locally
-from clustering.errors import ClusterError
-from clustering.table import store
-from clustering.table.table import ClusterTable
-from data_shards.features.embeddings import finish_embeddings, write_embedding_shard
+from cluster_jobs.service.executor import LocalExecutor
+from cluster_jobs.service.refresh import Refresher
+from cluster_jobs.service.table_requests import NewestRequest
 from data_shards.shards.manifest import Manifest
-from trainer.config.errors import TrainingError
 from trainer.config.run_config import RunConfig
-from trainer.config.tasks import resolve_tasks
-from trainer.models.embed import embed_shard
-from trainer.run.folder import RunFolder, step_name
-from trainer.state.snapshot import Snapshot, load_network, read_snapshot, snapshot_steps
+from trainer.run.folder import RunFolder
 
 _POLL_SECONDS = 0.02
 
@@ -39,11 +29,12 @@ class LocalService:
 
         Args:
             config: the run; its folder need not exist yet.
-            before_serving: called with the step of each snapshot before it is looked for anew, so
-                it may delay; the newest is taken afterwards.
+            before_serving: called with the step of each snapshot before the newest is looked for
+                again, so it may delay.
         """
-        self._config = config
-        self._run = RunFolder(config.run_path)
+        self._newest = NewestRequest(RunFolder(config.run_path.absolute()))
+        manifest = Manifest.load(config.data.shards)
+        self._refresher = Refresher(config, manifest, LocalExecutor(config.cluster))
         self._before_serving = before_serving
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -57,7 +48,7 @@ class LocalService:
         self._thread.start()
 
     def stop(self) -> None:
-        """End between two tables; raises what the service failed of."""
+        """Stop between two tables; raises the error that ended the service, if one did."""
         assert self._thread is not None
         self._stopping.set()
         self._thread.join()
@@ -74,74 +65,13 @@ class LocalService:
     def _guarded(self) -> None:
         try:
             while not self._stopping.is_set():
-                snapshot = self._unserved()
+                snapshot = self._newest.take()
                 if snapshot is None:
                     time.sleep(_POLL_SECONDS)
                     continue
                 self._before_serving(snapshot.step)
-                self._serve(self._unserved() or snapshot)
+                snapshot = self._newest.take() or snapshot
+                self._refresher.serve(snapshot)
+                self.served.append(snapshot.step)
         except Exception as error:  # noqa: BLE001 - `stop` raises it in the test
             self._error = error
-
-    def _unserved(self) -> Snapshot | None:
-        """The snapshot written last, unless its tables are there."""
-        folders = [self._run.snapshots / step_name(step) for step in snapshot_steps(self._run)]
-        try:
-            newest = max(folders, key=lambda f: (f / "manifest.json").stat().st_mtime_ns)
-            snapshot = read_snapshot(newest)
-            stats = store.stats(self._run.tables, snapshot.step)
-        except (ValueError, OSError, TrainingError):  # none yet, or just being replaced
-            return None
-        except ClusterError:
-            return snapshot
-        served = all(s["snapshot_checksum"] == snapshot.checksum for s in stats.values())
-        return None if served else snapshot
-
-    def _serve(self, snapshot: Snapshot) -> None:
-        version = snapshot.step
-        folder = self._run.embeddings / step_name(version)
-        self._embed(snapshot, folder)
-        tables = {
-            task: replace(table, stats={**table.stats, "snapshot_checksum": snapshot.checksum})
-            for task, table in self._cluster(folder, version).items()
-        }
-        store.publish(self._run.tables, version, tables)
-        self.served.append(version)
-
-    def _embed(self, snapshot: Snapshot, folder: Path) -> None:
-        torch.set_num_threads(1)
-        manifest = Manifest.load(self._config.data.shards)
-        assert manifest.checksum == snapshot.data_checksum
-        network = load_network(snapshot)
-        tasks = resolve_tasks(self._config, manifest)
-        infos: dict[str, list] = {task.name: [] for task in tasks}
-        for number, shard in enumerate(manifest.split("train").shards):
-            embedded = embed_shard(
-                network,
-                manifest,
-                number,
-                split="train",
-                batch_size=self._config.evaluation.batch_size,
-                labels={task.name: task.label for task in tasks},
-            )
-            for task, rows in embedded.items():
-                info = write_embedding_shard(
-                    folder / task, shard.name, **vars(rows), origin=snapshot.checksum
-                )
-                infos[task].append(info)
-        for task, of_task in infos.items():
-            finish_embeddings(folder / task, of_task, snapshot.checksum)
-
-    def _cluster(self, folder: Path, version: int) -> dict[str, ClusterTable]:
-        manifest = Manifest.load(self._config.data.shards)
-        return {
-            task.name: cluster_locally(
-                folder / task.name,
-                task=task.name,
-                version=version,
-                num_classes=manifest.num_classes(task.label),
-                config=self._config.cluster,
-                seed=self._config.run.seed,
-            )
-            for task in resolve_tasks(self._config, manifest)
-        }

@@ -1,9 +1,7 @@
-"""YAML and `--set` -> configuration, and the reverse; the command line of jobs that have one."""
+"""YAML and `--set` -> configuration, and the reverse."""
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,9 @@ from trainer.config.baselines import check_baseline
 from trainer.config.builder import build_config, given_settings, place
 from trainer.config.recipe import Derived, derive_for
 from trainer.config.run_config import RunConfig, as_dict
+
+RUN_CONFIG = "config.yaml"
+"""Name of the resolved configuration in a run's folder."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -40,6 +41,10 @@ def _parsed(text: str) -> Any:
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a YAML file, apply `--set` overrides ("a.b=value") and the recipe, check everything.
 
+    Args:
+        path: the file, or a run's folder, which holds its own configuration.
+        overrides: of single settings, in this order.
+
     Raises:
         ConfigError: no such file, not YAML, a key that stands twice or is unknown (the nearest one
             is named), a wrong type, a value out of range, no shards for a recipe.
@@ -62,8 +67,11 @@ def load_with_recipe(
 
 
 def _read(path: str | Path) -> dict[str, Any]:
+    path = Path(path)
+    if path.is_dir():
+        path = path / RUN_CONFIG
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
     try:
@@ -110,46 +118,3 @@ def to_yaml(config: RunConfig, derived: Sequence[Derived] = ()) -> str:
 def recipe_lines(config: RunConfig, derived: Sequence[Derived]) -> list[str]:
     """What a recipe derived and why, a line a setting."""
     return [f"recipe {config.recipe}: {item}" for item in derived]
-
-
-def config_parser(prog: str, description: str | None) -> argparse.ArgumentParser:
-    """A command line with the options that every job with a configuration has."""
-    parser = argparse.ArgumentParser(
-        prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--config", required=True, metavar="FILE", help="YAML file of the run")
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        dest="overrides",
-        metavar="a.b=v",
-        help="change one setting, such as --set train.steps=100 (repeatable)",
-    )
-    parser.add_argument(
-        "--dry-run", action="store_true", help="print the resolved configuration and stop"
-    )
-    return parser
-
-
-def resolved(options: argparse.Namespace) -> tuple[RunConfig, list[Derived]] | None:
-    """What the options of `config_parser` name, and what a recipe derived of it.
-
-    Returns:
-        None when `--dry-run` only wanted to see it: it is printed.
-    """
-    config, derived = load_with_recipe(options.config, options.overrides)
-    if options.dry_run:
-        sys.stdout.write(to_yaml(config, derived))
-        return None
-    return config, derived
-
-
-def add_resume_option(parser: argparse.ArgumentParser) -> None:
-    """Where a training goes on from."""
-    parser.add_argument(
-        "--resume",
-        default="auto",
-        metavar="auto|none|PATH",
-        help="go on from the newest checkpoint of the run (auto, default), from none, or from PATH",
-    )

@@ -10,7 +10,7 @@ from clustering.settings import fixed_settings
 from data_shards.atomic import atomic_file, read_json
 from data_shards.errors import ConfigError, DataError
 from trainer.config.run_config import RunConfig, as_dict
-from trainer.config.yaml_file import load_config, to_yaml
+from trainer.config.yaml_file import RUN_CONFIG, load_config, to_yaml
 
 
 def step_name(step: int) -> str:
@@ -42,7 +42,7 @@ class RunFolder:
 
     @property
     def config(self) -> Path:  # noqa: D102
-        return self.path / "config.yaml"
+        return self.path / RUN_CONFIG
 
     @property
     def snapshots(self) -> Path:  # noqa: D102

@@ -15,8 +15,9 @@ import numpy as np
 from benchmarks.accuracy.report.significance import Floats
 from benchmarks.accuracy.run.jobs import Record
 from benchmarks.accuracy.run.recipes import Recipe
-from cluster_jobs.comparison import SHOT_GROUPS, aligned
+from cluster_jobs.comparison import aligned
 from data_shards.errors import DataError
+from trainer.evaluation.shot_groups import SHOT_GROUPS
 
 
 @dataclass(frozen=True, kw_only=True)

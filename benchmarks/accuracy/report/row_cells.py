@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from benchmarks.accuracy.report.results import Row, mean_and_deviation, mean_of
-from cluster_jobs.comparison import SHOT_GROUPS
+from trainer.evaluation.shot_groups import SHOT_GROUPS
 
 Cells = list[list[str]]
 

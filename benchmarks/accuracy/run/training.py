@@ -22,11 +22,11 @@ import torch
 
 from benchmarks.accuracy.run.jobs import RECORD_FILE, Job, Record, class_sizes
 from benchmarks.accuracy.run.tables import TableThread
-from cluster_jobs.comparison import mean_recall, shot_groups
 from data_shards.atomic import read_json, write_json
 from data_shards.shards.manifest import Manifest
 from trainer.config.builder import with_settings
 from trainer.config.errors import NonFiniteLoss
+from trainer.evaluation.shot_groups import mean_recall, shot_groups
 from trainer.run.folder import RunFolder
 from trainer.train import train
 

@@ -18,7 +18,7 @@ IGNORE_SIGTERM = (
     "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
     "print('ready', flush=True); time.sleep(600)"
 )
-# Starts a grandchild that ignores SIGTERM, says its id, and ends as told.
+# Starts a grandchild that ignores SIGTERM, prints its id, and ends as asked.
 WITH_GRANDCHILD = (
     "import subprocess, sys, time;"
     f"p = subprocess.Popen([sys.executable, '-c', {IGNORE_SIGTERM!r}], start_new_session=True);"
@@ -34,7 +34,7 @@ def start(code: str, tmp_path: Path, *, grace_seconds: float = 5.0) -> Part:
 def wait_until(condition: Callable[[], object], seconds: float = 10.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, "timed out"
         time.sleep(0.02)
 
 
@@ -120,8 +120,8 @@ def test_nothing_outlives_a_job_that_is_killed(tmp_path: Path) -> None:
 def test_a_killed_keeper_takes_its_group_along(tmp_path: Path) -> None:
     part = start("import os, time; print(os.getpid(), os.getppid(), flush=True);" + SLEEP, tmp_path)
     wait_until(lambda: part.tail(1))
-    child, keeper = map(int, part.tail(1).split())
-    os.kill(keeper, signal.SIGKILL)
+    child, reaper = map(int, part.tail(1).split())
+    os.kill(reaper, signal.SIGKILL)
     assert part.wait(10) == 128 + signal.SIGKILL
     wait_until(lambda: not is_alive(child))
 

@@ -44,7 +44,7 @@ def test_it_is_not_renewed_for_a_service_that_hangs(run: RunFolder) -> None:
 
 
 def test_it_is_renewed_while_one_state_makes_progress(run: RunFolder) -> None:
-    """A divided class takes many tasks, each as long as it may, before anything else is said."""
+    """A partitioned class takes many calls, each as long as it may, before the state changes."""
     patience = 1.0
     beat = Heartbeat(run)
     with beat.renewed(patience):

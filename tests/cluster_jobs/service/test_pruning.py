@@ -44,7 +44,7 @@ def test_the_newest_three_stay(run: RunFolder) -> None:
 
 
 def test_versions_of_an_abandoned_attempt_count_for_none_of_the_newest(run: RunFolder) -> None:
-    prune(run, 30)  # a training that had come to 50 goes on from a checkpoint
+    prune(run, 30)  # a run that was at step 50 resumed from a checkpoint
     assert store.versions(run.tables) == [10, 20, 30, 40, 50]
     assert snapshot_steps(run) == [10, 20, 30, 40, 50]
 

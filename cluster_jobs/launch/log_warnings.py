@@ -1,4 +1,4 @@
-"""Warnings in the logs of the parts of a run, repeated on the screen."""
+"""Warnings in the logs of a run's parts, shown on the screen too."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ _MARK = " WARNING "
 _MOST_SHOWN = 20
 
 
-class WarningsShown:
-    """Follows log files; each distinct warning is shown once, the first twenty of them."""
+class LogWarnings:
+    """Follows log files and shows the first twenty distinct warnings, each once."""
 
     def __init__(self, logs: Iterable[Path], *, known: Iterable[str] = ()) -> None:
-        """Start to watch; what is in the files already is of an earlier attempt.
+        """Start to follow; what the files hold already belongs to an earlier attempt.
 
         Args:
             logs: there or not yet.
-            known: warnings that the user was told.
+            known: warnings that were shown before.
         """
         self._offsets = {log: log.stat().st_size if log.exists() else 0 for log in logs}
         self._known = set(known)
         self._num_shown = 0
 
     def poll(self) -> None:
-        """Show what came since the last call."""
+        """Show the warnings since the last call."""
         for log in self._offsets:
             for line in self._new_lines(log):
                 _, mark, text = line.partition(_MARK)

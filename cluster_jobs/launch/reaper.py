@@ -1,6 +1,6 @@
-"""Stands between a job and a part that it starts, so that nothing of the part outlives the job.
+"""The process between a job and a part that it starts: no process of the part outlives the job.
 
-A launcher's own children become orphans when it, or the job above it, is killed. The keeper adopts
+A launcher's own children become orphans when it, or the job above it, is killed. The reaper adopts
 them (Linux), notices that its parent is gone, and ends them all.
 """
 
@@ -22,11 +22,11 @@ _POLL_SECONDS = 0.05
 _PR_SET_CHILD_SUBREAPER = 36
 
 
-class Keeper:
-    """Runs one command until it ends, this process is told to stop, or the parent is gone."""
+class Reaper:
+    """Runs one command until it ends, SIGTERM arrives, or the parent is gone."""
 
     def __init__(self, parent: int, grace_seconds: float) -> None:
-        """Take over signals and orphans.
+        """Handle SIGTERM and adopt orphans from now on.
 
         Args:
             parent: id of the process that started this one.
@@ -34,7 +34,7 @@ class Keeper:
         """
         self._parent = parent
         self._grace_seconds = grace_seconds
-        self._times_told = 0
+        self._num_signals = 0
         signal.signal(signal.SIGTERM, self._on_signal)
         if sys.platform == "linux":
             ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
@@ -46,7 +46,7 @@ class Keeper:
             Its exit code; 128 + n if signal n ended it.
         """
         child = subprocess.Popen(command)
-        while child.poll() is None and not self._told():
+        while child.poll() is None and not self._must_stop():
             time.sleep(_POLL_SECONDS)
         if child.poll() is None:
             # Only the child itself: a launcher passes the signal on in its own order.
@@ -58,8 +58,8 @@ class Keeper:
         code = child.wait()
         return code if code >= 0 else 128 - code
 
-    def _told(self) -> bool:
-        return self._times_told > 0 or os.getppid() != self._parent
+    def _must_stop(self) -> bool:
+        return self._num_signals > 0 or os.getppid() != self._parent
 
     def _terminate_orphans(self) -> None:
         for orphan in _descendants():
@@ -68,12 +68,12 @@ class Keeper:
 
     def _wait_while(self, condition: Callable[[], bool]) -> None:
         deadline = time.monotonic() + self._grace_seconds
-        # Told a second time: no more patience.
-        while condition() and time.monotonic() < deadline and self._times_told < 2:
+        # A second signal ends the wait.
+        while condition() and time.monotonic() < deadline and self._num_signals < 2:
             time.sleep(_POLL_SECONDS)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self._times_told += 1
+        self._num_signals += 1
 
 
 def _descendants() -> list[psutil.Process]:
@@ -100,9 +100,9 @@ def _send(process: psutil.Process, number: signal.Signals) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """`python -m cluster_jobs.launch.keeper PARENT_ID GRACE_SECONDS COMMAND...`."""
+    """`python -m cluster_jobs.launch.reaper PARENT_ID GRACE_SECONDS COMMAND...`."""
     parent, grace_seconds, *command = sys.argv[1:] if argv is None else argv
-    return Keeper(int(parent), float(grace_seconds)).run(command)
+    return Reaper(int(parent), float(grace_seconds)).run(command)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster_jobs.launch.warnings_shown import WarningsShown
+from cluster_jobs.launch.log_warnings import LogWarnings
 
 
 def append(path: Path, text: str) -> None:
@@ -15,7 +15,7 @@ def append(path: Path, text: str) -> None:
 def test_each_warning_is_shown_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trainer, service = tmp_path / "trainer.log", tmp_path / "service.log"
     append(trainer, "10:00:00 rank 0 WARNING of an earlier attempt\n")
-    warnings = WarningsShown([trainer, service], known=["said at the start"])
+    warnings = LogWarnings([trainer, service], known=["said at the start"])
     append(trainer, "10:00:01 rank 0 INFO going on\n10:00:01 rank 0 WARNING said at the start\n")
     append(trainer, "10:00:02 rank 0 WARNING small clusters\n10:00:02 rank 1 WARNING small clus")
     warnings.poll()
@@ -28,7 +28,7 @@ def test_each_warning_is_shown_once(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 def test_a_flood_is_cut(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log = tmp_path / "trainer.log"
-    warnings = WarningsShown([log])
+    warnings = LogWarnings([log])
     append(log, "".join(f"10:00:00 rank 0 WARNING number {i}\n" for i in range(50)))
     warnings.poll()
     said = capsys.readouterr().err.splitlines()

@@ -1,4 +1,4 @@
-"""The Ray below the trainings of a run, as a part that is started, watched and ended."""
+"""The Ray cluster of a command's training runs: started, watched, ended."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cluster_jobs import machine
 from cluster_jobs.errors import PartFailed
-from cluster_jobs.launch import command as launch
+from cluster_jobs.launch import command_lines
 from cluster_jobs.launch.processes import Part
 from data_shards.atomic import read_json
 from trainer.config.run_config import RunConfig
@@ -15,11 +15,11 @@ from trainer.config.run_config import RunConfig
 _GRACE_SECONDS = 6.0
 
 
-class RayPart:
-    """The Ray that the trainings of this process share: one of our own, or RAY_ADDRESS's."""
+class SharedRay:
+    """The Ray that the training runs of this process share: its own, or that of RAY_ADDRESS."""
 
     def __init__(self, config: RunConfig, logs: Path) -> None:
-        """Start it, unless the environment names one; `announced` tells when it is up."""
+        """Start it, unless RAY_ADDRESS names one; `announced` tells when it is up."""
         self._config = config
         self._logs = logs
         self._announcement = logs / "ray.json"
@@ -31,26 +31,26 @@ class RayPart:
             self._environment = {}
 
     def restart(self) -> None:
-        """Start our own, again if need be."""
+        """Start our own; ends an earlier one first."""
         self.stop()
         self._environment = None
         self._announcement.unlink(missing_ok=True)
         self._part = Part(
             "local Ray",
-            launch.ray_command(self._config, self._announcement),
+            command_lines.ray_command(self._config, self._announcement),
             log=self._logs / "ray.log",
-            environment=launch.job_environment({}),
+            environment=command_lines.job_environment({}),
             grace_seconds=_GRACE_SECONDS,
         )
 
     def announced(self) -> dict[str, str] | None:
-        """What a process must have in its environment to reach Ray; None while it starts."""
+        """The environment variables by which a process reaches Ray; None while it starts."""
         if self._environment is None and self._announcement.exists():
             self._environment = dict(read_json(self._announcement))
         return self._environment
 
     def failure(self) -> PartFailed | None:
-        """Why it cannot be used any more; None while all is well."""
+        """Why it cannot be used any more; None while it can."""
         part = self._part
         if part is None:
             return None
@@ -66,7 +66,7 @@ class RayPart:
         if self._part is not None:
             self._part.stop()
 
-    def __enter__(self) -> RayPart:
+    def __enter__(self) -> SharedRay:
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -1,4 +1,4 @@
-"""The commands and environments of the parts of a run."""
+"""The command lines of a run's parts, and their environments."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trainer.config.run_config import RunConfig
 
 
 def num_ranks(config: RunConfig, devices: Sequence[str]) -> int:
-    """Ranks to start: as many as wanted, but no more than CUDA devices where there are some.
+    """Number of ranks to start: as configured, but at most one per CUDA device if there are any.
 
     Args:
         config: the run; batches do not depend on the number of ranks.
@@ -27,7 +27,7 @@ def num_ranks(config: RunConfig, devices: Sequence[str]) -> int:
     if micro_batches % wanted:
         raise JobError(
             f"launch.num_ranks {wanted} does not divide sampler.micro_batches {micro_batches}; "
-            "set one of them so that every rank gets as many"
+            "set one of them so that every rank gets the same number"
         )
     most = min(wanted, len(devices)) if devices else wanted
     return max(n for n in range(1, most + 1) if micro_batches % n == 0)
@@ -36,7 +36,7 @@ def num_ranks(config: RunConfig, devices: Sequence[str]) -> int:
 def trainer_command(
     config_file: Path, *, resume: str, port: int, ranks: int, devices: Sequence[str]
 ) -> list[str]:
-    """DeepSpeed's launcher of one node, with one rank a device.
+    """DeepSpeed's launcher of one node, with one rank per device.
 
     It is the process that the `deepspeed` command starts on each host. That command is left out
     here: it does not pass SIGTERM on, so the ranks could not save a checkpoint.

@@ -1,10 +1,12 @@
-"""What runs on Ray's workers: the network over one shard, or over some batches of the test split.
+"""Work items that any process can do: embed one shard, or classify some batches of the test split.
 
-Each process keeps the last network, shards and tables that it used; a task names them by checksum.
+A process keeps the network, shards and tables that it used last; items name them by checksum.
+Items are sent to Ray's workers, so they hold paths and settings, never arrays.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from clustering.errors import ClusterError
 from clustering.table import store
 from clustering.table.table import ClusterTable
 from data_shards.errors import DataError
@@ -46,11 +49,11 @@ class EmbedWork:
     batch_size: int
     tasks: tuple[TaskConfig, ...]
     out: Path
-    """Each task's embeddings go to a folder of its name in here."""
+    """Folder with one folder of embeddings per task."""
 
     @property
     def origin(self) -> str:
-        """What decides the files: weights (first), data, split, batches, each task's labels."""
+        """All that determines the files: weights (first), data, split, batches, label columns."""
         snapshot = self.snapshot
         labels = (f"{task.name}={task.label}" for task in self.tasks)
         parts = (snapshot.checksum, snapshot.data_checksum, self.split, self.batch_size, *labels)
@@ -73,10 +76,11 @@ class EmbeddedShard:
 
 
 def embed_one_shard(work: EmbedWork) -> EmbeddedShard:
-    """Embed one shard for all tasks into files, unless they are there.
+    """Embed one shard for all tasks into files; finished ones are kept.
 
     Raises:
-        DataError: the shard is damaged, an embedding is not finite, or it cannot be written.
+        DataError: the shard is damaged, or an embedding is not finite.
+        ClusterError: the embeddings cannot be written.
     """
     torch.set_num_threads(1)
     manifest = _manifest(work.shards, work.snapshot.data_checksum)
@@ -96,7 +100,7 @@ def embed_one_shard(work: EmbedWork) -> EmbeddedShard:
         batch_size=work.batch_size,
         labels={task.name: task.label for task in work.tasks},
     )
-    _give_back_memory()
+    _free_gpu_memory()
     return EmbeddedShard(
         _written(work, shard.name, embedded), reused=False, bytes_read=shard.num_bytes
     )
@@ -118,10 +122,10 @@ def _written(
             for task, rows in embedded.items()
         }
     except OSError as error:
-        # Of the worker's file system, which the driver's message would not name.
-        raise DataError(
+        # The worker's file system: the driver's message would not name it.
+        raise ClusterError(
             f"cannot write the embeddings of shard {name} to {work.out}: {error.strerror}; make "
-            "room or mend the file system, then start the job again: finished shards are kept"
+            "room or repair the file system, then start the job again: finished shards are kept"
         ) from error
 
 
@@ -137,8 +141,8 @@ class CountWork:
     tables: Path
     """The store; the version is the snapshot's step."""
     embeddings: Path | None
-    """Of the training images, by these weights, for the read-outs by the nearest of them; None =
-    without these."""
+    """Of the training images, by these weights, for the read-outs by nearest images; None leaves
+    those read-outs out."""
     config: EvaluationConfig
 
     @property
@@ -170,20 +174,19 @@ def count_right_answers(work: CountWork) -> Counts:
         class_counts={t.name: manifest.class_counts("train", t.label) for t in work.tasks},
         training=training,
     )
-    _give_back_memory()
+    _free_gpu_memory()
     return counts
 
 
-def _give_back_memory() -> None:
-    """What torch keeps of a GPU for the next task, which may go to another of Ray's processes."""
+def _free_gpu_memory() -> None:
+    """Free what torch keeps of a GPU: Ray may send the next item to another of its processes."""
     torch.cuda.empty_cache()  # does nothing without a GPU
 
 
 def _device() -> str:
-    """Where this task's network goes: the GPU that Ray gave it, if it asked for one."""
-    import ray
-
-    return "cuda" if ray.is_initialized() and ray.get_gpu_ids() else "cpu"
+    """Where the network goes: the GPU that Ray gave this call, if it asked for one."""
+    ray = sys.modules.get("ray")  # a process that never imported it is none of Ray's workers
+    return "cuda" if ray is not None and ray.is_initialized() and ray.get_gpu_ids() else "cpu"
 
 
 @lru_cache(maxsize=1)
