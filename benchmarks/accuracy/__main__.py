@@ -19,15 +19,10 @@ changing the trainer's code: a record knows its settings and images, not the cod
 
 from __future__ import annotations
 
-import argparse
-import fcntl
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from typing import get_args
+from collections.abc import Sequence
 
 for _name, _value in {
     "OMP_NUM_THREADS": "1",
@@ -37,40 +32,31 @@ for _name, _value in {
 }.items():
     os.environ.setdefault(_name, _value)
 
-from benchmarks.accuracy.report.comparison import compare  # noqa: E402
-from benchmarks.accuracy.run import recipes  # noqa: E402 - the environment comes first
-from benchmarks.accuracy.run.datasets import DATASETS  # noqa: E402
-from benchmarks.accuracy.run.jobs import Split  # noqa: E402
-from benchmarks.accuracy.run.methods import METHODS  # noqa: E402
+from benchmarks.accuracy.options import read_plan  # noqa: E402 - the environment comes first
+from benchmarks.accuracy.report.files import write_files  # noqa: E402
+from benchmarks.accuracy.report.results import peers, summarise  # noqa: E402
+from benchmarks.accuracy.report.terminal import terminal_text  # noqa: E402
+from benchmarks.accuracy.run.comparison import Comparison  # noqa: E402
+from benchmarks.accuracy.run.plan import Plan  # noqa: E402
 from benchmarks.accuracy.run.search import search  # noqa: E402
-from benchmarks.accuracy.run.suites import SUITES  # noqa: E402
-from benchmarks.accuracy.run.trainings import Plan  # noqa: E402
 from data_shards.errors import INTERRUPTED, DataError, exit_code_and_message  # noqa: E402
+from data_shards.folder_lock import FolderLock  # noqa: E402
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    options = _parser().parse_args(arguments)
-    suite = SUITES[options.suite]
-    plan = Plan(
-        datasets=tuple(dict.fromkeys(options.datasets or suite.datasets)),
-        methods=tuple(dict.fromkeys(options.methods or suite.methods)),
-        num_seeds=options.seeds or suite.num_seeds,
-        top_seeds=options.seeds or max(suite.num_seeds, suite.top_seeds),
-        data=options.data,
-        out=options.out,
-        records=options.records or options.out.absolute().parent / "trainings.jsonl",
-        recipes=options.recipes,
-        split=options.split or "test",
-        at_once=options.jobs,
-        dry_run=options.dry_run,
-        command=" ".join(["python -m benchmarks.accuracy", *arguments]),
+    plan = read_plan(list(sys.argv[1:] if argv is None else argv), __doc__)
+    busy = DataError(
+        f"another benchmark is at work in {plan.folder}; wait for it, or name a file in another "
+        "folder by --out"
     )
+
+    def clear() -> None:
+        if not plan.dry_run:  # what training runs that failed or were killed have left
+            shutil.rmtree(plan.work, ignore_errors=True)
+
     try:
-        with _alone(plan.folder):
-            if not plan.dry_run:  # of trainings that failed before, or were killed
-                shutil.rmtree(plan.work, ignore_errors=True)
-            return search(plan) if options.search else compare(plan)
+        with FolderLock(plan.folder / ".lock").claimed(clear, busy=busy):
+            return search(plan) if plan.search else compare(plan)
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - raised again if a bug
         code, message = exit_code_and_message(error)
         then = "; the same command resumes with what is left" if code == INTERRUPTED else ""
@@ -78,68 +64,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
 
 
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Keep a second benchmark out of the folder, whose work the first would remove."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise DataError(
-                f"another benchmark is at work in {folder}; wait for it, or name a file in another "
-                "folder by --out"
-            ) from error
-        yield
+def compare(plan: Plan) -> int:
+    """Train what has no record yet; print and write the results of all.
 
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.accuracy",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add = parser.add_argument
-    add("--suite", choices=sorted(SUITES), default="quick", help="(default quick)")
-    add("--data", type=Path, metavar="DIR", help="folder with the sources' files")
-    add("--out", type=Path, required=True, metavar="FILE", help="JSON file to write")
-    add("--datasets", nargs="+", choices=sorted(DATASETS), metavar="NAME", help=", ".join(DATASETS))
-    add("--methods", nargs="+", choices=sorted(METHODS), metavar="NAME", help=", ".join(METHODS))
-    add("--seeds", type=_positive, metavar="N", help="of every method (default: the suite's)")
-    add(
-        "--jobs",
-        type=_positive,
-        metavar="N",
-        default=len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
-        help="trainings at a time, a thread each (default: the machine's cores)",
-    )
-    images = parser.add_mutually_exclusive_group()
-    images.add_argument(
-        "--search", action="store_true", help="choose settings and read-outs; no test images"
-    )
-    images.add_argument(
-        "--split", choices=get_args(Split), help="images of the comparison (default test)"
-    )
-    add(
-        "--records",
-        type=Path,
-        metavar="FILE",
-        help="finished trainings, found and added (default trainings.jsonl beside --out)",
-    )
-    add(
-        "--recipes", type=Path, default=recipes.DEFAULT_PATH, metavar="FILE", help="what was chosen"
-    )
-    add("--dry-run", action="store_true", help="import the images, say what it will cost, stop")
-    return parser
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be >= 1, got {number}")
-    return number
+    Returns:
+        0, or 1 when a training run failed.
+    """
+    comparison = Comparison.of(plan)
+    first = comparison.first_jobs()
+    comparison.print_costs(first)
+    if plan.dry_run:
+        return 0
+    jobs, failures = comparison.train(first)
+    results = summarise(comparison, jobs)
+    sys.stdout.write(terminal_text(results, tested=len(peers(plan.methods)) > 1))
+    print("\n".join(map(str, write_files(results, plan.out))))
+    return int(bool(failures))
 
 
 if __name__ == "__main__":

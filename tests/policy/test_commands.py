@@ -1,10 +1,15 @@
 """The commands that documents and configurations show can be typed; none of them is run."""
 
+import contextlib
+import io
+import os
 import re
-import subprocess
+import runpy
 import sys
+import warnings
 from functools import cache
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -36,11 +41,23 @@ def commands(path):
 
 @cache
 def options_of(module):
-    """All that the module's help page names."""
-    command = [sys.executable, "-m", module, "--help"]
-    page = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert page.returncode == 0, page.stderr
-    return set(OPTION.findall(page.stdout))
+    """All that `python -m MODULE --help` names.
+
+    It runs in this process: one of its own for each module would import torch each time.
+    """
+    with (
+        mock.patch.dict(os.environ),  # some modules set variables before they import others
+        mock.patch.object(sys, "argv", [module, "--help"]),
+        contextlib.redirect_stdout(io.StringIO()) as page,
+        warnings.catch_warnings(action="ignore", category=RuntimeWarning),  # imported before
+    ):
+        code = 0
+        try:
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
+        except SystemExit as end:
+            code = end.code
+    assert not code, module
+    return set(OPTION.findall(page.getvalue()))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.name)

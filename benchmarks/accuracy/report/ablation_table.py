@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.accuracy.report.results import Row, mean_and_deviation
 from benchmarks.accuracy.report.significance import holm, signed_rank_p
 from benchmarks.accuracy.run.methods import METHODS, OURS
+from benchmarks.accuracy.run.rows import Row, mean_and_deviation
 from cluster_jobs.comparison import aligned
 
 Ours = Mapping[tuple[str, int], Mapping[str, float]]

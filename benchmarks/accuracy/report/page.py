@@ -17,7 +17,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.accuracy.report.page_tables import markdown_tables
+from benchmarks.accuracy.report.markdown import markdown_tables
 from data_shards.atomic import atomic_file, read_json
 from data_shards.errors import DataError
 

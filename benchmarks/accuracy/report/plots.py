@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.accuracy.report.results import Row, mean_and_deviation, mean_of
 from benchmarks.accuracy.run.jobs import Split
 from benchmarks.accuracy.run.methods import METHODS
+from benchmarks.accuracy.run.rows import Row, mean_and_deviation, mean_of
 from data_shards.atomic import atomic_file
 
 SUFFIXES = ("png", "svg")

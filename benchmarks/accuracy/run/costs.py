@@ -5,8 +5,9 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Sequence
 
-from benchmarks.accuracy.run.jobs import Job, Record
+from benchmarks.accuracy.run.jobs import Job
 from benchmarks.accuracy.run.methods import METHODS
+from benchmarks.accuracy.run.records import Record
 
 _SECONDS_PER_IMAGE = 0.0004
 """Of a softmax training on one core of a 2026 server, with start and evaluation."""

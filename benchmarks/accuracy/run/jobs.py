@@ -1,4 +1,4 @@
-"""One training of the comparison, and what is kept of it."""
+"""A training run of the benchmark: its settings, and the name under which its record is kept."""
 
 from __future__ import annotations
 
@@ -20,8 +20,6 @@ from trainer.config.run_config import RunConfig, as_dict
 from trainer.config.tasks import resolve_tasks
 from trainer.runtime.precision import cpu_has_bf16
 
-RECORD_FILE = "record.json"
-"""What a training leaves in its folder."""
 Split = Literal["test", "validation"]
 SEARCH_SEED = 1000
 """No seed of a suite, so that no training of a comparison starts from weights that were chosen."""
@@ -86,27 +84,6 @@ class Job:
         tried = [f", {name}={value}" for name, value in self.chosen.items()]
         about = "".join(tried) if self.seed == SEARCH_SEED else f", seed {self.seed}"
         return f"{self.data}, {self.method}{about}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Record:
-    """What a finished training came to; plain JSON types."""
-
-    data: str
-    method: str
-    seed: int
-    split: Split
-    chosen: dict[str, Any]
-    balanced_accuracy: dict[str, float]
-    """By read-out; empty when the loss became infinite."""
-    recall_by_size: dict[str, dict[str, float | None]]
-    """By read-out, then by group (`shot_groups`): mean recall of its classes; None for a group
-    without a class that has images in the split."""
-    images_seen: int
-    precision: str
-    """fp32 or bf16."""
-    seconds: float
-    """From the start of its process to the end."""
 
 
 def class_sizes(manifest: Manifest, split: str = "train") -> npt.NDArray[np.int64]:

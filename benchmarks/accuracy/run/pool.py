@@ -12,12 +12,13 @@ from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from benchmarks.accuracy.run.jobs import RECORD_FILE, Job, Record
+from benchmarks.accuracy.run.jobs import Job
+from benchmarks.accuracy.run.records import RECORD_FILE, Record
 from data_shards.atomic import read_json
 
 # Imported once, before the trainings are forked: each would spend seconds on them.
 _PRELOADED = [
-    "benchmarks.accuracy.run.training",
+    "benchmarks.accuracy.run.worker",
     "faiss",
     "ray",
     "sklearn.metrics.cluster",
@@ -69,7 +70,7 @@ def _start(context: ForkServerContext, job: Job, folder: Path) -> BaseProcess:
 
 def _run(job: Job, folder: Path) -> None:
     # Here, so that the parent need not import DeepSpeed.
-    from benchmarks.accuracy.run.training import run_job
+    from benchmarks.accuracy.run.worker import run_job
 
     run_job(job, folder)
 

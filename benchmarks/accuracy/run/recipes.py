@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.accuracy.run.datasets import DATASETS
-from benchmarks.accuracy.run.jobs import Record, stated_settings
+from benchmarks.accuracy.run.jobs import stated_settings
 from benchmarks.accuracy.run.methods import METHODS, OURS
+from benchmarks.accuracy.run.records import Record
 from data_shards.atomic import read_json, write_json
 from data_shards.errors import DataError
 from trainer.config.recipe import derive

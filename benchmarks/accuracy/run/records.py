@@ -6,11 +6,36 @@ import fcntl
 import json
 import os
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from benchmarks.accuracy.run.jobs import Job, Record
+from benchmarks.accuracy.run.jobs import Job, Split
 from data_shards.errors import DataError
+
+RECORD_FILE = "record.json"
+"""What a training run leaves in its folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """What a finished training came to; plain JSON types."""
+
+    data: str
+    method: str
+    seed: int
+    split: Split
+    chosen: dict[str, Any]
+    balanced_accuracy: dict[str, float]
+    """By read-out; empty when the loss became infinite."""
+    recall_by_size: dict[str, dict[str, float | None]]
+    """By read-out, then by group (`shot_groups`): mean recall of its classes; None for a group
+    without a class that has images in the split."""
+    images_seen: int
+    precision: str
+    """fp32 or bf16."""
+    seconds: float
+    """From the start of its process to the end."""
 
 
 class Records:

@@ -8,6 +8,7 @@ from typing import Any
 
 from benchmarks.accuracy.run import recipes
 from benchmarks.accuracy.run.jobs import SEARCH_SEED, Job, make_job
+from benchmarks.accuracy.run.plan import Plan
 from benchmarks.accuracy.run.recipes import (
     Recipe,
     Recipes,
@@ -17,7 +18,7 @@ from benchmarks.accuracy.run.recipes import (
     trials_of,
 )
 from benchmarks.accuracy.run.records import Records
-from benchmarks.accuracy.run.trainings import Plan, do_jobs, say_costs
+from benchmarks.accuracy.run.runner import print_costs, run_missing
 from data_shards.shards.manifest import Manifest
 
 
@@ -36,19 +37,19 @@ def search(plan: Plan) -> int:
         methods=tuple(dict.fromkeys(map(owner_of, plan.methods))),
         manifests=plan.import_data([*families, *others], validation=True),
     )
-    say_costs(plan, searching.records, searching.jobs(families))
+    print_costs(plan, searching.records, searching.jobs(families))
     if others:
         guess = searching.jobs(others, guess=True)
-        say_costs(plan, searching.records, guess, what="read-outs of the other data sets: ")
+        print_costs(plan, searching.records, guess, what="read-outs of the other data sets: ")
     if plan.dry_run:
         return 0
     failures = 0
     for datasets in (families, others):
-        failures += len(do_jobs(plan, searching.records, searching.jobs(datasets)))
+        failures += len(run_missing(plan, searching.records, searching.jobs(datasets)))
         beyond = searching.jobs_beyond(datasets)
         if beyond:
-            say_costs(plan, searching.records, beyond, what="an end of the grid was best: ")
-        failures += len(do_jobs(plan, searching.records, beyond))
+            print_costs(plan, searching.records, beyond, what="an end of the grid was best: ")
+        failures += len(run_missing(plan, searching.records, beyond))
         searching.choose(datasets)
     print(plan.recipes)
     return int(bool(failures))

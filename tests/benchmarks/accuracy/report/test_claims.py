@@ -7,31 +7,13 @@ import pytest
 
 from benchmarks.accuracy.report.claims import (
     SAMPLING_AND_COSTS,
-    claims_text,
     image_error,
     summarise_claims,
 )
-from benchmarks.accuracy.report.results import Row
+from benchmarks.accuracy.report.claims_table import claims_text
 from benchmarks.accuracy.run.methods import METHODS
-
-
-def row(
-    data: str, method: str, value: float | None, few: float | None = None, seed: int = 0
-) -> Row:
-    return Row(
-        data=data,
-        method=method,
-        seed=seed,
-        readout="head",
-        balanced_accuracy=value,
-        many=None,
-        medium=None,
-        few=few,
-        images_seen=1,
-        precision="fp32",
-        seconds=1.0,
-    )
-
+from benchmarks.accuracy.run.rows import Row
+from tests.helpers.benchmark_records import row
 
 ROWS = [
     row("lfw10", "clmle", 0.80, 0.6),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-from benchmarks.accuracy.report.results import Row, mean_and_deviation, mean_of
+from benchmarks.accuracy.run.rows import Row, mean_and_deviation, mean_of
 from trainer.evaluation.shot_groups import SHOT_GROUPS
 
 Cells = list[list[str]]
@@ -114,3 +115,17 @@ def _seconds(mine: Sequence[Row], *, mixed: bool) -> str:
         for kind, values in sorted(seconds.items())
     ]
     return ", ".join(means) or "-"
+
+
+def precision_text(rows: Sequence[Row]) -> str:
+    """Which trainings had the rarer precision, a line; empty where all had the same."""
+    kinds = Counter(row.precision for row in rows)
+    if len(kinds) <= 1:
+        return ""
+    (common, _), (rare, number) = kinds.most_common()
+    per_method = Counter(row.method for row in rows if row.precision == rare)
+    named = ", ".join(f"{method} {count}" for method, count in per_method.items())
+    return (
+        f"\n{number} of {len(rows)} trainings were computed in {rare} ({named}), the others in "
+        f"{common}, on other machines.\n"
+    )

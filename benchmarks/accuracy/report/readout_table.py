@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
-from benchmarks.accuracy.run.jobs import Record
+from benchmarks.accuracy.run.records import Record
 
 
 def summarise_readouts(

@@ -20,7 +20,7 @@ from benchmarks.accuracy.run import recipes
 from benchmarks.accuracy.run.datasets import DATASETS
 from benchmarks.accuracy.run.methods import METHODS
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 TIMEOUT = 120
 READOUTS = {"head", "ncm", "knc_margin", "knc_soft", "knn", "knn_balanced"}
 

@@ -5,15 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from benchmarks.accuracy.run.datasets import import_data
-from benchmarks.accuracy.run.jobs import Job, class_sizes, make_job
+from benchmarks.accuracy.run.jobs import Job, make_job
 from benchmarks.accuracy.run.records import Records
-from benchmarks.accuracy.run.training import _by_size
 from data_shards.errors import DataError
-from tests.benchmarks.test_results import RECORD
+from tests.helpers.benchmark_records import RECORD
 
 
 @pytest.fixture(scope="module")
@@ -65,16 +63,3 @@ def test_a_line_that_is_no_record_is_named(job: Job, tmp_path: Path, line: str) 
         file.write(line + "\n")
     with pytest.raises(DataError, match=r"line 2 of .*trainings.jsonl is no record"):
         Records(path)
-
-
-def test_recall_is_kept_by_size_of_class(job: Job, tmp_path: Path) -> None:
-    digits = import_data("digits", None, tmp_path, validation=False)
-    config = replace(job.config, data=replace(job.config.data, shards=str(digits.folder)))
-    sizes = class_sizes(digits)
-    recall = [size / 1000 for size in sizes.tolist()]
-    kept = _by_size(replace(job, config=config), {"head": recall, "ncm": [None] * len(sizes)})
-    groups = {"many": sizes > 100, "medium": (sizes >= 20) & (sizes <= 100), "few": sizes < 20}
-    for name, chosen in groups.items():
-        assert chosen.any()
-        assert kept["head"][name] == pytest.approx(np.array(recall)[chosen].mean())
-        assert kept["ncm"][name] is None

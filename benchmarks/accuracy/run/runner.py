@@ -1,67 +1,19 @@
-"""What was asked for, and the doing of its trainings: those with a record are done."""
+"""Train the jobs that have no record yet, and say how long it will take."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
 
 from benchmarks.accuracy.run.costs import CostEstimate, in_words
-from benchmarks.accuracy.run.datasets import import_data
-from benchmarks.accuracy.run.jobs import SEARCH_SEED, Job, Record, Split
+from benchmarks.accuracy.run.jobs import SEARCH_SEED, Job
+from benchmarks.accuracy.run.plan import Plan
 from benchmarks.accuracy.run.pool import run_jobs
-from benchmarks.accuracy.run.records import Records
-from data_shards.shards.manifest import Manifest
+from benchmarks.accuracy.run.records import Record, Records
 
 
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What was asked for on the command line."""
-
-    datasets: tuple[str, ...]
-    methods: tuple[str, ...]
-    num_seeds: int
-    """Of every method."""
-    top_seeds: int
-    """Of the best methods of each data set, `num_seeds` or more."""
-    data: Path | None
-    out: Path
-    records: Path
-    """The file of finished trainings."""
-    recipes: Path
-    split: Split
-    """On whose images a comparison measures; a search always takes validation."""
-    at_once: int
-    dry_run: bool
-    command: str
-
-    @property
-    def folder(self) -> Path:
-        """Shards and what is under way lie beside the results."""
-        return self.out.absolute().parent
-
-    @property
-    def work(self) -> Path:
-        """What is under way, and logs of what failed."""
-        return self.folder / "work"
-
-    def import_data(self, datasets: Iterable[str], *, validation: bool) -> dict[str, Manifest]:
-        """Import data sets, or find them imported.
-
-        Args:
-            datasets: their names.
-            validation: hold validation images back from the training images.
-
-        Raises:
-            DataError: the files are not there or not what the source needs.
-        """
-        out = self.folder / "data"
-        return {d: import_data(d, self.data, out, validation=validation) for d in datasets}
-
-
-def say_costs(plan: Plan, records: Records, jobs: Sequence[Job], *, what: str = "") -> None:
+def print_costs(plan: Plan, records: Records, jobs: Sequence[Job], *, what: str = "") -> None:
     """Print how many of the jobs are done, and what the others will cost."""
     todo = records.missing(jobs)
     wall = CostEstimate(records.all()).wall_seconds(todo, plan.at_once)
@@ -72,7 +24,7 @@ def say_costs(plan: Plan, records: Records, jobs: Sequence[Job], *, what: str = 
     )
 
 
-def do_jobs(plan: Plan, records: Records, jobs: Sequence[Job]) -> list[str]:
+def run_missing(plan: Plan, records: Records, jobs: Sequence[Job]) -> list[str]:
     """Do the jobs that have no record; returns what went wrong."""
     todo = records.missing(jobs)
     if not todo:

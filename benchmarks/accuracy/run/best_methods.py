@@ -5,8 +5,8 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Sequence
 
-from benchmarks.accuracy.report.results import Row
 from benchmarks.accuracy.run.methods import METHODS, OURS
+from benchmarks.accuracy.run.rows import Row
 
 NUM_BEST = 3
 

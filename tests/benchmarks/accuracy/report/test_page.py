@@ -8,14 +8,15 @@ import pytest
 
 from benchmarks.accuracy.report.ablation_table import summarise_ablations
 from benchmarks.accuracy.report.claims import summarise_claims
+from benchmarks.accuracy.report.markdown import markdown_tables
 from benchmarks.accuracy.report.page import main, read_tables
-from benchmarks.accuracy.report.page_tables import markdown_tables
-from benchmarks.accuracy.report.results import Row, score_table
 from benchmarks.accuracy.report.significance import summarise
-from tests.benchmarks.test_ablations import ours
-from tests.benchmarks.test_claims import row
+from benchmarks.accuracy.report.significance_table import score_table
+from benchmarks.accuracy.run.rows import Row
+from tests.benchmarks.accuracy.report.test_ablation_table import ours
+from tests.helpers.benchmark_records import row
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[4]
 ROWS = [
     replace(row("lfw10", "softmax", 0.7, 0.3), many=0.9, seconds=10.0),
     replace(row("lfw10", "softmax", 0.8, 0.4, seed=1), many=0.9, seconds=14.0),

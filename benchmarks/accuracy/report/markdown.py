@@ -6,17 +6,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.accuracy.report.ablation_table import ablation_cells
-from benchmarks.accuracy.report.claims import claims_cells, missing_text, single_text
-from benchmarks.accuracy.report.readouts import readout_cells
-from benchmarks.accuracy.report.results import Row, pair_cells, precision_text
-from benchmarks.accuracy.report.row_cells import (
+from benchmarks.accuracy.report.accuracy_tables import (
     accuracy_cells,
     by_rank,
     chosen_cells,
+    precision_text,
     seconds_cells,
     seeds_text,
     shot_cells,
 )
+from benchmarks.accuracy.report.claims_table import claims_cells, missing_text, single_text
+from benchmarks.accuracy.report.readout_table import readout_cells
+from benchmarks.accuracy.report.significance_table import pair_cells
+from benchmarks.accuracy.run.rows import Row
 
 
 def markdown_tables(results: Mapping[str, Any]) -> str:

@@ -10,18 +10,20 @@ from unittest.mock import ANY
 
 import pytest
 
-from benchmarks.accuracy.report.comparison import Comparison, compare
-from benchmarks.accuracy.report.seeds import best_methods, costliest_methods
+from benchmarks.accuracy.__main__ import compare
 from benchmarks.accuracy.run import datasets, jobs, recipes
 from benchmarks.accuracy.run.ablations import ABLATIONS
+from benchmarks.accuracy.run.best_methods import best_methods, costliest_methods
+from benchmarks.accuracy.run.comparison import Comparison
 from benchmarks.accuracy.run.datasets import DATASETS, import_data
-from benchmarks.accuracy.run.jobs import SEARCH_SEED, Job, Record
+from benchmarks.accuracy.run.jobs import SEARCH_SEED, Job
+from benchmarks.accuracy.run.plan import Plan
 from benchmarks.accuracy.run.recipes import Recipe, save
-from benchmarks.accuracy.run.records import Records
+from benchmarks.accuracy.run.records import Record, Records
+from benchmarks.accuracy.run.runner import run_missing
 from benchmarks.accuracy.run.search import search
-from benchmarks.accuracy.run.trainings import Plan, do_jobs
 from data_shards.errors import DataError
-from tests.benchmarks.test_claims import row
+from tests.helpers.benchmark_records import row
 
 METHODS = ("softmax", "class_balanced", "focal", "arcface", "clmle")
 ACCURACY = dict(zip(METHODS, (0.5, 0.8, 0.7, 0.6, 0.4), strict=True))
@@ -50,6 +52,7 @@ def plan(tmp_path: Path) -> Plan:
         records=tmp_path / "trainings.jsonl",
         recipes=tmp_path / "recipes.json",
         split="test",
+        search=False,
         at_once=1,
         dry_run=False,
         command="",
@@ -104,13 +107,13 @@ def test_the_log_of_a_failed_training_outlives_the_trainings_after_it(
                 finish(Records(plan.records), [job])
                 yield job, Records(plan.records).of([job])[0]
 
-    monkeypatch.setattr("benchmarks.accuracy.run.trainings.run_jobs", run)
+    monkeypatch.setattr("benchmarks.accuracy.run.runner.run_jobs", run)
     records = Records(plan.records)
     failing, well = (
         comparison_of(replace(plan, methods=(name,))).first_jobs() for name in ("softmax", "focal")
     )
-    assert len(do_jobs(plan, records, failing)) == len(failing)
-    assert do_jobs(plan, records, well) == []
+    assert len(run_missing(plan, records, failing)) == len(failing)
+    assert run_missing(plan, records, well) == []
     assert log.read_text() == "why"
     assert str(log) in capsys.readouterr().err
 
@@ -143,7 +146,7 @@ def test_a_read_out_is_chosen_on_each_data_set_with_its_familys_rate(
             finish(records, [job], head=0.5 + rate, knc_soft=1.5 if job.data == "other" else 0.0)
         return []
 
-    monkeypatch.setattr("benchmarks.accuracy.run.search.do_jobs", train)
+    monkeypatch.setattr("benchmarks.accuracy.run.search.run_missing", train)
     asked = replace(plan, datasets=("other",), methods=("softmax",))
     assert search(replace(asked, dry_run=True)) == 0
     said = capsys.readouterr().out

@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.accuracy.run.jobs import RECORD_FILE, Job, Record, class_sizes
+from benchmarks.accuracy.run.jobs import Job, class_sizes
+from benchmarks.accuracy.run.records import RECORD_FILE, Record
 from benchmarks.accuracy.run.tables import TableThread
 from data_shards.atomic import read_json, write_json
 from data_shards.shards.manifest import Manifest
