@@ -23,12 +23,8 @@ from cluster_jobs.ray_cluster.workers import EmbeddedShard, EmbedWork, embed_one
 from cluster_jobs.service.snapshots import check_data, find_snapshot
 from clustering.config import ClusterConfig
 from clustering.execution.ray_tasks import run_tasks
-from data_shards.features.embeddings import (
-    EmbeddingShardInfo,
-    EmbeddingShards,
-    begin_embeddings,
-    finish_embeddings,
-)
+from data_shards.features.embedding_shard import EmbeddingShardInfo
+from data_shards.features.embeddings import EmbeddingShards, begin_embeddings, finish_embeddings
 from data_shards.importing.long_tail import even_counts, thin
 from data_shards.progress import Progress
 from data_shards.shards.manifest import Manifest

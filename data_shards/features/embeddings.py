@@ -14,98 +14,28 @@ from __future__ import annotations
 import resource
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from data_shards.atomic import atomic_file, read_json, sha256_of, write_json
+from data_shards.atomic import read_json, write_json
 from data_shards.errors import DataError
+from data_shards.features.embedding_shard import (
+    REMEDY,
+    EmbeddingShardInfo,
+    check_shard,
+    load_array,
+    vectors_path,
+)
 from data_shards.features.gather import gather_from
 from data_shards.shards.record import check_file, record_from_json
 
 MANIFEST_NAME = "manifest.json"
 FORMAT = "clmle-embedding-shards-1"
-_REMEDY = "embed again"
 _MOST_MAPPED = 16_384  # shards at a time: a quarter of the maps that Linux grants a process
-
-
-@dataclass(frozen=True)
-class EmbeddingShardInfo:
-    """One shard of embeddings and the checksums of its three files."""
-
-    name: str
-    num_rows: int
-    dim: int
-    origin: str
-    """What decides its files, weights and data among it."""
-    num_bytes: int
-    """Size of the file of vectors."""
-    sha256: str
-    """Checksum of the file of vectors."""
-    ids_sha256: str
-    labels_sha256: str
-
-
-def write_embedding_shard(
-    folder: Path | str,
-    name: str,
-    *,
-    embeddings: npt.NDArray[np.float32],
-    ids: npt.NDArray[np.int64],
-    labels: npt.NDArray[np.int64],
-    origin: str,
-) -> EmbeddingShardInfo:
-    """Write one shard; its own JSON last, so a killed writer leaves none that looks finished.
-
-    Args:
-        folder: where to write; made when missing.
-        name: name of the shard's files without suffix.
-        embeddings: (n, D) float32, finite; n may be 0.
-        ids: (n,) int64, sample ids.
-        labels: (n,) int64, class ids.
-        origin: what decides the files, weights and data among it.
-
-    Raises:
-        DataError: on wrong shapes or types, or a vector that is not finite (names the sample).
-    """
-    _check_arrays(name, embeddings, ids, labels)
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    vectors_path, ids_path, labels_path, entry = _paths(folder, name)
-    entry.unlink(missing_ok=True)
-    for path, array in ((vectors_path, embeddings), (ids_path, ids), (labels_path, labels)):
-        # Flushed, though they have checksums: evaluations read finished embeddings without these.
-        with atomic_file(path, flush_name=False) as temporary:
-            np.save(temporary, np.ascontiguousarray(array), allow_pickle=False)
-    info = EmbeddingShardInfo(
-        name=name,
-        num_rows=len(ids),
-        dim=embeddings.shape[1],
-        origin=origin,
-        num_bytes=vectors_path.stat().st_size,
-        sha256=sha256_of(vectors_path),
-        ids_sha256=sha256_of(ids_path),
-        labels_sha256=sha256_of(labels_path),
-    )
-    write_json(entry, asdict(info))
-    return info
-
-
-def finished_shard(folder: Path | str, name: str, origin: str) -> EmbeddingShardInfo | None:
-    """Return a shard that is complete, undamaged and of the same origin; otherwise None."""
-    entry = _paths(Path(folder), name)[-1]
-    if not entry.exists():
-        return None
-    try:
-        info = record_from_json(EmbeddingShardInfo, read_json(entry))
-        _check_shard(Path(folder), info, verify=True)
-    except DataError:
-        return None
-    return info if info.name == name and info.origin == origin else None
 
 
 def begin_embeddings(folder: Path | str, origin: str) -> None:
@@ -175,7 +105,7 @@ class EmbeddingShards:
         folder = Path(folder)
         opened = cls(folder, *_read_manifest(folder / MANIFEST_NAME))
         for shard in opened.shards:
-            _check_shard(folder, shard, verify=verify, verify_vectors=verify_vectors)
+            check_shard(folder, shard, verify=verify, verify_vectors=verify_vectors)
         # Read now: a file that is damaged is to show here, not in the middle of an evaluation.
         _ = opened.ids, opened.labels
         if verify:
@@ -238,20 +168,10 @@ class EmbeddingShards:
 
     def _concatenate(self, suffix: str) -> npt.NDArray[np.int64]:
         parts = [
-            _load(self.folder / f"{shard.name}.{suffix}", (shard.num_rows,), np.int64)
+            load_array(self.folder / f"{shard.name}.{suffix}", (shard.num_rows,), np.int64)
             for shard in self.shards
         ]
         return np.concatenate(parts)
-
-
-def check_vectors(folder: Path | str, shard: EmbeddingShardInfo) -> None:
-    """Compare a shard's file of vectors with its checksum.
-
-    Raises:
-        DataError: when it is missing, unreadable or differs.
-    """
-    vectors = _paths(Path(folder), shard.name)[0]
-    check_file(vectors, num_bytes=shard.num_bytes, sha256=shard.sha256, remedy=_REMEDY)
 
 
 def _read_manifest(path: Path) -> tuple[tuple[EmbeddingShardInfo, ...], str]:
@@ -260,7 +180,7 @@ def _read_manifest(path: Path) -> tuple[tuple[EmbeddingShardInfo, ...], str]:
         raise _unfinished(path)
     content = read_json(path)
     if content.get("format") != FORMAT or not content.get("shards"):
-        raise DataError(f"{path} is no manifest of {FORMAT}; {_REMEDY}")
+        raise DataError(f"{path} is no manifest of {FORMAT}; {REMEDY}")
     shards = tuple(record_from_json(EmbeddingShardInfo, entry) for entry in content["shards"])
     return shards, str(content.get("origin", ""))
 
@@ -280,57 +200,14 @@ def _stamp(path: Path) -> tuple[int, int, int]:
     except FileNotFoundError:
         raise _unfinished(path) from None
     except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}; {_REMEDY}") from error
+        raise DataError(f"cannot read {path}: {error.strerror}; {REMEDY}") from error
     return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 def _unfinished(path: Path) -> DataError:
     return DataError(
-        f"{path.parent} holds no finished embeddings (it has no {MANIFEST_NAME}); {_REMEDY}"
+        f"{path.parent} holds no finished embeddings (it has no {MANIFEST_NAME}); {REMEDY}"
     )
-
-
-def _paths(folder: Path, name: str) -> tuple[Path, Path, Path, Path]:
-    suffixes = ("npy", "ids.npy", "labels.npy", "json")
-    vectors, ids, labels, entry = (folder / f"{name}.{suffix}" for suffix in suffixes)
-    return vectors, ids, labels, entry
-
-
-def _check_arrays(
-    name: str,
-    embeddings: npt.NDArray[np.float32],
-    ids: npt.NDArray[np.int64],
-    labels: npt.NDArray[np.int64],
-) -> None:
-    expected: list[tuple[npt.NDArray[Any], Any, int]] = [
-        (embeddings, np.float32, 2),
-        (ids, np.int64, 1),
-        (labels, np.int64, 1),
-    ]
-    got = ", ".join(f"{array.dtype}{array.shape}" for array, _, _ in expected)
-    fits = all(array.dtype == dtype and array.ndim == ndim for array, dtype, ndim in expected)
-    if not fits or not len(embeddings) == len(ids) == len(labels):
-        raise DataError(
-            f"embedding shard {name}: expected float32(n, D), int64(n,), int64(n,), got {got}"
-        )
-    finite = np.isfinite(embeddings).all(axis=1)
-    if not finite.all():
-        raise DataError(
-            f"embedding shard {name}: the embedding of sample {ids[np.argmin(finite)]} is not "
-            f"finite, nor are {np.count_nonzero(~finite) - 1} others; did the training diverge?"
-        )
-
-
-def _check_shard(
-    folder: Path, shard: EmbeddingShardInfo, *, verify: bool, verify_vectors: bool = True
-) -> None:
-    vectors, ids, labels, _ = _paths(folder, shard.name)
-    check_file(vectors, num_bytes=shard.num_bytes, remedy=_REMEDY)
-    if verify and verify_vectors:
-        check_vectors(folder, shard)
-    if verify:
-        check_file(ids, sha256=shard.ids_sha256, remedy=_REMEDY)
-        check_file(labels, sha256=shard.labels_sha256, remedy=_REMEDY)
 
 
 def _check_unique(embeddings: EmbeddingShards) -> None:
@@ -342,7 +219,7 @@ def _check_unique(embeddings: EmbeddingShards) -> None:
         sample = ids[twice[0]]
         raise DataError(
             f"{embeddings.folder} holds sample {sample} {np.count_nonzero(ids == sample)} times, "
-            f"expected each sample once; {_REMEDY}"
+            f"expected each sample once; {REMEDY}"
         )
 
 
@@ -353,22 +230,6 @@ def _most_mapped() -> int:
 
 
 def _map_vectors(folder: Path, shard: EmbeddingShardInfo) -> npt.NDArray[np.float32]:
-    path = folder / f"{shard.name}.npy"
-    check_file(path, num_bytes=shard.num_bytes, remedy=_REMEDY)
-    return _load(path, (shard.num_rows, shard.dim), np.float32, mapped=True)
-
-
-def _load(
-    path: Path, shape: tuple[int, ...], dtype: type[np.generic], *, mapped: bool = False
-) -> npt.NDArray[Any]:
-    try:
-        array: npt.NDArray[Any] = np.load(
-            path, mmap_mode="r" if mapped else None, allow_pickle=False
-        )
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"cannot read {path}: {error}; {_REMEDY}") from error
-    if array.shape != shape or array.dtype != dtype:
-        raise DataError(
-            f"{path} holds {array.dtype}{array.shape}, expected {np.dtype(dtype)}{shape}; {_REMEDY}"
-        )
-    return array
+    path = vectors_path(folder, shard)
+    check_file(path, num_bytes=shard.num_bytes, remedy=REMEDY)
+    return load_array(path, (shard.num_rows, shard.dim), np.float32, mapped=True)

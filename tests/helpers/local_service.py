@@ -14,7 +14,8 @@ from clustering.coordinator import cluster_locally
 from clustering.errors import ClusterError
 from clustering.table import store
 from clustering.table.table import ClusterTable
-from data_shards.features.embeddings import finish_embeddings, write_embedding_shard
+from data_shards.features.embedding_shard import write_embedding_shard
+from data_shards.features.embeddings import finish_embeddings
 from data_shards.shards.manifest import Manifest
 from trainer.config.errors import TrainingError
 from trainer.config.run_config import RunConfig

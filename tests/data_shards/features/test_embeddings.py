@@ -12,14 +12,12 @@ import pytest
 
 from data_shards.errors import DataError
 from data_shards.features import embeddings as module
-from data_shards.features.embeddings import (
+from data_shards.features.embedding_shard import (
     EmbeddingShardInfo,
-    EmbeddingShards,
-    begin_embeddings,
-    finish_embeddings,
     finished_shard,
     write_embedding_shard,
 )
+from data_shards.features.embeddings import EmbeddingShards, begin_embeddings, finish_embeddings
 from data_shards.features.gather import gather_rows
 
 DIM = 5
