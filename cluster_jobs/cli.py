@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 from cluster_jobs.errors import ERROR_EXIT_CODE, run_job
+from data_shards.sources.registry import SOURCES
 
 # verb -> the module that does it, what it does
 VERBS = {
     "import": (
         "data_shards.importer",
-        "images -> shards (digits, image-folder, idx, lfw, utkface, celeba)",
+        f"images -> shards ({', '.join(SOURCES)})",
     ),
     "run": ("cluster_jobs.run", "train on this machine: Ray, clustering, DeepSpeed, report"),
     "evaluate": ("cluster_jobs.evaluate", "classify the test images again, spread over Ray"),

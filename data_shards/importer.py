@@ -7,25 +7,22 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_shards.errors import DataError, named
+from data_shards.errors import (
+    INTERRUPTED,
+    ClmleError,
+    DataError,
+    exit_code_and_message,
+    named,
+)
 from data_shards.importing.long_tail import imbalance_ratio
 from data_shards.importing.plan import ImportOptions, ImportPlan, plan_import
 from data_shards.importing.run import write_import
 from data_shards.progress import Progress
 from data_shards.shards.manifest import Manifest, verify_shard
-from data_shards.sources import SOURCE_NAMES, read_source
 from data_shards.sources.base import Source
+from data_shards.sources.registry import SOURCES, find_source, read_source
 
-_SOURCES_AND_EXAMPLES = """\
-sources, and what lies at PATH:
-  image-folder   CLASS/any files, or train/CLASS/..., test/CLASS/... and perhaps val/CLASS/...
-  lfw            NAME/NAME_0001.jpg, a folder or a tar of it
-  utkface        AGE_GENDER_RACE_TIME.jpg, a folder or a tar of it
-  celeba         img_align_celeba/, list_attr_celeba.txt and list_eval_partition.txt
-  idx            train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-..., also with .gz
-  digits         nothing, no PATH: they come with scikit-learn
-  A quarter of each class becomes the test split where a source has none of its own.
-
+_EXAMPLES = """\
 examples:
   the digits that come with scikit-learn, class 9 with 1/20 of the images of class 0:
     clmle import digits --out data/digits --long-tail-ratio 20
@@ -46,7 +43,7 @@ examples:
 
 The summary at the end says how many images were skipped, and names the first ones. Grey images of
 16 bits are scaled to 8 by dividing by 257; images of floating-point numbers cannot be used.
-An import that was stopped goes on where it was when the same command runs again.
+An import that was stopped continues where it was when the same command runs again.
 """
 
 
@@ -99,12 +96,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         sys.stdout.write(_import(arguments) if arguments.verify is None else _verify(arguments))
-    except (DataError, OSError) as error:
-        sys.stderr.write(f"clmle import: error: {error}\n")
-        return 2
-    except KeyboardInterrupt:
-        sys.stderr.write("clmle import: interrupted; the same command goes on from here\n")
-        return 130
+    except (ClmleError, OSError, KeyboardInterrupt) as error:
+        code, message = exit_code_and_message(error)
+        hint = "; the same command continues where it stopped" if code == INTERRUPTED else ""
+        sys.stderr.write(f"clmle import: {message}{hint}\n")
+        return code
     return 0
 
 
@@ -113,13 +109,37 @@ def _parser() -> argparse.ArgumentParser:
         prog="clmle import",
         usage="clmle import SOURCE [PATH] --out DIR [options]\n       clmle import --verify DIR",
         description="Turn images into the shards that training, clustering and evaluation read.",
-        epilog=_SOURCES_AND_EXAMPLES,
+        epilog=f"{_source_lines()}\n{_EXAMPLES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("source", nargs="?", metavar="SOURCE", choices=SOURCE_NAMES, help=", ".join(SOURCE_NAMES))
+    add("source", nargs="?", metavar="SOURCE", help=", ".join(SOURCES))
     add("path", nargs="?", metavar="PATH", type=Path, help="where the source's images lie")
     add("--out", metavar="DIR", type=Path, help="folder to fill")
+    _add_class_options(parser)
+    _add_split_options(parser)
+    _add_writing_options(parser)
+    add("--verify", metavar="DIR", type=Path, help="check an import instead of making one")
+    return parser
+
+
+def _source_lines() -> str:
+    """What lies at PATH, a line a source."""
+    width = max(map(len, SOURCES))
+    lines = [f"  {name:{width}}  {entry.layout}" for name, entry in SOURCES.items()]
+    return "\n".join(
+        [
+            "sources, and what lies at PATH:",
+            *lines,
+            "  A quarter of each class becomes the test split where a source has none of its own.",
+            "",
+        ]
+    )
+
+
+def _add_class_options(parser: argparse.ArgumentParser) -> None:
+    """Which classes, and how many images of each."""
+    add = parser.add_argument
     add(
         "--long-tail-ratio",
         type=float,
@@ -127,7 +147,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="R",
         help="thin the training images so that class 0 has R times those of the last class",
     )
-    add("--max-per-class", type=int, metavar="N", help="training images of a class at most")
+    add("--max-per-class", type=int, metavar="N", help="at most N training images of each class")
     add(
         "--min-images",
         type=int,
@@ -135,6 +155,17 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="leave out classes with fewer images than N",
     )
+    add(
+        "--label",
+        metavar="COLUMN",
+        help="label column that comes first: it decides class order, long tail and splits, and is "
+        "what a run trains on unless told otherwise (default: the source's first)",
+    )
+
+
+def _add_split_options(parser: argparse.ArgumentParser) -> None:
+    """Which images are held out."""
+    add = parser.add_argument
     add(
         "--test-fraction",
         type=float,
@@ -149,13 +180,12 @@ def _parser() -> argparse.ArgumentParser:
         help="share of the remaining images for a validation split (default 0: none), drawn "
         "before the long tail is thinned",
     )
-    add(
-        "--label",
-        metavar="COLUMN",
-        help="label column that comes first: class order, long tail and splits go by it, and "
-        "training does unless told otherwise (default: the source's first)",
-    )
     add("--seed", type=int, default=0, metavar="S", help="seed of every random choice (default 0)")
+
+
+def _add_writing_options(parser: argparse.ArgumentParser) -> None:
+    """How the shards are written."""
+    add = parser.add_argument
     add(
         "--samples-per-shard",
         type=int,
@@ -168,13 +198,13 @@ def _parser() -> argparse.ArgumentParser:
         "--on-error",
         choices=("stop", "skip"),
         default="stop",
-        help="what an image that cannot be read does (default stop); skipped ones are listed",
+        help="what to do at an image that cannot be read (default stop); skipped ones are listed",
     )
-    add("--verify", metavar="DIR", type=Path, help="check an import instead of making one")
-    return parser
 
 
 def _import(arguments: argparse.Namespace) -> str:
+    if arguments.source is not None:
+        find_source(arguments.source)
     if arguments.source is None or arguments.out is None:
         raise DataError("say what to import and where to: clmle import SOURCE [PATH] --out DIR")
     options = ImportOptions(

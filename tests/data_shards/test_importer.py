@@ -7,7 +7,7 @@ import pytest
 from data_shards import importer
 from data_shards.errors import named
 from data_shards.shards.manifest import Manifest
-from data_shards.sources import SOURCE_NAMES
+from data_shards.sources.registry import SOURCES
 from tests.helpers.image_shards import png, write_image_folder
 
 
@@ -139,7 +139,7 @@ def test_an_interrupt_says_how_to_go_on(
 
     monkeypatch.setattr(importer, "write_import", interrupted)
     assert importer.main(["digits", "--out", str(tmp_path / "out")]) == 130
-    assert "the same command goes on from here" in capsys.readouterr().err
+    assert "the same command continues" in capsys.readouterr().err
 
 
 def test_help_teaches_by_examples_that_can_be_typed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -153,4 +153,4 @@ def test_help_teaches_by_examples_that_can_be_typed(capsys: pytest.CaptureFixtur
         importer._parser().parse_args(example)
     shown = {word for example in examples for word in example}
     assert shown >= {"--long-tail-ratio", "--max-per-class", "--min-images", "--on-error"}
-    assert shown >= {"--test-fraction", "--verify", *SOURCE_NAMES}
+    assert shown >= {"--test-fraction", "--verify", *SOURCES}
