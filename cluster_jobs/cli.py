@@ -5,11 +5,14 @@ from __future__ import annotations
 import difflib
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 from cluster_jobs.errors import ERROR_EXIT_CODE, run_job
+from clustering.kmeans.faiss_installed import require_faiss
 from data_shards.sources.registry import SOURCES
+
+Job = Callable[[Sequence[str] | None], int]
 
 # verb -> the module that does it, what it does
 VERBS = {
@@ -51,8 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     first = arguments[0] if arguments else ""
     if first in VERBS:
-        module, _ = VERBS[first]
-        return run_job(importlib.import_module(module).main, arguments[1:])
+        return run_job(lambda argv: _start(first, argv), arguments[1:])
     if first in ("-h", "--help", "help"):
         sys.stdout.write(_help())
         return 0
@@ -61,6 +63,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     sys.stderr.write(_unknown(first) if first else _help())
     return ERROR_EXIT_CODE
+
+
+def _start(verb: str, arguments: Sequence[str] | None) -> int:
+    """Import the module of a verb, and run it."""
+    if verb == "recluster":  # it imports FAISS, and would end in a traceback without it
+        require_faiss()
+    job: Job = importlib.import_module(VERBS[verb][0]).main
+    return job(arguments)
 
 
 def entry() -> None:

@@ -23,6 +23,7 @@ from cluster_jobs.errors import PartFailed, run_job
 from cluster_jobs.launch import command as launch
 from cluster_jobs.launch.ray_part import RayPart
 from cluster_jobs.launch.supervisor import Supervisor, is_finished
+from clustering.kmeans.faiss_installed import require_faiss
 from data_shards.atomic import read_json, write_json
 from data_shards.shards.manifest import Manifest
 from trainer.config.baselines import baseline_config
@@ -85,6 +86,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _checked(config: RunConfig, resume: str) -> Manifest:
     """Find now what would otherwise fail minutes later."""
+    require_faiss()
     manifest = load_manifest(config)
     manifest.split("train")
     resolve_tasks(config, manifest)

@@ -41,7 +41,7 @@ def encode_png(pixels: npt.NDArray[np.uint8]) -> bytes:
     return stream.getvalue()
 
 
-def decode_image(data: bytes, *, size: int, channels: int) -> npt.NDArray[np.uint8]:
+def decode_image(data: bytes, *, size: int | None, channels: int) -> npt.NDArray[np.uint8]:
     """Decode an image file to a square of pixels.
 
     Another size is resized (bilinear, antialiased) by its short side and cut to the centre. Grey
@@ -50,7 +50,7 @@ def decode_image(data: bytes, *, size: int, channels: int) -> npt.NDArray[np.uin
 
     Args:
         data: image file in any format that Pillow reads.
-        size: height and width of the result.
+        size: height and width of the result; None keeps those of the image.
         channels: 1 for grey, 3 for RGB.
 
     Returns:
@@ -59,9 +59,27 @@ def decode_image(data: bytes, *, size: int, channels: int) -> npt.NDArray[np.uin
     Raises:
         DataError: when the image cannot be read, as `open_image` says.
     """
+    return to_pixels(open_image(data), size=size, channels=channels)
+
+
+def to_pixels(
+    image: Image.Image, *, size: int | None = None, channels: int = 3
+) -> npt.NDArray[np.uint8]:
+    """Convert an image that `open_image` made, as `decode_image` says.
+
+    Args:
+        image: decoded, of any mode but floating point.
+        size: height and width of the result; None keeps those of the image.
+        channels: 1 for grey, 3 for RGB.
+
+    Returns:
+        (H, W, channels) uint8.
+
+    Raises:
+        DataError: on another number of channels.
+    """
     if channels not in _MODES:
         raise DataError(f"channels must be 1 (grey) or 3 (RGB), got {channels}")
-    image = open_image(data)
     if image.mode == "P":
         # A palette with transparency makes Pillow warn unless it goes through RGBA.
         image = image.convert("RGBA")
@@ -69,9 +87,9 @@ def decode_image(data: bytes, *, size: int, channels: int) -> npt.NDArray[np.uin
         # Pillow's own conversion clips at 255, which leaves such an image white.
         image = Image.fromarray(_to_8_bit(np.asarray(image)))
     image = image.convert(_MODES[channels])
-    if image.size != (size, size):
+    if size is not None and image.size != (size, size):
         image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
-    return np.asarray(image, dtype=np.uint8).reshape(size, size, channels)
+    return np.asarray(image, dtype=np.uint8).reshape(image.height, image.width, channels)
 
 
 def _is_16_bit(image: Image.Image) -> bool:

@@ -15,6 +15,7 @@ from trainer.config.baselines import check_baseline
 from trainer.config.builder import build_config, given_settings, place
 from trainer.config.recipe import Derived, derive_for
 from trainer.config.run_config import RunConfig, as_dict
+from trainer.config.shipped import config_path
 
 
 class _Loader(yaml.SafeLoader):
@@ -63,7 +64,7 @@ def load_with_recipe(
 
 def _read(path: str | Path) -> dict[str, Any]:
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = config_path(path).read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
     try:
@@ -117,7 +118,12 @@ def config_parser(prog: str, description: str | None) -> argparse.ArgumentParser
     parser = argparse.ArgumentParser(
         prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config", required=True, metavar="FILE", help="YAML file of the run")
+    parser.add_argument(
+        "--config",
+        required=True,
+        metavar="FILE|RUN|NAME",
+        help="YAML file, the folder of a run, or the name of a shipped one, such as long_tail",
+    )
     parser.add_argument(
         "--set",
         action="append",
