@@ -13,14 +13,13 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from cluster_jobs.classify import Classifier
 from cluster_jobs.service.snapshots import check_data, served_snapshot
 from clustering.table import store
 from clustering.table.table import ClusterTable
 from data_shards.errors import DataError
-from data_shards.images.transforms import decode_image, to_pixels
+from data_shards.images.transforms import decode_image, fit_pixels
 from trainer.config.run_config import RunConfig
 from trainer.config.tasks import load_manifest, resolve_tasks
 from trainer.config.yaml_file import load_config
@@ -178,13 +177,4 @@ def _pixels(image: ImageLike, *, size: int, channels: int) -> Pixels:
         except (DataError, OSError) as error:
             reason = (error.strerror if isinstance(error, OSError) else None) or error
             raise DataError(f"{image}: {reason}") from error
-    array = np.asarray(image)
-    if array.ndim == 3 and array.shape[2] == 1:
-        array = array[:, :, 0]
-    grey_or_rgb = array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)
-    if array.dtype != np.uint8 or not grey_or_rgb or not array.size:
-        raise DataError(
-            "expected a path, or uint8 pixels of shape (H, W), (H, W, 1) or (H, W, 3), got "
-            f"{array.dtype} of shape {array.shape}"
-        )
-    return to_pixels(Image.fromarray(array), size=size, channels=channels)
+    return fit_pixels(np.asarray(image), size=size, channels=channels)

@@ -59,25 +59,37 @@ def decode_image(data: bytes, *, size: int | None, channels: int) -> npt.NDArray
     Raises:
         DataError: when the image cannot be read, as `open_image` says.
     """
-    return to_pixels(open_image(data), size=size, channels=channels)
+    return _to_pixels(open_image(data), size=size, channels=channels)
 
 
-def to_pixels(
-    image: Image.Image, *, size: int | None = None, channels: int = 3
+def fit_pixels(
+    pixels: npt.NDArray[np.uint8], *, size: int | None, channels: int
 ) -> npt.NDArray[np.uint8]:
-    """Convert an image that `open_image` made, as `decode_image` says.
+    """Bring decoded pixels to a size and a number of channels, as `decode_image` does.
 
     Args:
-        image: decoded, of any mode but floating point.
+        pixels: (H, W), (H, W, 1) or (H, W, 3) uint8.
         size: height and width of the result; None keeps those of the image.
         channels: 1 for grey, 3 for RGB.
 
     Returns:
-        (H, W, channels) uint8.
+        (size, size, channels) uint8.
 
     Raises:
-        DataError: on another number of channels.
+        DataError: on another shape or dtype, or another number of channels.
     """
+    if pixels.ndim == 3 and pixels.shape[2] == 1:
+        pixels = pixels[:, :, 0]
+    is_image = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3)
+    if pixels.dtype != np.uint8 or not is_image or not pixels.size:
+        raise DataError(
+            "pixels must be uint8 of shape (H, W), (H, W, 1) or (H, W, 3), "
+            f"got {pixels.dtype} of shape {pixels.shape}"
+        )
+    return _to_pixels(Image.fromarray(pixels), size=size, channels=channels)
+
+
+def _to_pixels(image: Image.Image, *, size: int | None, channels: int) -> npt.NDArray[np.uint8]:
     if channels not in _MODES:
         raise DataError(f"channels must be 1 (grey) or 3 (RGB), got {channels}")
     if image.mode == "P":
