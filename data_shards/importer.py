@@ -30,19 +30,19 @@ examples:
     clmle import image-folder photos --out data/photos --on-error skip
   Fashion-MNIST as a long tail from 1,000 images down to 10:
     clmle import idx fashion_mnist --out data/fashion --long-tail-ratio 100 --max-per-class 1000
-  faces of the people of whom there are ten images or more, one in five of them for testing:
+  faces of people with ten images or more, one image in five for testing:
     clmle import lfw lfw.tgz --out data/lfw --min-images 10 --test-fraction 0.2
   UTKFace with one woman to ten men; race, age_decade and age60 stay as further labels:
     clmle import utkface UTKFace.tar.gz --out data/gender10 --label gender --long-tail-ratio 10
-  the same with every tenth image that is not for testing set aside for choosing settings:
+  the same, with a tenth of the other images set aside for choosing settings:
     clmle import utkface UTKFace.tar.gz --out data/utk --on-error skip --validation-fraction 0.1
   CelebA with its forty attributes and official splits:
     clmle import celeba CelebA --out data/celeba
   compare every byte of an import with its checksums:
     clmle import --verify data/lfw
 
-The summary at the end says how many images were skipped, and names the first ones. Grey images of
-16 bits are scaled to 8 by dividing by 257; images of floating-point numbers cannot be used.
+The summary at the end says how many images were skipped, and names the first ones. 16-bit grey
+images are scaled to 8 bits by dividing by 257; floating-point images cannot be used.
 An import that was stopped continues where it was when the same command runs again.
 """
 
@@ -51,13 +51,13 @@ def import_source(source: Source, options: ImportOptions) -> Manifest:
     """Import the images of a source.
 
     Raises:
-        DataError: on images, options or a folder that do not serve; the message says which.
+        DataError: on images, options or a folder that cannot be used; the message says which.
     """
     return write_import(plan_import(source, options), options)
 
 
 def describe_import(manifest: Manifest, plan: ImportPlan) -> str:
-    """Return the summary of an import: counts, imbalance, what is missing, where it lies."""
+    """Return the summary of an import: counts, imbalance, what is missing, the folder."""
     column = manifest.label_columns[0]
     lines = [f"{manifest.folder}: {plan.source}, {manifest.num_classes(column):,} classes"]
     if len(manifest.label_columns) > 1:
@@ -84,7 +84,7 @@ def describe_import(manifest: Manifest, plan: ImportPlan) -> str:
             f"{plan.settings['min_images']:,} images: {named(dropped)}"
         )
     if fewer and plan.settings["long_tail_ratio"] > 1:
-        lines.append(f"  fewer images than the long tail wanted: {named(fewer)}")
+        lines.append(f"  fewer images than the long tail asked for: {named(fewer)}")
     if manifest.skipped:
         skipped = manifest.skipped
         lines.append(f"  skipped {len(skipped):,} image(s) that cannot be used: {named(skipped)}")
@@ -114,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("source", nargs="?", metavar="SOURCE", help=", ".join(SOURCES))
-    add("path", nargs="?", metavar="PATH", type=Path, help="where the source's images lie")
+    add("path", nargs="?", metavar="PATH", type=Path, help="folder or file of the source's images")
     add("--out", metavar="DIR", type=Path, help="folder to fill")
     _add_class_options(parser)
     _add_split_options(parser)
@@ -124,12 +124,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _source_lines() -> str:
-    """What lies at PATH, a line a source."""
+    """What each source expects at PATH, one line each."""
     width = max(map(len, SOURCES))
     lines = [f"  {name:{width}}  {entry.layout}" for name, entry in SOURCES.items()]
     return "\n".join(
         [
-            "sources, and what lies at PATH:",
+            "sources, and what to have at PATH:",
             *lines,
             "  A quarter of each class becomes the test split where a source has none of its own.",
             "",
@@ -206,7 +206,7 @@ def _import(arguments: argparse.Namespace) -> str:
     if arguments.source is not None:
         find_source(arguments.source)
     if arguments.source is None or arguments.out is None:
-        raise DataError("say what to import and where to: clmle import SOURCE [PATH] --out DIR")
+        raise DataError("say what to import, and where to: clmle import SOURCE [PATH] --out DIR")
     options = ImportOptions(
         out=arguments.out,
         long_tail_ratio=arguments.long_tail_ratio,
@@ -225,7 +225,7 @@ def _import(arguments: argparse.Namespace) -> str:
 
 def _verify(arguments: argparse.Namespace) -> str:
     if arguments.source is not None or arguments.out is not None:
-        raise DataError("--verify goes without SOURCE and --out: clmle import --verify DIR")
+        raise DataError("--verify takes neither SOURCE nor --out: clmle import --verify DIR")
     folder: Path = arguments.verify
     manifest = Manifest.load(folder)
     shards = [shard for split in manifest.splits.values() for shard in split.shards]
@@ -234,7 +234,7 @@ def _verify(arguments: argparse.Namespace) -> str:
             verify_shard(manifest, shard)
             progress.update()
     num_samples = sum(shard.num_samples for shard in shards)
-    return f"{folder} is whole: {num_samples:,} images in {len(shards):,} shard(s)\n"
+    return f"{folder} is intact: {num_samples:,} images in {len(shards):,} shard(s)\n"
 
 
 if __name__ == "__main__":

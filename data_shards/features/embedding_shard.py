@@ -27,7 +27,7 @@ class EmbeddingShardInfo:
     num_rows: int
     dim: int
     origin: str
-    """What decides its files, weights and data among it."""
+    """Identifies what the embeddings were made of: weights, data and settings."""
     num_bytes: int
     """Size of the file of vectors."""
     sha256: str
@@ -45,15 +45,15 @@ def write_embedding_shard(
     labels: npt.NDArray[np.int64],
     origin: str,
 ) -> EmbeddingShardInfo:
-    """Write one shard; its own JSON last, so a killed writer leaves none that looks finished.
+    """Write one shard, its JSON entry last: a killed writer leaves none that looks finished.
 
     Args:
-        folder: where to write; made when missing.
-        name: name of the shard's files without suffix.
+        folder: where to write; created if missing.
+        name: name of the shard's files, without suffix.
         embeddings: (n, D) float32, finite; n may be 0.
         ids: (n,) int64, sample ids.
         labels: (n,) int64, class ids.
-        origin: what decides the files, weights and data among it.
+        origin: identifies what the embeddings were made of: weights, data and settings.
 
     Raises:
         DataError: on wrong shapes or types, or a vector that is not finite (names the sample).
@@ -64,7 +64,7 @@ def write_embedding_shard(
     vectors, ids_file, labels_file, entry = _paths(folder, name)
     entry.unlink(missing_ok=True)
     for path, array in ((vectors, embeddings), (ids_file, ids), (labels_file, labels)):
-        # Flushed, though they have checksums: evaluations read finished embeddings without these.
+        # Flushed despite their checksums, which evaluations do not compare.
         with atomic_file(path, flush_name=False) as temporary:
             np.save(temporary, np.ascontiguousarray(array), allow_pickle=False)
     info = EmbeddingShardInfo(
@@ -105,7 +105,7 @@ def check_vectors(folder: Path | str, shard: EmbeddingShardInfo) -> None:
 
 
 def vectors_path(folder: Path, shard: EmbeddingShardInfo) -> Path:
-    """Where a shard's vectors lie."""
+    """The file of a shard's vectors."""
     return _paths(folder, shard.name)[0]
 
 
@@ -146,7 +146,7 @@ def check_shard(
     """Check that a shard's files are there and in full.
 
     Args:
-        folder: where they lie.
+        folder: that holds them.
         shard: the shard's entry in the manifest.
         verify: compare checksums too, not only the size of the vectors' file.
         verify_vectors: False to leave out the checksum of the vectors, which are nearly all of the

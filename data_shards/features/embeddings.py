@@ -1,4 +1,4 @@
-"""Embedding shards of one task: vectors, sample ids and classes in memory-mapped files.
+"""The embedding shards of one task as one table: vectors, sample ids, classes.
 
     DIR/manifest.json           written last: without it the folder is not read
     DIR/shard-000000.npy        (n, D) float32
@@ -39,7 +39,7 @@ _MOST_MAPPED = 16_384  # shards at a time: a quarter of the maps that Linux gran
 
 
 def begin_embeddings(folder: Path | str, origin: str) -> None:
-    """Take away the manifest of another origin, whose shards are about to be replaced."""
+    """Remove the manifest of another origin, whose shards are about to be replaced."""
     path = Path(folder) / MANIFEST_NAME
     with suppress(DataError):
         if _read_manifest(path)[1] == origin:
@@ -48,13 +48,13 @@ def begin_embeddings(folder: Path | str, origin: str) -> None:
 
 
 def finish_embeddings(folder: Path | str, infos: Sequence[EmbeddingShardInfo], origin: str) -> None:
-    """Write the manifest over the shards, which makes the folder readable.
+    """Write the manifest of the shards, which makes the folder readable.
 
     Raises:
         DataError: when there is no shard, or the shards differ in origin or dimension.
     """
     if not infos:
-        raise DataError(f"no embedding shard to finish in {folder}")
+        raise DataError(f"there is no embedding shard to finish in {folder}")
     for info in infos:
         if info.origin != origin or info.dim != infos[0].dim:
             raise DataError(
@@ -68,12 +68,12 @@ def finish_embeddings(folder: Path | str, infos: Sequence[EmbeddingShardInfo], o
 class EmbeddingShards:
     """The embeddings of a folder as one long table whose vectors stay on the disk.
 
-    A shard is mapped into memory when a row of it is first wanted.
+    A shard is mapped into memory when one of its rows is first read.
 
     Attributes:
-        folder: where they lie.
+        folder: that holds them.
         shards: the shards, in the order of their rows.
-        origin: what decides the files, weights and data among it.
+        origin: identifies what the embeddings were made of: weights, data and settings.
         dim: D.
         num_rows: N, the number of embeddings.
     """
@@ -95,18 +95,18 @@ class EmbeddingShards:
 
         Args:
             folder: the folder.
-            verify: compare checksums, and that no sample id is there twice.
-            verify_vectors: also the vectors, unless somebody else does: they are nearly all of the
-                bytes.
+            verify: compare checksums, and check that no sample id occurs twice.
+            verify_vectors: compare the checksums of the vectors too; False if another process does
+                it, since they are nearly all of the bytes.
 
         Raises:
-            DataError: when the folder is not complete, or naming the file that is damaged.
+            DataError: when the folder is not complete or a file is damaged (named).
         """
         folder = Path(folder)
         opened = cls(folder, *_read_manifest(folder / MANIFEST_NAME))
         for shard in opened.shards:
             check_shard(folder, shard, verify=verify, verify_vectors=verify_vectors)
-        # Read now: a file that is damaged is to show here, not in the middle of an evaluation.
+        # Read now: a damaged file should show here, not in the middle of an evaluation.
         _ = opened.ids, opened.labels
         if verify:
             _check_unique(opened)
@@ -114,10 +114,10 @@ class EmbeddingShards:
 
     @classmethod
     def open_checked(cls, folder: Path | str) -> EmbeddingShards:
-        """Open a folder whose files somebody has checked: a task's way, of which there are many.
+        """Open a folder that was checked before: for the many small calls that Ray runs.
 
-        Only the manifest is looked at, and read once in a process while it stays the same. What is
-        missing or damaged by now shows when it is wanted.
+        Only the manifest is read, once per process while it stays the same. A file that has gone
+        missing or been damaged since then is reported when it is read.
 
         Raises:
             DataError: when the folder is not complete, or cannot be read.
@@ -127,7 +127,7 @@ class EmbeddingShards:
 
     @cached_property
     def ids(self) -> npt.NDArray[np.int64]:
-        """(N,) int64, sample ids, each once; read when first wanted.
+        """(N,) int64, sample ids, each once; read on first use.
 
         Raises:
             DataError: naming the file that cannot be read.
@@ -136,7 +136,7 @@ class EmbeddingShards:
 
     @cached_property
     def labels(self) -> npt.NDArray[np.int64]:
-        """(N,) int64, class ids; read when first wanted.
+        """(N,) int64, class ids; read on first use.
 
         Raises:
             DataError: naming the file that cannot be read.
@@ -180,7 +180,7 @@ def _read_manifest(path: Path) -> tuple[tuple[EmbeddingShardInfo, ...], str]:
         raise _unfinished(path)
     content = read_json(path)
     if content.get("format") != FORMAT or not content.get("shards"):
-        raise DataError(f"{path} is no manifest of {FORMAT}; {REMEDY}")
+        raise DataError(f"{path} is not a manifest of {FORMAT}; {REMEDY}")
     shards = tuple(record_from_json(EmbeddingShardInfo, entry) for entry in content["shards"])
     return shards, str(content.get("origin", ""))
 
@@ -189,12 +189,12 @@ def _read_manifest(path: Path) -> tuple[tuple[EmbeddingShardInfo, ...], str]:
 def _known_manifest(
     path: Path, stamp: tuple[int, int, int]
 ) -> tuple[tuple[EmbeddingShardInfo, ...], str]:
-    """`_read_manifest`, which is not done again while the stamp stays the same."""
+    """`_read_manifest`, cached as long as the stamp stays the same."""
     return _read_manifest(path)
 
 
 def _stamp(path: Path) -> tuple[int, int, int]:
-    """What differs when a manifest was written anew."""
+    """What changes when a manifest is written again."""
     try:
         found = path.stat()
     except FileNotFoundError:
@@ -212,7 +212,7 @@ def _unfinished(path: Path) -> DataError:
 
 def _check_unique(embeddings: EmbeddingShards) -> None:
     ids = embeddings.ids
-    if not np.all(ids[1:] > ids[:-1]):  # in order, as of an import, they need no sorting
+    if not np.all(ids[1:] > ids[:-1]):  # already sorted, as those of an import are
         ids = np.sort(ids)
     twice = np.flatnonzero(ids[1:] == ids[:-1])
     if len(twice):
@@ -224,7 +224,7 @@ def _check_unique(embeddings: EmbeddingShards) -> None:
 
 
 def _most_mapped() -> int:
-    """Shards to have mapped at a time: each holds a file open, of which others need some too."""
+    """Shards mapped at a time: each keeps a file open, and the process needs others too."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return _MOST_MAPPED if files == resource.RLIM_INFINITY else min(files // 2, _MOST_MAPPED)
 

@@ -44,6 +44,6 @@ def config_path(named: str | Path) -> Path:
     near = difflib.get_close_matches(path.stem, shipped, n=1)
     hint = f"did you mean --config {near[0]}?" if near else f"shipped: {', '.join(shipped)}"
     raise ConfigError(
-        f"cannot read the configuration {named}: there is no such file and no such shipped "
-        f"configuration; {hint}"
+        f"cannot read the configuration {named}: No such file, and no shipped configuration has "
+        f"that name; {hint}"
     )
