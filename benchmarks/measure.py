@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from data_shards.features.embeddings import finish_embeddings, write_embedding_shard
+from data_shards.features.embedding_shard import write_embedding_shard
+from data_shards.features.embeddings import finish_embeddings
 
 _ROWS_PER_SHARD = 50_000
 

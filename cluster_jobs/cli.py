@@ -5,17 +5,21 @@ from __future__ import annotations
 import difflib
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 from cluster_jobs.errors import run_job
+from clustering.kmeans.faiss_installed import require_faiss
 from data_shards.errors import MISTAKE
+from data_shards.sources.registry import SOURCES
+
+Job = Callable[[Sequence[str] | None], int]
 
 # The one line that a verb needs: its module, which has `main(argv) -> exit code`, and its purpose.
 VERBS = {
     "import": (
         "data_shards.importer",
-        "images -> shards (digits, image-folder, idx, lfw, utkface, celeba)",
+        f"images -> shards ({', '.join(SOURCES)})",
     ),
     "run": ("cluster_jobs.run", "train on this machine: Ray, clustering, DeepSpeed, report"),
     "evaluate": ("cluster_jobs.evaluate", "classify the test images again, spread over Ray"),
@@ -70,8 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     first = arguments[0] if arguments else ""
     if first in VERBS:
-        module, _ = VERBS[first]
-        return run_job(importlib.import_module(module).main, arguments[1:])
+        return run_job(lambda argv: _start(first, argv), arguments[1:])
     if first in ("-h", "--help", "help"):
         sys.stdout.write(_help())
         return 0
@@ -80,6 +83,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     sys.stderr.write(_unknown(first) if first else _help())
     return MISTAKE
+
+
+def _start(verb: str, arguments: Sequence[str] | None) -> int:
+    """Import the module of a verb, and run it."""
+    if verb == "recluster":  # it imports FAISS, and would end in a traceback without it
+        require_faiss()
+    job: Job = importlib.import_module(VERBS[verb][0]).main
+    return job(arguments)
 
 
 def entry() -> None:
@@ -101,10 +112,8 @@ def _unknown(word: str) -> str:
 
 def _meant(word: str) -> str | None:
     """The verb, or import of a source, that a word stands for or resembles; None if none does."""
-    from data_shards.sources import SOURCE_NAMES
-
     known = {verb: verb for verb in VERBS} | _ALIASES
-    known |= {source: f"import {source}" for source in SOURCE_NAMES}
+    known |= {source: f"import {source}" for source in SOURCES}
     written = word.lower().lstrip("-").replace("_", "-")
     near = [written] if written in known else difflib.get_close_matches(written, known, n=1)
     return known[near[0]] if near else None

@@ -20,6 +20,7 @@ from cluster_jobs import machine
 from cluster_jobs.comparison import comparison_table
 from cluster_jobs.errors import PartFailed, run_job
 from cluster_jobs.launch.training_runs import train_all
+from clustering.kmeans.faiss_installed import require_faiss
 from data_shards.atomic import read_json, write_json
 from data_shards.shards.manifest import Manifest
 from trainer.config.baselines import baseline_config
@@ -81,6 +82,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _checked(config: RunConfig, resume: str) -> Manifest:
     """Check now what would otherwise fail minutes later; the shards."""
+    require_faiss()
     manifest = load_manifest(config)
     manifest.split("train")
     resolve_tasks(config, manifest)

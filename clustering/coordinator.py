@@ -25,7 +25,8 @@ from clustering.kmeans.bundle import BundleWork
 from clustering.table.neighbours import neighbour_lists
 from clustering.table.quality import class_quality, table_quality
 from clustering.table.table import ClusterTable
-from data_shards.features.embeddings import EmbeddingShardInfo, EmbeddingShards
+from data_shards.features.embedding_shard import EmbeddingShardInfo
+from data_shards.features.embeddings import EmbeddingShards
 
 logger = logging.getLogger(__name__)
 

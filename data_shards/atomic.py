@@ -1,7 +1,7 @@
 """Files and folders that appear complete or not at all.
 
 Everything is written under a name that starts with `.tmp-`, flushed to the disk, then renamed.
-A killed writer leaves at most such a name behind, which no reader takes for real.
+A killed writer leaves at most such a temporary name behind, which readers ignore.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ TEMPORARY_PREFIX = ".tmp-"
 
 @contextmanager
 def atomic_file(path: Path | str, *, flush_name: bool = True) -> Iterator[Path]:
-    """Write a file that is there whole or not at all; replaces an older one.
+    """Write a file that appears complete or not at all; replaces an older one.
 
     Args:
         path: the file to make; its folder must exist.
-        flush_name: False when another file follows in the folder, which puts all names on the disk.
+        flush_name: False when another file follows in the folder, whose flush covers all names.
 
     Yields:
         A path in the same folder and with the same suffix to write to. It is flushed to the disk
@@ -48,13 +48,13 @@ def atomic_file(path: Path | str, *, flush_name: bool = True) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: Path | str) -> Iterator[Path]:
-    """Write a folder that is there whole or not at all; replaces an older one.
+    """Write a folder that appears complete or not at all; replaces an older one.
 
     Args:
         path: the folder to make; its parent must exist.
 
     Yields:
-        An empty folder beside `path` to fill. It is flushed and renamed when the block ends,
+        An empty folder next to `path`, to be filled. It is flushed and renamed when the block ends,
         removed when the block raises.
     """
     path = Path(path)
@@ -71,10 +71,10 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
 
 
 def clear_leftovers(folder: Path | str) -> None:
-    """Remove what killed writers left directly in `folder`; no writer may be at work there.
+    """Remove what killed writers left directly in `folder`; no writer may be active there.
 
-    What of a folder cannot be removed stays until the next time: some network file systems keep
-    a file as long as somebody reads it.
+    What cannot be removed stays until the next call: some network file systems keep a file as
+    long as it is open somewhere.
     """
     for leftover in Path(folder).glob(f"{TEMPORARY_PREFIX}*"):
         if leftover.is_dir():
@@ -84,7 +84,7 @@ def clear_leftovers(folder: Path | str) -> None:
 
 
 def flush_tree(folder: Path) -> None:
-    """Have the operating system put a folder with all that is in it on the disk."""
+    """Flush a folder and everything in it to the disk."""
     for parent, _, files in os.walk(folder):
         for name in files:
             _flush(Path(parent, name))
@@ -98,7 +98,7 @@ def sha256_of(path: Path | str) -> str:
 
 
 def write_json(path: Path | str, obj: Any) -> None:
-    """Write `obj` as JSON in one step; equal objects make equal bytes."""
+    """Write `obj` as JSON atomically; equal objects give equal bytes."""
     with atomic_file(path) as temporary:
         temporary.write_text(json.dumps(obj, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
@@ -107,7 +107,7 @@ def read_json(path: Path | str) -> dict[str, Any]:
     """Read a JSON file that holds an object.
 
     Raises:
-        DataError: when the file is missing, unreadable, no JSON, or JSON but no object.
+        DataError: when the file is missing, unreadable, not JSON, or not a JSON object.
     """
     try:
         obj = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -115,11 +115,12 @@ def read_json(path: Path | str) -> dict[str, Any]:
         raise DataError(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:
         raise DataError(
-            f"{path} is damaged: it holds no valid JSON ({error}); make it anew"
+            f"{path} is damaged: it is not valid JSON ({error}); create it again"
         ) from error
     if not isinstance(obj, dict):
         raise DataError(
-            f"{path} is damaged: expected a JSON object, got a {type(obj).__name__}; make it anew"
+            f"{path} is damaged: expected a JSON object, got a {type(obj).__name__}; "
+            "create it again"
         )
     return obj
 
@@ -130,7 +131,7 @@ def _temporary_name(path: Path) -> Path:
 
 
 def _put_in_place(new: Path, path: Path) -> None:
-    """Rename `new` to `path`; an older `path` steps aside, and back should that fail."""
+    """Rename `new` to `path`; an older `path` is moved aside, and back if that fails."""
     if not path.exists():
         os.rename(new, path)
         return
@@ -141,12 +142,12 @@ def _put_in_place(new: Path, path: Path) -> None:
     except BaseException:
         os.rename(old, path)
         raise
-    # The new one is there: an old one that cannot be removed counts for nothing.
+    # The new one is in place: an old one that cannot be removed does no harm.
     shutil.rmtree(old, ignore_errors=True)
 
 
 def _flush(path: Path) -> None:
-    """Have the operating system put a file or a folder's list of names on the disk."""
+    """Flush a file, or a folder's list of names, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

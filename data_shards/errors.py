@@ -1,7 +1,7 @@
 """The errors that a user may meet, and the exit code of each; every other package adds its own.
 
-An exit code of 2 means a mistake that the user can mend: a setting, the data, an option. 1 means
-that something failed on the way, 130 that the user stopped it.
+An exit code of 2 means a mistake that the user can fix: a setting, the data, an option. 1 means
+that something failed while it ran, 130 that the user stopped it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _MAX_NAMED = 5
 
 
 class ClmleError(Exception):
-    """Base of the errors that are told in one message: what was found, and what to do."""
+    """Base of the errors that end a command with one message: what was found, and what to do."""
 
     exit_code = FAILED
 
@@ -42,16 +42,16 @@ def require(condition: bool, name: str, expected: str, got: object) -> None:
 
 
 def exit_code_and_message(error: BaseException) -> tuple[int, str]:
-    """How a process ends that meets an error: the one rule for every command.
+    """The exit code and message for an error: the one rule for every command.
 
     Args:
         error: whatever ended the command.
 
     Returns:
-        Exit code, and the line to show.
+        Exit code and the line to show.
 
     Raises:
-        BaseException: the error itself, where it is a bug: its traceback is worth showing.
+        BaseException: the error itself, if it is a bug, whose traceback should be shown.
     """
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED, "stopped"
@@ -63,12 +63,12 @@ def exit_code_and_message(error: BaseException) -> tuple[int, str]:
 
 
 def os_error_text(error: OSError) -> str:
-    """What the operating system refused, and for which file if it says so."""
+    """The operating system's reason, with the file if it names one."""
     where = f"{error.filename}: " if error.filename else ""
     return f"{where}{error.strerror or error}"
 
 
 def named(names: Sequence[str]) -> str:
-    """The first of them, and how many more there are."""
+    """The first few names, and how many more there are."""
     more = f" and {len(names) - _MAX_NAMED:,} more" if len(names) > _MAX_NAMED else ""
     return ", ".join(names[:_MAX_NAMED]) + more

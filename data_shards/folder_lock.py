@@ -14,10 +14,10 @@ _logger = logging.getLogger(__name__)
 
 
 class FolderLock:
-    """A file in a folder that one process at a time holds; one that died holds none."""
+    """A lock file in a folder, held by one process at a time; a process that died releases it."""
 
     def __init__(self, path: Path) -> None:
-        """Open the file; it and its folder are made when missing.
+        """Open the file; it and its folder are created if missing.
 
         Raises:
             OSError: the folder cannot be written.
@@ -31,15 +31,15 @@ class FolderLock:
     def claimed(
         self, claim: Callable[[], None], *, busy: Exception, patience_seconds: float = 0.0
     ) -> Iterator[None]:
-        """Inside the block, which can be entered once, the folder is claimed and the lock held.
+        """Hold the lock inside the block, after claiming the folder; can be entered once.
 
-        Who is refused has changed nothing: the claim writes what another one at work goes by, so
-        the lock comes first, and goes again from a folder that was refused.
+        The claim writes files that another active process relies on, so the lock is taken first. A
+        refused claim leaves the folder unchanged: a lock file that this call created is removed.
 
         Args:
-            claim: makes the folder one's own, or refuses it by raising.
+            claim: takes possession of the folder, or raises to refuse it.
             busy: what to raise when another process holds the lock.
-            patience_seconds: how long to wait for one that is about to end.
+            patience_seconds: how long to wait for a process that is about to end.
         """
         with self._file:
             if not self._is_taken(time.monotonic() + patience_seconds):
@@ -61,7 +61,9 @@ class FolderLock:
                     return False
                 time.sleep(_POLL_SECONDS)
             except OSError as error:  # a file system without locks
-                _logger.warning("cannot lock %s (%s): start no second one", self._path, error)
+                _logger.warning(
+                    "cannot lock %s (%s): start no second process there", self._path, error
+                )
                 return True
             else:
                 return True

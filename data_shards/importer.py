@@ -13,19 +13,10 @@ from data_shards.importing.plan import ImportOptions, ImportPlan, plan_import
 from data_shards.importing.run import write_import
 from data_shards.progress import Progress
 from data_shards.shards.manifest import Manifest, verify_shard
-from data_shards.sources import SOURCE_NAMES, read_source
 from data_shards.sources.base import Source
+from data_shards.sources.registry import SOURCES, find_source, read_source
 
-_SOURCES_AND_EXAMPLES = """\
-sources, and what lies at PATH:
-  image-folder   CLASS/any files, or train/CLASS/..., test/CLASS/... and perhaps val/CLASS/...
-  lfw            NAME/NAME_0001.jpg, a folder or a tar of it
-  utkface        AGE_GENDER_RACE_TIME.jpg, a folder or a tar of it
-  celeba         img_align_celeba/, list_attr_celeba.txt and list_eval_partition.txt
-  idx            train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-..., also with .gz
-  digits         nothing, no PATH: they come with scikit-learn
-  A quarter of each class becomes the test split where a source has none of its own.
-
+_EXAMPLES = """\
 examples:
   the digits that come with scikit-learn, class 9 with 1/20 of the images of class 0:
     clmle import digits --out data/digits --long-tail-ratio 20
@@ -33,20 +24,20 @@ examples:
     clmle import image-folder photos --out data/photos --on-error skip
   Fashion-MNIST as a long tail from 1,000 images down to 10:
     clmle import idx fashion_mnist --out data/fashion --long-tail-ratio 100 --max-per-class 1000
-  faces of the people of whom there are ten images or more, one in five of them for testing:
+  faces of people with ten images or more, one image in five for testing:
     clmle import lfw lfw.tgz --out data/lfw --min-images 10 --test-fraction 0.2
   UTKFace with one woman to ten men; race, age_decade and age60 stay as further labels:
     clmle import utkface UTKFace.tar.gz --out data/gender10 --label gender --long-tail-ratio 10
-  the same with every tenth image that is not for testing set aside for choosing settings:
+  the same, with a tenth of the other images set aside for choosing settings:
     clmle import utkface UTKFace.tar.gz --out data/utk --on-error skip --validation-fraction 0.1
   CelebA with its forty attributes and official splits:
     clmle import celeba CelebA --out data/celeba
   compare every byte of an import with its checksums:
     clmle import --verify data/lfw
 
-The summary at the end says how many images were skipped, and names the first ones. Grey images of
-16 bits are scaled to 8 by dividing by 257; images of floating-point numbers cannot be used.
-An import that was stopped goes on where it was when the same command runs again.
+The summary at the end says how many images were skipped, and names the first ones. 16-bit grey
+images are scaled to 8 bits by dividing by 257; floating-point images cannot be used.
+An import that was stopped continues where it was when the same command runs again.
 """
 
 
@@ -57,13 +48,13 @@ def import_source(source: Source, options: ImportOptions) -> Manifest:
     """Import the images of a source.
 
     Raises:
-        DataError: on images, options or a folder that do not serve; the message says which.
+        DataError: on images, options or a folder that cannot be used; the message says which.
     """
     return write_import(plan_import(source, options), options)
 
 
 def describe_import(manifest: Manifest, plan: ImportPlan) -> str:
-    """Return the summary of an import: counts, imbalance, what is missing, where it lies."""
+    """Return the summary of an import: counts, imbalance, what is missing, the folder."""
     column = manifest.label_columns[0]
     lines = [f"{manifest.folder}: {plan.source}, {manifest.num_classes(column):,} classes"]
     if len(manifest.label_columns) > 1:
@@ -90,7 +81,7 @@ def describe_import(manifest: Manifest, plan: ImportPlan) -> str:
             f"{plan.settings['min_images']:,} images: {named(dropped)}"
         )
     if fewer and plan.settings["long_tail_ratio"] > 1:
-        lines.append(f"  fewer images than the long tail wanted: {named(fewer)}")
+        lines.append(f"  fewer images than the long tail asked for: {named(fewer)}")
     if manifest.skipped:
         skipped = manifest.skipped
         lines.append(f"  skipped {len(skipped):,} image(s) that cannot be used: {named(skipped)}")
@@ -114,13 +105,37 @@ def _parser() -> argparse.ArgumentParser:
         prog="clmle import",
         usage="clmle import SOURCE [PATH] --out DIR [options]\n       clmle import --verify DIR",
         description="Turn images into the shards that training, clustering and evaluation read.",
-        epilog=_SOURCES_AND_EXAMPLES,
+        epilog=f"{_source_lines()}\n{_EXAMPLES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("source", nargs="?", metavar="SOURCE", choices=SOURCE_NAMES, help=", ".join(SOURCE_NAMES))
-    add("path", nargs="?", metavar="PATH", type=Path, help="where the source's images lie")
+    add("source", nargs="?", metavar="SOURCE", help=", ".join(SOURCES))
+    add("path", nargs="?", metavar="PATH", type=Path, help="folder or file of the source's images")
     add("--out", metavar="DIR", type=Path, help="folder to fill")
+    _add_class_options(parser)
+    _add_split_options(parser)
+    _add_writing_options(parser)
+    add("--verify", metavar="DIR", type=Path, help="check an import instead of making one")
+    return parser
+
+
+def _source_lines() -> str:
+    """What each source expects at PATH, one line each."""
+    width = max(map(len, SOURCES))
+    lines = [f"  {name:{width}}  {entry.layout}" for name, entry in SOURCES.items()]
+    return "\n".join(
+        [
+            "sources, and what to have at PATH:",
+            *lines,
+            "  A quarter of each class becomes the test split where a source has none of its own.",
+            "",
+        ]
+    )
+
+
+def _add_class_options(parser: argparse.ArgumentParser) -> None:
+    """Which classes, and how many images of each."""
+    add = parser.add_argument
     add(
         "--long-tail-ratio",
         type=float,
@@ -128,7 +143,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="R",
         help="thin the training images so that class 0 has R times those of the last class",
     )
-    add("--max-per-class", type=int, metavar="N", help="training images of a class at most")
+    add("--max-per-class", type=int, metavar="N", help="at most N training images of each class")
     add(
         "--min-images",
         type=int,
@@ -136,6 +151,17 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="leave out classes with fewer images than N",
     )
+    add(
+        "--label",
+        metavar="COLUMN",
+        help="label column that comes first: it decides class order, long tail and splits, and is "
+        "what a run trains on unless told otherwise (default: the source's first)",
+    )
+
+
+def _add_split_options(parser: argparse.ArgumentParser) -> None:
+    """Which images are held out."""
+    add = parser.add_argument
     add(
         "--test-fraction",
         type=float,
@@ -150,13 +176,12 @@ def _parser() -> argparse.ArgumentParser:
         help="share of the remaining images for a validation split (default 0: none), drawn "
         "before the long tail is thinned",
     )
-    add(
-        "--label",
-        metavar="COLUMN",
-        help="label column that comes first: class order, long tail and splits go by it, and "
-        "training does unless told otherwise (default: the source's first)",
-    )
     add("--seed", type=int, default=0, metavar="S", help="seed of every random choice (default 0)")
+
+
+def _add_writing_options(parser: argparse.ArgumentParser) -> None:
+    """How the shards are written."""
+    add = parser.add_argument
     add(
         "--samples-per-shard",
         type=int,
@@ -169,15 +194,15 @@ def _parser() -> argparse.ArgumentParser:
         "--on-error",
         choices=("stop", "skip"),
         default="stop",
-        help="what an image that cannot be read does (default stop); skipped ones are listed",
+        help="what to do at an image that cannot be read (default stop); skipped ones are listed",
     )
-    add("--verify", metavar="DIR", type=Path, help="check an import instead of making one")
-    return parser
 
 
 def _import(arguments: argparse.Namespace) -> str:
+    if arguments.source is not None:
+        find_source(arguments.source)
     if arguments.source is None or arguments.out is None:
-        raise DataError("say what to import and where to: clmle import SOURCE [PATH] --out DIR")
+        raise DataError("say what to import, and where to: clmle import SOURCE [PATH] --out DIR")
     options = ImportOptions(
         out=arguments.out,
         long_tail_ratio=arguments.long_tail_ratio,
@@ -196,7 +221,7 @@ def _import(arguments: argparse.Namespace) -> str:
 
 def _verify(arguments: argparse.Namespace) -> str:
     if arguments.source is not None or arguments.out is not None:
-        raise DataError("--verify goes without SOURCE and --out: clmle import --verify DIR")
+        raise DataError("--verify takes neither SOURCE nor --out: clmle import --verify DIR")
     folder: Path = arguments.verify
     manifest = Manifest.load(folder)
     shards = [shard for split in manifest.splits.values() for shard in split.shards]
@@ -205,7 +230,7 @@ def _verify(arguments: argparse.Namespace) -> str:
             verify_shard(manifest, shard)
             progress.update()
     num_samples = sum(shard.num_samples for shard in shards)
-    return f"{folder} is whole: {num_samples:,} images in {len(shards):,} shard(s)\n"
+    return f"{folder} is intact: {num_samples:,} images in {len(shards):,} shard(s)\n"
 
 
 if __name__ == "__main__":

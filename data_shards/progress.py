@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 
 class Progress:
-    """Counts finished units and says at times how many are done, how fast, and how long still.
+    """Counts finished units and reports how many are done, how fast, and the time left.
 
     On a terminal it is a tqdm bar. Elsewhere it writes lines such as
     `import: 300/2,480 images (12 %), 1,234 images/s, 2 s left`, the last of them when it closes.
@@ -29,12 +29,12 @@ class Progress:
         """Start the clock.
 
         Args:
-            total: units of the whole work; None when not known.
+            total: units of work in all; None if unknown.
             label: what is being done.
             unit: plural name of a unit, such as "images".
             stream: where to write; standard error when None.
-            every_seconds: least time between two plain lines.
-            done: units that were done before, which say nothing of the speed.
+            every_seconds: minimum time between two plain lines.
+            done: units that were done earlier, which do not count towards the speed.
         """
         self.done = self._done_before = done
         self._total = total
@@ -58,7 +58,7 @@ class Progress:
             )
 
     def update(self, n: int = 1, **postfix: Any) -> None:
-        """Count `n` more units as done; `postfix` values are shown behind the numbers."""
+        """Count `n` more units as done; `postfix` values are shown after the numbers."""
         self.done += n
         self._postfix.update(postfix)
         if self._bar is not None:
@@ -68,7 +68,7 @@ class Progress:
             self._write_line()
 
     def restart(self, done: int) -> None:
-        """Count the speed from now on; `done` units were done before."""
+        """Measure the speed from now on; `done` units were done earlier."""
         self.done = self._done_before = done
         self._started = time.monotonic()
         if self._bar is not None:
@@ -76,7 +76,7 @@ class Progress:
             self._bar.initial = self._bar.n = done
 
     def close(self) -> None:
-        """Write the last line. Closing again does nothing."""
+        """Write the last line. A second call does nothing."""
         if self._closed:
             return
         self._closed = True
@@ -107,7 +107,7 @@ class Progress:
             share = 100 * self.done // self._total if self._total else 100
             parts = [f"{self.done:,}/{self._total:,} {self._unit} ({share} %)"]
         digits = 0 if rate >= 10 else 2
-        if not self._done_before or rate > 0:  # else nothing is known of the speed yet
+        if not self._done_before or rate > 0:  # otherwise the speed is not known yet
             parts.append(f"{rate:,.{digits}f} {self._unit}/s")
         if self._total is not None and rate > 0 and self.done < self._total:
             parts.append(f"{(self._total - self.done) / rate:,.0f} s left")

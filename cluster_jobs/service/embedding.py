@@ -11,11 +11,8 @@ from cluster_jobs.errors import JobError
 from cluster_jobs.service.executor import Executor
 from cluster_jobs.service.snapshots import check_data
 from cluster_jobs.service.work_items import EmbeddedShard, EmbedWork, embed_one_shard
-from data_shards.features.embeddings import (
-    EmbeddingShardInfo,
-    begin_embeddings,
-    finish_embeddings,
-)
+from data_shards.features.embedding_shard import EmbeddingShardInfo
+from data_shards.features.embeddings import begin_embeddings, finish_embeddings
 from data_shards.shards.manifest import Manifest
 from trainer.config.run_config import RunConfig
 from trainer.config.tasks import resolve_tasks

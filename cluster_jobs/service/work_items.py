@@ -18,7 +18,7 @@ from clustering.errors import ClusterError
 from clustering.table import store
 from clustering.table.table import ClusterTable
 from data_shards.errors import DataError
-from data_shards.features.embeddings import (
+from data_shards.features.embedding_shard import (
     EmbeddingShardInfo,
     finished_shard,
     write_embedding_shard,

@@ -25,7 +25,7 @@ from clustering.execution.transport import Transport
 from clustering.kmeans.backends import BackendName, choose_backend, one_thread, stays_on_cpu
 from clustering.kmeans.bundle import BundleResult, BundleWork, cluster_bundle
 from clustering.kmeans.one_class import LocalGroup
-from data_shards.features.embeddings import EmbeddingShardInfo, check_vectors
+from data_shards.features.embedding_shard import EmbeddingShardInfo, check_vectors
 
 # `ray` is imported in functions: it reads its environment then, which a job sets up first.
 

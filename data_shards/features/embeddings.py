@@ -1,4 +1,4 @@
-"""Embedding shards of one task: vectors, sample ids and classes in memory-mapped files.
+"""The embedding shards of one task as one table: vectors, sample ids, classes.
 
     DIR/manifest.json           written last: without it the folder is not read
     DIR/shard-000000.npy        (n, D) float32
@@ -14,102 +14,32 @@ from __future__ import annotations
 import resource
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from data_shards.atomic import atomic_file, read_json, sha256_of, write_json
+from data_shards.atomic import read_json, write_json
 from data_shards.errors import DataError
+from data_shards.features.embedding_shard import (
+    REMEDY,
+    EmbeddingShardInfo,
+    check_shard,
+    load_array,
+    vectors_path,
+)
 from data_shards.features.gather import gather_from
 from data_shards.shards.record import check_file, record_from_json
 
 MANIFEST_NAME = "manifest.json"
 FORMAT = "clmle-embedding-shards-1"
-_REMEDY = "embed again"
 _MOST_MAPPED = 16_384  # shards at a time: a quarter of the maps that Linux grants a process
 
 
-@dataclass(frozen=True)
-class EmbeddingShardInfo:
-    """One shard of embeddings and the checksums of its three files."""
-
-    name: str
-    num_rows: int
-    dim: int
-    origin: str
-    """What decides its files, weights and data among it."""
-    num_bytes: int
-    """Size of the file of vectors."""
-    sha256: str
-    """Checksum of the file of vectors."""
-    ids_sha256: str
-    labels_sha256: str
-
-
-def write_embedding_shard(
-    folder: Path | str,
-    name: str,
-    *,
-    embeddings: npt.NDArray[np.float32],
-    ids: npt.NDArray[np.int64],
-    labels: npt.NDArray[np.int64],
-    origin: str,
-) -> EmbeddingShardInfo:
-    """Write one shard; its own JSON last, so a killed writer leaves none that looks finished.
-
-    Args:
-        folder: where to write; made when missing.
-        name: name of the shard's files without suffix.
-        embeddings: (n, D) float32, finite; n may be 0.
-        ids: (n,) int64, sample ids.
-        labels: (n,) int64, class ids.
-        origin: what decides the files, weights and data among it.
-
-    Raises:
-        DataError: on wrong shapes or types, or a vector that is not finite (names the sample).
-    """
-    _check_arrays(name, embeddings, ids, labels)
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    vectors_path, ids_path, labels_path, entry = _paths(folder, name)
-    entry.unlink(missing_ok=True)
-    for path, array in ((vectors_path, embeddings), (ids_path, ids), (labels_path, labels)):
-        # Flushed, though they have checksums: evaluations read finished embeddings without these.
-        with atomic_file(path, flush_name=False) as temporary:
-            np.save(temporary, np.ascontiguousarray(array), allow_pickle=False)
-    info = EmbeddingShardInfo(
-        name=name,
-        num_rows=len(ids),
-        dim=embeddings.shape[1],
-        origin=origin,
-        num_bytes=vectors_path.stat().st_size,
-        sha256=sha256_of(vectors_path),
-        ids_sha256=sha256_of(ids_path),
-        labels_sha256=sha256_of(labels_path),
-    )
-    write_json(entry, asdict(info))
-    return info
-
-
-def finished_shard(folder: Path | str, name: str, origin: str) -> EmbeddingShardInfo | None:
-    """Return a shard that is complete, undamaged and of the same origin; otherwise None."""
-    entry = _paths(Path(folder), name)[-1]
-    if not entry.exists():
-        return None
-    try:
-        info = record_from_json(EmbeddingShardInfo, read_json(entry))
-        _check_shard(Path(folder), info, verify=True)
-    except DataError:
-        return None
-    return info if info.name == name and info.origin == origin else None
-
-
 def begin_embeddings(folder: Path | str, origin: str) -> None:
-    """Take away the manifest of another origin, whose shards are about to be replaced."""
+    """Remove the manifest of another origin, whose shards are about to be replaced."""
     path = Path(folder) / MANIFEST_NAME
     with suppress(DataError):
         if _read_manifest(path)[1] == origin:
@@ -118,13 +48,13 @@ def begin_embeddings(folder: Path | str, origin: str) -> None:
 
 
 def finish_embeddings(folder: Path | str, infos: Sequence[EmbeddingShardInfo], origin: str) -> None:
-    """Write the manifest over the shards, which makes the folder readable.
+    """Write the manifest of the shards, which makes the folder readable.
 
     Raises:
         DataError: when there is no shard, or the shards differ in origin or dimension.
     """
     if not infos:
-        raise DataError(f"no embedding shard to finish in {folder}")
+        raise DataError(f"there is no embedding shard to finish in {folder}")
     for info in infos:
         if info.origin != origin or info.dim != infos[0].dim:
             raise DataError(
@@ -138,12 +68,12 @@ def finish_embeddings(folder: Path | str, infos: Sequence[EmbeddingShardInfo], o
 class EmbeddingShards:
     """The embeddings of a folder as one long table whose vectors stay on the disk.
 
-    A shard is mapped into memory when a row of it is first wanted.
+    A shard is mapped into memory when one of its rows is first read.
 
     Attributes:
-        folder: where they lie.
+        folder: that holds them.
         shards: the shards, in the order of their rows.
-        origin: what decides the files, weights and data among it.
+        origin: identifies what the embeddings were made of: weights, data and settings.
         dim: D.
         num_rows: N, the number of embeddings.
     """
@@ -165,18 +95,18 @@ class EmbeddingShards:
 
         Args:
             folder: the folder.
-            verify: compare checksums, and that no sample id is there twice.
-            verify_vectors: also the vectors, unless somebody else does: they are nearly all of the
-                bytes.
+            verify: compare checksums, and check that no sample id occurs twice.
+            verify_vectors: compare the checksums of the vectors too; False if another process does
+                it, since they are nearly all of the bytes.
 
         Raises:
-            DataError: when the folder is not complete, or naming the file that is damaged.
+            DataError: when the folder is not complete or a file is damaged (named).
         """
         folder = Path(folder)
         opened = cls(folder, *_read_manifest(folder / MANIFEST_NAME))
         for shard in opened.shards:
-            _check_shard(folder, shard, verify=verify, verify_vectors=verify_vectors)
-        # Read now: a file that is damaged is to show here, not in the middle of an evaluation.
+            check_shard(folder, shard, verify=verify, verify_vectors=verify_vectors)
+        # Read now: a damaged file should show here, not in the middle of an evaluation.
         _ = opened.ids, opened.labels
         if verify:
             _check_unique(opened)
@@ -184,10 +114,10 @@ class EmbeddingShards:
 
     @classmethod
     def open_checked(cls, folder: Path | str) -> EmbeddingShards:
-        """Open a folder whose files somebody has checked: a task's way, of which there are many.
+        """Open a folder that was checked before: for the many small calls that Ray runs.
 
-        Only the manifest is looked at, and read once in a process while it stays the same. What is
-        missing or damaged by now shows when it is wanted.
+        Only the manifest is read, once per process while it stays the same. A file that has gone
+        missing or been damaged since then is reported when it is read.
 
         Raises:
             DataError: when the folder is not complete, or cannot be read.
@@ -197,7 +127,7 @@ class EmbeddingShards:
 
     @cached_property
     def ids(self) -> npt.NDArray[np.int64]:
-        """(N,) int64, sample ids, each once; read when first wanted.
+        """(N,) int64, sample ids, each once; read on first use.
 
         Raises:
             DataError: naming the file that cannot be read.
@@ -206,7 +136,7 @@ class EmbeddingShards:
 
     @cached_property
     def labels(self) -> npt.NDArray[np.int64]:
-        """(N,) int64, class ids; read when first wanted.
+        """(N,) int64, class ids; read on first use.
 
         Raises:
             DataError: naming the file that cannot be read.
@@ -238,20 +168,10 @@ class EmbeddingShards:
 
     def _concatenate(self, suffix: str) -> npt.NDArray[np.int64]:
         parts = [
-            _load(self.folder / f"{shard.name}.{suffix}", (shard.num_rows,), np.int64)
+            load_array(self.folder / f"{shard.name}.{suffix}", (shard.num_rows,), np.int64)
             for shard in self.shards
         ]
         return np.concatenate(parts)
-
-
-def check_vectors(folder: Path | str, shard: EmbeddingShardInfo) -> None:
-    """Compare a shard's file of vectors with its checksum.
-
-    Raises:
-        DataError: when it is missing, unreadable or differs.
-    """
-    vectors = _paths(Path(folder), shard.name)[0]
-    check_file(vectors, num_bytes=shard.num_bytes, sha256=shard.sha256, remedy=_REMEDY)
 
 
 def _read_manifest(path: Path) -> tuple[tuple[EmbeddingShardInfo, ...], str]:
@@ -260,7 +180,7 @@ def _read_manifest(path: Path) -> tuple[tuple[EmbeddingShardInfo, ...], str]:
         raise _unfinished(path)
     content = read_json(path)
     if content.get("format") != FORMAT or not content.get("shards"):
-        raise DataError(f"{path} is no manifest of {FORMAT}; {_REMEDY}")
+        raise DataError(f"{path} is not a manifest of {FORMAT}; {REMEDY}")
     shards = tuple(record_from_json(EmbeddingShardInfo, entry) for entry in content["shards"])
     return shards, str(content.get("origin", ""))
 
@@ -269,106 +189,47 @@ def _read_manifest(path: Path) -> tuple[tuple[EmbeddingShardInfo, ...], str]:
 def _known_manifest(
     path: Path, stamp: tuple[int, int, int]
 ) -> tuple[tuple[EmbeddingShardInfo, ...], str]:
-    """`_read_manifest`, which is not done again while the stamp stays the same."""
+    """`_read_manifest`, cached as long as the stamp stays the same."""
     return _read_manifest(path)
 
 
 def _stamp(path: Path) -> tuple[int, int, int]:
-    """What differs when a manifest was written anew."""
+    """What changes when a manifest is written again."""
     try:
         found = path.stat()
     except FileNotFoundError:
         raise _unfinished(path) from None
     except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}; {_REMEDY}") from error
+        raise DataError(f"cannot read {path}: {error.strerror}; {REMEDY}") from error
     return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 def _unfinished(path: Path) -> DataError:
     return DataError(
-        f"{path.parent} holds no finished embeddings (it has no {MANIFEST_NAME}); {_REMEDY}"
+        f"{path.parent} holds no finished embeddings (it has no {MANIFEST_NAME}); {REMEDY}"
     )
-
-
-def _paths(folder: Path, name: str) -> tuple[Path, Path, Path, Path]:
-    suffixes = ("npy", "ids.npy", "labels.npy", "json")
-    vectors, ids, labels, entry = (folder / f"{name}.{suffix}" for suffix in suffixes)
-    return vectors, ids, labels, entry
-
-
-def _check_arrays(
-    name: str,
-    embeddings: npt.NDArray[np.float32],
-    ids: npt.NDArray[np.int64],
-    labels: npt.NDArray[np.int64],
-) -> None:
-    expected: list[tuple[npt.NDArray[Any], Any, int]] = [
-        (embeddings, np.float32, 2),
-        (ids, np.int64, 1),
-        (labels, np.int64, 1),
-    ]
-    got = ", ".join(f"{array.dtype}{array.shape}" for array, _, _ in expected)
-    fits = all(array.dtype == dtype and array.ndim == ndim for array, dtype, ndim in expected)
-    if not fits or not len(embeddings) == len(ids) == len(labels):
-        raise DataError(
-            f"embedding shard {name}: expected float32(n, D), int64(n,), int64(n,), got {got}"
-        )
-    finite = np.isfinite(embeddings).all(axis=1)
-    if not finite.all():
-        raise DataError(
-            f"embedding shard {name}: the embedding of sample {ids[np.argmin(finite)]} is not "
-            f"finite, nor are {np.count_nonzero(~finite) - 1} others; did the training diverge?"
-        )
-
-
-def _check_shard(
-    folder: Path, shard: EmbeddingShardInfo, *, verify: bool, verify_vectors: bool = True
-) -> None:
-    vectors, ids, labels, _ = _paths(folder, shard.name)
-    check_file(vectors, num_bytes=shard.num_bytes, remedy=_REMEDY)
-    if verify and verify_vectors:
-        check_vectors(folder, shard)
-    if verify:
-        check_file(ids, sha256=shard.ids_sha256, remedy=_REMEDY)
-        check_file(labels, sha256=shard.labels_sha256, remedy=_REMEDY)
 
 
 def _check_unique(embeddings: EmbeddingShards) -> None:
     ids = embeddings.ids
-    if not np.all(ids[1:] > ids[:-1]):  # in order, as of an import, they need no sorting
+    if not np.all(ids[1:] > ids[:-1]):  # already sorted, as those of an import are
         ids = np.sort(ids)
     twice = np.flatnonzero(ids[1:] == ids[:-1])
     if len(twice):
         sample = ids[twice[0]]
         raise DataError(
             f"{embeddings.folder} holds sample {sample} {np.count_nonzero(ids == sample)} times, "
-            f"expected each sample once; {_REMEDY}"
+            f"expected each sample once; {REMEDY}"
         )
 
 
 def _most_mapped() -> int:
-    """Shards to have mapped at a time: each holds a file open, of which others need some too."""
+    """Shards mapped at a time: each keeps a file open, and the process needs others too."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return _MOST_MAPPED if files == resource.RLIM_INFINITY else min(files // 2, _MOST_MAPPED)
 
 
 def _map_vectors(folder: Path, shard: EmbeddingShardInfo) -> npt.NDArray[np.float32]:
-    path = folder / f"{shard.name}.npy"
-    check_file(path, num_bytes=shard.num_bytes, remedy=_REMEDY)
-    return _load(path, (shard.num_rows, shard.dim), np.float32, mapped=True)
-
-
-def _load(
-    path: Path, shape: tuple[int, ...], dtype: type[np.generic], *, mapped: bool = False
-) -> npt.NDArray[Any]:
-    try:
-        array: npt.NDArray[Any] = np.load(
-            path, mmap_mode="r" if mapped else None, allow_pickle=False
-        )
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"cannot read {path}: {error}; {_REMEDY}") from error
-    if array.shape != shape or array.dtype != dtype:
-        raise DataError(
-            f"{path} holds {array.dtype}{array.shape}, expected {np.dtype(dtype)}{shape}; {_REMEDY}"
-        )
-    return array
+    path = vectors_path(folder, shard)
+    check_file(path, num_bytes=shard.num_bytes, remedy=REMEDY)
+    return load_array(path, (shard.num_rows, shard.dim), np.float32, mapped=True)

@@ -1,1 +1,1 @@
-"""Decoding images and varying them in training."""
+"""Decoding images, and augmenting them in training."""

@@ -15,16 +15,16 @@ _MAX_16_BIT = 65535
 
 
 def open_image(data: bytes) -> Image.Image:
-    """Decode an image file in full, upright as its EXIF data say.
+    """Decode an image file completely, rotated upright by its EXIF data.
 
     Raises:
         DataError: when Pillow cannot read it, or its pixels are floating-point numbers or integers
-            outside of 0..65535, whose black and white nobody knows; the caller adds the name.
+            outside 0..65535, for which black and white are undefined; the caller adds the name.
     """
     try:
         with Image.open(io.BytesIO(data)) as image:
             upright = ImageOps.exif_transpose(image)
-    except UnidentifiedImageError as error:  # its text names no file but an object in memory
+    except UnidentifiedImageError as error:  # its text names an object in memory, not a file
         raise DataError(f"not an image that Pillow can read ({len(data):,} bytes)") from error
     except Exception as error:  # noqa: BLE001 - on broken files Pillow's parsers raise many kinds
         raise DataError(
@@ -41,27 +41,57 @@ def encode_png(pixels: npt.NDArray[np.uint8]) -> bytes:
     return stream.getvalue()
 
 
-def decode_image(data: bytes, *, size: int, channels: int) -> npt.NDArray[np.uint8]:
+def decode_image(data: bytes, *, size: int | None, channels: int) -> npt.NDArray[np.uint8]:
     """Decode an image file to a square of pixels.
 
-    Another size is resized (bilinear, antialiased) by its short side and cut to the centre. Grey
-    images of 16 bits (Pillow's modes I;16 and I) are divided by 257, so that 65535 becomes 255,
-    whatever the largest value in them.
+    An image of another size is resized (bilinear, antialiased) by its short side and cropped to
+    its centre. 16-bit grey images (Pillow's modes I;16 and I) are divided by 257, so that 65535
+    becomes 255, whatever their largest value is.
 
     Args:
         data: image file in any format that Pillow reads.
-        size: height and width of the result.
+        size: height and width of the result; None keeps those of the image.
         channels: 1 for grey, 3 for RGB.
 
     Returns:
         (size, size, channels) uint8.
 
     Raises:
-        DataError: when the image cannot be read, as `open_image` says.
+        DataError: when the image cannot be read, as for `open_image`.
     """
+    return _to_pixels(open_image(data), size=size, channels=channels)
+
+
+def fit_pixels(
+    pixels: npt.NDArray[np.uint8], *, size: int | None, channels: int
+) -> npt.NDArray[np.uint8]:
+    """Bring decoded pixels to a size and a number of channels, as `decode_image` does.
+
+    Args:
+        pixels: (H, W), (H, W, 1) or (H, W, 3) uint8.
+        size: height and width of the result; None keeps those of the image.
+        channels: 1 for grey, 3 for RGB.
+
+    Returns:
+        (size, size, channels) uint8.
+
+    Raises:
+        DataError: on another shape or dtype, or another number of channels.
+    """
+    if pixels.ndim == 3 and pixels.shape[2] == 1:
+        pixels = pixels[:, :, 0]
+    is_image = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3)
+    if pixels.dtype != np.uint8 or not is_image or not pixels.size:
+        raise DataError(
+            "pixels must be uint8 of shape (H, W), (H, W, 1) or (H, W, 3), "
+            f"got {pixels.dtype} of shape {pixels.shape}"
+        )
+    return _to_pixels(Image.fromarray(pixels), size=size, channels=channels)
+
+
+def _to_pixels(image: Image.Image, *, size: int | None, channels: int) -> npt.NDArray[np.uint8]:
     if channels not in _MODES:
         raise DataError(f"channels must be 1 (grey) or 3 (RGB), got {channels}")
-    image = open_image(data)
     if image.mode == "P":
         # A palette with transparency makes Pillow warn unless it goes through RGBA.
         image = image.convert("RGBA")
@@ -69,9 +99,9 @@ def decode_image(data: bytes, *, size: int, channels: int) -> npt.NDArray[np.uin
         # Pillow's own conversion clips at 255, which leaves such an image white.
         image = Image.fromarray(_to_8_bit(np.asarray(image)))
     image = image.convert(_MODES[channels])
-    if image.size != (size, size):
+    if size is not None and image.size != (size, size):
         image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
-    return np.asarray(image, dtype=np.uint8).reshape(size, size, channels)
+    return np.asarray(image, dtype=np.uint8).reshape(image.height, image.width, channels)
 
 
 def _is_16_bit(image: Image.Image) -> bool:
@@ -79,7 +109,7 @@ def _is_16_bit(image: Image.Image) -> bool:
 
 
 def _check_range(image: Image.Image) -> None:
-    expected = "expected integers of 8 or 16 bits; save it as a PNG of 8 or 16 bits"
+    expected = "expected 8-bit or 16-bit integers; save it as an 8-bit or 16-bit PNG"
     if image.mode == "F":
         raise DataError(f"its pixels are floating-point numbers (Pillow's mode F); {expected}")
     if image.mode == "I":  # 32 bits in memory, also where the file has 16
@@ -99,13 +129,13 @@ def _to_8_bit(pixels: npt.NDArray[np.integer]) -> npt.NDArray[np.uint8]:
 def augment(
     images: npt.NDArray[np.uint8], rng: np.random.Generator, *, shift: int, flip: bool
 ) -> npt.NDArray[np.uint8]:
-    """Shift each image by up to `shift` pixels both ways and mirror half of them.
+    """Shift each image by up to `shift` pixels in each direction and mirror half of them.
 
     Args:
         images: (B, H, W, C) uint8.
-        rng: the only source of chance.
-        shift: largest shift in pixels, 0 for none; the edge is repeated into the gap.
-        flip: True to mirror left and right with probability 1/2.
+        rng: the only source of randomness.
+        shift: largest shift in pixels, 0 for none; edge pixels fill the gap.
+        flip: True to mirror horizontally with probability 1/2.
 
     Returns:
         (B, H, W, C) uint8, a new array.

@@ -41,15 +41,15 @@ def long_tail_counts(num_classes: int, max_per_class: int, ratio: float) -> Ints
 
 
 def even_counts(class_sizes: Ints, total: int) -> Ints:
-    """Return how many samples of each class make a sample of all, as even as the classes allow.
+    """Return how many samples to take of each class, as evenly as the classes allow.
 
     Args:
         class_sizes: (C,) int64 samples of each class.
-        total: how many are wanted, >= 0.
+        total: number of samples to take, >= 0.
 
     Returns:
-        (C,) int64, at most `class_sizes`, summing up to `total` or to all that there are. Of two
-        classes, one has two or more samples less than the other only if it has no more.
+        (C,) int64, at most `class_sizes`, with sum `total`, or all samples if there are fewer. A
+        class is two or more below another only if it has no more samples.
     """
     counts = np.zeros(len(class_sizes), dtype=np.int64)
     left = total
@@ -65,7 +65,7 @@ def thin(labels: Ints, counts: Ints, rng: np.random.Generator) -> Ints:
     Args:
         labels: (N,) int64 class ids, 0 .. C - 1.
         counts: (C,) int64 samples to keep; a class that has fewer keeps all it has.
-        rng: the only source of chance.
+        rng: the only source of randomness.
 
     Returns:
         (K,) int64 positions kept, ascending.
@@ -86,7 +86,7 @@ def split_per_class(labels: Ints, fraction: float, rng: np.random.Generator) -> 
     Args:
         labels: (N,) int64 class ids.
         fraction: share of the test part, 0 <= fraction < 1.
-        rng: the only source of chance.
+        rng: the only source of randomness.
 
     Returns:
         Training and test positions, each ascending int64; together each position once.
@@ -106,7 +106,7 @@ def split_per_class(labels: Ints, fraction: float, rng: np.random.Generator) -> 
 
 
 def imbalance_ratio(counts: Ints) -> float:
-    """Return the largest count over the smallest; classes without a sample are passed over."""
+    """Return the largest count over the smallest; classes without a sample are ignored."""
     present = counts[counts > 0]
     return float(present.max() / present.min()) if len(present) else 1.0
 

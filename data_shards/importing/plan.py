@@ -1,4 +1,4 @@
-"""Decides, before anything is written, which images of a source go where under which id."""
+"""Decides, before anything is written, the split and the id of each image of a source."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ class ImportOptions:
     long_tail_ratio: float = 1.0
     """Training images of class 0 over those of the last class; 1 thins nothing."""
     max_per_class: int | None = None
-    """Training images of a class at most; None: as many as the largest class has."""
+    """Most training images of a class; None: as many as the largest class has."""
     min_images: int = 1
     """Classes with fewer images than this are left out."""
     test_fraction: float | None = None
     """Share of test images where the source has no test split; None: 0.25, 0: no test split."""
     validation_fraction: float = 0.0
-    """Share of the images that are not for testing that become a validation split; 0: none."""
+    """Share of the images outside the test split that become a validation split; 0: none."""
     label: str | None = None
-    """Label column that comes first: that of class order, long tail and splits; None: the
+    """Label column that comes first: it decides class order, long tail and splits; None: the
     source's first."""
     seed: int = 0
     samples_per_shard: int = 2000
     on_error: Literal["stop", "skip"] = "stop"
-    """What an image that cannot be read does to the import."""
+    """What to do at an image that cannot be read."""
 
     def __post_init__(self) -> None:
         rules = {
@@ -67,7 +67,7 @@ class ImportOptions:
                 raise DataError(f"{rule}, got {getattr(self, name)}")
 
     def settings(self) -> dict[str, Any]:
-        """Return what decides over the images imported, as JSON; 1 and 1.0 are the same."""
+        """Return the settings that decide what is imported, as JSON; 1 and 1.0 are the same."""
         fraction = self.test_fraction
         return {
             "long_tail_ratio": float(self.long_tail_ratio),
@@ -91,11 +91,11 @@ class ImportPlan:
     """Class after class of the first label column."""
     settings: Mapping[str, Any]
     wanted_counts: tuple[int, ...]
-    """Training images that the long tail asked of each class of the first label column."""
+    """Training images that the long tail asked for of each class of the first label column."""
     dropped_classes: tuple[str, ...] = ()
     """Classes of the first label column that have too few images."""
     skipped: tuple[str, ...] = ()
-    """Images that are left out because their labels cannot be told."""
+    """Images that are left out because their labels are unknown."""
 
     def first_id(self, split: str) -> int:
         """Return the id of the first sample of a split."""
@@ -103,9 +103,10 @@ class ImportPlan:
         return sum(len(self.splits[name]) for name in names[: names.index(split)])
 
     def fingerprint(self) -> str:
-        """Return a checksum of all that decides over the files written, but for the images.
+        """Return a checksum of everything that decides the files written, except the images.
 
-        It is the same wherever the images lie: a change of them is told a shard (`write_shard`).
+        It does not depend on where the images are; their changes are noticed per shard
+        (`write_shard`).
         """
         digest = hashlib.sha256()
         for text in self._as_json():
@@ -113,7 +114,7 @@ class ImportPlan:
         return digest.hexdigest()
 
     def _as_json(self) -> Iterator[str]:
-        """The JSON text of a list of all that decides, in parts: as a whole it would be large."""
+        """The JSON text of the fingerprint's input, in parts: as a whole it would be large."""
         to_json = json.JSONEncoder(sort_keys=True, default=dict).encode
         head = [FORMAT, self.source, self.label_columns, self.label_names, self.settings]
         yield to_json(head)[:-1] + ", {"
@@ -131,12 +132,12 @@ def plan_import(source: Source, options: ImportOptions) -> ImportPlan:
     """Choose classes, splits and long tail.
 
     Test and validation split are drawn before the training images are thinned, so that they are
-    as balanced as the source. Of the label columns after the first, those are left out of which a
-    class has no training image.
+    as balanced as the source. Label columns after the first are left out if one of their classes
+    has no training image.
 
     Raises:
         DataError: when fewer than two classes of the first label column remain, or one of these has
-            no training image, or the labels of an image cannot be told and `options.on_error` is
+            no training image, or the labels of an image are unknown and `options.on_error` is
             "stop".
     """
     check_labels(source, options)
@@ -172,21 +173,21 @@ def plan_import(source: Source, options: ImportOptions) -> ImportPlan:
 
 
 def check_labels(source: Source, options: ImportOptions) -> None:
-    """Check that every image has its labels, if that is asked for.
+    """Check that the labels of every image are known, unless such images may be skipped.
 
     Raises:
         DataError: naming the first image that has none.
     """
     if source.unlabelled and options.on_error == "stop":
         raise DataError(
-            f"the labels of {len(source.unlabelled):,} image(s) cannot be told, the first is "
-            f"{source.unlabelled[0]}; repair its name or remove it, or leave such images out with "
+            f"the labels of {len(source.unlabelled):,} image(s) are unknown, the first is "
+            f"{source.unlabelled[0]}; correct its name or remove it, or leave such images out with "
             "--on-error skip"
         )
 
 
 def ordered_columns(source: Source, first: str | None) -> tuple[str, ...]:
-    """Return the label columns with the wanted one first.
+    """Return the label columns, the requested one first.
 
     Raises:
         DataError: when there is no such column.
@@ -229,15 +230,15 @@ def _empty_class(train: _Items, column: str, names: Sequence[str]) -> str | None
 def _columns_with_every_class(
     train: _Items, columns: tuple[str, ...], label_names: Mapping[str, tuple[str, ...]]
 ) -> tuple[str, ...]:
-    """The label columns of which each class has a training image; a warning names the others."""
+    """The label columns whose classes all have a training image; a warning names the others."""
     empty_classes = {name: _empty_class(train, name, label_names[name]) for name in columns}
     lacking = [
         f"{name} (no {empty!r})" for name, empty in empty_classes.items() if empty is not None
     ]
     if lacking:
         _logger.warning(
-            "left out %d label(s) of which a class has no training image: %s; to keep one, import "
-            "with more training images or another --seed, or with that --label",
+            "left out %d label(s) that have a class without a training image: %s; to keep one, "
+            "import with more training images or another --seed, or with that --label",
             *(len(lacking), named(lacking)),
         )
     return tuple(name for name, empty in empty_classes.items() if empty is None)
@@ -250,7 +251,7 @@ def _labels(items: _Items, column: str) -> npt.NDArray[np.int64]:
 def _drop_small_classes(
     source: Source, column: str, min_images: int
 ) -> tuple[dict[str, _Items], tuple[str, ...]]:
-    """Return the splits without the small classes, the rest numbered anew, and their names."""
+    """Return the splits without the small classes, the others renumbered, and their names."""
     names = source.label_names[column]
     if min_images <= 1:
         return dict(source.splits), names
@@ -310,7 +311,7 @@ def _with_validation_split(
 def _thin_train(
     train: _Items, column: str, num_classes: int, options: ImportOptions
 ) -> tuple[_Items, npt.NDArray[np.int64]]:
-    """Return the training images that stay, and the number asked of each class."""
+    """Return the training images that stay, and the number asked for of each class."""
     labels = _labels(train, column)
     largest = int(class_counts(train, column, num_classes).max())
     counts = long_tail_counts(

@@ -1,4 +1,4 @@
-"""Carries out an import plan: shards first, the manifest last, and nothing twice."""
+"""Carries out an import plan: shards first, the manifest last; finished shards are kept."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from data_shards.sources.base import SourceItem
 
 _OTHER_SIZES = "some have other sizes"
 _OTHER_TIMES = (
-    "their sizes are the same, but not their times of modification (if they were only copied, use "
+    "their sizes are the same, but not their modification times (if they were only copied, use "
     "the import as it is; cp -a and rsync -a keep the times)"
 )
 _OTHER_OUT = "choose another --out or remove the folder to import them as they are now"
@@ -42,14 +42,14 @@ _logger = logging.getLogger(__name__)
 
 
 def write_import(plan: ImportPlan, options: ImportOptions) -> Manifest:
-    """Write the shards of a plan, but those that an earlier run has finished, then the manifest.
+    """Write the shards of a plan that no earlier import has finished, then the manifest.
 
-    What has finished stays as it is, since trainings may rely on it: only a damaged shard is
-    written again, and only as it was.
+    A finished import stays as it is, since training runs may rely on it: only a damaged shard is
+    written again, and only if it comes out the same.
 
     Raises:
-        DataError: when another import is at work there, the folder holds something else, or this
-            import finished and would not come out the same now, or an image cannot be read and
+        DataError: when another import is writing there, the folder holds something else, this
+            import was finished and would not come out the same now, or an image cannot be read and
             `options.on_error` is "stop".
     """
     out, fingerprint = options.out, plan.fingerprint()
@@ -57,7 +57,7 @@ def write_import(plan: ImportPlan, options: ImportOptions) -> Manifest:
         lock = FolderLock(out / LOCK_NAME)
     except OSError as error:
         raise _unwritable(out, error) from error
-    busy = DataError(f"another import into {out} is at work; wait for it, or choose another --out")
+    busy = DataError(f"another import is writing into {out}; wait for it, or choose another --out")
     with lock.claimed(lambda: _claim_folder(out, plan, fingerprint), busy=busy):
         total = sum(map(len, plan.splits.values()))
         with Progress(total, label=f"import {plan.source}", unit="images") as progress:
@@ -76,24 +76,24 @@ def write_import(plan: ImportPlan, options: ImportOptions) -> Manifest:
 
 @dataclass(kw_only=True)
 class _Run:
-    """One run of an import and what it has found so far."""
+    """One import in progress, and what it has found so far."""
 
     plan: ImportPlan
     options: ImportOptions
     fingerprint: str
     progress: Progress
     finished: Manifest | None
-    """What an earlier run has made that finished; trainings may rely on it."""
+    """The manifest of an earlier import that finished; training runs may rely on it."""
     imported: dict[str, list[SourceItem]] = field(default_factory=dict)
     skipped: list[str] = field(default_factory=list)
     changed_shards: list[str] = field(default_factory=list)
     num_kept_shards: int = 0
 
     def find_changed_shards(self) -> None:
-        """Find the shards of which image files have changed since; they are written again.
+        """Find the shards whose image files have changed since; they are written again.
 
         Raises:
-            DataError: when the import was finished: trainings may rely on it.
+            DataError: when the import was finished: training runs may rely on it.
         """
         out, same_sizes = self.options.out, True
         for split in self.plan.splits:
@@ -134,7 +134,7 @@ class _Run:
             yield f"{split}-{number:06d}", items[start : start + size], first_id + start
 
     def written(self, splits: Mapping[str, SplitInfo]) -> Manifest:
-        """Write the manifest, or compare it with the one that is there.
+        """Write the manifest, or compare it with an existing one.
 
         Raises:
             DataError: when they differ.
@@ -171,13 +171,13 @@ class _Run:
                 return found
             if self.finished is not None:
                 raise DataError(
-                    f"{self.options.out} holds this import without images that can be read now: "
+                    f"{self.options.out} holds this import without images that are readable now: "
                     f"{named(repaired)}; {_OTHER_OUT}"
                 )
         return self._rewritten(name, chunk, first_id)
 
     def _rewritten(self, name: str, chunk: Sequence[SourceItem], first_id: int) -> ShardInfo:
-        """Write a shard; one that trainings may rely on only as it was."""
+        """Write a shard; one of a finished import only if it comes out the same."""
         out = self.options.out
         splits = self.finished.splits.values() if self.finished is not None else ()
         before = next((s for split in splits for s in split.shards if s.name == name), None)
@@ -231,21 +231,21 @@ class _Run:
     def _lacking(
         self, shard: ShardInfo, chunk: Sequence[SourceItem], first_id: int
     ) -> dict[int, SourceItem]:
-        """Id -> image of a shard's part of the plan that is not in the shard."""
+        """Id -> image, of those planned for a shard that are not in it."""
         if shard.num_samples == len(chunk):
             return {}
         present = set(sample_ids(self.options.out / shard.index_name))
         return {n: item for n, item in enumerate(chunk, start=first_id) if n not in present}
 
     def _repaired(self, shard: ShardInfo, chunk: Sequence[SourceItem], first_id: int) -> list[str]:
-        """Names of the images that a shard lacks and that can be read by now."""
+        """Names of the images that a shard lacks and that can be read now."""
         lacking = self._lacking(shard, chunk, first_id)
         return [item.name for n, item in lacking.items() if self._sample(n, item) is not None]
 
     def _sort_out(
         self, shard: ShardInfo, chunk: Sequence[SourceItem], split: str, first_id: int
     ) -> None:
-        """Note which images of a shard's part of the plan are in it."""
+        """Record which of the images planned for a shard are in it."""
         lacking = self._lacking(shard, chunk, first_id)
         self.skipped += [item.name for item in lacking.values()]
         numbered = enumerate(chunk, start=first_id)
@@ -255,15 +255,15 @@ class _Run:
 def file_checksums(
     chunk: Sequence[SourceItem], first_id: int, ids: Iterable[int]
 ) -> dict[str, str]:
-    """Return what tells, without reading it, that a file which images are read from has changed.
+    """Return checksums that change when the files that images are read from do; reads no file.
 
     Args:
-        chunk: images of a shard's part of the plan, and
-        first_id: the sample id of the first.
+        chunk: images planned for a shard.
+        first_id: sample id of the first of them.
         ids: of those that are in the shard; others may be repaired.
 
     Returns:
-        Checksums of the files' "sizes" and "times" of modification; empty if there are no files.
+        Checksums of the files' "sizes" and modification "times"; empty if there are no files.
     """
     items = [chunk[number - first_id] for number in ids]
     files = dict.fromkeys(item.file for item in items if item.file is not None)
@@ -277,7 +277,7 @@ def file_checksums(
 
 
 def _size_and_time(file: Path) -> tuple[int, int]:
-    """In bytes and nanoseconds; -1 for what is not there: whoever reads it says so."""
+    """In bytes and nanoseconds; -1 for a missing file, which is reported when it is read."""
     try:
         found = os.stat(file)
     except OSError:
@@ -286,10 +286,10 @@ def _size_and_time(file: Path) -> tuple[int, int]:
 
 
 def _claim_folder(out: Path, plan: ImportPlan, fingerprint: str) -> None:
-    """Make `out` the folder of this import; an unfinished other import is started over.
+    """Make `out` the folder of this import; another import that is unfinished is replaced.
 
     Raises:
-        DataError: when it cannot be written, holds a finished other import or foreign files.
+        DataError: when it cannot be written, or holds another finished import or other files.
     """
     try:
         names = {entry.name for entry in out.iterdir()} - {LOCK_NAME}
@@ -308,7 +308,7 @@ def _unwritable(out: Path, error: OSError) -> DataError:
 
 
 def _finished_import(out: Path) -> Manifest | None:
-    """The manifest of a folder; none when it is damaged, so that no training can start with it."""
+    """The manifest of a folder; None if it is damaged, since no training run can start with it."""
     try:
         return Manifest.read(out) if (out / MANIFEST_NAME).exists() else None
     except DataError as error:
@@ -317,10 +317,10 @@ def _finished_import(out: Path) -> Manifest | None:
 
 
 def _is_ours(out: Path, names: set[str], fingerprint: str) -> bool:
-    """Tell whether `out` belongs to this import already; False when it may be taken.
+    """Return whether `out` belongs to this import already; False if it is free.
 
     Raises:
-        DataError: when it holds a finished other import or foreign files.
+        DataError: when it holds another finished import or other files.
     """
     if IMPORT_NAME not in names:
         if any(not name.startswith(TEMPORARY_PREFIX) for name in names):
@@ -333,5 +333,5 @@ def _is_ours(out: Path, names: set[str], fingerprint: str) -> bool:
             f"{out} holds another import (other images or settings than these); "
             "choose another --out or remove the folder"
         )
-    _logger.warning("%s: an unfinished import of other images or settings is started over", out)
+    _logger.warning("%s: an unfinished import of other images or settings is replaced", out)
     return False

@@ -50,7 +50,7 @@ def scan_tar(path: Path) -> list[list[Member]]:
 
 
 def write_index(path: Path, samples: list[list[Member]]) -> None:
-    """Write the index of a tar (plainly: the caller gives a temporary name)."""
+    """Write the index of a tar, not atomically: the caller passes a temporary name."""
     lines = [f"{INDEX_VERSION} {len(samples)}"]
     lines += [" ".join(" ".join(map(str, member)) for member in sample) for sample in samples]
     path.write_text("\n".join(lines) + "\n", encoding="ascii")
@@ -60,7 +60,7 @@ def read_index(path: Path) -> list[list[Member]]:
     """Read the index of a tar.
 
     Raises:
-        DataError: when the file is not such an index.
+        DataError: when the file is not an index.
     """
     try:
         header, *lines = path.read_text(encoding="ascii").splitlines()
@@ -77,7 +77,7 @@ def sample_ids(path: Path) -> list[int]:
     """Return the ids of the samples that an index lists.
 
     Raises:
-        DataError: when the file is not such an index.
+        DataError: when the file is not an index.
     """
     return [int(sample[0].name.partition(".")[0]) for sample in read_index(path)]
 
@@ -85,15 +85,15 @@ def sample_ids(path: Path) -> list[int]:
 class SampleIndex:
     """Finds the image of a sample id.
 
-    Any number of threads may read at once, also in processes forked from this one: a read moves
-    no shared file position.
+    Any number of threads may read at once, also in forked processes: a read moves no shared file
+    position.
     """
 
     def __init__(self, manifest: Manifest, split: str) -> None:
         """Read the indexes and labels of a split and check them against their checksums.
 
         Raises:
-            DataError: naming the file that is missing, cut off or changed.
+            DataError: naming the file that is missing, truncated or changed.
         """
         self._num_columns = len(manifest.label_columns)
         self._shards = manifest.split(split).shards
@@ -112,8 +112,8 @@ class SampleIndex:
             for column in manifest.label_columns
         }
         self._has_holes = len(self.ids) != self.ids[-1] - self.ids[0] + 1 if len(table) else False
-        # Of no method of this index: in a cycle with it, the tars would stay open until Python's
-        # collector comes by.
+        # Not a method of this index: in a reference cycle with it, the tars would stay open until
+        # Python collects garbage.
         opened = partial(_opened, self._folder, self._shards)
         self._open_tar = lru_cache(maxsize=_MAX_OPEN_TARS)(opened)
 
@@ -123,7 +123,7 @@ class SampleIndex:
     def labels(self, column: str) -> npt.NDArray[np.int64]:
         """Return the class of each sample, in the order of `ids`: (N,) int64, not to be changed.
 
-        It is the same array each time, so that what is made of it can be kept by its identity.
+        It is the same array each time, so that results can be cached by its identity.
 
         Raises:
             DataError: when there is no such label column.
@@ -137,26 +137,26 @@ class SampleIndex:
         """Return the image file of a sample.
 
         Raises:
-            DataError: when there is no such sample, or its tar cannot be read or is cut off.
+            DataError: when there is no such sample, or its tar cannot be read or is truncated.
         """
         shard, offset, size = self._places[self._row(int(sample_id))].tolist()
         try:
             data = self._open_tar(shard).read(size, offset)
         except OSError as error:
-            self.close()  # of a network file system, a file may be read again once it is reopened
+            self.close()  # on a network file system, reopening the file may help
             raise DataError(
                 f"cannot read {self._folder / self._shards[shard].tar_name}: {error.strerror}; "
                 f"make it readable again, or {REMEDY}"
             ) from error
         if len(data) != size:
             raise DataError(
-                f"{self._folder / self._shards[shard].tar_name} is cut off: got {len(data)} bytes "
-                f"of sample {sample_id}, expected {size}; {REMEDY}"
+                f"{self._folder / self._shards[shard].tar_name} is truncated: got {len(data)} "
+                f"bytes of sample {sample_id}, expected {size}; {REMEDY}"
             )
         return data
 
     def close(self) -> None:
-        """Close the tars; a later `read` opens them again."""
+        """Close the tars; a later `read` reopens them."""
         self._open_tar.cache_clear()
 
     def _row(self, sample_id: int) -> int:
@@ -178,14 +178,14 @@ class SampleIndex:
         expected = (shard.num_samples, self._num_columns)
         if labels.shape != expected or len(table) != shard.num_samples:
             raise DataError(
-                f"shard {shard.name} of {self._folder} disagrees with itself: {len(table)} "
+                f"shard {shard.name} of {self._folder} is inconsistent: {len(table)} "
                 f"samples indexed, labels {labels.shape}, expected {expected}; import again"
             )
         return table, labels
 
 
 class _OpenTar:
-    """A tar open for reading; closes when the last thread that uses it lets it go."""
+    """A tar open for reading; closed when the last reference to it is gone."""
 
     def __init__(self, path: Path) -> None:
         self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

@@ -1,10 +1,10 @@
 """What a folder of image shards holds: splits, labels, counts and checksums.
 
 DIR/manifest.json           written last: without it the folder is not read
-DIR/import.json             written first: which import the folder is for
-DIR/import.lock             held by the import that is at work
+DIR/import.json             written first: identifies the import
+DIR/import.lock             held by the import that is running
 DIR/train-000000.tar        WebDataset shard, see sample.py
-DIR/train-000000.idx        where each member lies in the tar, see index.py
+DIR/train-000000.idx        offset of each member in the tar, see index.py
 DIR/train-000000.labels.npy (n, T) int64, a row per sample, a column per label column
 DIR/train-000000.json       the shard's own entry of the manifest
 """
@@ -96,10 +96,10 @@ class Manifest:
 
     @classmethod
     def load(cls, folder: Path | str) -> Manifest:
-        """Read a folder's manifest and check that its shards are there in full size.
+        """Read a folder's manifest and check that its shards exist and have their full size.
 
         Raises:
-            DataError: when the folder holds no finished import, or a file is missing or cut off.
+            DataError: when the folder holds no finished import, or a file is missing or truncated.
         """
         manifest = cls.read(folder)
         for split in manifest.splits.values():
@@ -109,7 +109,7 @@ class Manifest:
 
     @classmethod
     def read(cls, folder: Path | str) -> Manifest:
-        """Read a folder's manifest, without a look at its shards.
+        """Read a folder's manifest without looking at its shards.
 
         Raises:
             DataError: when the folder holds no finished import, or the manifest is damaged.
@@ -147,17 +147,17 @@ class Manifest:
         """Return a split.
 
         Raises:
-            DataError: when there is none of that name.
+            DataError: when there is none with that name.
         """
         if name not in self.splits:
             raise DataError(f"{self.folder} has no split {name!r}, it has {', '.join(self.splits)}")
         return self.splits[name]
 
     def column_number(self, column: str) -> int:
-        """Return the place of a label column in the rows of the label files.
+        """Return the position of a label column in the rows of the label files.
 
         Raises:
-            DataError: when there is none of that name.
+            DataError: when there is none with that name.
         """
         if column not in self.label_columns:
             raise DataError(
@@ -181,7 +181,7 @@ def verify_shard(manifest: Manifest, shard: ShardInfo) -> None:
     """Compare a shard's files with their checksums.
 
     Raises:
-        DataError: naming the first file that is missing, cut off or changed.
+        DataError: naming the first file that is missing, truncated or changed.
     """
     folder = manifest.folder
     tar = folder / shard.tar_name
@@ -196,7 +196,7 @@ def _why_no_manifest(folder: Path) -> str:
     if (folder / IMPORT_NAME).exists():
         return (
             f"the import into {folder} has not finished (it has no {MANIFEST_NAME}); "
-            "run the same `clmle import` command again, it goes on where it stopped"
+            "run the same `clmle import` command again, it continues where it stopped"
         )
     return (
         f"{folder} holds no imported images (it has no {MANIFEST_NAME}); "

@@ -14,9 +14,9 @@ from data_shards.shards.sample import Sample
 def read_shard(
     manifest: Manifest, split: str, shard_number: int, verify: bool = True
 ) -> Iterator[Sample]:
-    """Yield the samples of one shard, in order, images not decoded.
+    """Yield the samples of one shard in order; images are not decoded.
 
-    Nothing is split over ranks or workers here: the caller says which shards are whose.
+    Nothing is split over ranks or workers here: the caller assigns the shards.
 
     Args:
         manifest: of the folder.
@@ -38,7 +38,7 @@ def read_shard(
         verify_shard(manifest, shard)
     path = manifest.folder / shard.tar_name
     with path.open("rb") as stream:
-        # These two are WebDataset's own reading; its decoders, which may unpickle, stay out.
+        # These two are how WebDataset reads tars; its decoders, which may unpickle, are not used.
         files = tar_file_expander([{"url": str(path), "stream": stream}])
         for members in group_by_keys(files):
             yield Sample.from_members(members)

@@ -1,4 +1,4 @@
-"""Entries of manifests: their form in JSON, and files compared with what an entry says of them."""
+"""Entries of manifests: read from JSON, and compared with the files that they describe."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
 def record_from_json(kind: type[_Record], entry: Any) -> _Record:
-    """Make a dataclass of `str` and `int` fields from a JSON object; other keys are passed over.
+    """Make a dataclass of `str` and `int` fields from a JSON object; other keys are ignored.
 
     A field `name` becomes part of paths, so it must be letters, digits, - and _ only.
 
@@ -39,7 +39,7 @@ def record_from_json(kind: type[_Record], entry: Any) -> _Record:
 def check_file(
     path: Path, *, num_bytes: int | None = None, sha256: str | None = None, remedy: str
 ) -> None:
-    """Compare a file with what a manifest says of it.
+    """Compare a file with its entry in a manifest.
 
     Args:
         path: the file, which must exist.
@@ -56,7 +56,7 @@ def check_file(
         got_bytes = path.stat().st_size
         if num_bytes is not None and got_bytes != num_bytes:
             raise DataError(
-                f"{path} is cut off or changed: got {got_bytes:,} bytes, "
+                f"{path} is truncated or changed: got {got_bytes:,} bytes, "
                 f"expected {num_bytes:,}; {remedy}"
             )
         got = None if sha256 is None else sha256_of(path)

@@ -31,13 +31,13 @@ class Sample:
     labels: Mapping[str, int]
     """Label column -> class id."""
     source: str
-    """Where the image came from, for people."""
+    """Where the image came from, for human readers."""
 
     def __post_init__(self) -> None:
         if self.extension == LABEL_EXTENSION or not _EXTENSION.fullmatch(self.extension):
             raise DataError(
-                f"sample {self.id} ({self.source}): extension {self.extension!r} does not serve; "
-                f"expected 1 to 8 small letters or digits, not {LABEL_EXTENSION!r}"
+                f"sample {self.id} ({self.source}): extension {self.extension!r} cannot be used; "
+                f"expected 1 to 8 lower-case letters or digits, not {LABEL_EXTENSION!r}"
             )
 
     def to_members(self) -> dict[str, str | bytes]:
@@ -51,7 +51,7 @@ class Sample:
 
     @classmethod
     def from_members(cls, members: Mapping[str, Any]) -> Sample:
-        """Make a sample from what a WebDataset reader gives, nothing decoded.
+        """Make a sample from the undecoded members that a WebDataset reader gives.
 
         Raises:
             DataError: when the members are not those that `to_members` makes.

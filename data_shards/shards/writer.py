@@ -29,18 +29,18 @@ def write_shard(
     fingerprint: str = "",
     files: Callable[[Sequence[int]], Mapping[str, str]] = lambda ids: {},
 ) -> ShardInfo:
-    """Write one shard. The same samples always make the same bytes.
+    """Write one shard. The same samples always give the same bytes.
 
-    The shard's own JSON is written last, so `finished_shard` knows a shard cut off by a kill.
+    The shard's JSON entry is written last, so `finished_shard` recognises an interrupted one.
 
     Args:
         folder: where to write.
         name: name of the shard's files without suffix, such as "train-000000".
-        samples: in the order of ascending ids; consumed once, never all in memory.
+        samples: in ascending order of ids; consumed once, never all in memory.
         label_columns: the columns of the label file, in order; each sample has all of them.
         fingerprint: of the import that the shard is part of.
-        files: ids of the samples that were written -> checksums that tell a change of the files
-            that these were read from, by name, for `noted_files`.
+        files: ids of the samples that were written -> checksums, by name, that change when the
+            files that these were read from do; `noted_files` returns them.
 
     Raises:
         DataError: when a sample lacks a label column or the ids do not ascend.
@@ -80,19 +80,19 @@ def write_shard(
 
 
 def noted_files(folder: Path | str, name: str) -> tuple[dict[str, str], list[int]]:
-    """Return the `files` that a shard was written with, and the ids of its samples; or nothing."""
+    """Return the `files` that a shard was written with and its sample ids; both may be empty."""
     _, index, _, entry = _paths(Path(folder), name)
     try:
         files, ids = read_json(entry).get("files"), list(sample_ids(index))
-    except (DataError, OSError):  # not there, or `finished_shard` says what is wrong
+    except (DataError, OSError):  # missing, or `finished_shard` reports what is wrong
         return {}, []
     return (files, ids) if isinstance(files, dict) else ({}, [])
 
 
 def finished_shard(folder: Path | str, name: str, *, fingerprint: str) -> ShardInfo | None:
-    """Return a shard that `write_shard` finished for the same import; None when there is none.
+    """Return a shard that `write_shard` finished for the same import; None if there is none.
 
-    Its checksums are compared, so a damaged shard counts as not there.
+    Its checksums are compared; a damaged shard counts as missing.
     """
     tar, index, labels_file, entry = _paths(Path(folder), name)
     if not entry.exists():

@@ -20,14 +20,14 @@ _NAMES = ("no", "yes")
 
 
 def read(folder: Path) -> Source:
-    """List the faces of a folder with img_align_celeba/ and the two lists as they are published.
+    """List the faces of a folder with img_align_celeba/ and the two published lists.
 
     The label columns are the attributes, their classes "no" and "yes"; the splits are the
     official ones.
 
     Raises:
-        DataError: when a list is missing, a line of it is not as published, or the images of the
-            one list are not those of the other, each once.
+        DataError: when a list is missing, one of its lines is not in the published format, or the
+            two lists do not name the same images, each once.
     """
     columns, labels = _attributes(folder / ATTRIBUTES)
     splits: dict[str, list[SourceItem]] = {split: [] for split in _SPLITS.values()}
@@ -57,14 +57,12 @@ def _attributes(path: Path) -> tuple[tuple[str, ...], dict[str, tuple[int, ...]]
                 f"{path}:{number}: expected an image and {len(names)} values of 1 or -1, "
                 f"got {' '.join([image, *values])[:80]!r}"
             )
-        if "/" in image:  # a path could lead to files that lie elsewhere
-            raise DataError(
-                f"{path}:{number}: expected a file's name without folders, got {image!r}"
-            )
+        if "/" in image:  # a path could lead outside the folder
+            raise DataError(f"{path}:{number}: expected a file name without folders, got {image!r}")
         labels[image] = tuple(_CLASSES[value] for value in values)
     if count != [str(len(labels))]:
         raise DataError(
-            f"{path}: expected the number of images, then the attributes' names, then a line an "
+            f"{path}: expected the number of images, then the attributes' names, then one line per "
             f"image; the first line says {' '.join(count)!r}, images listed: {len(labels):,}"
         )
     return tuple(names), labels
@@ -88,7 +86,7 @@ def _partition(path: Path, images: Collection[str]) -> dict[str, str]:
         raise DataError(
             f"{path}: expected each of the {len(images):,} images of {ATTRIBUTES} once; missing: "
             f"{_counted(missing)}, repeated: {_counted(repeated)}; copy the published list again, "
-            "or, for a part of the images, shorten both lists alike"
+            "or, for a part of the images, shorten both lists in the same way"
         )
     return splits
 

@@ -30,9 +30,9 @@ _logger = logging.getLogger(__name__)
 
 
 def visible_files(folder: Path) -> list[Path]:
-    """The files at any depth of a folder, in order; hidden files and folders are passed over.
+    """The files at any depth of a folder, in order; hidden ones are skipped.
 
-    Links to folders are followed, unless they lead back to a folder that they lie in.
+    Links to folders are followed, unless they lead back to a folder that contains them.
     """
     return list(_walk(folder, is_visible))
 
@@ -43,12 +43,12 @@ def is_visible(name: str) -> bool:
 
 
 def files_of(path: Path) -> Files:
-    """List what lies at any depth of a folder or of a tar (also .tgz, .tar.xz, ...).
+    """List the files at any depth of a folder or a tar (also .tgz, .tar.xz, ...).
 
-    Links are followed in a folder as by `visible_files`; in a tar, a hard link to a file before it
-    is that file, and a warning counts all other links.
+    In a folder, links are followed as by `visible_files`. In a tar, a hard link to an earlier file
+    counts as that file, and a warning counts all other links.
 
-    A tar is held in memory: images are wanted class by class, not in its order.
+    A tar is held in memory: images are read class by class, not in the order of the tar.
 
     Raises:
         DataError: when the tar cannot be read.
@@ -57,12 +57,12 @@ def files_of(path: Path) -> Files:
 
 
 def refuse_copies(path: Path, names: Iterable[str], image_of: Callable[[str], str]) -> None:
-    """Refuse files that are the same image: its copies could come into training and test split.
+    """Refuse copies of an image, which could end up in both the training and the test split.
 
     Args:
         path: the folder or tar, for the message.
-        names: of the files, each once.
-        image_of: what tells which image a file is, whatever the folder that it lies in.
+        names: names of the files, each once.
+        image_of: name of a file -> identity of its image, whatever folder it is in.
 
     Raises:
         DataError: naming the first two files that are the same image.
@@ -72,26 +72,26 @@ def refuse_copies(path: Path, names: Iterable[str], image_of: Callable[[str], st
         first = first_of.setdefault(image_of(name), name)
         if first != name:
             raise DataError(
-                f"{path} holds an image twice, as {first} and {name}, so that it could come into "
-                "training and test split; if these are two versions of a set, import the folder "
-                "of one alone, otherwise remove a file"
+                f"{path} holds an image twice, as {first} and {name}, so it could end up in both "
+                "the training and the test split; if these are two versions of a data set, import "
+                "the folder of one of them, otherwise remove a file"
             )
 
 
 def _walk(
     folder: Path, is_wanted: Callable[[str], bool], above: frozenset[tuple[int, int]] = frozenset()
 ) -> Iterator[Path]:
-    """The files of a folder in order, then those of each folder in it.
+    """The files of a folder in order, then those of each of its folders.
 
     Args:
         folder: where to look.
         is_wanted: whether a file or folder of that name counts.
-        above: device and inode of the folders that `folder` lies in, by the way that led here.
+        above: device and inode of the folders on the way to `folder`.
     """
     found = folder.stat()
     here = found.st_dev, found.st_ino
     if here in above:
-        _logger.warning("%s leads back to a folder that it lies in; it is passed over", folder)
+        _logger.warning("%s leads back to a folder that contains it; it is skipped", folder)
         return
     with os.scandir(folder) as entries:
         is_folder = {entry.name: _is_folder(entry) for entry in entries if is_wanted(entry.name)}
@@ -103,7 +103,7 @@ def _walk(
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
-    # A link that leads nowhere counts as a file: whoever reads it names it.
+    # A broken link counts as a file, so that reading it fails with its name.
     return os.path.isdir(entry) if entry.is_symlink() else entry.is_dir()
 
 
@@ -116,7 +116,7 @@ def _folder_files(folder: Path) -> Files:
 
 def _tar_files(path: Path) -> Files:
     contents: dict[str, bytes] = {}
-    passed_over: list[str] = []
+    skipped: list[str] = []
     try:
         with tarfile.open(path) as tar:
             for member in tar:
@@ -126,13 +126,13 @@ def _tar_files(path: Path) -> Files:
                 elif member.islnk() and member.linkname in contents:
                     contents[member.name] = contents[member.linkname]
                 elif not member.isdir():
-                    passed_over.append(member.name)
+                    skipped.append(member.name)
     except (tarfile.TarError, lzma.LZMAError, zlib.error, OSError, EOFError) as error:
-        raise DataError(f"{path} is no tar that can be read: {error}") from error
-    if passed_over:
+        raise DataError(f"{path} is not a readable tar: {error}") from error
+    if skipped:
         _logger.warning(
-            "%s: passed over %d links and special files: %s; if they are images, make the tar with "
+            "%s: skipped %d links and special files: %s; if they are images, make the tar with "
             "the files themselves (tar --dereference --hard-dereference)",
-            *(path, len(passed_over), named(passed_over)),
+            *(path, len(skipped), named(skipped)),
         )
     return {name: StoredFile(partial(contents.__getitem__, name), path) for name in contents}

@@ -1,4 +1,4 @@
-"""Folders of idx files, the format of MNIST, Fashion-MNIST and their kin."""
+"""Folders of idx files, the format of MNIST, Fashion-MNIST and similar data sets."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def read(folder: Path) -> Source:
     The label column is "class", its names are "0", "1", ...
 
     Raises:
-        DataError: when a file is missing, cut off or of another type.
+        DataError: when a file is missing, truncated or of another type.
     """
     splits = {}
     for split, prefix in _PREFIXES.items():
@@ -46,7 +46,7 @@ def read_array(path: Path, *, num_dimensions: int) -> npt.NDArray[np.uint8]:
         num_dimensions: how many the array must have.
 
     Returns:
-        uint8 array of the shape that the file says.
+        uint8 array of the shape given in the file.
 
     Raises:
         DataError: on another magic number, a wrong size or a broken gzip stream.
@@ -55,7 +55,7 @@ def read_array(path: Path, *, num_dimensions: int) -> npt.NDArray[np.uint8]:
     header_bytes = 4 + 4 * num_dimensions
     if len(data) < header_bytes:
         raise DataError(
-            f"{path} is truncated: got {len(data)} bytes of its {header_bytes}-byte head"
+            f"{path} is truncated: got {len(data)} bytes of its {header_bytes}-byte header"
         )
     magic = int.from_bytes(data[:4], "big")
     expected_magic = _UNSIGNED_BYTES << 8 | num_dimensions
@@ -70,7 +70,7 @@ def read_array(path: Path, *, num_dimensions: int) -> npt.NDArray[np.uint8]:
         state = "truncated" if len(data) < expected else "too long"
         raise DataError(
             f"{path} is {state}: got {len(data):,} bytes, expected {expected:,} for shape {shape}; "
-            "fetch it again"
+            "download it again"
         )
     return np.frombuffer(data, dtype=np.uint8, offset=header_bytes).reshape(shape)
 
@@ -83,7 +83,7 @@ def _read_split(folder: Path, prefix: str) -> list[SourceItem]:
     if len(images) != len(labels) or not len(images):
         raise DataError(
             f"{images_path} holds {len(images):,} images, {labels_path.name} {len(labels):,} "
-            "labels; expected as many, and at least one"
+            "labels; expected the same number, at least one"
         )
     return [
         SourceItem(
@@ -118,8 +118,8 @@ def _read_bytes(path: Path) -> bytes:
             while block := file.read(_BLOCK_BYTES):
                 data += block
     except EOFError:
-        # Cut off: what is there tells how much is missing, which the caller says.
+        # Truncated: the caller reports how much is missing.
         return bytes(data)
     except (gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(f"{path} is damaged: {error}; fetch it again") from error
+        raise DataError(f"{path} is damaged: {error}; download it again") from error
     return bytes(data)

@@ -11,22 +11,22 @@ from data_shards.sources.files import is_visible, visible_files
 
 COLUMN = "class"
 _HELD_OUT_NAMES = ("test", "val", "validation")
-"""Folders that may be held-out splits: the first that is there is the test split, a second one,
-beside "test", the validation split."""
+"""Folders that may be held-out splits: the first that exists is the test split; if that is "test",
+another one is the validation split."""
 _logger = logging.getLogger(__name__)
 
 
 def read(root: Path) -> Source:
     """List the images below `root`.
 
-    Two layouts serve: `CLASS/...`, and `train/CLASS/...` beside `test/CLASS/...` and perhaps
+    There are two layouts: `CLASS/...`, and `train/CLASS/...` with `test/CLASS/...` and perhaps
     `val/CLASS/...` (or `validation/`). Without `test`, `val` is the test split. Folders inside a
-    class folder, also linked ones, are walked too. Hidden files and folders are passed over; every
-    other file counts as an image. The label column is "class", its names are the folders'.
+    class folder, including linked ones, are searched too. Hidden files and folders are skipped;
+    every other file counts as an image. The label column is "class", its names are the folders'.
 
     Raises:
-        DataError: when there is no class folder, or one without an image, or two folders for
-            one split, or splits and other folders lie side by side.
+        DataError: when there is no class folder, a class folder has no image, a split has two
+            folders, or there are other folders next to the splits.
     """
     if not root.is_dir():
         raise DataError(f"{root} is not a folder; expected {root}/CLASS/image.jpg")
@@ -52,7 +52,7 @@ def read(root: Path) -> Source:
 
 
 def _split_folders(root: Path) -> dict[str, Path]:
-    """Return split -> folder that holds its class folders."""
+    """Return split -> folder of its class folders."""
     names = {folder.name for folder in _visible_folders(root)}
     held_out = [name for name in _HELD_OUT_NAMES if name in names]
     others = sorted(names.difference({"train"}, held_out))
@@ -60,12 +60,12 @@ def _split_folders(root: Path) -> dict[str, Path]:
         return {"train": root}
     if others:
         raise DataError(
-            f"{root} holds train and {held_out[0]}, and beside these splits also {named(others)}; "
-            f"expected either splits alone or classes alone: move {named(others)} away, or, if "
-            "train is a class here, rename it"
+            f"{root} holds the splits train and {held_out[0]}, but also {named(others)}; expected "
+            f"either splits or classes, not both: move {named(others)} away, or, if train is a "
+            "class here, rename it"
         )
     if {"val", "validation"} <= names:
-        raise DataError(f"{root} holds both val and validation; join them, or move one away")
+        raise DataError(f"{root} holds both val and validation; merge them, or move one away")
     splits = dict(zip(("train", "test", "validation"), ("train", *held_out), strict=False))
     return {split: root / name for split, name in splits.items()}
 
@@ -77,7 +77,7 @@ def _class_folders(folder: Path) -> list[Path]:
     loose = [entry.name for entry in folder.iterdir() if entry.is_file() and is_visible(entry.name)]
     if loose:
         _logger.warning(
-            "%s: %d files beside the class folders are not imported, such as %s",
+            "%s: %d files outside the class folders are not imported, such as %s",
             folder,
             len(loose),
             min(loose),

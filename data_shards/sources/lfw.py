@@ -1,4 +1,4 @@
-"""Labeled Faces in the Wild and sets laid out like it: NAME/NAME_0001.jpg, a folder or a tar."""
+"""Labeled Faces in the Wild and data sets like it: NAME/NAME_0001.jpg in a folder or a tar."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _NUMBER = re.compile(r"_\d+\.\w+")
 
 
 def read(path: Path) -> Source:
-    """List the faces of a folder or of a tar (also .tgz, .tar.xz, ...).
+    """List the faces of a folder or a tar (also .tgz, .tar.xz, ...).
 
-    Only files NAME/NAME_NUMBER.SUFFIX count, at any depth; lists and notes beside them do not.
+    Only files NAME/NAME_NUMBER.SUFFIX count, at any depth; other files are ignored.
 
     Raises:
-        DataError: when there is no such file, a face is there twice, such as below lfw/ and
+        DataError: when there is no such file, a face occurs twice, such as in lfw/ and
             lfw-deepfunneled/, or the tar cannot be read.
     """
     files = files_of(path)

@@ -1,4 +1,4 @@
-"""UTKFace and sets named like it: AGE_GENDER_RACE_TIME.jpg, a folder or a tar.
+"""UTKFace and data sets with the same file names: AGE_GENDER_RACE_TIME.jpg, a folder or a tar.
 
 Zhang, Song, Qi: Age Progression/Regression by Conditional Adversarial Autoencoder, CVPR 2017.
 """
@@ -18,9 +18,9 @@ from data_shards.sources.files import files_of, refuse_copies
 GENDERS = ("male", "female")
 RACES = ("white", "black", "asian", "indian", "other")
 OLD = 60
-"""Age in years from which `age60` says "60+"."""
+"""Age in years from which `age60` is "60+"."""
 LEAST_IN_AGE_CLASS = 20
-"""Images that an `age_decade` class has at least; a decade with fewer joins a neighbour."""
+"""Fewest images of an `age_decade` class; a decade with fewer is merged with a neighbour."""
 _MOST_YEARS = 150
 _LAST_DECADE = 9
 _NAME = re.compile(r"(\d{1,3})_([01])_([0-4])_\d+\..+")
@@ -29,27 +29,27 @@ _IMAGE = re.compile(r".*\.(jpe?g|png|bmp|webp)", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Face:
-    """What a file's name says."""
+    """The labels in a file's name."""
 
     age: int
     """In years."""
     gender: int
-    """Place in `GENDERS`."""
+    """Index into `GENDERS`."""
     race: int
-    """Place in `RACES`."""
+    """Index into `RACES`."""
 
 
 def read(path: Path) -> Source:
-    """List the faces of a folder or of a tar (also .tgz, .tar.xz, ...), at any depth.
+    """List the faces of a folder or a tar (also .tgz, .tar.xz, ...), at any depth.
 
     Label columns are `race` (5 names), `age_decade` ("0-9", "10-19", ..., "90+"; decades with
-    fewer than 20 images are joined, see `decade_bins`), `gender` and `age60` ("0-59", "60+").
-    Classes without an image get no number, so a part of the set can be imported too; a column of
-    one class only is left out. Images whose name has not these parts are `unlabelled`.
+    fewer than 20 images are merged, see `decade_bins`), `gender` and `age60` ("0-59", "60+").
+    Classes without an image get no number, so a part of the set can be imported too; a column
+    with a single class is left out. Images whose names lack these parts are `unlabelled`.
 
     Raises:
-        DataError: when no file's name has these parts, a face is there twice, such as below
-            UTKFace/ and crop_part1/, or the tar cannot be read.
+        DataError: when no file's name has these parts, a face occurs twice, such as in UTKFace/
+            and crop_part1/, or the tar cannot be read.
     """
     files = files_of(path)
     images = sorted(name for name in files if _is_image(name))
@@ -90,14 +90,14 @@ def parse(file_name: str) -> Face | None:
 
 
 def decade_bins(counts: Sequence[int], least: int) -> list[tuple[int, int]]:
-    """Join neighbouring decades until each has enough images.
+    """Merge neighbouring decades until each bin has enough images.
 
-    From the youngest on, decades are gathered until they hold `least` images together; what is
-    left over at the old end joins the bin before it.
+    From the youngest on, decades are collected until they hold `least` images together; the rest
+    at the old end is added to the last bin.
 
     Args:
         counts: images of each decade.
-        least: images that a bin is to have.
+        least: fewest images of a bin.
 
     Returns:
         [first, last] decade of each bin, ascending, all decades covered; one bin if there are
@@ -116,7 +116,7 @@ def decade_bins(counts: Sequence[int], least: int) -> list[tuple[int, int]]:
 
 
 def _photo(name: str) -> str:
-    """AGE_GENDER_RACE_TIME; what follows tells versions of a photo apart (.jpg, .jpg.chip.jpg)."""
+    """AGE_GENDER_RACE_TIME; the rest tells versions of a photo apart (.jpg, .jpg.chip.jpg)."""
     return PurePosixPath(name).name.split(".")[0]
 
 
@@ -141,7 +141,7 @@ def _columns(faces: Sequence[Face]) -> dict[str, tuple[tuple[str, ...], list[int
         "age60": _present((f"0-{OLD - 1}", f"{OLD}+"), (int(face.age >= OLD) for face in faces)),
     }
     several = {column: found for column, found in columns.items() if len(found[0]) > 1}
-    # Nothing differs in a handful of equal faces; the import says that it needs two classes.
+    # If no column has two classes, keep one: the import then reports that it needs two classes.
     return several or {"race": columns["race"]}
 
 
@@ -151,7 +151,7 @@ def _ages(first: int, last: int) -> str:
 
 
 def _present(names: Sequence[str], classes: Iterable[int]) -> tuple[tuple[str, ...], list[int]]:
-    """Number the classes that occur from 0 on, in the order of their names."""
+    """Number the classes that occur from 0, in the order of `names`."""
     listed = list(classes)
     occurring = sorted(set(listed))
     number_of = {old: new for new, old in enumerate(occurring)}

@@ -83,7 +83,7 @@ def test_a_file_system_without_locks_is_said(
     with caplog.at_level(logging.WARNING), held(tmp_path / "a.lock"):
         pass
     assert "cannot lock" in caplog.text
-    assert "start no second one" in caplog.text
+    assert "start no second process" in caplog.text
 
 
 def test_a_folder_that_cannot_be_made_is_an_os_error(tmp_path: Path) -> None:

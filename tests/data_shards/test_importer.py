@@ -7,7 +7,7 @@ import pytest
 from data_shards import importer
 from data_shards.errors import named
 from data_shards.shards.manifest import Manifest
-from data_shards.sources import SOURCE_NAMES
+from data_shards.sources.registry import SOURCES
 from tests.helpers.image_shards import png, write_image_folder
 
 
@@ -42,7 +42,7 @@ def test_the_summary_says_what_the_long_tail_lacks_and_what_was_skipped(
     tail = ["--long-tail-ratio", "2", "--max-per-class", "20", "--test-fraction", "0"]
     assert importer.main(arguments + tail) == 0
     printed = capsys.readouterr().out
-    assert "fewer images than the long tail wanted: 'ann' 8 of 20, 'bo' 8 of 10\n" in printed
+    assert "fewer images than the long tail asked for: 'ann' 8 of 20, 'bo' 8 of 10\n" in printed
     assert "skipped 1 image(s) that cannot be used: bo/README.txt\n" in printed
 
 
@@ -93,7 +93,7 @@ def test_verify_finds_a_changed_byte(
     out = tmp_path / "out"
     importer.main(["image-folder", str(faces), "--out", str(out)])
     assert importer.main(["--verify", str(out)]) == 0
-    assert f"{out} is whole: 16 images in 2 shard(s)" in capsys.readouterr().out
+    assert f"{out} is intact: 16 images in 2 shard(s)" in capsys.readouterr().out
     tar = out / "test-000000.tar"
     tar.write_bytes(tar.read_bytes()[:-1] + b"x")
     assert importer.main(["--verify", str(out)]) == 2
@@ -103,15 +103,15 @@ def test_verify_finds_a_changed_byte(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "say what to import and where to"),
-        (["digits"], "say what to import and where to"),
+        ([], "say what to import, and where to"),
+        (["digits"], "say what to import, and where to"),
         (["idx", "--out", "x"], "idx needs a path"),
         (["lfw", "nowhere", "--out", "x"], "nowhere does not exist"),
         (["digits", "--out", "x", "--long-tail-ratio", "0.1"], "--long-tail-ratio must be >= 1"),
         (["digits", "--out", "x", "--min-images", "5000"], "at least two classes, got 0"),
         (["--verify", "nowhere"], "nowhere is not a folder"),
-        (["digits", "--verify", "x"], "--verify goes without SOURCE and --out"),
-        (["--out", "x", "--verify", "x"], "--verify goes without SOURCE and --out"),
+        (["digits", "--verify", "x"], "--verify takes neither SOURCE nor --out"),
+        (["--out", "x", "--verify", "x"], "--verify takes neither SOURCE nor --out"),
     ],
 )
 def test_errors_are_one_clear_line_and_exit_code_2(
@@ -139,7 +139,7 @@ def test_an_interrupt_says_how_to_go_on(
 
     monkeypatch.setattr(importer, "write_import", interrupted)
     assert importer.main(["digits", "--out", str(tmp_path / "out")]) == 130
-    assert "the same command goes on from here" in capsys.readouterr().err
+    assert "the same command continues" in capsys.readouterr().err
 
 
 def test_help_teaches_by_examples_that_can_be_typed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -153,4 +153,4 @@ def test_help_teaches_by_examples_that_can_be_typed(capsys: pytest.CaptureFixtur
         importer._parser().parse_args(example)
     shown = {word for example in examples for word in example}
     assert shown >= {"--long-tail-ratio", "--max-per-class", "--min-images", "--on-error"}
-    assert shown >= {"--test-fraction", "--verify", *SOURCE_NAMES}
+    assert shown >= {"--test-fraction", "--verify", *SOURCES}

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data_shards.features.embeddings import finish_embeddings, write_embedding_shard
+from data_shards.features.embedding_shard import write_embedding_shard
+from data_shards.features.embeddings import finish_embeddings
 from tests.helpers.reference_clustering import unit_rows
 
 

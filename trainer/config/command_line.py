@@ -17,7 +17,10 @@ def config_parser(prog: str, description: str | None) -> argparse.ArgumentParser
         prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--config", required=True, metavar="FILE", help="YAML file of the run, or the run's folder"
+        "--config",
+        required=True,
+        metavar="FILE|RUN|NAME",
+        help="YAML file, the folder of a run, or the name of a shipped one, such as long_tail",
     )
     parser.add_argument(
         "--set",

@@ -13,9 +13,7 @@ from trainer.config.baselines import check_baseline
 from trainer.config.builder import build_config, given_settings, place
 from trainer.config.recipe import Derived, derive_for
 from trainer.config.run_config import RunConfig, as_dict
-
-RUN_CONFIG = "config.yaml"
-"""Name of the resolved configuration in a run's folder."""
+from trainer.config.shipped import config_path
 
 
 class _Loader(yaml.SafeLoader):
@@ -67,11 +65,8 @@ def load_with_recipe(
 
 
 def _read(path: str | Path) -> dict[str, Any]:
-    path = Path(path)
-    if path.is_dir():
-        path = path / RUN_CONFIG
     try:
-        text = path.read_text(encoding="utf-8")
+        text = config_path(path).read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
     try:

@@ -10,7 +10,8 @@ from clustering.settings import fixed_settings
 from data_shards.atomic import atomic_file, read_json
 from data_shards.errors import ConfigError, DataError
 from trainer.config.run_config import RunConfig, as_dict
-from trainer.config.yaml_file import RUN_CONFIG, load_config, to_yaml
+from trainer.config.shipped import RUN_CONFIG
+from trainer.config.yaml_file import load_config, to_yaml
 
 
 def step_name(step: int) -> str:

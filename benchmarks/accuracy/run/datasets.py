@@ -20,8 +20,8 @@ from data_shards.errors import DataError
 from data_shards.importer import import_source
 from data_shards.importing.plan import ImportOptions
 from data_shards.shards.manifest import Manifest
-from data_shards.sources import read_source
 from data_shards.sources.base import Source
+from data_shards.sources.registry import read_source
 
 VALIDATION_FRACTION = 0.2
 

@@ -12,14 +12,12 @@ import pytest
 
 from data_shards.errors import DataError
 from data_shards.features import embeddings as module
-from data_shards.features.embeddings import (
+from data_shards.features.embedding_shard import (
     EmbeddingShardInfo,
-    EmbeddingShards,
-    begin_embeddings,
-    finish_embeddings,
     finished_shard,
     write_embedding_shard,
 )
+from data_shards.features.embeddings import EmbeddingShards, begin_embeddings, finish_embeddings
 from data_shards.features.gather import gather_rows
 
 DIM = 5
@@ -95,7 +93,7 @@ def test_without_a_manifest_nothing_is_read(folder: Path) -> None:
     with pytest.raises(DataError, match="holds no finished embeddings"):
         EmbeddingShards.open(folder)
     (folder / "manifest.json").write_text('{"format": "else"}')
-    with pytest.raises(DataError, match="no manifest of"):
+    with pytest.raises(DataError, match="not a manifest of"):
         EmbeddingShards.open(folder)
 
 
@@ -204,7 +202,7 @@ def test_a_task_names_the_file_that_it_cannot_read(folder: Path) -> None:
     embeddings = EmbeddingShards.open_checked(folder)
     path = folder / "shard-000002.npy"
     os.truncate(path, path.stat().st_size - 4)
-    with pytest.raises(DataError, match=r"shard-000002\.npy is cut off or changed.*embed again"):
+    with pytest.raises(DataError, match=r"shard-000002\.npy is truncated or changed.*embed again"):
         embeddings.rows(np.array([0, 4]))
     path.unlink()
     with pytest.raises(DataError, match=r"shard-000002\.npy is missing; embed again"):

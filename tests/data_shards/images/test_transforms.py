@@ -89,7 +89,7 @@ def test_16_bits_are_scaled_by_their_mode_and_not_by_their_content() -> None:
 def test_pixels_of_unknown_range_are_refused(pixels: np.ndarray, message: str) -> None:
     data = encoded(Image.fromarray(pixels), "TIFF")
     for read in (open_image, lambda data: decode_image(data, size=4, channels=3)):
-        with pytest.raises(DataError, match=message + ".*save it as a PNG"):
+        with pytest.raises(DataError, match=message + ".*save it as an 8-bit"):
             read(data)
 
 

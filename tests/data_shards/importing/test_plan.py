@@ -134,7 +134,7 @@ def test_another_label_stays_while_each_of_its_classes_has_a_training_image(
         assert thinned.label_columns == (("a", "rare", "half") if has_rare else ("a", "half"))
         assert set(thinned.label_names) == set(thinned.label_columns)
         assert (
-            "of which a class has no training image: rare (no 'yes')" in caplog.text
+            "that have a class without a training image: rare (no 'yes')" in caplog.text
         ) != has_rare
         left_out += not has_rare
     assert 0 < left_out < 10
@@ -143,7 +143,7 @@ def test_another_label_stays_while_each_of_its_classes_has_a_training_image(
 
 def test_images_without_labels_stop_an_import_or_are_listed() -> None:
     made = replace(source([4, 8]), unlabelled=("odd.jpg", "odder.jpg"))
-    with pytest.raises(DataError, match=r"2 image\(s\) cannot be told, the first is odd.jpg"):
+    with pytest.raises(DataError, match=r"2 image\(s\) are unknown, the first is odd.jpg"):
         plan(made)
     assert plan(made, on_error="skip").skipped == ("odd.jpg", "odder.jpg")
 

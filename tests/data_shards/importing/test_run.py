@@ -100,7 +100,10 @@ def overwrite(faces: Path, *, longer: bool = False) -> None:
 
 @pytest.mark.parametrize(
     ("longer", "what"),
-    [(True, "some have other sizes; "), (False, r"their sizes are the same, but not their times ")],
+    [
+        (True, "some have other sizes; "),
+        (False, r"their sizes are the same, but not their modification times "),
+    ],
 )
 def test_a_finished_import_is_not_taken_for_one_of_changed_images(
     faces: Path, tmp_path: Path, longer: bool, what: str
@@ -205,7 +208,7 @@ def test_an_unfinished_other_import_is_started_over(
     (faces / "cy" / "notes.txt").unlink()
     with caplog.at_level(logging.WARNING):
         run(faces, out)
-    assert "is started over" in caplog.text
+    assert "is replaced" in caplog.text
     run(faces, tmp_path / "fresh")
     assert folder_bytes(out) == folder_bytes(tmp_path / "fresh")
 
@@ -279,7 +282,7 @@ def test_an_image_that_was_repaired_does_not_change_a_finished_import(
     """Trainings read its shards; an unfinished one takes the image up."""
     before = folder_bytes(with_skipped)
     (faces / "bo" / "003.png").write_bytes(png(0))
-    with pytest.raises(DataError, match="can be read now: bo/003.png; choose another --out or rem"):
+    with pytest.raises(DataError, match="readable now: bo/003.png; choose another --out or rem"):
         run(faces, with_skipped, on_error="skip", test_fraction=0)
     assert folder_bytes(with_skipped) == before
     (with_skipped / "manifest.json").unlink()
@@ -341,7 +344,7 @@ def test_a_second_import_into_a_folder_is_refused_and_harms_nothing(
     first, *others = source.splits["train"]
 
     def load() -> bytes:
-        with pytest.raises(DataError, match=f"another import into {out} is at work; wait for it"):
+        with pytest.raises(DataError, match=f"another import is writing into {out}; wait"):
             run(faces, out)
         second.append("refused")
         return first.load()

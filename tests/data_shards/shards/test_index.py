@@ -97,7 +97,7 @@ def test_a_changed_index_or_label_file_is_named(manifest: Manifest, suffix: str)
 def test_a_tar_that_shrinks_under_way_is_named(manifest: Manifest, ids: list[int]) -> None:
     index = SampleIndex(manifest, "train")
     os.truncate(manifest.folder / "train-000000.tar", 100)
-    with pytest.raises(DataError, match=rf"train-000000\.tar is cut off.*sample {ids[2]}"):
+    with pytest.raises(DataError, match=rf"train-000000\.tar is truncated.*sample {ids[2]}"):
         index.read(ids[2])
 
 

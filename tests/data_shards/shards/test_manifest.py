@@ -59,7 +59,7 @@ def test_a_missing_file_is_named(manifest: Manifest, suffix: str) -> None:
 def test_a_cut_off_tar_is_named(manifest: Manifest, num_bytes: int) -> None:
     path = manifest.folder / "train-000000.tar"
     path.write_bytes(path.read_bytes()[:num_bytes])
-    with pytest.raises(DataError, match=f"train-000000.tar is cut off.*got {num_bytes} bytes"):
+    with pytest.raises(DataError, match=f"train-000000.tar is truncated.*got {num_bytes} bytes"):
         Manifest.load(manifest.folder)
 
 

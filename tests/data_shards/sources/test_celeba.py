@@ -55,7 +55,7 @@ def test_an_attribute_that_nobody_has_in_training_is_left_out(
         import_source(celeba.read(folder), ImportOptions(out=out))
     manifest = import_source(celeba.read(folder), ImportOptions(out=out, label="Young"))
     assert manifest.label_columns == ("Young",)
-    assert "no training image: Bald (no 'yes'); to keep one" in caplog.text
+    assert "a class without a training image: Bald (no 'yes'); to keep one" in caplog.text
     for split in manifest.splits:
         assert SampleIndex(manifest, split).labels("Young").tolist() == [0, 1]
         assert [sample.labels for sample in read_shard(manifest, split, 0)] == [
@@ -74,13 +74,13 @@ def test_an_attribute_that_nobody_has_in_training_is_left_out(
             celeba.ATTRIBUTES,
             3,
             "../x.jpg 1 1",
-            r":4: expected a file's name without folders, got '",
+            r":4: expected a file name without folders, got '",
         ),
         (
             celeba.ATTRIBUTES,
             3,
             "/etc/x 1 1",
-            r":4: expected a file's name without folders, got '/e",
+            r":4: expected a file name without folders, got '/e",
         ),
         (celeba.PARTITION, 1, "000001.jpg 3", r":2: expected an image .* and 0, 1 or 2"),
         (celeba.PARTITION, 1, "other.jpg 0", r":2: expected an image"),

@@ -61,7 +61,7 @@ def test_a_link_back_is_said_and_not_followed(
     (tmp_path / "bo" / "ann").symlink_to(tmp_path / "ann")  # no way back: it is there twice
     with caplog.at_level(logging.WARNING):
         assert names(tmp_path) == ["ann/000.png", "bo/000.png", "bo/ann/000.png"]
-    assert f"{tmp_path}/ann/all leads back to a folder that it lies in" in caplog.text
+    assert f"{tmp_path}/ann/all leads back to a folder that contains it" in caplog.text
     assert f"{tmp_path}/bo/ann/all leads back" in caplog.text
 
 
@@ -106,7 +106,7 @@ def test_hard_links_of_a_tar_are_files_and_other_links_are_counted(
         found = files_of(path)
     assert list(found) == [f"lfw/{p}/{p}_0001.jpg" for p in ("Ann", "Bo", "Cy")]
     assert all(file.load() == png(1) for file in found.values())
-    assert "passed over 2 links and special files: lfw/Di/Di_0001.jpg, lfw/Ed;" in caplog.text
+    assert "skipped 2 links and special files: lfw/Di/Di_0001.jpg, lfw/Ed;" in caplog.text
 
 
 def test_a_tar_of_files_alone_needs_no_word(

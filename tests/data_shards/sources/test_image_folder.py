@@ -61,7 +61,7 @@ def test_val_beside_test_is_the_validation_split(tmp_path: Path, name: str) -> N
 def test_two_folders_for_one_split_are_refused(tmp_path: Path) -> None:
     for folder in ("train", "val", "validation"):
         write_image_folder(tmp_path / folder, {"ann": 1, "bo": 1})
-    with pytest.raises(DataError, match="both val and validation; join them"):
+    with pytest.raises(DataError, match="both val and validation; merge them"):
         image_folder.read(tmp_path)
 
 
@@ -71,7 +71,7 @@ def test_splits_beside_other_folders_are_not_taken_for_classes(
 ) -> None:
     for name in ("train", test_name, "extra", "raw"):
         write_image_folder(tmp_path / name, {"ann": 1, "bo": 1})
-    message = f"holds train and {test_name}, and beside these splits also extra, raw; expected"
+    message = f"holds the splits train and {test_name}, but also extra, raw; expected"
     with pytest.raises(DataError, match=message):
         image_folder.read(tmp_path)
 
@@ -95,7 +95,7 @@ def test_files_beside_the_class_folders_are_said_to_be_left_out(
     (root / "README.txt").write_text("read me")
     with caplog.at_level(logging.WARNING):
         assert len(image_folder.read(root).splits["train"]) == 2
-    assert "1 files beside the class folders are not imported, such as README.txt" in caplog.text
+    assert "1 files outside the class folders are not imported, such as README.txt" in caplog.text
 
 
 def test_an_empty_class_folder_is_named(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def test_a_damaged_tar_is_named(folder: Path, suffix: str) -> None:
     data = path.read_bytes()
     for damaged in (data[: len(data) // 2], b"no tar"):
         path.write_bytes(damaged)
-        with pytest.raises(DataError, match=f"faces.{suffix} is no tar that can be read"):
+        with pytest.raises(DataError, match=f"faces.{suffix} is not a readable tar"):
             lfw.read(path)
 
 

@@ -6,7 +6,8 @@ import pytest
 
 from data_shards.errors import ConfigError
 from trainer.config.command_line import config_parser, print_if_dry_run, resolved
-from trainer.config.yaml_file import RUN_CONFIG, load_config, to_yaml
+from trainer.config.shipped import RUN_CONFIG
+from trainer.config.yaml_file import load_config, to_yaml
 
 
 def write(folder: Path, text: str = "recipe: none\nrun: {seed: 3}\n") -> Path:

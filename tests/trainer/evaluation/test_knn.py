@@ -9,11 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from data_shards.features.embeddings import (
-    EmbeddingShards,
-    finish_embeddings,
-    write_embedding_shard,
-)
+from data_shards.features.embedding_shard import write_embedding_shard
+from data_shards.features.embeddings import EmbeddingShards, finish_embeddings
 from tests.helpers.cluster_tables import tiny_table
 from tests.helpers.reference_clustering import unit_rows
 from tests.helpers.reference_trainer import nearest_images_vote

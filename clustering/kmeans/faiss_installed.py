@@ -1,0 +1,20 @@
+"""Whether FAISS is there, asked before anything starts and without importing it."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from clustering.errors import ClusterError
+
+
+def require_faiss() -> None:
+    """Refuse to go on without FAISS.
+
+    Raises:
+        ClusterError: it is not installed; names the extras that bring it.
+    """
+    if find_spec("faiss") is None:
+        raise ClusterError(
+            "clustering needs FAISS, which is not installed: pip install 'clmle[cpu]', or, for "
+            "CUDA GPUs, 'clmle[gpu]' (in a checkout '.[cpu]' or '.[gpu]'); never both"
+        )

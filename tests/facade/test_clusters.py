@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import clmle
+from clustering.table.knc import knc_predict
+from tests.helpers.embedding_shards import labelled_rows
+
+
+@pytest.fixture
+def rows() -> np.ndarray:
+    return labelled_rows((30, 12, 5), seed=3)[0]
+
+
+@pytest.fixture
+def labels() -> np.ndarray:
+    return np.repeat([0, 1, 2], (30, 12, 5))
+
+
+def test_every_class_is_clustered_and_every_row_is_a_member(
+    rows: np.ndarray, labels: np.ndarray
+) -> None:
+    table = clmle.cluster(rows, labels, target_size=6)
+    table.validate()
+    assert np.bincount(table.class_of).tolist() == [5, 2, 1]
+    assert sorted(table.member_ids) == list(range(len(rows)))
+    found = clmle.cluster_ids(table, np.arange(len(rows)))
+    assert (table.class_of[found] == labels).all()
+    for number in range(table.num_clusters):
+        assert np.flatnonzero(found == number).tolist() == table.members(number).tolist()
+
+
+def test_the_same_arguments_give_the_same_table(rows: np.ndarray, labels: np.ndarray) -> None:
+    table = clmle.cluster(rows, labels, target_size=6, seed=1)
+    again = clmle.cluster(torch.tensor(rows), torch.tensor(labels), target_size=6, seed=1)
+    for name, array in table.arrays().items():
+        assert np.array_equal(array, again.arrays()[name]), name
+
+
+def test_only_directions_count(rows: np.ndarray, labels: np.ndarray) -> None:
+    lengths = np.logspace(-3, 3, len(rows))[:, None]
+    table = clmle.cluster(rows, labels, target_size=6)
+    scaled = clmle.cluster(rows.astype(np.float64) * lengths, labels, target_size=6)
+    assert np.array_equal(table.member_ids, scaled.member_ids)
+    np.testing.assert_allclose(
+        clmle.knc_scores(rows * 7, table), clmle.knc_scores(rows, table), rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("rule", ["margin", "soft", "balanced"])
+def test_the_best_score_is_the_predicted_class(
+    rows: np.ndarray, labels: np.ndarray, rule: str
+) -> None:
+    table = clmle.cluster(rows, labels, target_size=6)
+    scores = clmle.knc_scores(rows, table, rule=rule, num_neighbours=4)
+    assert scores.shape == (len(rows), 3)
+    predicted = knc_predict(
+        rows, table.centroids, table.class_of, num_classes=3, rules=[rule], num_neighbours=4
+    )
+    assert scores.argmax(axis=1).tolist() == predicted[rule].tolist()
+
+
+def test_wrong_arrays_are_told_what_was_expected(rows: np.ndarray, labels: np.ndarray) -> None:
+    with pytest.raises(TypeError, match=r"embeddings must be a floating-point array of shape \(N"):
+        clmle.cluster(labels, rows)
+    with pytest.raises(TypeError, match=r"labels must be integers .* makes them of names"):
+        clmle.cluster(rows, np.array(["ann"] * len(rows)))
+    with pytest.raises(ValueError, match="there are 47 embeddings but 46 labels"):
+        clmle.cluster(rows, labels[1:])
+    with pytest.raises(ValueError, match=r"got 3 values from 0 to 4: numpy\.unique"):
+        clmle.cluster(rows, labels * 2)
+    rows[7] = 0
+    with pytest.raises(ValueError, match=r"embedding 7 has length 0\.0"):
+        clmle.cluster(rows, labels)
+
+
+def test_scores_of_what_does_not_fit_the_table_are_refused(
+    rows: np.ndarray, labels: np.ndarray
+) -> None:
+    table = clmle.cluster(rows, labels)
+    with pytest.raises(ValueError, match="another embedding dimension"):
+        clmle.knc_scores(rows[:, 1:], table)
+    with pytest.raises(TypeError, match="table must be a ClusterTable"):
+        clmle.knc_scores(rows, table.centroids)
+    with pytest.raises(ValueError, match="sample 47 is in no cluster"):
+        clmle.cluster_ids(table, [3, 47])
+    with pytest.raises(TypeError, match="sample_ids must be integers"):
+        clmle.cluster_ids(table, [0.5])

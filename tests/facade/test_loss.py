@@ -1,0 +1,137 @@
+"""`ClmleLoss` against the functions that the trainer minimises, and what it refuses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional
+
+import clmle
+from clustering.table.table import ClusterTable
+from tests.helpers.cluster_tables import tiny_table
+from trainer.losses.clmle import candidate_cosines, clmle_loss
+
+DIM = 4
+
+
+@pytest.fixture
+def table() -> ClusterTable:
+    return tiny_table(dim=DIM)
+
+
+def batch(table: ClusterTable, size: int = 12) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(size, DIM, generator=generator, dtype=torch.float64)
+    return rows, torch.randint(0, table.num_clusters, (size,), generator=generator)
+
+
+@pytest.mark.parametrize("candidates", ["batch", "table"])
+@pytest.mark.parametrize("mean_momentum", [0.0, 0.7, 1.0])
+def test_value_and_gradient_are_those_of_the_trainers_functions(
+    table: ClusterTable, candidates: Any, mean_momentum: float
+) -> None:
+    rows, clusters = batch(table)
+    mine, theirs = rows.clone().requires_grad_(), rows.clone().requires_grad_()
+    loss = clmle.ClmleLoss(
+        scale=8.0,
+        margin_between=0.3,
+        margin_within=0.2,
+        weight_within=0.5,
+        candidates=candidates,
+        mean_momentum=mean_momentum,
+    )
+    value = loss(mine, clusters, table)
+    value.backward()
+    own, cosine, compared = candidate_cosines(
+        functional.normalize(theirs, dim=1),
+        clusters,
+        torch.tensor(table.centroids),
+        candidates=candidates,
+        momentum=mean_momentum,
+    )
+    expected = clmle_loss(
+        cosine=cosine,
+        cluster=own,
+        class_of=torch.tensor(table.class_of)[compared],
+        scale=8.0,
+        margin_between_rad=0.3,
+        margin_within_rad=0.2,
+        weight_within=0.5,
+    ).loss
+    expected.backward()
+    assert torch.equal(value, expected)
+    assert mine.grad is not None
+    assert torch.equal(mine.grad, theirs.grad)
+
+
+def test_the_gradient_is_that_of_finite_differences(table: ClusterTable) -> None:
+    rows, clusters = batch(table, size=5)
+    loss = clmle.ClmleLoss()
+    assert torch.autograd.gradcheck(
+        lambda x: loss(x, clusters, table), (rows.requires_grad_(),), atol=1e-4
+    )
+
+
+def test_only_directions_count(table: ClusterTable) -> None:
+    rows, clusters = batch(table)
+    loss = clmle.ClmleLoss()
+    lengths = torch.linspace(0.1, 9, len(rows), dtype=torch.float64)[:, None]
+    assert loss(rows * lengths, clusters, table).item() == pytest.approx(
+        loss(rows, clusters, table).item()
+    )
+
+
+def test_another_table_is_taken_when_it_is_given(table: ClusterTable) -> None:
+    rows, clusters = batch(table)
+    loss, other = clmle.ClmleLoss(), tiny_table(dim=DIM, seed=1)
+    first = loss(rows, clusters, table)
+    assert loss(rows, clusters, other) != first
+    assert loss(rows, clusters, table) == first
+
+
+def test_half_precision_and_other_integers_serve(table: ClusterTable) -> None:
+    rows, clusters = batch(table)
+    loss = clmle.ClmleLoss()
+    half = loss(rows.to(torch.bfloat16), clusters.to(torch.int32), table)
+    assert half.dtype == torch.float32
+    assert half.item() == pytest.approx(loss(rows, clusters, table).item(), rel=0.05)
+
+
+def test_wrong_arguments_are_told_what_was_expected(table: ClusterTable) -> None:
+    rows, clusters = batch(table)
+    loss = clmle.ClmleLoss()
+    expected = r"expected loss\(embeddings \(B, D\), cluster_ids \(B,\), table\)"
+    with pytest.raises(TypeError, match=expected):  # swapped
+        loss(clusters, rows, table)
+    with pytest.raises(TypeError, match=expected):
+        loss(rows, table, clusters)
+    with pytest.raises(TypeError, match="table must be a ClusterTable"):
+        loss(rows, clusters, torch.tensor(table.centroids))
+    with pytest.raises(ValueError, match="a table of dimension 4"):
+        loss(rows[:, :3], clusters, table)
+    with pytest.raises(ValueError, match=expected):
+        loss(rows, clusters[:-1], table)
+    with pytest.raises(ValueError, match=r"must lie in 0 \.\. 5, got .* \.\. 6"):
+        loss(rows, clusters.clamp(max=5).index_fill(0, torch.tensor([0]), 6), table)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"scale": 0.0},
+        {"margin_between": 0.1, "margin_within": 0.2},
+        {"margin_between": 1.6},
+        {"weight_within": -1.0},
+        {"candidates": "all"},
+        {"mean_momentum": 1.5},
+    ],
+)
+def test_settings_out_of_range_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        clmle.ClmleLoss(**settings)
+
+
+def test_it_prints_its_settings() -> None:
+    assert "margin_between=0.35" in repr(clmle.ClmleLoss())
