@@ -22,7 +22,7 @@ from cluster_jobs.ray_cluster.local_ray import ray_session
 from cluster_jobs.ray_cluster.workers import EmbeddedShard, EmbedWork, embed_one_shard
 from cluster_jobs.service.snapshots import check_data, find_snapshot
 from clustering.config import ClusterConfig
-from clustering.execution.ray_tasks import run_tasks
+from clustering.execution.ray_calls import run_calls
 from data_shards.features.embeddings import (
     EmbeddingShardInfo,
     EmbeddingShards,
@@ -80,7 +80,7 @@ def embed_split(
     for task in works[0].tasks:
         begin_embeddings(works[0].out / task.name, works[0].origin)
     at_once, gpus = task_resources(cpus, gpus)
-    for number, shard in run_tasks(
+    for number, shard in run_calls(
         embed_one_shard, works, num_at_once=at_once, config=config, num_gpus=gpus
     ):
         done[number] = shard

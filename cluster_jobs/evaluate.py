@@ -27,7 +27,7 @@ from cluster_jobs.service.snapshots import (
     served_snapshot,
 )
 from clustering.config import ClusterConfig
-from clustering.execution.ray_tasks import run_tasks
+from clustering.execution.ray_calls import run_calls
 from clustering.table import store
 from data_shards.progress import Progress
 from data_shards.shards.manifest import Manifest
@@ -68,7 +68,7 @@ def count_split(
     """
     total: Counts = {}
     at_once, gpus = task_resources(cpus, gpus)
-    for number, counts in run_tasks(
+    for number, counts in run_calls(
         count_right_answers, works, num_at_once=at_once, config=config, num_gpus=gpus
     ):
         total = {key: counts[key] + total[key] if total else counts[key] for key in counts}

@@ -15,7 +15,7 @@ from cluster_jobs.service.table_requests import identity
 from clustering.coordinator import cluster_embeddings
 from clustering.errors import ClusterError
 from clustering.execution.bundle_store import BundleStore, KeptWorkers
-from clustering.execution.workers import RayWorkers
+from clustering.execution.ray_workers import RayWorkers
 from clustering.table import store
 from clustering.table.table import ClusterTable
 from data_shards.atomic import sha256_of
@@ -166,7 +166,7 @@ class Refresher:
         workers = RayWorkers(
             self._config.cluster,
             class_sizes=[self._manifest.class_counts(SPLIT, task.label) for task in tasks],
-            on_task=self._on_progress,
+            on_call=self._on_progress,
         )
         for task in tasks:
             folder = out / task.name

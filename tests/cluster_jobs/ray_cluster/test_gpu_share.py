@@ -60,7 +60,7 @@ def test_each_refresh_uses_the_cpus_that_are_there_then(
         asked.append(num_at_once)
         raise InterruptedError
 
-    monkeypatch.setattr(embed, "run_tasks", stop_here)
+    monkeypatch.setattr(embed, "run_calls", stop_here)
     served = Service(tiny.config, tiny.manifest)
     tiny.snapshot(5)
     for cpus in (1.0, 16.0, 4.0):
@@ -78,7 +78,7 @@ def test_the_share_reaches_the_tasks(tiny: TinyRun, monkeypatch: pytest.MonkeyPa
         raise InterruptedError
 
     for module in (embed, evaluate):
-        monkeypatch.setattr(module, "run_tasks", stop_here)
+        monkeypatch.setattr(module, "run_calls", stop_here)
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"GPU": 1.0})
     config = with_settings(tiny.config, {"launch.embed_gpus": 0.5})
     with pytest.raises(InterruptedError):
