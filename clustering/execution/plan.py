@@ -207,16 +207,13 @@ def make_plan(
     costs = class_sizes * (np.where(means, 0, num_clusters * config.iterations) + _ROW_COST)
     partitioned = _too_large(class_sizes, costs, config, num_workers=num_workers, dim=dim)
     others = np.flatnonzero(~partitioned)
-    largest_bytes: float = _LARGEST_BYTES
-    if transport.route == "object_store":  # so small that a wave has one for each worker
-        largest_bytes = min(largest_bytes, transport.wave_bytes / num_workers)
     least = math.ceil(costs[others].sum() / _LARGEST_COST)
     bundles = make_bundles(
         others,
         class_sizes,
         costs,
         num_bundles=max(least, num_workers * _BUNDLES_PER_WORKER),
-        largest_rows=largest_bytes / (4 * dim),
+        largest_rows=_largest_bytes(transport, num_workers) / (4 * dim),
     )
     num_partitions = choose_partitions(
         np.flatnonzero(partitioned).tolist(),
@@ -239,6 +236,13 @@ def make_plan(
         dim=dim,
         transport=transport,
     )
+
+
+def _largest_bytes(transport: Transport, num_workers: int) -> float:
+    """Rows of a bundle, in bytes: so few that a wave has a bundle for each worker."""
+    if transport.route == "shared_files":
+        return _LARGEST_BYTES
+    return min(_LARGEST_BYTES, transport.wave_bytes / num_workers)
 
 
 def _too_large(
