@@ -26,7 +26,7 @@ from benchmarks.measure import (
 )
 from clustering.config import ClusterConfig, TransportChoice
 from clustering.coordinator import cluster_embeddings
-from clustering.execution.ray_tasks import run_tasks
+from clustering.execution.ray_calls import run_calls
 from clustering.table.table import ClusterTable
 
 _EVERY = 50
@@ -171,7 +171,7 @@ def mixed_classes(scale: float) -> list[Figure]:
     with tempfile.TemporaryDirectory() as folder, local_ray(2, store_bytes=1 << 30):
         num_bytes = _written(folder, class_sizes, dim=128, rows_per_blob=100).nbytes
         # As where the embeddings were made: Ray's processes are there, but have imported little.
-        list(run_tasks(_sleep, [0.5] * 2, num_at_once=2, config=ClusterConfig()))
+        list(run_calls(_sleep, [0.5] * 2, num_at_once=2, config=ClusterConfig()))
         measured = _both_ways(folder, len(class_sizes))
     _assert_same(measured.tables["shared_files"], measured.tables["object_store"])
     return _mixed_figures(class_sizes, num_bytes, measured)

@@ -134,7 +134,7 @@ def _recall(
     class_of: npt.NDArray[np.int64],
     sample: npt.NDArray[np.int64],
 ) -> float:
-    """Share of the nearest of other classes, of those of any class, that were found."""
+    """Partition of the nearest of other classes, of those of any class, that were found."""
     shared = []
     for number, own, near in zip(sample.tolist(), found, nearest, strict=True):
         others = near[class_of[near] != class_of[number]][:_NEIGHBOURS]

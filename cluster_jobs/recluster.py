@@ -26,7 +26,7 @@ from cluster_jobs.service.heartbeat import BUSY_STATES, patience_seconds
 from cluster_jobs.service.refresh import SPLIT
 from cluster_jobs.service.service import Service
 from clustering.execution.plan import make_plan
-from clustering.execution.workers import RayWorkers
+from clustering.execution.ray_workers import RayWorkers
 from data_shards.shards.manifest import Manifest
 from trainer.config.command_line import config_parser, print_if_dry_run, resolved
 from trainer.config.run_config import RunConfig

@@ -172,7 +172,7 @@ class Supervisor:
             problem = self._service.failure(
                 f"hangs: its heartbeat, {self._heartbeat.path}, was not renewed for "
                 f"{LONGEST_SILENCE_SECONDS:g} s (last state: {self._heartbeat.state}); if it was "
-                "at work, and merely slow, raise cluster.task_timeout_seconds"
+                "at work, and merely slow, raise cluster.call_timeout_seconds"
             )
             self._restart_or_raise(problem, with_ray=False)
 

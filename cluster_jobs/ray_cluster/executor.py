@@ -9,8 +9,8 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from clustering.execution.ray_tasks import run_tasks
-from clustering.execution.workers import RayWorkers
+from clustering.execution.ray_calls import run_calls
+from clustering.execution.ray_workers import RayWorkers
 from trainer.config.run_config import RunConfig
 
 logger = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ class RayExecutor:
     ) -> Iterator[tuple[int, Result]]:
         """See `cluster_jobs.service.executor.Executor`."""
         at_once, gpus = call_resources(self._cpus, self._config.launch.embed_gpus)
-        return run_tasks(
+        return run_calls(
             function, works, num_at_once=at_once, config=self._config.cluster, num_gpus=gpus
         )
 

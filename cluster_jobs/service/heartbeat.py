@@ -27,7 +27,7 @@ BUSY_STATES = ("embedding", "clustering")
 
 def patience_seconds(config: ClusterConfig) -> float:
     """How long a working service may make no progress: one call, in all its attempts."""
-    return config.task_timeout_seconds * (config.max_retries + 1)
+    return config.call_timeout_seconds * (config.max_retries + 1)
 
 
 class Heartbeat:

@@ -1,4 +1,4 @@
-"""The clusters of all bundles -> one table's arrays, as they arrive and at the end.
+"""The clusters of all bundles -> the arrays of one table.
 
 Legend: N samples, P samples of a bundle, M clusters, m clusters of a bundle.
 """
@@ -21,7 +21,7 @@ _NO_ROWS = np.empty(0, dtype=np.int32)
 
 @dataclass(frozen=True)
 class _Part:
-    """The clusters of a bundle and their members, while others are still clustered."""
+    """The clusters of a bundle and their members, ready while other bundles are clustered."""
 
     result: BundleResult
     """Without the assignment."""
@@ -49,19 +49,19 @@ def assemble(
     done: Iterable[tuple[BundleWork, BundleResult]],
     previous: ClusterTable | None,
 ) -> tuple[dict[str, npt.NDArray[Any]], dict[str, float]]:
-    """Put the bundles' clusters in order of class, the members of each in order of their id.
+    """Put all clusters in order of class, and the members of each in order of their id.
 
-    Within a class they come in the order of the similar clusters of the previous table.
+    Within a class, clusters take the order of the most similar ones of the previous table.
 
     Args:
         ids: (N,) sample ids by row number.
         done: the bundles and their clusters, in any order.
-        previous: the table whose numbers to continue; None for the order of first members.
+        previous: the table whose numbering is continued; None for the order of first members.
 
     Returns:
-        The arrays of a `ClusterTable`, but for neighbours and siblings; and stats of the work.
+        The arrays of a `ClusterTable` except neighbours and siblings; and stats of the work.
     """
-    # What can be done for a bundle by itself is done while workers are busy with others.
+    # Whatever a bundle allows by itself is done while workers are busy with others.
     parts = [_Part.of(work, result, ids) for work, result in done]
     results = [part.result for part in parts]
     class_of = np.concatenate([result.class_of for result in results])
@@ -95,7 +95,7 @@ def _members(
     first = 0
     for part in parts:
         own = slice(first, first + len(part.sizes))
-        # A cluster's members lie together, here and there: only its start differs.
+        # A cluster's members lie together before and after: only its start differs.
         shifts = starts[own] - (np.cumsum(part.sizes) - part.sizes)
         members[np.arange(len(part.member_ids)) + np.repeat(shifts, part.sizes)] = part.member_ids
         first = own.stop

@@ -1,9 +1,9 @@
-"""Finished classes of a clustering on the disk, so that a restarted driver does not repeat them.
+"""Finished classes of a clustering on disk, so that a restarted driver does not repeat them.
 
     DIR/<sha256>.safetensors   clusters of the classes of a bundle; named by its own checksum
 
-A class is found again by all that decides its clusters, never by who clustered it: another number
-of workers makes other bundles of the same classes.
+A class is found again by everything that decides its clusters, never by who clustered it: with
+another number of workers the same classes are in other bundles.
 
 Legend: B classes of a bundle, P samples of them, D embedding, m clusters found.
 """
@@ -44,7 +44,7 @@ class BundleStore:
     """The finished classes of one task's embeddings. One process writes at a time."""
 
     def __init__(self, folder: Path, *, embeddings: str) -> None:
-        """Look what an earlier attempt left; what is damaged counts as not there.
+        """Read what an earlier attempt has left; damaged files are ignored and removed.
 
         Args:
             folder: where the files lie; made when missing.
@@ -67,7 +67,7 @@ class BundleStore:
         return {number: self._found[key] for number, key in keys if key in self._found}
 
     def save(self, work: BundleWork, result: BundleResult) -> None:
-        """Keep the clusters of a bundle.
+        """Write the clusters of a bundle.
 
         Raises:
             OSError: they cannot be written.
@@ -92,7 +92,7 @@ class BundleStore:
             temporary.write_bytes(content)
 
     def _keys(self, work: BundleWork) -> list[bytes]:
-        """What decides the clusters of each class, as a checksum."""
+        """A checksum of what decides the clusters, for each class."""
         settings = fixed_settings(work.config)
         backend = describe_backend(work.backend)
         common = [_FORMAT, self._embeddings, settings, work.seed, backend]
@@ -102,8 +102,8 @@ class BundleStore:
             key = start.copy()
             numbers = (work.classes[number], work.class_sizes[number], work.num_clusters[number])
             key.update(np.array(numbers, dtype=np.int64).tobytes())
-            if (warm := work.class_warm(number)) is not None:
-                key.update(np.ascontiguousarray(warm).tobytes())
+            if (previous := work.class_previous(number)) is not None:
+                key.update(np.ascontiguousarray(previous).tobytes())
             keys.append(key.digest())
         return keys
 
@@ -125,23 +125,23 @@ class KeptWorkers:
 
     @property
     def seconds(self) -> float:
-        """Time that all workers spent on checking and moving rows so far."""
+        """Time that all workers have spent on checking and moving rows."""
         return self._workers.seconds
 
     def run(self, works: WorkList) -> Iterator[Done]:
-        """Do what is not finished; yields every bundle and divided class once, in any order."""
-        sharded, bundles = (
+        """Do what is not finished; yields every bundle and partitioned class once, in any order."""
+        partitioned, bundles = (
             [_Begun.of(work, self._store.find(work)) for work in part]
-            for part in (works.sharded, works.bundles)
+            for part in (works.partitioned, works.bundles)
         )
-        for begun in (*sharded, *bundles):
+        for begun in (*partitioned, *bundles):
             self.reused_classes += len(begun.found)
             if begun.rest is None:
                 yield begun.work, begun.whole(None)
-        begun_of = {id(begun.rest): begun for begun in (*sharded, *bundles)}
+        begun_of = {id(begun.rest): begun for begun in (*partitioned, *bundles)}
         rest = replace(
             works,
-            sharded=[begun.rest for begun in sharded if begun.rest is not None],
+            partitioned=[begun.rest for begun in partitioned if begun.rest is not None],
             bundles=[begun.rest for begun in bundles if begun.rest is not None],
         )
         for work, result in self._workers.run(rest):
@@ -160,7 +160,7 @@ class _Begun:
     work: BundleWork
     found: Mapping[int, Clusters]
     missing: tuple[int, ...]
-    """Numbers of the other classes in the bundle."""
+    """Numbers, in the bundle, of the other classes."""
     rest: BundleWork | None
     """The work that is left; None if none is."""
 
@@ -184,15 +184,15 @@ class _Begun:
 
 
 def split_classes(result: BundleResult, class_sizes: npt.NDArray[np.int64]) -> list[Clusters]:
-    """Take the classes of a bundle apart.
+    """Split the clusters of a bundle by class.
 
     Args:
         result: of the whole bundle.
         class_sizes: (B,) samples of each of its classes.
 
     Returns:
-        The clusters of each class; iterations and seconds, which are known of the bundle alone, are
-        with the first.
+        The clusters of each class. The first has the iterations and seconds, which are known only
+        for the whole bundle.
     """
     # Every class has a cluster, so a cluster of another class begins the next.
     starts = np.flatnonzero(np.diff(result.class_of, prepend=-1))
@@ -217,10 +217,10 @@ def split_classes(result: BundleResult, class_sizes: npt.NDArray[np.int64]) -> l
 
 
 def join_classes(parts: Sequence[Clusters]) -> BundleResult:
-    """Put classes together; the inverse of `split_classes`.
+    """Join the clusters of classes; the inverse of `split_classes`.
 
     Args:
-        parts: at least one.
+        parts: of one class at least.
     """
     ends = np.cumsum([len(part.class_of) for part in parts])
     firsts = [0, *ends[:-1].tolist()]
@@ -247,7 +247,7 @@ def _subset(work: BundleWork, numbers: Sequence[int]) -> BundleWork:
         class_sizes=work.class_sizes[chosen],
         num_clusters=work.num_clusters[chosen],
         positions=work.positions[rows],
-        warm=None if work.warm is None else tuple(work.warm[n] for n in numbers),
+        previous=None if work.previous is None else tuple(work.previous[n] for n in numbers),
     )
 
 
@@ -256,7 +256,7 @@ def _load(path: Path) -> dict[str, npt.NDArray[Any]] | None:
     try:
         if sha256_of(path) == path.stem:
             return dict(load_arrays(path.read_bytes()))
-        problem = "its checksum is another"
+        problem = "its checksum is wrong"
     except (OSError, SafetensorError) as error:
         problem = str(error)
     logger.warning("%s is damaged (%s): its classes are clustered again", path, problem)

@@ -1,7 +1,7 @@
-"""Rows from where they were written to who clusters them, through Ray's object store.
+"""Rows from the embedding shards to the workers that cluster them, through Ray's object store.
 
-A span of the embedding shards is read once, from its first row to its last, and split into one
-piece for each that clusters rows of it. The driver holds references, never rows.
+A span of the shards is read once, from its first row to its last, and split into one piece for each
+receiver: a bundle, or a partition. The driver holds references, never rows.
 
 Legend: n rows of a span, P rows of a bundle, D embedding.
 """
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from clustering.execution.ray_tasks import Call, Kind, TaskRunner
+from clustering.execution.ray_calls import Call, CallRunner, RemoteFunction
 from clustering.execution.transport import cut_spans
 from clustering.kmeans.bundle import BundleResult, BundleWork, cluster_classes
 from data_shards.features.embeddings import EmbeddingShards
@@ -26,14 +26,14 @@ from data_shards.features.gather import gather_rows
 
 @dataclass(frozen=True, kw_only=True)
 class SpanWork:
-    """Rows to read, and who gets which."""
+    """Rows to read, and the receiver of each."""
 
     folder: str
     """The embedding shards, by a path that every worker sees."""
     positions: npt.NDArray[np.integer]
     """(n,) row numbers in the embedding shards, ascending."""
     piece_of: npt.NDArray[np.integer]
-    """(n,) piece of each row."""
+    """(n,) piece, that is receiver, of each row."""
     num_pieces: int
 
     def __str__(self) -> str:
@@ -75,12 +75,12 @@ def cluster_pieces(work: BundleWork, *pieces: npt.NDArray[np.float32]) -> Bundle
 
 
 class Shuffle:
-    """The pieces of some parties, each a set of rows; spans may be read in any order."""
+    """Splits rows into pieces for their receivers; spans may be read in any order."""
 
     def __init__(
         self,
         folder: str,
-        parties: Sequence[npt.NDArray[np.integer]],
+        receivers: Sequence[npt.NDArray[np.integer]],
         *,
         dim: int,
         num_workers: int,
@@ -90,17 +90,18 @@ class Shuffle:
 
         Args:
             folder: the embedding shards.
-            parties: row numbers of each, together not empty; no row twice.
+            receivers: row numbers of each, not all empty; no row is in two.
             dim: D.
-            num_workers: that read at a time.
-            memory_bytes: of a worker; a span takes at most half.
+            num_workers: workers that read at a time.
+            memory_bytes: of a worker; a span takes at most half of it.
         """
-        positions = np.concatenate(parties)
-        party = np.repeat(np.arange(len(parties), dtype=np.int32), [len(p) for p in parties])
+        positions = np.concatenate(receivers)
+        numbers = np.arange(len(receivers), dtype=np.int32)
+        receiver = np.repeat(numbers, [len(own) for own in receivers])
         order = np.argsort(positions)
         spans = cut_spans(
             len(positions),
-            num_pieces=len(parties),
+            num_pieces=len(receivers),
             row_bytes=4 * dim,
             num_workers=num_workers,
             memory_bytes=memory_bytes,
@@ -109,21 +110,30 @@ class Shuffle:
             SpanWork(
                 folder=folder,
                 positions=positions[order[span]],
-                piece_of=party[order[span]],
-                num_pieces=len(parties),
+                piece_of=receiver[order[span]],
+                num_pieces=len(receivers),
             )
             for span in spans
         ]
         self._pieces: list[Future[list[Any]]] = [Future() for _ in self.spans]
 
-    def read(self, runner: TaskRunner, numbers: Sequence[int], *, num_at_once: int = 1) -> float:
-        """Have some spans read and split, so many at a time; the seconds that all of them took."""
+    def read(self, runner: CallRunner, numbers: Sequence[int], *, num_at_once: int = 1) -> float:
+        """Read and split some spans; the seconds that all of them took.
+
+        Args:
+            runner: makes the calls.
+            numbers: of the spans.
+            num_at_once: calls at a time.
+
+        Raises:
+            ClusterError, DataError, InputLostError, StoppedError: see `CallRunner.run`.
+        """
         works = [self.spans[number] for number in numbers]
-        kind = Kind(function=split_span, kept=works[0].num_pieces, spread=True)
+        function = RemoteFunction(function=split_span, kept=works[0].num_pieces, spread=True)
         calls = [Call(str(work), (work,)) for work in works]
         total = 0.0
         try:
-            for number, (*pieces, seconds) in runner.run(kind, calls, num_at_once=num_at_once):
+            for number, (*pieces, seconds) in runner.run(function, calls, num_at_once=num_at_once):
                 self._pieces[numbers[number]].set_result(pieces)
                 total += seconds
         except BaseException as error:
@@ -133,11 +143,11 @@ class Shuffle:
             raise
         return total
 
-    def pieces(self, party: int) -> list[Any]:
-        """References to the rows of a party, when all spans have been read."""
-        return [span.result()[party] for span in self._pieces]
+    def pieces(self, receiver: int) -> list[Any]:
+        """References to the rows of a receiver; waits until all spans have been read."""
+        return [span.result()[receiver] for span in self._pieces]
 
-    def forget(self, party: int) -> None:
-        """Let go of the rows of a party; nobody else may want them."""
+    def forget(self, receiver: int) -> None:
+        """Drop the references to the rows of a receiver, so that Ray can free them."""
         for span in self._pieces:
-            span.result()[party] = None
+            span.result()[receiver] = None

@@ -1,6 +1,6 @@
-"""How rows reach the worker that clusters them: the files that all see, or Ray's object store.
+"""How rows reach the worker that clusters them: by shared files, or by Ray's object store.
 
-Pure. The table is the same either way; what is chosen here is who reads which file how often.
+Pure. The table is the same either way; the choice decides who reads which file how often.
 
 Legend: N rows, D embedding, W workers.
 """
@@ -15,34 +15,34 @@ from typing import Literal
 from clustering.config import ClusterConfig
 
 Route = Literal["object_store", "shared_files"]
-"""shared_files: a worker gathers its rows from memory-mapped shards. object_store: shards are read
+"""shared_files: a worker reads its rows from memory-mapped shards. object_store: shards are read
 once, from the first row to the last, and each worker is sent its rows."""
 
-# Ray begins to spill at 0.8 of a store. Two waves are there at a time at most, as the rows of one
-# are read while the last of those before are clustered; and held rows are there twice, while they
-# are brought into order, when they are not read from files.
-_WAVE_SHARE = 0.2
-_HELD_SHARE: dict[Route, float] = {"shared_files": 0.6, "object_store": 0.2}
-_LARGEST_SHARE = 0.4  # of one machine's store, for the rows of one bundle
-# Ray keeps a value below 100 KB with the process that asked for it, which is the driver. With
-# pieces of this mean size, it holds a tenth of a wave at most.
+# Ray spills to disk from 0.8 of a store. At most two waves are in it at a time, as the rows of one
+# are read while the last bundles of the one before are clustered. Held rows that do not come from
+# files are in it twice while they are put in order.
+_WAVE_FRACTION = 0.2
+_HELD_FRACTION: dict[Route, float] = {"shared_files": 0.6, "object_store": 0.2}
+_LARGEST_FRACTION = 0.4  # of one machine's store, for the rows of one bundle
+# Ray keeps a value below 100 KB in the process that asked for it, which is the driver. With pieces
+# of this mean size, the driver holds at most a tenth of a wave.
 _PIECE_BYTES = 2**20
 _MIB = 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
 class Transport:
-    """What is decided before rows are moved."""
+    """How rows are moved, decided before any is."""
 
     route: Route
     reason: str
     """Why, for a person."""
     wave_bytes: float
-    """Of rows that are in the object store at a time, for bundles; twice that in between."""
+    """Of rows that are in the object store at a time, for bundles; briefly twice that."""
     largest_bytes: float
-    """Of a bundle that goes through the object store: a single machine must have room for it."""
+    """Of a bundle that goes through the object store: it must fit a single machine."""
     held_bytes: float
-    """Of rows of divided classes that are in the object store at a time."""
+    """Of rows of partitioned classes that are in the object store at a time."""
 
     def waves(self, num_bytes: Sequence[int]) -> list[list[int]]:
         """Bundles by their numbers, in order, in waves of at most `wave_bytes`.
@@ -51,7 +51,7 @@ class Transport:
             num_bytes: of the rows of each bundle.
 
         Returns:
-            The waves; none by shared files. A bundle that is too large for any is in none.
+            The waves; none by shared files. A bundle that is too large for a wave is in none.
         """
         if self.route == "shared_files":
             return []
@@ -71,14 +71,14 @@ class Transport:
 def choose_transport(
     config: ClusterConfig, *, num_workers: int, num_nodes: int, object_store_bytes: int | None
 ) -> Transport:
-    """Choose the way of the rows.
+    """Choose how rows are moved.
 
     Args:
-        config: what is wanted, and the memory of a worker.
+        config: the wanted transport, and the memory of a worker.
         num_workers: W.
-        num_nodes: machines that they are on.
-        object_store_bytes: of all of them together; 0 without Ray, None for not known: whatever
-            should be in it is taken to fit.
+        num_nodes: machines that the workers are on.
+        object_store_bytes: of all their object stores together; 0 without Ray; None if not known,
+            which counts as large enough.
     """
     route: Route = "shared_files"
     store_bytes = math.inf if object_store_bytes is None else object_store_bytes
@@ -91,14 +91,14 @@ def choose_transport(
     else:
         reason = "one machine: its page cache serves all workers"
     if object_store_bytes is None:
-        reason += "; Ray was not asked: its object store is taken to be large enough"
+        reason += "; Ray was not asked: its object store is assumed to be large enough"
     return Transport(
         route=route,
         reason=reason,
-        wave_bytes=_WAVE_SHARE * store_bytes,
-        largest_bytes=_LARGEST_SHARE * store_bytes / num_nodes,
+        wave_bytes=_WAVE_FRACTION * store_bytes,
+        largest_bytes=_LARGEST_FRACTION * store_bytes / num_nodes,
         held_bytes=min(
-            _HELD_SHARE[route] * store_bytes,
+            _HELD_FRACTION[route] * store_bytes,
             num_workers * config.memory_mib_per_worker * _MIB,
         ),
     )
@@ -112,11 +112,11 @@ def cut_spans(
     num_workers: int,
     memory_bytes: float,
 ) -> list[slice]:
-    """Divide rows into spans that a task reads each.
+    """Cut rows into spans, each of which one call reads.
 
     Args:
         num_rows: N.
-        num_pieces: into how many a span is split, >= 1.
+        num_pieces: pieces that a span is split into, >= 1.
         row_bytes: 4 D.
         num_workers: W.
         memory_bytes: of a worker.

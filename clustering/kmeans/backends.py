@@ -1,7 +1,7 @@
-"""Who compares rows with centroids: FAISS on the CPU, FAISS on a GPU, or torch on a GPU.
+"""What compares rows with centroids: FAISS on the CPU, FAISS on a GPU, or torch on a GPU.
 
-All take and return the same; the sums of the rows of a cluster are made on the CPU by everyone, in
-one order. Another backend may round differently, so a table says which one made it.
+All take and return the same; rows are always summed up on the CPU. Another backend may round
+differently, so a table says which one made it.
 
 Legend: n rows of a chunk, D embedding, K clusters of a class.
 """
@@ -41,7 +41,7 @@ Nearest = tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]
 
 
 class Placed(Protocol):
-    """Rows of a chunk, where they are compared."""
+    """Rows of a chunk, in the memory of the device that compares them."""
 
     def nearest(self, centroids: npt.NDArray[np.float32]) -> Nearest:
         """Find the centroid of largest cosine for each row.
@@ -98,7 +98,7 @@ class OnTorch:
 class Runs:
     """Runs of rows that are each compared with a run of centroids: those of many small classes.
 
-    The answers are those of `OnCpu`; only what a call takes besides is spared.
+    The answers are those of `OnCpu`, without the overhead of its calls.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class Runs:
         centroids: npt.NDArray[np.float32],
         counts: npt.NDArray[np.int64],
     ) -> None:
-        """Note where the runs are.
+        """Prepare one call of FAISS for each run.
 
         Args:
             rows: (n, D) float32, C-contiguous, run after run.
@@ -144,7 +144,7 @@ class Runs:
         ]
 
     def compare(self, numbers: npt.NDArray[np.int64]) -> None:
-        """Bring `nearest` and `cosines` up to date for the runs of these numbers."""
+        """Update `nearest` and `cosines` of the runs with these numbers."""
         for number in numbers.tolist():
             faiss.knn_inner_product(*self._calls[number])
 
@@ -154,17 +154,17 @@ def stays_on_cpu(
     num_rows: npt.NDArray[np.int64] | int,
     num_clusters: npt.NDArray[np.int64] | int,
 ) -> npt.NDArray[np.bool_] | bool:
-    """Whether so many rows are compared with so many centroids on the CPU; of any shape."""
+    """Whether this many rows are compared with this many centroids on the CPU; of any shape."""
     return (num_rows * num_clusters < _DEVICE_COMPARISONS) | (backend == "faiss-cpu")
 
 
 def place(backend: BackendName, rows: npt.NDArray[np.float32], num_clusters: int) -> Placed:
-    """Bring rows to where they are compared; so little work that it does not pay stays on the CPU.
+    """Move rows to the device that compares them; too little work for a device stays on the CPU.
 
     Args:
-        backend: who compares.
+        backend: what compares.
         rows: (n, D) float32, C-contiguous; not to be changed while placed.
-        num_clusters: K, with how many centroids they will be compared.
+        num_clusters: K, the centroids that they will be compared with.
     """
     if stays_on_cpu(backend, len(rows), num_clusters):
         return OnCpu(rows)
@@ -217,7 +217,7 @@ def one_thread() -> Iterator[None]:
 @cache
 def _gpu_resources() -> Any:
     resources = faiss.StandardGpuResources()
-    # Of each worker's process, of which many share a GPU with a training; FAISS takes 1.5 GiB.
+    # Several worker processes share a GPU with a training run; FAISS would take 1.5 GiB in each.
     resources.setTempMemory(_FAISS_TEMPORARY_BYTES)
     return resources
 
@@ -227,7 +227,7 @@ def _faiss_has_gpu() -> bool:
 
 
 def _torch_has_gpu() -> bool:
-    # Importing torch takes seconds, so not where there is nothing for it.
+    # Importing torch takes seconds: only where there is a GPU for it.
     if not has_gpu_file() or importlib.util.find_spec("torch") is None:
         return False
     import torch

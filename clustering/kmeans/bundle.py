@@ -1,4 +1,4 @@
-"""What a worker does: read the embeddings of some classes and divide each class into clusters.
+"""What a worker does: read the embeddings of some classes and cluster each class.
 
 Legend: B classes of the bundle, P samples of them, D embedding, m clusters found.
 """
@@ -15,10 +15,10 @@ import numpy.typing as npt
 from clustering.config import ClusterConfig
 from clustering.errors import ClusterError
 from clustering.kmeans.backends import BackendName, one_thread, stays_on_cpu
-from clustering.kmeans.means import Means, class_means
-from clustering.kmeans.one_class import KMeansResult, spherical_kmeans
-from clustering.kmeans.shares import CHUNK_ROWS
-from clustering.kmeans.small_classes import cluster_small_classes
+from clustering.kmeans.lloyd import KMeansResult
+from clustering.kmeans.one_class import spherical_kmeans
+from clustering.kmeans.partitions import CHUNK_ROWS
+from clustering.kmeans.small_classes import Means, class_means, cluster_small_classes
 from data_shards.features.embeddings import EmbeddingShards
 
 ReadRows = Callable[[npt.NDArray[np.integer]], npt.NDArray[np.float32]]
@@ -43,8 +43,8 @@ class BundleWork:
     """(P,) row numbers in the embedding shards, class after class."""
     config: ClusterConfig
     seed: int
-    warm: tuple[npt.NDArray[np.float32], ...] | None = None
-    """Centroids that each class starts from; None for rows."""
+    previous: tuple[npt.NDArray[np.float32], ...] | None = None
+    """Centroids of each class in the previous table; None if k-means does not use them."""
     backend: BackendName = "faiss-cpu"
 
     def __str__(self) -> str:
@@ -54,13 +54,13 @@ class BundleWork:
         )
 
     def class_seed(self, number: int) -> int:
-        """A seed of the class's own, so that the other classes of its bundle do not matter."""
+        """The seed of a class, which does not depend on the other classes of its bundle."""
         sequence = np.random.SeedSequence([self.seed, int(self.classes[number])])
         return int(sequence.generate_state(1)[0])
 
-    def class_warm(self, number: int) -> npt.NDArray[np.float32] | None:
-        """(any, D) centroids that a class starts from; None for rows."""
-        return None if self.warm is None else self.warm[number]
+    def class_previous(self, number: int) -> npt.NDArray[np.float32] | None:
+        """(any, D) centroids of a class in the previous table; None if they are not used."""
+        return None if self.previous is None else self.previous[number]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,16 +90,16 @@ def cluster_bundle(work: BundleWork) -> BundleResult:
         DataError: when a shard cannot be read.
         ClusterError: when an embedding is not a finite vector of length 1.
     """
-    # Whoever planned the work has compared the checksums already.
+    # The checksums have been compared before the work was sent out.
     shards = EmbeddingShards.open_checked(work.folder)
     return cluster_classes(lambda positions: shards.rows(positions.astype(np.int64)), work)
 
 
 def cluster_classes(read_rows: ReadRows, work: BundleWork) -> BundleResult:
-    """Cluster the classes of a bundle; memory holds one class, or some small ones, at a time.
+    """Cluster the classes of a bundle; memory holds one class, or several small ones, at a time.
 
     Args:
-        read_rows: gathers rows by their numbers.
+        read_rows: reads rows by their numbers.
         work: what to cluster.
 
     Raises:
@@ -126,7 +126,7 @@ def check_rows(
     folder: str,
     class_of: Callable[[int], int],
 ) -> None:
-    """Refuse what is not a finite vector of length 1.
+    """Refuse rows that are not finite vectors of length 1.
 
     Args:
         rows: (P, D).
@@ -145,7 +145,7 @@ def check_rows(
         raise ClusterError(
             f"{np.count_nonzero(~good)} of {len(rows)} embeddings are not finite vectors of "
             f"length 1, the first is row {positions[first]} of {folder}, of class "
-            f"{class_of(first)}; did the training diverge?"
+            f"{class_of(first)}; did the training run diverge?"
         )
 
 
@@ -158,7 +158,7 @@ def _class_namer(work: BundleWork, batch: slice) -> Callable[[int], int]:
 
 
 def _batches(class_sizes: npt.NDArray[np.int64]) -> Iterator[slice]:
-    """Runs of classes that are read together: as many as fit a chunk, at least one."""
+    """Ranges of classes that are read together: as many as fit a chunk, at least one."""
     ends = np.cumsum(class_sizes)
     first = 0
     while first < len(class_sizes):
@@ -187,7 +187,7 @@ def _cluster_batch(
             counts[small],
             config=work.config,
             seeds=[work.class_seed(number) for number in numbers.tolist()],
-            warm=[work.class_warm(number) for number in numbers.tolist()],
+            previous=[work.class_previous(number) for number in numbers.tolist()],
         )
         for number, result in zip(numbers.tolist(), results, strict=True):
             output.put(number, result)
@@ -198,7 +198,7 @@ def _cluster_batch(
             int(counts[number]),
             config=work.config,
             seed=work.class_seed(batch.start + number),
-            warm=work.class_warm(batch.start + number),
+            previous=work.class_previous(batch.start + number),
             backend=work.backend,
         )
         output.put(batch.start + number, result)
@@ -214,7 +214,7 @@ def _rows_of(
 
 
 class _Output:
-    """The result of a bundle, filled class by class; there is room for all wanted clusters."""
+    """The result of a bundle, filled class by class, with room for all wanted clusters."""
 
     def __init__(self, work: BundleWork) -> None:
         self._work = work
@@ -228,14 +228,14 @@ class _Output:
         self._iterations = 0
 
     def put_means(self, numbers: npt.NDArray[np.int64], means: Means) -> None:
-        """Take the one cluster of some classes; `numbers` says which of the bundle."""
+        """Store the single cluster of some classes, given their numbers in the bundle."""
         starts = self._cluster_starts[numbers]
         self._all_centroids(means.centroids.shape[1])[starts] = means.centroids
         self._spread[starts] = means.spread
         self._concentration[starts] = means.concentration
 
     def put(self, number: int, result: KMeansResult) -> None:
-        """Take the clusters of one class of the bundle."""
+        """Store the clusters of one class, given its number in the bundle."""
         start = self._cluster_starts[number]
         own = slice(start, start + len(result.centroids))
         self._all_centroids(result.centroids.shape[1])[own] = result.centroids
@@ -246,7 +246,7 @@ class _Output:
         self._iterations += result.iterations
 
     def finish(self, seconds: float) -> BundleResult:
-        """Leave out the clusters that were dropped."""
+        """The result, without the clusters that were dropped."""
         work = self._work
         there = ~np.isnan(self._spread)
         compact = (np.cumsum(there) - 1)[self._cluster_starts]

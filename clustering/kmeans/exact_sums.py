@@ -15,13 +15,6 @@ UNITS = 2.0**36
 _BLOCK_ROWS = 1024  # that are turned into units at a time
 
 
-def mean_angles(
-    angles: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]
-) -> npt.NDArray[np.float32]:
-    """(K,) mean angle in radians from the sums that `Share.finish` returns."""
-    return (angles / UNITS / counts).astype(np.float32)
-
-
 def in_units(values: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
     """Round to whole units of 2^-36: float64 adds up 2^17 of them in [-1, 1] without an error."""
     # Times a power of 2, and rounded to an integer, a float32 is exact as a float32.

@@ -1,8 +1,9 @@
-"""k-means of many small classes at once, to the last bit the clusters that `kmeans` makes of each.
+"""Many small classes at once, to the last bit the clusters that `spherical_kmeans` makes of each.
 
 The classes iterate side by side. Only comparing rows with centroids is a call for each class; every
 other step is one operation on the rows, or the clusters, of all of them. What that does not cover
-is left to `kmeans`: a class that meets an empty cluster, and clusters of a wrong size.
+is left to `spherical_kmeans`: a class that meets an empty cluster, and clusters of a wrong size.
+Classes of a single cluster need no k-means: it is their mean.
 
 Legend: B classes, n rows of them all, D embedding, K clusters of them all.
 """
@@ -16,18 +17,54 @@ import numpy as np
 import numpy.typing as npt
 
 from clustering.config import ClusterConfig
+from clustering.initialisation import initial_centroids
 from clustering.kmeans.backends import Runs
-from clustering.kmeans.exact_sums import UNITS, angle_sums, change_of_sums, in_units, mean_angles
-from clustering.kmeans.initial import initial_centroids
-from clustering.kmeans.means import directions
-from clustering.kmeans.one_class import (
-    KMeansResult,
-    LocalGroup,
-    finish_kmeans,
-    largest_cluster,
-    spherical_kmeans,
+from clustering.kmeans.exact_sums import (
+    UNITS,
+    angle_sums,
+    change_of_sums,
+    cluster_sums,
+    in_units,
 )
-from clustering.kmeans.shares import Share, ShareState, Totals
+from clustering.kmeans.lloyd import (
+    KMeansResult,
+    final_centroids,
+    has_settled,
+    largest_allowed,
+    mean_angles,
+    moved_centroids,
+    numbering,
+    objectives,
+)
+from clustering.kmeans.one_class import finish_kmeans, spherical_kmeans
+from clustering.kmeans.partitions import LocalPartitions, Partition, PartitionState
+from clustering.kmeans.totals import Totals
+
+
+class Means(NamedTuple):
+    """The one cluster of each of some classes."""
+
+    centroids: npt.NDArray[np.float32]
+    """(B, D) unit rows: the direction of the mean of the rows."""
+    spread: npt.NDArray[np.float32]
+    """(B,) mean angle between rows and centroid, in radians."""
+    concentration: npt.NDArray[np.float32]
+    """(B,) length of the mean of the rows, in [0, 1]."""
+
+
+def class_means(rows: npt.NDArray[np.float32], sizes: npt.NDArray[np.int64]) -> Means:
+    """Make a single cluster of each class, without a loop over the classes.
+
+    Args:
+        rows: (n, D) float32 unit rows, class after class; n <= 2^14.
+        sizes: (B,) rows of each class, >= 1; B >= 1.
+    """
+    class_ = np.repeat(np.arange(len(sizes)), sizes)
+    starts = _starts(sizes)
+    sums = cluster_sums(in_units(rows), class_, len(sizes))
+    centroids, lengths = final_centroids(sums, sizes, lambda classes: rows[starts[classes]])
+    spread = mean_angles(angle_sums(rows, class_, centroids), sizes)
+    return Means(centroids, spread, lengths.astype(np.float32))
 
 
 def cluster_small_classes(  # noqa: PLR0913 - what `spherical_kmeans` takes, of each class
@@ -37,17 +74,17 @@ def cluster_small_classes(  # noqa: PLR0913 - what `spherical_kmeans` takes, of 
     *,
     config: ClusterConfig,
     seeds: Sequence[int],
-    warm: Sequence[npt.NDArray[np.float32] | None],
+    previous: Sequence[npt.NDArray[np.float32] | None],
 ) -> list[KMeansResult]:
-    """Divide each class into clusters by direction: `spherical_kmeans` of each.
+    """Cluster each class by direction: `spherical_kmeans` of each.
 
     Args:
         rows: (n, D) float32, finite unit rows, class after class; n <= 2^14.
         sizes: (B,) rows of each class.
         num_clusters: (B,) wanted clusters of each class, 2 <= that <= its rows.
-        config: iterations, tolerance, start, smallest and largest cluster.
-        seeds: of the rows that each class starts from, >= 0.
-        warm: (any, D) float32 centroids that each class starts from; None for rows.
+        config: iterations, tolerance, initialisation, smallest and largest cluster.
+        seeds: of the initialisation of each class, >= 0.
+        previous: (any, D) float32 centroids of each class in the previous table; None without one.
 
     Returns:
         The clusters of each class.
@@ -56,10 +93,15 @@ def cluster_small_classes(  # noqa: PLR0913 - what `spherical_kmeans` takes, of 
     starts = _starts(sizes)
     centroids = [
         initial_centroids(
-            rows[start : start + size].__getitem__, size, count, config.init, seed=seed, warm=own
+            config.init,
+            rows[start : start + size].__getitem__,
+            size,
+            count,
+            seed=seed,
+            previous=own,
         )
         for start, size, count, seed, own in zip(
-            starts.tolist(), sizes.tolist(), num_clusters.tolist(), seeds, warm, strict=True
+            starts.tolist(), sizes.tolist(), num_clusters.tolist(), seeds, previous, strict=True
         )
     ]
     classes = _Classes(rows, sizes, num_clusters, np.concatenate(centroids))
@@ -70,19 +112,23 @@ def cluster_small_classes(  # noqa: PLR0913 - what `spherical_kmeans` takes, of 
         if classes.met_empty[number]:
             count = int(num_clusters[number])
             results[number] = spherical_kmeans(
-                rows[part], count, config=config, seed=seeds[number], warm=warm[number]
+                rows[part],
+                count,
+                config=config,
+                seed=seeds[number],
+                previous=previous[number],
             )
         else:
-            group, totals = classes.alone(number)
-            results[number] = finish_kmeans(group, totals, config, int(iterations[number]))
+            alone, totals = classes.alone(number)
+            results[number] = finish_kmeans(alone, totals, config, int(iterations[number]))
     return results
 
 
 class _Step(NamedTuple):
-    """What came of comparing all rows with all centroids."""
+    """The outcome of an iteration."""
 
     changed: npt.NDArray[np.int64]
-    """(B,) rows of each class that came to another cluster."""
+    """(B,) rows of each class that went to another cluster."""
     mean_cosine: npt.NDArray[np.float64]
     """(B,) of the rows of each class and their centroids."""
 
@@ -124,28 +170,27 @@ class _Classes:
         return _Step(changed, objective / UNITS / self._sizes)
 
     def move_centroids(self, active: npt.NDArray[np.bool_]) -> None:
-        """Bring the centroids of the active (B,) classes to the directions of their means."""
-        clusters = np.flatnonzero(np.repeat(active, self._counts))
-        _, moved = self._directions(clusters)
-        # A mean without a direction leaves its centroid where it was.
-        there = ~np.isnan(moved[:, 0])
-        self._centroids[clusters[there]] = moved[there]
+        """Move the centroids of the active (B,) classes to the directions of their means."""
+        own = np.flatnonzero(np.repeat(active, self._counts))
+        self._centroids[own] = moved_centroids(
+            self._sums[own], self._num_members[own], self._centroids[own]
+        )
 
-    def alone(self, number: int) -> tuple[LocalGroup, Totals]:
-        """A class by itself, its rows in their clusters, and its totals."""
+    def alone(self, number: int) -> tuple[LocalPartitions, Totals]:
+        """A class as a single partition, its rows in their clusters, and its totals."""
         start, cluster = self._row_starts[number], self._cluster_starts[number]
         part = slice(start, start + self._sizes[number])
         own = slice(cluster, cluster + self._counts[number])
         rows, cosines = self._rows[part], self._runs.cosines[part]
-        state = ShareState(self._runs.nearest[part].astype(np.int32), cosines)
-        share = Share(lambda first, end: rows[first:end], len(rows), state=state)
+        state = PartitionState(self._runs.nearest[part].astype(np.int32), cosines)
+        whole = Partition(lambda first, end: rows[first:end], len(rows), state=state)
         totals = Totals(
             self._sums[own].astype(np.int64),
             self._num_members[own],
             int(in_units(cosines).sum()),
             len(rows),
         )
-        return LocalGroup((share,), *rows.shape), totals
+        return LocalPartitions((whole,), *rows.shape), totals
 
     def of_wrong_size(self, config: ClusterConfig) -> npt.NDArray[np.bool_]:
         """(B,) whether a cluster of the class is smaller, or larger, than the settings allow."""
@@ -154,7 +199,7 @@ class _Classes:
         if config.balance:
             largest = np.maximum.reduceat(self._num_members, self._cluster_starts)
             allowed = [
-                largest_cluster(size, count, config.balance)
+                largest_allowed(size, count, config.balance)
                 for size, count in zip(self._sizes.tolist(), self._counts.tolist(), strict=True)
             ]
             wrong |= largest > allowed
@@ -163,7 +208,7 @@ class _Classes:
     def describe(self, iterations: npt.NDArray[np.int64]) -> list[KMeansResult]:
         """Number the clusters of each class by their first rows, and describe them.
 
-        A class that has met an empty cluster gets nonsense.
+        A class that has met an empty cluster gets a meaningless result.
 
         Args:
             iterations: (B,) made for each class.
@@ -172,18 +217,15 @@ class _Classes:
         # Of several rows of a cluster the last one written, which is the first one, stays.
         first[self._assignment[::-1]] = np.arange(len(self._rows))[::-1]
         class_of = np.repeat(np.arange(len(self._counts)), self._counts)
-        order = np.lexsort((first, class_of))
-        number_of = np.empty(len(order), dtype=np.int64)
-        number_of[order] = np.arange(len(order))
-        lengths, centroids = self._directions(order)
-        cancelled = np.isnan(centroids[:, 0])
-        first_rows = np.minimum(first[order[cancelled]], len(self._rows) - 1)
-        centroids[cancelled] = self._rows[first_rows]
-        numbers, num_members = number_of[self._assignment], self._num_members[order]
-        angles = angle_sums(self._rows, numbers, centroids)
-        spread = mean_angles(angles, np.maximum(num_members, 1))
+        order, number_of = numbering(first, class_of)
+        counts = self._num_members[order]
+        centroids, lengths = final_centroids(
+            self._sums[order], counts, lambda clusters: self._rows[first[order[clusters]]]
+        )
+        numbers = number_of[self._assignment]
+        spread = mean_angles(angle_sums(self._rows, numbers, centroids), counts)
         assignment = (numbers - self._first_cluster).astype(np.int32)
-        objective = np.add.reduceat(lengths * num_members, self._cluster_starts) / self._sizes
+        objective = objectives(lengths, counts, self._sizes, self._cluster_starts)
         concentration = lengths.astype(np.float32)
         return [
             KMeansResult(
@@ -205,16 +247,9 @@ class _Classes:
             )
         ]
 
-    def _directions(
-        self, clusters: npt.NDArray[np.int64]
-    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float32]]:
-        """Length and direction of the mean of each of some clusters."""
-        num_members = np.maximum(self._num_members[clusters], 1)
-        return directions(self._sums[clusters] / UNITS / num_members[:, np.newaxis])
-
 
 def _iterate(classes: _Classes, config: ClusterConfig) -> npt.NDArray[np.int64]:
-    """Iterate until each class is settled, as `kmeans` does; (B,) iterations of each."""
+    """Iterate until each class has settled; (B,) iterations of each."""
     num_classes = len(classes.met_empty)
     iterations = np.zeros(num_classes, dtype=np.int64)
     active = np.ones(num_classes, dtype=np.bool_)
@@ -223,9 +258,8 @@ def _iterate(classes: _Classes, config: ClusterConfig) -> npt.NDArray[np.int64]:
         step = classes.step(active)
         iterations[active] = iteration
         gain, before = step.mean_cosine - before, step.mean_cosine
-        if iteration > 1:
-            active &= (step.changed > 0) & (gain > config.tolerance * np.abs(step.mean_cosine))
-        active &= ~classes.met_empty
+        settled = has_settled(iteration, step.changed, gain, step.mean_cosine, config.tolerance)
+        active &= ~(settled | classes.met_empty)
         if not active.any():
             break
         if iteration < config.iterations:

@@ -179,7 +179,7 @@ def test_a_second_service_is_refused(tiny: TinyRun, ray_cpus: int) -> None:
 
 def test_a_second_service_that_is_refused_changes_no_settings(tiny: TinyRun) -> None:
     tiny.run.claim(tiny.config, fresh=True)
-    other = ["--config", str(tiny.config_file), "--set", "cluster.task_timeout_seconds=5"]
+    other = ["--config", str(tiny.config_file), "--set", "cluster.call_timeout_seconds=5"]
     before = tiny.run.config.read_bytes()
     with (
         at_work(tiny),
@@ -194,9 +194,9 @@ def test_a_service_may_go_on_with_other_free_settings(tiny: TinyRun, ray_cpus: i
     write_json(tiny.run.report, {})
     with at_work(tiny):
         pass  # an earlier one
-    other = ["--config", str(tiny.config_file), "--set", "cluster.task_timeout_seconds=5"]
+    other = ["--config", str(tiny.config_file), "--set", "cluster.call_timeout_seconds=5"]
     assert recluster.main(other) == 0
-    assert load_config(tiny.run.config).cluster.task_timeout_seconds == 5
+    assert load_config(tiny.run.config).cluster.call_timeout_seconds == 5
 
 
 @pytest.mark.parametrize("name", ["holiday.jpg", "config.yaml"])

@@ -23,8 +23,8 @@ from clustering.config import ClusterConfig
         ("init", "best", r"cluster.init must be one of random, kmeans\+\+, warm, got 'best'"),
         ("backend", "gpu", "cluster.backend must be one of auto, faiss-cpu"),
         ("max_retries", -1, "cluster.max_retries must be >= 0"),
-        ("task_timeout_seconds", 0, "cluster.task_timeout_seconds must be > 0, got 0"),
-        ("task_timeout_seconds", float("nan"), "cluster.task_timeout_seconds must be > 0"),
+        ("call_timeout_seconds", 0, "cluster.call_timeout_seconds must be > 0, got 0"),
+        ("call_timeout_seconds", float("nan"), "cluster.call_timeout_seconds must be > 0"),
     ],
 )
 def test_a_wrong_setting_is_named(name: str, value: Any, message: str) -> None:

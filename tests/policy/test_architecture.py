@@ -66,9 +66,9 @@ def test_training_ranks_never_import_ray(path):
         return
     for module, line in imports(path):
         assert module not in (
-            "clustering.execution.workers",
-            "clustering.execution.ray_tasks",
-            "clustering.execution.share_tasks",
+            "clustering.execution.ray_workers",
+            "clustering.execution.ray_calls",
+            "clustering.execution.partition_calls",
             "clustering.coordinator",
         ), f"{path}:{line}"
 

@@ -15,6 +15,7 @@ RENAMED_SETTINGS = {
     "cluster.max_clusters_per_class": "it is cluster.max_per_class now",
     "cluster.neighbours": "it is cluster.listed_neighbours now",
     "cluster.siblings": "it is cluster.listed_siblings now",
+    "cluster.task_timeout_seconds": "it is cluster.call_timeout_seconds now",
     "loss.spread": "it is loss.isda_strength now",
     "loss.clmle_from": "it is loss.warmup_share now",
     "loss.focal_gamma": "it is loss.gamma now, of loss.name focal",

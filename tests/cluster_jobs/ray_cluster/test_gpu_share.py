@@ -63,7 +63,7 @@ def test_each_refresh_uses_the_cpus_that_are_there_then(
         asked.append(num_at_once)
         raise InterruptedError
 
-    monkeypatch.setattr(executor, "run_tasks", stop_here)
+    monkeypatch.setattr(executor, "run_calls", stop_here)
     served = Service(tiny.config, tiny.manifest, RayExecutor(tiny.config))
     tiny.snapshot(5)
     for cpus in (1.0, 16.0, 4.0):
@@ -80,7 +80,7 @@ def test_the_share_reaches_the_calls(tiny: TinyRun, monkeypatch: pytest.MonkeyPa
         asked.append((num_at_once, num_gpus))
         raise InterruptedError
 
-    monkeypatch.setattr(executor, "run_tasks", stop_here)
+    monkeypatch.setattr(executor, "run_calls", stop_here)
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"GPU": 1.0})
     config = with_settings(tiny.config, {"launch.embed_gpus": 0.5})
     on_ray = RayExecutor(config, cpus=4)

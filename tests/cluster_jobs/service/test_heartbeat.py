@@ -66,7 +66,7 @@ def test_progress_of_what_has_ended_changes_nothing(run: RunFolder) -> None:
 
 
 def test_a_task_may_use_all_its_attempts() -> None:
-    config = ClusterConfig(task_timeout_seconds=10.0, max_retries=3)
+    config = ClusterConfig(call_timeout_seconds=10.0, max_retries=3)
     assert patience_seconds(config) == 40.0
 
 

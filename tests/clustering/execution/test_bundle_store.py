@@ -121,7 +121,7 @@ def test_other_work_is_not_taken_for_the_same(embeddings: Path, tmp_path: Path, 
 
 def test_who_computes_does_not_matter(embeddings: Path, opened: Callable[[], BundleStore]) -> None:
     cluster(embeddings, KeptWorkers(LocalWorker(CONFIG), opened()))
-    config = replace(CONFIG, num_workers=7, max_retries=0, task_timeout_seconds=1.0)
+    config = replace(CONFIG, num_workers=7, max_retries=0, call_timeout_seconds=1.0)
     kept = KeptWorkers(LocalWorker(config), opened())
     cluster(embeddings, kept, config)
     assert kept.reused_classes == len(CLASS_SIZES)

@@ -14,7 +14,7 @@ from ray.cluster_utils import Cluster
 
 from clustering.config import ClusterConfig
 from clustering.coordinator import cluster_embeddings, cluster_locally
-from clustering.execution.ray_tasks import Call, Kind, TaskRunner, run_tasks
+from clustering.execution.ray_calls import Call, CallRunner, RemoteFunction, run_calls
 from tests.helpers.embedding_shards import labelled_rows, write_shards
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -56,19 +56,19 @@ def test_a_lost_node_changes_no_bit(
     }
     expected = cluster_locally(folder, **settings)
     monkeypatch.setattr("clustering.execution.plan._MIB", 9000 * 4 * 6 / 1024)
-    run = TaskRunner.run
+    run = CallRunner.run
     steps = []
 
     def loses(
-        runner: TaskRunner, kind: Kind, calls: Sequence[Call], *, num_at_once: int
+        runner: CallRunner, function: RemoteFunction, calls: Sequence[Call], *, num_at_once: int
     ) -> Iterator[tuple[int, Any]]:
-        if kind.function.__name__ == "change_of_share":
+        if function.function.__name__ == "change_of_partition":
             steps.append(calls)
             if len(steps) == 2:
                 cluster.remove_node(other, allow_graceful=False)
-        yield from run(runner, kind, calls, num_at_once=num_at_once)
+        yield from run(runner, function, calls, num_at_once=num_at_once)
 
-    monkeypatch.setattr(TaskRunner, "run", loses)
+    monkeypatch.setattr(CallRunner, "run", loses)
     table = cluster_embeddings(folder, **settings)
     assert table.stats["transport"] == "object_store"
     assert sum(node["Alive"] for node in ray.nodes()) == 1
@@ -91,7 +91,7 @@ def test_an_answer_that_is_lost_before_it_was_fetched_is_made_again(
             ended.touch()
         return np.full(2**20, number)
 
-    results = run_tasks(answers, [0, 1], num_at_once=2, config=ClusterConfig())
+    results = run_calls(answers, [0, 1], num_at_once=2, config=ClusterConfig())
     assert next(results)[0] == 0
     go.touch()
     while not ended.exists():

@@ -1,4 +1,4 @@
-"""Rows in pieces, without Ray: what the tasks compute."""
+"""Rows in pieces, without Ray: what the calls compute."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import pytest
 
 from clustering.config import ClusterConfig
 from clustering.errors import ClusterError
-from clustering.execution.sharded_kmeans import divide, open_share
-from clustering.execution.share_tasks import answer_of_share, change_of_share, hold_rows
+from clustering.execution.partition_calls import answer_of_partition, change_of_partition, hold_rows
+from clustering.execution.partitioned_kmeans import open_partition, partition_class
 from clustering.execution.shuffle import Shuffle, cluster_pieces, split_span
 from clustering.kmeans.bundle import BundleWork, cluster_bundle
 from tests.helpers.embedding_shards import labelled_rows, write_shards
 
 CLASS_SIZES = (12, 1, 30, 7)
 ROWS, IDS, LABELS = labelled_rows(CLASS_SIZES)
-PARTIES = [np.flatnonzero(np.isin(LABELS, classes)) for classes in ([0, 3], [2], [1])]
+RECEIVERS = [np.flatnonzero(np.isin(LABELS, classes)) for classes in ([0, 3], [2], [1])]
 
 
 @pytest.fixture
@@ -28,12 +28,12 @@ def folder(tmp_path: Path) -> Path:
 
 
 def _shuffle(folder: Path, memory_bytes: float) -> tuple[Shuffle, list[list[np.ndarray]]]:
-    """The pieces of each party, in the order of the spans."""
+    """The pieces of each receiver, in the order of the spans."""
     shuffle = Shuffle(
-        str(folder), PARTIES, dim=ROWS.shape[1], num_workers=2, memory_bytes=memory_bytes
+        str(folder), RECEIVERS, dim=ROWS.shape[1], num_workers=2, memory_bytes=memory_bytes
     )
     spans = [list(split_span(work))[:-1] for work in shuffle.spans]
-    return shuffle, [[pieces[party] for pieces in spans] for party in range(len(PARTIES))]
+    return shuffle, [[pieces[receiver] for pieces in spans] for receiver in range(len(RECEIVERS))]
 
 
 @pytest.mark.parametrize(("memory_bytes", "num_spans"), [(1e9, 1), (1000, 3), (48, 50)])
@@ -42,8 +42,8 @@ def test_each_gets_its_rows_in_the_order_of_the_shards(
 ) -> None:
     shuffle, pieces = _shuffle(folder, memory_bytes)
     assert len(shuffle.spans) == num_spans
-    for party, own in zip(PARTIES, pieces, strict=True):
-        assert np.concatenate(own).tobytes() == ROWS[np.sort(party)].tobytes()
+    for receiver, own in zip(RECEIVERS, pieces, strict=True):
+        assert np.concatenate(own).tobytes() == ROWS[np.sort(receiver)].tobytes()
     read = np.concatenate([work.positions for work in shuffle.spans])
     assert read.tolist() == list(range(len(ROWS)))
 
@@ -58,36 +58,40 @@ def test_a_bundle_in_pieces_has_the_same_clusters(folder: Path, memory_bytes: fl
 
 
 @pytest.mark.parametrize("num_held", [0, 16, 30])
-def test_a_share_between_calls_is_the_same_share(
+def test_a_partition_between_calls_is_the_same_partition(
     folder: Path, num_held: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its rows are held, or some of them, and its state goes from one call to the next."""
-    for module in ("kmeans.shares", "execution.sharded_kmeans", "execution.share_tasks"):
+    for module in (
+        "kmeans.partitions",
+        "execution.partitioned_kmeans",
+        "execution.partition_calls",
+    ):
         monkeypatch.setattr(f"clustering.{module}.CHUNK_ROWS", 8)
     dim = ROWS.shape[1]
-    (whole,) = divide(_work(folder, [2]), 1)
+    (whole,) = partition_class(_work(folder, [2]), 1)
     work = replace(whole, memory_bytes=(num_held + 1) * 4 * dim)
     rows, _ = hold_rows(work, dim)
     from_pieces, _ = hold_rows(work, dim, ROWS[np.sort(work.positions[:num_held])])
     assert len(rows) == num_held
     assert rows.tobytes() == from_pieces.tobytes()
 
-    share, state = open_share(work), None
+    partition, state = open_partition(work), None
     sizes = np.full(3, 10)
     for centroids in (ROWS[:3], ROWS[3:6]):
-        expected = share.step(centroids)
-        state, (_, totals) = change_of_share(work, rows, state, "step", centroids)
+        expected = partition.step(centroids)
+        state, (_, totals) = change_of_partition(work, rows, state, "step", centroids)
         assert totals.sums.tobytes() == expected.sums.tobytes()
         assert totals.changed == expected.changed
-        _, (cosines, positions) = answer_of_share(work, rows, state, "farthest", 4, sizes, 1.0)
-        expected_cosines, expected_positions = share.farthest(4, sizes, 1.0)
+        _, (cosines, positions) = answer_of_partition(work, rows, state, "farthest", 4, sizes, 1.0)
+        expected_cosines, expected_positions = partition.farthest(4, sizes, 1.0)
         assert cosines.tobytes() == expected_cosines.tobytes()
         assert positions.tolist() == expected_positions.tolist()
 
 
 def test_rows_to_hold_are_checked(tmp_path: Path) -> None:
     rows = ROWS.copy()
-    (work,) = divide(_work(tmp_path, [2]), 1)
+    (work,) = partition_class(_work(tmp_path, [2]), 1)
     rows[work.positions[4]] *= 2
     write_shards(tmp_path, rows, IDS, LABELS)
     with pytest.raises(ClusterError, match=rf"row {work.positions[4]} of .*, of class 2;"):

@@ -42,7 +42,7 @@ def test_an_unknown_store_is_taken_to_hold_what_the_workers_may(wanted: str) -> 
     config = ClusterConfig(memory_mib_per_worker=10, transport=wanted)
     transport = choose_transport(config, num_workers=3, num_nodes=1, object_store_bytes=None)
     assert transport.held_bytes == 30 * MIB
-    assert "Ray was not asked: its object store is taken to be large enough" in transport.reason
+    assert "Ray was not asked" in transport.reason
     assert transport.waves([10**15, 3]) == ([] if wanted == "auto" else [[0, 1]])
 
 

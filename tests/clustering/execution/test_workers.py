@@ -1,4 +1,4 @@
-"""The same table from any number of Ray workers, by any way of the rows, whoever is lost."""
+"""The same table from any number of Ray workers, by any transport, whichever worker is lost."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from clustering.config import ClusterConfig
 from clustering.coordinator import cluster_embeddings, cluster_locally
 from clustering.errors import ClusterError
 from clustering.execution import transport
-from clustering.execution.ray_tasks import Call, InputLostError, Kind, TaskRunner
-from clustering.execution.workers import RayWorkers
+from clustering.execution.ray_calls import Call, CallRunner, InputLostError, RemoteFunction
+from clustering.execution.ray_workers import RayWorkers
 from clustering.table.table import ClusterTable
 from data_shards.errors import DataError
 from tests.helpers.embedding_shards import labelled_rows, write_shards
@@ -26,11 +26,11 @@ from tests.helpers.small_ray import small_ray
 
 pytestmark = pytest.mark.ray
 
-# Three are divided: into three shares, then two classes side by side into two each.
+# Three are partitioned: one into three, then two side by side into two each.
 CLASS_SIZES = (20_000, 10_000, 1, 900, 70, 250, 3, 1200, 300, 600, 9_500)
 CONFIG = ClusterConfig(target_size=100, iterations=4, listed_neighbours=4, listed_siblings=2)
 OBJECT_STORE = replace(CONFIG, transport="object_store")
-DIVIDED_FROM = 9_000
+PARTITIONED_FROM = 9_000
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -50,13 +50,13 @@ def embeddings(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def expected(embeddings: Path) -> dict[str, bytes]:
-    """Of one process that divides nothing."""
+    """Of one process that partitions nothing."""
     return _bytes(cluster_locally(embeddings, **_settings(CONFIG)))
 
 
 @pytest.fixture(autouse=True)
-def _large_classes_are_divided(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("clustering.execution.plan._MIB", DIVIDED_FROM * 4 * 6 / 1024)
+def _large_classes_are_partitioned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clustering.execution.plan._MIB", PARTITIONED_FROM * 4 * 6 / 1024)
 
 
 def _settings(config: ClusterConfig) -> dict[str, Any]:
@@ -99,12 +99,12 @@ def test_little_memory_makes_the_same_table(
     config: ClusterConfig,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Nothing of the divided classes is held, or the first share's first rows; bundles of the
-    others go in waves, and one that is too large for any is read from the files."""
+    """Nothing of the partitioned classes is held, or the first partition's first rows;
+    bundles of the others go in waves, and one that is too large for any is read from the files."""
     store_bytes = RayWorkers(config).object_store_bytes
-    for route in transport._HELD_SHARE:
-        monkeypatch.setitem(transport._HELD_SHARE, route, 4 * rows * 24 / store_bytes)
-    monkeypatch.setattr("clustering.execution.transport._WAVE_SHARE", 1100 * 24 / store_bytes)
+    for route in transport._HELD_FRACTION:
+        monkeypatch.setitem(transport._HELD_FRACTION, route, 4 * rows * 24 / store_bytes)
+    monkeypatch.setattr("clustering.execution.transport._WAVE_FRACTION", 1100 * 24 / store_bytes)
     assert _cluster(embeddings, config) == expected
 
 
@@ -118,7 +118,7 @@ def test_a_full_object_store_makes_the_same_table(
     settings = _settings(config) | {"num_classes": len(class_sizes)}
     assert RayWorkers(config).object_store_bytes < 60_000 * 4 * 512
     monkeypatch.setattr("clustering.execution.plan._MIB", 2**20)
-    monkeypatch.setattr("clustering.execution.transport._WAVE_SHARE", 10)
+    monkeypatch.setattr("clustering.execution.transport._WAVE_FRACTION", 10)
     table = cluster_embeddings(folder, **settings)
     assert _bytes(table) == _bytes(cluster_locally(folder, **settings))
 
@@ -132,7 +132,7 @@ def test_workers_need_no_path_of_the_driver(
 
 
 class Fault:
-    """Something that happens to the first task that runs a function."""
+    """Something that happens to the first call of a function."""
 
     def __init__(self, name: str, marker: Path, happens: Callable[[], None]) -> None:
         self.name = name
@@ -140,17 +140,17 @@ class Fault:
         self.happens = happens
 
     def put_in(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Into the tasks that are sent from now on."""
-        run = TaskRunner.run
+        """Into the calls that are sent from now on."""
+        run = CallRunner.run
 
         def faulty_run(
-            runner: TaskRunner, kind: Kind, calls: Sequence[Call], *, num_at_once: int
+            runner: CallRunner, function: RemoteFunction, calls: Sequence[Call], *, num_at_once: int
         ) -> Iterator[tuple[int, Any]]:
-            if kind.function.__name__ == self.name:
-                kind = replace(kind, function=self.around(kind.function))
-            return run(runner, kind, calls, num_at_once=num_at_once)
+            if function.function.__name__ == self.name:
+                function = replace(function, function=self.around(function.function))
+            return run(runner, function, calls, num_at_once=num_at_once)
 
-        monkeypatch.setattr(TaskRunner, "run", faulty_run)
+        monkeypatch.setattr(CallRunner, "run", faulty_run)
 
     def around(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """The function, with the fault."""
@@ -169,12 +169,12 @@ class Fault:
 @pytest.mark.parametrize(
     "name",
     [
-        "_check_shards",
+        "check_shards",
         "split_span",
         "cluster_pieces",
         "hold_rows",
-        "change_of_share",
-        "answer_of_share",
+        "change_of_partition",
+        "answer_of_partition",
     ],
 )
 def test_a_killed_worker_changes_no_bit(
@@ -201,7 +201,7 @@ def test_a_killed_worker_that_reads_files_changes_no_bit(
     assert os.path.exists(fault.marker)
 
 
-@pytest.mark.parametrize("name", ["cluster_pieces", "change_of_share"])
+@pytest.mark.parametrize("name", ["cluster_pieces", "change_of_partition"])
 def test_rows_that_are_lost_for_good_are_read_again(
     embeddings: Path,
     expected: dict[str, bytes],
@@ -209,18 +209,18 @@ def test_rows_that_are_lost_for_good_are_read_again(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    run = TaskRunner.run
+    run = CallRunner.run
     lost = []
 
     def loses(
-        runner: TaskRunner, kind: Kind, calls: Sequence[Call], *, num_at_once: int
+        runner: CallRunner, function: RemoteFunction, calls: Sequence[Call], *, num_at_once: int
     ) -> Iterator[tuple[int, Any]]:
-        if kind.function.__name__ == name and not lost:
+        if function.function.__name__ == name and not lost:
             lost.append(name)
             raise InputLostError("its node is gone")
-        yield from run(runner, kind, calls, num_at_once=num_at_once)
+        yield from run(runner, function, calls, num_at_once=num_at_once)
 
-    monkeypatch.setattr(TaskRunner, "run", loses)
+    monkeypatch.setattr(CallRunner, "run", loses)
     assert _cluster(embeddings, OBJECT_STORE) == expected
     assert "its rows were lost (its node is gone)" in caplog.text
 
@@ -231,27 +231,28 @@ def test_a_class_whose_rows_are_always_lost_is_given_up(
     def loses(*arguments: object, **others: object) -> Iterator[tuple[int, Any]]:
         raise InputLostError("its node is gone")
 
-    monkeypatch.setattr("clustering.execution.workers.RayGroup", loses)
+    monkeypatch.setattr("clustering.execution.ray_workers.RayPartitions", loses)
     with pytest.raises(ClusterError, match=r"node is gone\), in the last of 2 attempts"):
         _cluster(embeddings, replace(CONFIG, max_retries=1))
 
 
-def test_a_late_share_is_given_up(
+def test_a_late_partition_is_given_up(
     embeddings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Fault("change_of_share", tmp_path / "late", lambda: time.sleep(600)).put_in(monkeypatch)
-    run = TaskRunner.run
+    Fault("change_of_partition", tmp_path / "late", lambda: time.sleep(600)).put_in(monkeypatch)
+    run = CallRunner.run
 
     def impatient(
-        runner: TaskRunner, kind: Kind, calls: Sequence[Call], *, num_at_once: int
+        runner: CallRunner, function: RemoteFunction, calls: Sequence[Call], *, num_at_once: int
     ) -> Iterator[tuple[int, Any]]:
-        if kind.function.__name__ == "change_of_share":
-            runner = TaskRunner(replace(CONFIG, max_retries=0, task_timeout_seconds=3))
-        return run(runner, kind, calls, num_at_once=num_at_once)
+        if function.function.__name__ == "change_of_partition":
+            runner = CallRunner(replace(CONFIG, max_retries=0, call_timeout_seconds=3))
+        return run(runner, function, calls, num_at_once=num_at_once)
 
-    monkeypatch.setattr(TaskRunner, "run", impatient)
+    monkeypatch.setattr(CallRunner, "run", impatient)
     with pytest.raises(
-        ClusterError, match=r"a share of class \d, .* no result in 3 s, in the last of 1 attempts"
+        ClusterError,
+        match=r"a partition of class \d, .* no result in 3 s, in the last of 1 attempts",
     ):
         _cluster(embeddings)
 
@@ -280,10 +281,10 @@ def test_an_embedding_that_is_no_unit_vector_is_named(
         cluster_embeddings(folder, **_settings(config))
 
 
-def test_a_divided_class_is_heard_of_long_before_its_end(tmp_path: Path) -> None:
+def test_a_partitioned_class_is_heard_of_long_before_its_end(tmp_path: Path) -> None:
     """Otherwise a service that clusters one for long would seem to hang."""
     heard: list[str] = []
-    workers = RayWorkers(CONFIG, on_task=lambda: heard.append("a task"))
+    workers = RayWorkers(CONFIG, on_call=lambda: heard.append("a call"))
     cluster_embeddings(
         write_shards(tmp_path, *labelled_rows((20_000,))),
         **(_settings(CONFIG) | {"num_classes": 1}),
@@ -291,7 +292,7 @@ def test_a_divided_class_is_heard_of_long_before_its_end(tmp_path: Path) -> None
         on_progress=lambda done, total: heard.append("the class"),
     )
     assert heard.index("the class") == len(heard) - 1
-    assert len(heard) > CONFIG.iterations * 3, "each of three shares answers in each iteration"
+    assert len(heard) > CONFIG.iterations * 3, "each of three partitions answers in each iteration"
 
 
 def test_more_workers_than_cpus_is_said(caplog: pytest.LogCaptureFixture) -> None:

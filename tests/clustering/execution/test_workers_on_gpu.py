@@ -12,8 +12,8 @@ import pytest
 
 from clustering.config import ClusterConfig
 from clustering.errors import ClusterError
-from clustering.execution.ray_tasks import TaskRunner, run_tasks
-from clustering.execution.workers import RayWorkers, gpu_share
+from clustering.execution.ray_calls import CallRunner, run_calls
+from clustering.execution.ray_workers import RayWorkers, gpus_per_call
 from tests.helpers.small_ray import small_ray
 
 pytestmark = pytest.mark.ray
@@ -32,7 +32,7 @@ def _local_ray() -> Iterator[None]:
     [(1, 1, 1.0), (1, 8, 1.0), (8, 8, 1.0), (9, 8, 0.5), (8, 3, 0.3333), (6, 1, 0.1666)],
 )
 def test_all_workers_fit_on_the_gpus(num_workers: int, num_gpus: int, share: float) -> None:
-    assert gpu_share(num_workers, num_gpus) == share
+    assert gpus_per_call(num_workers, num_gpus) == share
     assert int(1 / share) * num_gpus >= num_workers
 
 
@@ -45,10 +45,10 @@ def test_ray_runs_so_many_at_a_time(tmp_path: Path) -> None:
         while len(os.listdir(folder)) < NUM_WORKERS:
             time.sleep(0.05)
 
-    config = ClusterConfig(task_timeout_seconds=60, max_retries=0)
-    share = gpu_share(NUM_WORKERS, 1)
+    config = ClusterConfig(call_timeout_seconds=60, max_retries=0)
+    share = gpus_per_call(NUM_WORKERS, 1)
     works = range(NUM_WORKERS)
-    met = run_tasks(meets, works, num_at_once=NUM_WORKERS, config=config, num_gpus=share)
+    met = run_calls(meets, works, num_at_once=NUM_WORKERS, config=config, num_gpus=share)
     assert len(list(met)) == NUM_WORKERS
 
 
@@ -74,7 +74,7 @@ def test_workers_are_where_the_gpus_are(
         {"Alive": False, "Resources": {"CPU": 99.0, "GPU": 9.0}},
     ]
     monkeypatch.setattr("ray.nodes", lambda: nodes)
-    monkeypatch.setattr(TaskRunner, "run_one", lambda *arguments: "torch-gpu")
+    monkeypatch.setattr(CallRunner, "run_one", lambda *arguments: "torch-gpu")
     workers = RayWorkers(ClusterConfig(num_workers=9))
     assert (workers.backend, workers.num_workers, workers.num_nodes) == ("torch-gpu", 8, 2)
     assert (workers.object_store_bytes, workers._num_gpus) == (12, 0.25)
@@ -90,7 +90,7 @@ def test_auto_takes_all_machines_where_no_class_is_large_enough_for_a_gpu(
         {"Alive": True, "Resources": {"CPU": 8.0, "GPU": 2.0}},
     ]
     monkeypatch.setattr("ray.nodes", lambda: nodes)
-    monkeypatch.setattr(TaskRunner, "run_one", lambda *arguments: "torch-gpu")
+    monkeypatch.setattr(CallRunner, "run_one", lambda *arguments: "torch-gpu")
     small, large = np.array([5000, 70]), np.array([60_000, 70])  # 25 and 300 clusters
 
     def workers(backend: str, *class_sizes: np.ndarray) -> tuple[str, int]:

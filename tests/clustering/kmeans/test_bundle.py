@@ -63,7 +63,7 @@ def test_a_class_is_the_same_by_each_way(
     work = _work([2], num_clusters=np.array([num_clusters]))
     together = cluster_classes(lambda positions: ROWS[positions], work)
     monkeypatch.setattr("clustering.kmeans.bundle.CHUNK_ROWS", 8)
-    monkeypatch.setattr("clustering.kmeans.shares.CHUNK_ROWS", 8)
+    monkeypatch.setattr("clustering.kmeans.partitions.CHUNK_ROWS", 8)
     alone = cluster_classes(lambda positions: ROWS[positions], work)
     for name in ("centroids", "spread", "concentration", "assignment"):
         assert getattr(alone, name).tobytes() == getattr(together, name).tobytes()

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from clustering.config import ClusterConfig
-from clustering.kmeans.one_class import KMeansResult, spherical_kmeans
+from clustering.kmeans.lloyd import KMeansResult
+from clustering.kmeans.one_class import spherical_kmeans
 from tests.helpers import reference_clustering as reference
 
 
@@ -131,7 +132,9 @@ def test_an_outlier_gets_a_centroid_that_is_left_without_rows(iterations: int) -
     """Both start from the same row, so that one is empty."""
     rows = np.concatenate([np.repeat(_rows(1), 20, axis=0), _rows(1, seed=9)])
     same = np.repeat(rows[:1], 2, axis=0)
-    result = spherical_kmeans(rows, 2, config=_config(iterations, init="warm"), seed=0, warm=same)
+    result = spherical_kmeans(
+        rows, 2, config=_config(iterations, init="warm"), seed=0, previous=same
+    )
     _check(rows, result)
     assert result.assignment.tolist() == [0] * 20 + [1]
 
@@ -209,7 +212,9 @@ def test_kmeans_plus_plus_of_few_distinct_rows() -> None:
 def test_a_warm_start_stays_where_it_is_good() -> None:
     rows = _rows(300)
     cold = spherical_kmeans(rows, 8, config=_config(100), seed=0)
-    warm = spherical_kmeans(rows, 8, config=_config(100, init="warm"), seed=1, warm=cold.centroids)
+    warm = spherical_kmeans(
+        rows, 8, config=_config(100, init="warm"), seed=1, previous=cold.centroids
+    )
     assert warm.iterations <= 2
     assert warm.assignment.tolist() == cold.assignment.tolist()
 
@@ -218,7 +223,7 @@ def test_a_warm_start_stays_where_it_is_good() -> None:
 def test_a_warm_start_from_another_number_of_clusters(num_earlier: int) -> None:
     rows = _rows(100)
     warm = _rows(num_earlier, seed=3) if num_earlier else np.empty((0, 6), dtype=np.float32)
-    result = spherical_kmeans(rows, 8, config=_config(5, init="warm"), seed=0, warm=warm)
+    result = spherical_kmeans(rows, 8, config=_config(5, init="warm"), seed=0, previous=warm)
     assert len(result.centroids) == 8
     _check(rows, result)
 

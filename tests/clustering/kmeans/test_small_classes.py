@@ -8,7 +8,8 @@ import pytest
 from clustering.config import ClusterConfig
 from clustering.kmeans import small_classes
 from clustering.kmeans.backends import one_thread
-from clustering.kmeans.one_class import KMeansResult, spherical_kmeans
+from clustering.kmeans.lloyd import KMeansResult
+from clustering.kmeans.one_class import spherical_kmeans
 from clustering.kmeans.small_classes import cluster_small_classes
 from tests.helpers.reference_clustering import unit_rows
 
@@ -29,15 +30,17 @@ def _rows(dim: int, kind: str = "plain") -> np.ndarray:
     return rows
 
 
-def _check(rows: np.ndarray, warm: list[np.ndarray | None] = COLD, **settings: Any) -> None:
+def _check(rows: np.ndarray, previous: list[np.ndarray | None] = COLD, **settings: Any) -> None:
     """Each class is what `spherical_kmeans` makes of it alone, to the last bit."""
     config = ClusterConfig(**settings)
     with one_thread():
-        results = cluster_small_classes(rows, SIZES, COUNTS, config=config, seeds=SEEDS, warm=warm)
+        results = cluster_small_classes(
+            rows, SIZES, COUNTS, config=config, seeds=SEEDS, previous=previous
+        )
     for number, got in enumerate(results):
         part = slice(STARTS[number], STARTS[number] + SIZES[number])
         expected = spherical_kmeans(
-            rows[part], COUNTS[number], config=config, seed=SEEDS[number], warm=warm[number]
+            rows[part], COUNTS[number], config=config, seed=SEEDS[number], previous=previous[number]
         )
         _assert_same(got, expected)
 
@@ -94,7 +97,7 @@ def test_a_class_without_an_empty_cluster_is_not_done_again(
     monkeypatch.delattr(small_classes, "spherical_kmeans")
     with one_thread():
         results = cluster_small_classes(
-            _rows(16), SIZES, COUNTS, config=ClusterConfig(), seeds=SEEDS, warm=COLD
+            _rows(16), SIZES, COUNTS, config=ClusterConfig(), seeds=SEEDS, previous=COLD
         )
     for got, alone in zip(results, expected, strict=True):
         _assert_same(got, alone)

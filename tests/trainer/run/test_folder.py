@@ -86,7 +86,7 @@ def test_exactly_these_settings_may_change_when_a_run_goes_on():
         "cluster.num_workers",
         "cluster.memory_mib_per_worker",
         "cluster.transport",
-        "cluster.task_timeout_seconds",
+        "cluster.call_timeout_seconds",
         "cluster.max_retries",
         "evaluation.every",
         "evaluation.split",

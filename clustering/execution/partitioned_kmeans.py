@@ -1,6 +1,6 @@
-"""k-means of a class that is larger than a worker: the rows stay where they are, in shares.
+"""k-means of a class that is partitioned: the rows stay where they are.
 
-Each share is a range of the class's rows, in memory as far as they fit and in memory-mapped shards
+A partition is a range of the class's rows, in memory as far as they fit and in memory-mapped shards
 beyond. Whoever computes on it answers with what has changed in sums, counts and the objective.
 """
 
@@ -13,15 +13,21 @@ import numpy.typing as npt
 
 from clustering.kmeans.backends import BackendName
 from clustering.kmeans.bundle import BundleResult, BundleWork, check_rows
-from clustering.kmeans.one_class import Group, kmeans_of_shares
-from clustering.kmeans.shares import CHUNK_ROWS, ReadRows, Share, share_ends
+from clustering.kmeans.one_class import kmeans_of_partitions
+from clustering.kmeans.partitions import (
+    CHUNK_ROWS,
+    Partition,
+    Partitions,
+    ReadRange,
+    partition_ends,
+)
 from data_shards.features.embeddings import EmbeddingShards
 
 _MIB = 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShareWork:
+class PartitionWork:
     """A range of the rows of a class, for one worker to hold."""
 
     folder: str
@@ -32,12 +38,12 @@ class ShareWork:
     first_row: int
     """Where the range begins in the class."""
     memory_bytes: float
-    """Of rows to hold; the others are read anew in each iteration."""
+    """Of rows to hold; the others are read again in each iteration."""
     backend: BackendName
 
     def __str__(self) -> str:
         return (
-            f"a share of class {self.class_}, {len(self.positions):,} samples from its "
+            f"a partition of class {self.class_}, {len(self.positions):,} samples from its "
             f"{self.first_row:,}th on"
         )
 
@@ -47,16 +53,16 @@ class ShareWork:
         return rows if rows == len(self.positions) else rows // CHUNK_ROWS * CHUNK_ROWS
 
 
-def divide(work: BundleWork, num_workers: int) -> list[ShareWork]:
-    """Divide the rows of a class evenly, by whole chunks.
+def partition_class(work: BundleWork, num_partitions: int) -> list[PartitionWork]:
+    """Partition the rows of a class evenly, by whole chunks.
 
     Args:
         work: a bundle of one class.
-        num_workers: number of shares, >= 1; some are empty if there are fewer chunks.
+        num_partitions: >= 1; some are empty if there are fewer chunks.
     """
-    ends = share_ends(len(work.positions), num_workers).tolist()
+    ends = partition_ends(len(work.positions), num_partitions).tolist()
     return [
-        ShareWork(
+        PartitionWork(
             folder=work.folder,
             class_=int(work.classes[0]),
             positions=work.positions[start:end],
@@ -68,10 +74,10 @@ def divide(work: BundleWork, num_workers: int) -> list[ShareWork]:
     ]
 
 
-def open_share(work: ShareWork) -> Share:
-    """The share, with its rows still on the disk; reading checks that they are unit vectors."""
-    return Share(
-        share_reader(work),
+def open_partition(work: PartitionWork) -> Partition:
+    """The partition, with its rows still on disk; reading checks that they are unit vectors."""
+    return Partition(
+        partition_reader(work),
         len(work.positions),
         first_row=work.first_row,
         backend=work.backend,
@@ -79,10 +85,11 @@ def open_share(work: ShareWork) -> Share:
     )
 
 
-def share_reader(work: ShareWork) -> ReadRows:
-    """Read the rows of a share from the embedding shards, which are opened when needed.
+def partition_reader(work: PartitionWork) -> ReadRange:
+    """A function that reads rows of a partition from the embedding shards.
 
-    The reader raises ClusterError for an embedding that is not a finite vector of length 1.
+    It opens the shards when first called, and raises ClusterError for an embedding that is not a
+    finite vector of length 1.
     """
     shards: list[EmbeddingShards] = []
 
@@ -90,14 +97,19 @@ def share_reader(work: ShareWork) -> ReadRows:
         if not shards:
             shards.append(EmbeddingShards.open_checked(work.folder))
         rows = shards[0].rows(work.positions[first:end])
-        check_share_rows(work, rows, first)
+        check_partition_rows(work, rows, first)
         return rows
 
     return read
 
 
-def check_share_rows(work: ShareWork, rows: npt.NDArray[np.float32], first: int) -> None:
-    """Refuse rows of a share, from its row `first` on, that are not finite vectors of length 1.
+def check_partition_rows(work: PartitionWork, rows: npt.NDArray[np.float32], first: int) -> None:
+    """Refuse rows of a partition that are not finite vectors of length 1.
+
+    Args:
+        work: the partition.
+        rows: some of its rows, in order.
+        first: number of the first of them in the partition.
 
     Raises:
         ClusterError: naming the first such row.
@@ -110,18 +122,18 @@ def check_share_rows(work: ShareWork, rows: npt.NDArray[np.float32], first: int)
     )
 
 
-def cluster_shares(work: BundleWork, group: Group) -> BundleResult:
-    """Cluster the one class of a bundle, whose rows a group holds.
+def cluster_partitions(work: BundleWork, partitions: Partitions) -> BundleResult:
+    """Cluster the one class of a bundle, whose rows are in partitions.
 
     Raises:
         ClusterError: when an embedding is not a finite vector of length 1.
     """
-    result = kmeans_of_shares(
-        group,
+    result = kmeans_of_partitions(
+        partitions,
         int(work.num_clusters[0]),
         config=work.config,
         seed=work.class_seed(0),
-        warm=work.class_warm(0),
+        previous=work.class_previous(0),
     )
     return BundleResult(
         class_of=np.repeat(work.classes, len(result.centroids)),
@@ -130,5 +142,5 @@ def cluster_shares(work: BundleWork, group: Group) -> BundleResult:
         concentration=result.concentration,
         assignment=result.assignment,
         iterations=result.iterations,
-        seconds=group.seconds,
+        seconds=partitions.seconds,
     )

@@ -6,11 +6,11 @@ from functools import partial
 
 import pytest
 
-from clustering.execution.lanes import Job, Line, run_in_lanes, seconds_in_lanes
+from clustering.execution.schedule import Job, JobQueue, makespan, run_jobs
 
 
 class Watched:
-    """Jobs that note how many lanes are taken."""
+    """Jobs that note how many workers are taken."""
 
     def __init__(self) -> None:
         self.taken = 0
@@ -18,36 +18,36 @@ class Watched:
         self.order: list[int] = []
         self.lock = threading.Lock()
 
-    def job(self, number: int, lanes: int = 1) -> Job[int]:
+    def job(self, number: int, num_workers: int = 1) -> Job[int]:
         def run() -> int:
             with self.lock:
                 self.order.append(number)
-                self.taken += lanes
+                self.taken += num_workers
                 self.most = max(self.most, self.taken)
             with self.lock:
-                self.taken -= lanes
+                self.taken -= num_workers
             return number
 
-        return Job(run, lanes)
+        return Job(run, num_workers)
 
 
 def never() -> None:
     raise AssertionError("nothing has failed")
 
 
-@pytest.mark.parametrize("num_lanes", [1, 2, 3, 10])
-def test_every_job_runs_once_within_the_lanes(num_lanes: int) -> None:
+@pytest.mark.parametrize("num_workers", [1, 2, 3, 10])
+def test_every_job_runs_once_on_the_workers_there_are(num_workers: int) -> None:
     watched = Watched()
-    jobs = [watched.job(number, lanes=1 + number % 3) for number in range(30)]
-    assert sorted(run_in_lanes(jobs, num_lanes, stop=never)) == list(range(30))
-    assert watched.most <= max(num_lanes, 3)  # a wide job has all lanes to itself
-    assert list(run_in_lanes([], num_lanes, stop=never)) == []
+    jobs = [watched.job(number, num_workers=1 + number % 3) for number in range(30)]
+    assert sorted(run_jobs(jobs, num_workers, stop=never)) == list(range(30))
+    assert watched.most <= max(num_workers, 3)  # a wide job has all workers to itself
+    assert list(run_jobs([], num_workers, stop=never)) == []
 
 
 def test_jobs_start_in_order() -> None:
     watched = Watched()
-    jobs = [watched.job(number, lanes=1 + number % 2) for number in range(20)]
-    assert list(run_in_lanes(jobs, 1, stop=never)) == list(range(20))
+    jobs = [watched.job(number, num_workers=1 + number % 2) for number in range(20)]
+    assert list(run_jobs(jobs, 1, stop=never)) == list(range(20))
     assert watched.order == list(range(20))
 
 
@@ -58,10 +58,10 @@ def test_jobs_that_fit_run_side_by_side() -> None:
         return together.wait()
 
     jobs = [Job(meets, 2), Job(meets), Job(meets)]
-    assert sorted(run_in_lanes(jobs, 4, stop=never)) == [0, 1, 2]
+    assert sorted(run_jobs(jobs, 4, stop=never)) == [0, 1, 2]
 
 
-def test_jobs_are_asked_for_when_they_can_start() -> None:
+def test_jobs_are_drawn_when_they_can_start() -> None:
     started: list[int] = []
 
     def jobs() -> Iterator[Job[None]]:
@@ -69,15 +69,15 @@ def test_jobs_are_asked_for_when_they_can_start() -> None:
             assert len(started) >= number
             yield Job(partial(started.append, number))
 
-    assert len(list(run_in_lanes(jobs(), 1, stop=never))) == 9
+    assert len(list(run_jobs(jobs(), 1, stop=never))) == 9
 
 
-def test_lanes_that_are_too_few_for_the_first_are_not_idle() -> None:
-    line = Line([("a", 3), ("b", 4), ("c", 2), ("d", 1), ("e", 1), ("f", 9)], 4)
-    taken = [line.take(free) for free in (4, 1, 0, 3, 2, 4, 4, 4)]
+def test_workers_that_are_too_few_for_the_first_job_are_not_idle() -> None:
+    queue = JobQueue([("a", 3), ("b", 4), ("c", 2), ("d", 1), ("e", 1), ("f", 9)], 4)
+    taken = [queue.take(free) for free in (4, 1, 0, 3, 2, 4, 4, 4)]
     assert taken == [
         ("a", 3),
-        ("d", 1),  # one lane is left
+        ("d", 1),  # one worker is left
         None,
         ("c", 2),
         ("e", 1),
@@ -87,15 +87,15 @@ def test_lanes_that_are_too_few_for_the_first_are_not_idle() -> None:
     ]
 
 
-def test_a_wide_one_is_waited_for_in_the_end() -> None:
-    line = Line([("first", 1), ("wide", 2), *[("narrow", 1)] * 9], 2)
-    assert [line.take(1) for _ in range(5)] == [("first", 1), *[("narrow", 1)] * 2, None, None]
-    assert line.take(2) == ("wide", 2)
-    assert line.take(1) == ("narrow", 1)
+def test_a_wide_job_is_overtaken_only_so_often() -> None:
+    queue = JobQueue([("first", 1), ("wide", 2), *[("narrow", 1)] * 9], 2)
+    assert [queue.take(1) for _ in range(5)] == [("first", 1), *[("narrow", 1)] * 2, None, None]
+    assert queue.take(2) == ("wide", 2)
+    assert queue.take(1) == ("narrow", 1)
 
 
 @pytest.mark.parametrize(
-    ("jobs", "num_lanes", "seconds"),
+    ("jobs", "num_workers", "seconds"),
     [
         ([], 2, 0),
         ([(3, 1), (1, 1), (1, 1)], 2, 3),
@@ -103,8 +103,8 @@ def test_a_wide_one_is_waited_for_in_the_end() -> None:
         ([(2, 9), (2, 9)], 2, 4),
     ],
 )
-def test_seconds_in_lanes(jobs: list[tuple[float, int]], num_lanes: int, seconds: float) -> None:
-    assert seconds_in_lanes(jobs, num_lanes) == seconds
+def test_makespan(jobs: list[tuple[float, int]], num_workers: int, seconds: float) -> None:
+    assert makespan(jobs, num_workers) == seconds
 
 
 def _failing(stopped: threading.Event) -> list[Job[int]]:
@@ -125,14 +125,14 @@ def never_run() -> int:
 def test_a_failure_stops_the_others() -> None:
     stopped = threading.Event()
     with pytest.raises(ValueError, match="^job 1 is broken$"):
-        list(run_in_lanes(_failing(stopped), 2, stop=stopped.set))
+        list(run_jobs(_failing(stopped), 2, stop=stopped.set))
     assert stopped.is_set()
 
 
 def test_jobs_are_stopped_when_nobody_wants_the_results() -> None:
     stopped = threading.Event()
     waits: Callable[[], bool] = lambda: stopped.wait(20)  # noqa: E731
-    results = run_in_lanes([Job(lambda: True), Job(waits)], 2, stop=stopped.set)
+    results = run_jobs([Job(lambda: True), Job(waits)], 2, stop=stopped.set)
     assert next(results)
     results.close()
     assert stopped.is_set()

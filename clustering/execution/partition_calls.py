@@ -1,9 +1,9 @@
-"""Shares of a class in Ray tasks: rows and state lie in the object store between the calls.
+"""Partitions of a class in Ray calls: rows and state lie in the object store between the calls.
 
-A task that is lost is run again by itself. Rows that are lost with a node are made again by Ray;
-when that fails, the class is clustered anew.
+A call that is lost is made again by itself. Rows that are lost with a node are made again by Ray;
+if that fails, the class is clustered from the start.
 
-Legend: n rows of a share, h of them held, D embedding.
+Legend: n rows of a partition, h of them held, D embedding.
 """
 
 from __future__ import annotations
@@ -16,29 +16,38 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from clustering.execution.ray_tasks import Call, Kind, TaskRunner
-from clustering.execution.sharded_kmeans import ShareWork, check_share_rows, share_reader
+from clustering.execution.partitioned_kmeans import (
+    PartitionWork,
+    check_partition_rows,
+    partition_reader,
+)
+from clustering.execution.ray_calls import Call, CallRunner, RemoteFunction
 from clustering.kmeans.backends import one_thread
-from clustering.kmeans.one_class import Answer
-from clustering.kmeans.shares import CHANGING, CHUNK_ROWS, Share, ShareState
+from clustering.kmeans.partitions import (
+    CHANGING,
+    CHUNK_ROWS,
+    Answer,
+    Partition,
+    PartitionState,
+)
 from data_shards.features.embeddings import EmbeddingShards
 from data_shards.features.gather import gather_rows
 
 # `ray` is imported in functions: it reads its environment then, which a job sets up first.
 
-_LARGE_BYTES = 100_000  # arguments from this size on are sent once, not once a share
+_LARGE_BYTES = 100_000  # arguments from this size on are sent once, not once a partition
 
 Timed = tuple[float, Any]
 """Seconds that a call took in its worker, and its answer."""
 
 
 def hold_rows(
-    work: ShareWork, dim: int, *pieces: npt.NDArray[np.float32]
+    work: PartitionWork, dim: int, *pieces: npt.NDArray[np.float32]
 ) -> tuple[npt.NDArray[np.float32], float]:
-    """Bring the first rows of a share into the order of its class.
+    """Read the first rows of a partition, in the order of its class.
 
     Args:
-        work: the share.
+        work: the partition.
         dim: D.
         pieces: those rows in the order of the embedding shards; none to read them from there.
 
@@ -54,53 +63,53 @@ def hold_rows(
     shards = None if pieces else EmbeddingShards.open_checked(work.folder)
     in_order = np.sort(positions)
     for first in range(0, len(positions), CHUNK_ROWS):
-        part = slice(first, first + CHUNK_ROWS)
+        chunk = slice(first, first + CHUNK_ROWS)
         if shards is None:
-            places = np.searchsorted(in_order, positions[part])
-            rows[part] = gather_rows(pieces, places, dim)
+            places = np.searchsorted(in_order, positions[chunk])
+            rows[chunk] = gather_rows(pieces, places, dim)
         else:
-            rows[part] = shards.rows(positions[part])
-        check_share_rows(work, rows[part], first)
+            rows[chunk] = shards.rows(positions[chunk])
+        check_partition_rows(work, rows[chunk], first)
     return rows, time.monotonic() - started
 
 
-def answer_of_share(
-    work: ShareWork,
+def answer_of_partition(
+    work: PartitionWork,
     rows: npt.NDArray[np.float32],
-    state: ShareState | None,
+    state: PartitionState | None,
     method: str,
     *arguments: Any,
 ) -> Timed:
-    """Call a method of a share that does not change it; (seconds, answer)."""
+    """Call a method of a partition that does not change it; (seconds, answer)."""
     return _call(work, rows, state, method, *arguments)[1]
 
 
-def change_of_share(
-    work: ShareWork,
+def change_of_partition(
+    work: PartitionWork,
     rows: npt.NDArray[np.float32],
-    state: ShareState | None,
+    state: PartitionState | None,
     method: str,
     *arguments: Any,
-) -> tuple[ShareState, Timed]:
-    """Call a method of a share that changes it; its new state, and (seconds, answer)."""
-    share, timed = _call(work, rows, state, method, *arguments)
-    return share.state, timed
+) -> tuple[PartitionState, Timed]:
+    """Call a method of a partition that changes it; its new state, and (seconds, answer)."""
+    partition, timed = _call(work, rows, state, method, *arguments)
+    return partition.state, timed
 
 
 def _call(
-    work: ShareWork,
+    work: PartitionWork,
     rows: npt.NDArray[np.float32],
-    state: ShareState | None,
+    state: PartitionState | None,
     method: str,
     *arguments: Any,
-) -> tuple[Share, Timed]:
+) -> tuple[Partition, Timed]:
     started = time.monotonic()
-    read_further = share_reader(work)
+    read_from_shards = partition_reader(work)
 
     def read(first: int, end: int) -> npt.NDArray[np.float32]:
-        return rows[first:end] if end <= len(rows) else read_further(first, end)
+        return rows[first:end] if end <= len(rows) else read_from_shards(first, end)
 
-    share = Share(
+    partition = Partition(
         read,
         len(work.positions),
         first_row=work.first_row,
@@ -109,35 +118,35 @@ def _call(
         state=state,
     )
     with one_thread():
-        answer = getattr(share, method)(*arguments)
-    return share, (time.monotonic() - started, answer)
+        answer = getattr(partition, method)(*arguments)
+    return partition, (time.monotonic() - started, answer)
 
 
-_HOLD = Kind(function=hold_rows, kept=1, spread=True)
-_ANSWER = Kind(function=answer_of_share, on_gpu=True)
-_CHANGE = Kind(function=change_of_share, kept=1, on_gpu=True)
+_HOLD = RemoteFunction(function=hold_rows, kept=1, spread=True)
+_ANSWER = RemoteFunction(function=answer_of_partition, on_gpu=True)
+_CHANGE = RemoteFunction(function=change_of_partition, kept=1, on_gpu=True)
 
 
-class RayGroup:
-    """Shares in tasks; a `clustering.kmeans.one_class.Group`."""
+class RayPartitions:
+    """Partitions in Ray calls; a `clustering.kmeans.partitions.Partitions`."""
 
     def __init__(
         self,
-        runner: TaskRunner,
-        works: Sequence[ShareWork],
+        runner: CallRunner,
+        works: Sequence[PartitionWork],
         dim: int,
         pieces: Sequence[Sequence[Any]],
     ) -> None:
-        """Have the rows held.
+        """Read the rows that are held.
 
         Args:
-            runner: of tasks.
-            works: the shares, in the order of the rows; none is empty.
+            runner: makes the calls.
+            works: the partitions, in the order of the rows; none is empty.
             dim: D.
-            pieces: of each share, references to its first rows in the order of the shards.
+            pieces: of each partition, references to its first rows in the order of the shards.
 
         Raises:
-            ClusterError, DataError, InputLostError, StoppedError: see `TaskRunner.run`.
+            ClusterError, DataError, InputLostError, StoppedError: see `CallRunner.run`.
         """
         import ray
 
@@ -158,10 +167,10 @@ class RayGroup:
             self.seconds += seconds
 
     def call(self, method: str, *arguments: Any) -> list[Any]:
-        """Call a method of every share at once.
+        """Call a method of every partition at once.
 
         Raises:
-            ClusterError, DataError, InputLostError, StoppedError: see `TaskRunner.run`.
+            ClusterError, DataError, InputLostError, StoppedError: see `CallRunner.run`.
         """
         answers = dict(self._answers(method, *arguments))
         return [answers[number] for number in range(len(self._works))]
@@ -169,17 +178,17 @@ class RayGroup:
     def fold(
         self, join: Callable[[Answer, Answer], Answer], method: str, *arguments: Any
     ) -> Answer:
-        """Call a method of every share at once; each answer is joined with those before it.
+        """Call a method of every partition at once; each answer is joined with those before it.
 
         Raises:
-            ClusterError, DataError, InputLostError, StoppedError: see `TaskRunner.run`.
+            ClusterError, DataError, InputLostError, StoppedError: see `CallRunner.run`.
         """
         answers = (answer for _, answer in self._answers(method, *arguments))
         joined: Answer = reduce(join, answers)
         return joined
 
     def _answers(self, method: str, *arguments: Any) -> Iterator[tuple[int, Any]]:
-        """(number of the share, its answer), in the order of completion."""
+        """(number of the partition, its answer), in the order of completion."""
         import ray
 
         sent = [
@@ -192,10 +201,11 @@ class RayGroup:
                 self._names, self._works, self._rows, self._states, strict=True
             )
         ]
-        kind = _CHANGE if method in CHANGING else _ANSWER
-        for number, answer in self._runner.run(kind, calls, num_at_once=len(calls)):
-            if kind.kept:
-                self._states[number], answer = answer
-            seconds, told = answer
+        function = _CHANGE if method in CHANGING else _ANSWER
+        for number, returned in self._runner.run(function, calls, num_at_once=len(calls)):
+            timed = returned
+            if function.kept:
+                self._states[number], timed = returned
+            seconds, answer = timed
             self.seconds += seconds
-            yield number, told
+            yield number, answer

@@ -1,107 +1,93 @@
-"""A share of the rows of one class: what one worker holds in k-means, and what it tells of them.
+"""A partition of the rows of one class: what one worker computes on in k-means.
 
-A class is divided into chunks of a fixed number of rows, a share is a range of chunks. Shares
-return what has changed in sums and counts, and single rows to start from. Whatever is added up is
-first rounded to an integer (a multiple of 2^-36), so that it does not matter in which order, how
-many shares there are, nor whether rows are summed up anew or only those that came and went.
+A class is cut into chunks of a fixed number of rows; a partition is a range of chunks. Partitions
+answer with what has changed in sums and counts, and with single rows. Whatever is added up is first
+rounded to an integer (a multiple of 2^-36). So neither the order nor the number of partitions
+matters, nor whether rows are summed up from scratch or only those that came and went.
 
 Legend: n rows of a chunk, D embedding, K clusters of the class, E rows asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from clustering.kmeans.backends import BackendName, Placed, place
-from clustering.kmeans.exact_sums import UNITS, angle_sums, change_of_sums, in_units
+from clustering.kmeans.exact_sums import angle_sums, change_of_sums, in_units
+from clustering.kmeans.totals import Moves, Totals
 
 CHUNK_ROWS = 8192
 """Rows that are compared and summed up at a time."""
 
-ReadRows = Callable[[int, int], npt.NDArray[np.float32]]
-"""(first, end) of the share's rows -> (end - first, D) those rows."""
+ReadRange = Callable[[int, int], npt.NDArray[np.float32]]
+"""(first, end) of the partition's rows -> (end - first, D) those rows."""
+
+Answer = TypeVar("Answer")
 
 
-@dataclass(frozen=True, slots=True)
-class Totals:
-    """What shares tell of the clusters: how a call has changed them.
-
-    Adding those of all shares and all calls gives those of the class; before the first call no row
-    is in a cluster.
-    """
-
-    sums: npt.NDArray[np.int64]
-    """(K, D) sum of the members, in units of 2^-36."""
-    counts: npt.NDArray[np.int64]
-    """(K,) number of members."""
-    objective: int
-    """Sum of the cosines of the rows and their centroids, in units of 2^-36."""
-    changed: int
-    """How often a row came to another cluster."""
-
-    def __add__(self, other: Totals) -> Totals:
-        return Totals(
-            self.sums + other.sums,
-            self.counts + other.counts,
-            self.objective + other.objective,
-            self.changed + other.changed,
-        )
-
-    @classmethod
-    def nothing(cls, num_clusters: int, dim: int) -> Totals:
-        """No row in any cluster, or no change."""
-        sums = np.zeros((num_clusters, dim), dtype=np.int64)
-        return cls(sums, np.zeros(num_clusters, dtype=np.int64), 0, 0)
+class Partitions(Protocol):
+    """All partitions of a class, wherever they are."""
 
     @property
-    def float_sums(self) -> npt.NDArray[np.float64]:
-        """(K, D) sum of the members."""
-        return self.sums / UNITS
+    def num_rows(self) -> int:
+        """Rows of the class."""
 
     @property
-    def mean_cosine(self) -> float:
-        """Of the rows and the centroids that they were compared with."""
-        return self.objective / UNITS / int(self.counts.sum())
+    def dim(self) -> int:
+        """D."""
+
+    @property
+    def seconds(self) -> float:
+        """Time that all partitions have spent on their answers."""
+
+    def call(self, method: str, *arguments: Any) -> list[Any]:
+        """Call a method of every `Partition`; the answers in the order of the rows."""
+
+    def fold(
+        self, join: Callable[[Answer, Answer], Answer], method: str, *arguments: Any
+    ) -> Answer:
+        """Call a method of every `Partition`; the answers joined as they come, in any order.
+
+        So memory holds a few answers at a time, not one a partition.
+        """
+
+
+@dataclass
+class LocalPartitions:
+    """Partitions in this process."""
+
+    partitions: Sequence[Partition]
+    num_rows: int
+    dim: int
+    seconds: float = 0.0
+
+    def call(self, method: str, *arguments: Any) -> list[Any]:
+        """See `Partitions`."""
+        started = time.monotonic()
+        answers = [getattr(own, method)(*arguments) for own in self.partitions]
+        self.seconds += time.monotonic() - started
+        return answers
+
+    def fold(
+        self, join: Callable[[Answer, Answer], Answer], method: str, *arguments: Any
+    ) -> Answer:
+        """See `Partitions`."""
+        started = time.monotonic()
+        joined: Answer = reduce(join, (getattr(own, method)(*arguments) for own in self.partitions))
+        self.seconds += time.monotonic() - started
+        return joined
 
 
 @dataclass(frozen=True, slots=True)
-class Moves:
-    """Rows that may go to another cluster; the first of a cluster lose the least."""
-
-    source: npt.NDArray[np.int64]
-    """(E,) cluster that the row is in, ascending."""
-    loss: npt.NDArray[np.float32]
-    """(E,) cosine with its own centroid minus that with the other, ascending within a cluster."""
-    position: npt.NDArray[np.int64]
-    """(E,) row of the class."""
-    target: npt.NDArray[np.int64]
-    """(E,) cluster that it would go to."""
-
-    def cut(self, limits: npt.NDArray[np.int64]) -> Moves:
-        """Sort, and keep at most `limits` (K,) rows of each cluster."""
-        order = np.lexsort((self.position, self.loss, self.source))
-        source = self.source[order]
-        rank = np.arange(len(source)) - np.searchsorted(source, source)
-        order = order[rank < limits[source]]
-        return Moves(self.source[order], self.loss[order], self.position[order], self.target[order])
-
-    @classmethod
-    def of_all(cls, parts: list[Moves], limits: npt.NDArray[np.int64]) -> Moves:
-        """Join those of several shares or chunks."""
-        joined = [
-            np.concatenate([getattr(part, name) for part in parts])
-            for name in ("source", "loss", "position", "target")
-        ]
-        return cls(*joined).cut(limits)
-
-
-@dataclass(frozen=True, slots=True)
-class ShareState:
-    """What a share knows of its rows from one call to the next."""
+class PartitionState:
+    """What a partition knows of its rows between two calls."""
 
     assignment: npt.NDArray[np.int32]
     """(rows,) cluster of each, -1 before the first call."""
@@ -110,35 +96,35 @@ class ShareState:
 
 
 CHANGING = frozenset({"step", "move"})
-"""Methods of a share that change its state."""
+"""Methods of a partition that change its state."""
 
 
-class Share:
+class Partition:
     """Rows of a class, the cluster of each, and how near it is to that cluster."""
 
     def __init__(
         self,
-        read: ReadRows,
+        read: ReadRange,
         num_rows: int,
         *,
         first_row: int = 0,
         backend: BackendName = "faiss-cpu",
         memory_bytes: float = float("inf"),
-        state: ShareState | None = None,
+        state: PartitionState | None = None,
     ) -> None:
         """Prepare; nothing is read yet.
 
         Args:
-            read: reads rows of this share, in the order of the class.
+            read: reads rows of this partition, in the order of the class.
             num_rows: how many there are, >= 0.
-            first_row: where the share begins in its class, a multiple of `CHUNK_ROWS`.
-            backend: who compares rows with centroids.
-            memory_bytes: rows beyond are read anew whenever they are needed.
-            state: of the same share in another process; None at the beginning. It is copied.
+            first_row: where the partition begins in its class, a multiple of `CHUNK_ROWS`.
+            backend: what compares rows with centroids.
+            memory_bytes: rows beyond this are read again whenever they are needed.
+            state: of the same partition in another process; None at the beginning. It is copied.
         """
         self._read = read
         self._backend: BackendName = backend
-        self._parts = [
+        self._chunks = [
             slice(start, min(start + CHUNK_ROWS, num_rows))
             for start in range(0, num_rows, CHUNK_ROWS)
         ]
@@ -154,9 +140,9 @@ class Share:
             self._cosines = state.cosines.copy()
 
     @property
-    def state(self) -> ShareState:
-        """What to make the same share of elsewhere."""
-        return ShareState(self._assignment, self._cosines)
+    def state(self) -> PartitionState:
+        """What it takes to go on with this partition elsewhere."""
+        return PartitionState(self._assignment, self._cosines)
 
     def step(self, centroids: npt.NDArray[np.float32]) -> Totals:
         """Give each row to its nearest centroid, and sum up what that changes.
@@ -165,20 +151,20 @@ class Share:
             centroids: (K, D) float32, the same K in each call.
         """
         total = Totals.nothing(*centroids.shape)
-        for number, part in enumerate(self._parts):
+        for number, chunk in enumerate(self._chunks):
             rows = self._rows(number)
             nearest, cosines = self._place(number, rows, len(centroids)).nearest(centroids)
-            gain = int((in_units(cosines) - in_units(self._cosines[part])).sum())
-            total += _change(rows, self._assignment[part], nearest, len(centroids), gain)
-            self._assignment[part] = nearest
-            self._cosines[part] = cosines
+            gain = int((in_units(cosines) - in_units(self._cosines[chunk])).sum())
+            total += _change(rows, self._assignment[chunk], nearest, len(centroids), gain)
+            self._assignment[chunk] = nearest
+            self._cosines[chunk] = cosines
         return total
 
     def take(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """Read single rows.
 
         Args:
-            positions: (E,) rows of the class, ascending; those of other shares are left out.
+            positions: (E,) rows of the class, ascending; those of other partitions are left out.
 
         Returns:
             (up to E, D) float32.
@@ -186,20 +172,20 @@ class Share:
         own = positions - self._first_row
         own = own[(own >= 0) & (own < len(self._assignment))]
         taken = [
-            self._rows(number)[own[(own >= part.start) & (own < part.stop)] - part.start]
-            for number, part in enumerate(self._parts)
-            if np.any((own >= part.start) & (own < part.stop))
+            self._rows(number)[own[(own >= chunk.start) & (own < chunk.stop)] - chunk.start]
+            for number, chunk in enumerate(self._chunks)
+            if np.any((own >= chunk.start) & (own < chunk.stop))
         ]
         return np.concatenate(taken) if taken else np.empty((0, 0), dtype=np.float32)
 
     def farthest(
         self, num_wanted: int, sizes: npt.NDArray[np.int64], below: float
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-        """Find the rows that are farthest from their centroid.
+        """Find the rows that are farthest from their centroids.
 
         Args:
-            num_wanted: E, at most so many.
-            sizes: (K,) members of each cluster in the class; the row of a cluster of one stays.
+            num_wanted: E, at most this many.
+            sizes: (K,) members of each cluster in the class; the only row of a cluster stays.
             below: only rows with a smaller cosine than this.
 
         Returns:
@@ -215,7 +201,7 @@ class Share:
         limits: npt.NDArray[np.int64],
         room: npt.NDArray[np.bool_],
     ) -> Moves:
-        """Where rows could go that must leave their cluster.
+        """Find the clusters to which rows that must leave theirs could go.
 
         Args:
             centroids: (K, D) float32.
@@ -223,16 +209,16 @@ class Share:
             room: (K,) clusters that rows may go to.
         """
         places = np.flatnonzero(room)
-        found = [_no_moves()]
-        for number, part in enumerate(self._parts):
-            leaving = np.flatnonzero(limits[self._assignment[part]] > 0)
+        found = [Moves.none()]
+        for number, chunk in enumerate(self._chunks):
+            leaving = np.flatnonzero(limits[self._assignment[chunk]] > 0)
             if not len(leaving):
                 continue
             rows = self._rows(number)[leaving]
-            source = self._assignment[part][leaving].astype(np.int64)
+            source = self._assignment[chunk][leaving].astype(np.int64)
             nearest, cosines = place(self._backend, rows, len(places)).nearest(centroids[places])
             loss = np.einsum("nd,nd->n", rows, centroids[source]) - cosines
-            position = leaving + part.start + self._first_row
+            position = leaving + chunk.start + self._first_row
             found.append(Moves(source, loss, position, places[nearest]).cut(limits))
         return Moves.of_all(found, limits)
 
@@ -243,10 +229,10 @@ class Share:
         num_clusters: int,
         dim: int,
     ) -> Totals:
-        """Bring rows to other clusters, and sum up what that changes.
+        """Move rows to other clusters, and sum up what that changes.
 
         Args:
-            positions: (E,) rows of the class; those of other shares are left out.
+            positions: (E,) rows of the class; those of other partitions are left out.
             targets: (E,) clusters that they go to.
             num_clusters: K.
             dim: D.
@@ -256,8 +242,8 @@ class Share:
         moved = self._assignment.copy()
         moved[own[here]] = targets[here]
         total = Totals.nothing(num_clusters, dim)
-        for number, part in enumerate(self._parts):
-            before, after = self._assignment[part], moved[part]
+        for number, chunk in enumerate(self._chunks):
+            before, after = self._assignment[chunk], moved[chunk]
             if (before != after).any():
                 total += _change(self._rows(number), before, after, num_clusters)
         self._assignment = moved
@@ -273,11 +259,11 @@ class Share:
     def finish(
         self, centroids: npt.NDArray[np.float32], number_of: npt.NDArray[np.int64]
     ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
-        """Give the clusters their last numbers, and measure how wide they are.
+        """Give the clusters their final numbers, and measure how wide they are.
 
         Args:
-            centroids: (K', D) float32 of the clusters by their last numbers.
-            number_of: (K,) last number of each cluster that has members.
+            centroids: (K', D) float32 of the clusters by their final numbers.
+            number_of: (K,) final number of each cluster that has members.
 
         Returns:
             (rows,) int32 cluster of each row, and (K',) int64 sum of the angles of the members to
@@ -285,15 +271,15 @@ class Share:
         """
         assignment = number_of.astype(np.int32)[self._assignment]
         angles = np.zeros(len(centroids), dtype=np.int64)
-        for number, part in enumerate(self._parts):
-            angles += angle_sums(self._rows(number), assignment[part], centroids)
+        for number, chunk in enumerate(self._chunks):
+            angles += angle_sums(self._rows(number), assignment[chunk], centroids)
         return assignment, angles
 
     def _rows(self, number: int) -> npt.NDArray[np.float32]:
         if number in self._held:
             return self._held[number]
-        part = self._parts[number]
-        rows = np.ascontiguousarray(self._read(part.start, part.stop))
+        chunk = self._chunks[number]
+        rows = np.ascontiguousarray(self._read(chunk.start, chunk.stop))
         if rows.nbytes <= self._memory_left:
             self._memory_left -= rows.nbytes
             self._held[number] = rows
@@ -308,13 +294,13 @@ class Share:
         return placed
 
 
-def share_ends(num_rows: int, num_shares: int) -> npt.NDArray[np.int64]:
-    """(num_shares,) rows of a class after which each share ends, all but the last whole chunks.
+def partition_ends(num_rows: int, num_partitions: int) -> npt.NDArray[np.int64]:
+    """(num_partitions,) row of the class at which each partition ends.
 
-    Some are empty if there are fewer chunks.
+    All partitions but the last are whole chunks; some are empty if there are fewer chunks.
     """
     num_chunks = -(-num_rows // CHUNK_ROWS)
-    chunks = num_chunks * np.arange(1, num_shares + 1) // num_shares
+    chunks = num_chunks * np.arange(1, num_partitions + 1) // num_partitions
     return np.minimum(chunks * CHUNK_ROWS, num_rows)
 
 
@@ -332,8 +318,3 @@ def _change(
         gain,
         int(np.count_nonzero(before != after)),
     )
-
-
-def _no_moves() -> Moves:
-    none = np.empty(0, dtype=np.int64)
-    return Moves(none, none.astype(np.float32), none, none)

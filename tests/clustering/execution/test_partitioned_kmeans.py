@@ -11,9 +11,13 @@ import pytest
 from clustering.config import ClusterConfig
 from clustering.coordinator import cluster_locally
 from clustering.errors import ClusterError
-from clustering.execution.sharded_kmeans import cluster_shares, divide, open_share
+from clustering.execution.partitioned_kmeans import (
+    cluster_partitions,
+    open_partition,
+    partition_class,
+)
 from clustering.kmeans.bundle import BundleResult, BundleWork, cluster_bundle
-from clustering.kmeans.one_class import LocalGroup
+from clustering.kmeans.partitions import LocalPartitions
 from tests.helpers.embedding_shards import labelled_rows, write_shards
 
 CHUNK = 16
@@ -23,7 +27,12 @@ ROWS, IDS, LABELS = labelled_rows(CLASS_SIZES)
 
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("kmeans.shares", "kmeans.bundle", "execution.plan", "execution.sharded_kmeans"):
+    for module in (
+        "kmeans.partitions",
+        "kmeans.bundle",
+        "execution.plan",
+        "execution.partitioned_kmeans",
+    ):
         monkeypatch.setattr(f"clustering.{module}.CHUNK_ROWS", CHUNK)
 
 
@@ -40,11 +49,12 @@ def _work(folder: Path, **changes: Any) -> BundleWork:
     )
 
 
-def _in_shares(work: BundleWork, num_workers: int, memory_bytes: float) -> BundleResult:
-    shares = [
-        open_share(replace(share, memory_bytes=memory_bytes)) for share in divide(work, num_workers)
+def _in_partitions(work: BundleWork, number: int, memory_bytes: float) -> BundleResult:
+    partitions = [
+        open_partition(replace(own, memory_bytes=memory_bytes))
+        for own in partition_class(work, number)
     ]
-    return cluster_shares(work, LocalGroup(shares, len(work.positions), ROWS.shape[1]))
+    return cluster_partitions(work, LocalPartitions(partitions, len(work.positions), ROWS.shape[1]))
 
 
 def _bytes(result: BundleResult) -> list[bytes]:
@@ -57,40 +67,40 @@ def _bytes(result: BundleResult) -> list[bytes]:
 @pytest.mark.parametrize(
     "changes", [{}, {"init": "kmeans++", "balance": 1.2}, {"min_cluster_size": 20}]
 )
-def test_any_number_of_shares_makes_the_same_clusters(
+def test_any_number_of_partitions_makes_the_same_clusters(
     tmp_path: Path, num_workers: int, memory_bytes: float, changes: dict[str, Any]
 ) -> None:
     """Also uneven ones, empty ones, and ones whose rows stay on the disk."""
     work = _work(write_shards(tmp_path, ROWS, IDS, LABELS), **changes)
     expected = cluster_bundle(work)
-    assert _bytes(_in_shares(work, num_workers, memory_bytes)) == _bytes(expected)
+    assert _bytes(_in_partitions(work, num_workers, memory_bytes)) == _bytes(expected)
 
 
 @pytest.mark.parametrize("num_workers", [1, 2, 3, 9, 10, 11, 40])
-def test_shares_are_whole_chunks_in_order(num_workers: int) -> None:
+def test_partitions_are_whole_chunks_in_order(num_workers: int) -> None:
     work = _work(Path("embeddings"))
-    shares = divide(work, num_workers)
-    assert len(shares) == num_workers
-    assert np.concatenate([share.positions for share in shares]).tolist() == work.positions.tolist()
-    sizes = [len(share.positions) for share in shares]
-    assert [share.first_row for share in shares] == (np.cumsum(sizes) - sizes).tolist()
-    assert all(share.first_row % CHUNK == 0 for share in shares if len(share.positions))
+    partitions = partition_class(work, num_workers)
+    assert len(partitions) == num_workers
+    assert np.concatenate([own.positions for own in partitions]).tolist() == work.positions.tolist()
+    sizes = [len(own.positions) for own in partitions]
+    assert [own.first_row for own in partitions] == (np.cumsum(sizes) - sizes).tolist()
+    assert all(own.first_row % CHUNK == 0 for own in partitions if len(own.positions))
     assert max(sizes) - min(sizes) <= 2 * CHUNK
 
 
-def test_rows_beyond_the_memory_are_read_anew(tmp_path: Path) -> None:
+def test_rows_beyond_the_memory_are_read_again(tmp_path: Path) -> None:
     work = _work(write_shards(tmp_path, ROWS, IDS, LABELS))
-    (share_work,) = divide(work, 1)
+    (whole,) = partition_class(work, 1)
     row_bytes = 4 * ROWS.shape[1]
-    share = open_share(replace(share_work, memory_bytes=2.5 * CHUNK * row_bytes))
-    share.step(ROWS[:2])
-    assert sorted(share._held) == [0, 1, 9]  # the last chunk is small
+    partition = open_partition(replace(whole, memory_bytes=2.5 * CHUNK * row_bytes))
+    partition.step(ROWS[:2])
+    assert sorted(partition._held) == [0, 1, 9]  # the last chunk is small
 
 
 def test_too_little_memory_for_a_class_changes_no_bit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The plan divides what exceeds a worker's memory; the table is the same."""
+    """The plan partitions what exceeds a worker's memory; the table is the same."""
     folder = write_shards(tmp_path, ROWS, IDS, LABELS)
     settings: dict[str, Any] = {"task": "identity", "version": 1, "num_classes": 3, "seed": 5}
     config = ClusterConfig(target_size=10)
@@ -109,7 +119,7 @@ def test_an_embedding_that_is_no_unit_vector_is_named(tmp_path: Path) -> None:
     rows[position] *= 2
     write_shards(tmp_path, rows, IDS, LABELS)
     with pytest.raises(ClusterError, match=rf"1 of 16 .* row {position} of .* of class 0;"):
-        _in_shares(work, 3, 0)
+        _in_partitions(work, 3, 0)
 
 
 def test_answers_are_joined_as_they_come() -> None:
@@ -131,6 +141,6 @@ def test_answers_are_joined_as_they_come() -> None:
         def tell(self) -> Told:
             return Told()
 
-    group = LocalGroup([Tells()] * 9, 9, 1)
+    group = LocalPartitions([Tells()] * 9, 9, 1)
     assert isinstance(group.fold(add, "tell"), Told)
     assert group.seconds > 0

@@ -15,14 +15,14 @@ import ray
 
 from clustering.config import ClusterConfig
 from clustering.errors import ClusterError
-from clustering.execution import ray_tasks as tasks
-from clustering.execution.ray_tasks import (
+from clustering.execution import ray_calls
+from clustering.execution.ray_calls import (
     Call,
+    CallRunner,
     InputLostError,
-    Kind,
+    RemoteFunction,
     StoppedError,
-    TaskRunner,
-    run_tasks,
+    run_calls,
 )
 from data_shards.errors import DataError
 from tests.helpers.small_ray import small_ray
@@ -46,7 +46,7 @@ def test_a_worker_that_always_dies_is_given_up(caplog: pytest.LogCaptureFixture)
     with pytest.raises(
         ClusterError, match=r"work a: its worker was lost .* the last of 2 attempts"
     ):
-        list(run_tasks(dies, ["work a"], num_at_once=1, config=config))
+        list(run_calls(dies, ["work a"], num_at_once=1, config=config))
     assert "work a: its worker was lost" in caplog.text
 
 
@@ -60,10 +60,10 @@ def test_a_late_task_is_run_again(tmp_path: Path) -> None:
             time.sleep(600)
         return 10 * number
 
-    list(run_tasks(lambda number: number, [0, 1], num_at_once=2, config=CONFIG))  # warm
-    config = ClusterConfig(task_timeout_seconds=5)
+    list(run_calls(lambda number: number, [0, 1], num_at_once=2, config=CONFIG))  # warm
+    config = ClusterConfig(call_timeout_seconds=5)
     started = time.monotonic()
-    results = sorted(run_tasks(hangs_once, [0, 1, 2], num_at_once=2, config=config))
+    results = sorted(run_calls(hangs_once, [0, 1, 2], num_at_once=2, config=config))
     assert results == [(0, 0), (1, 10), (2, 20)]
     assert os.path.exists(marker)
     assert time.monotonic() - started < 30
@@ -73,11 +73,11 @@ def test_a_task_that_is_always_late_is_given_up() -> None:
     def hangs(work: str) -> None:
         time.sleep(600)
 
-    config = ClusterConfig(max_retries=0, task_timeout_seconds=1)
+    config = ClusterConfig(max_retries=0, call_timeout_seconds=1)
     with pytest.raises(
-        ClusterError, match=r"work b: no result in 1 s.*cluster\.task_timeout_secon"
+        ClusterError, match=r"work b: no result in 1 s.*cluster\.call_timeout_secon"
     ):
-        list(run_tasks(hangs, ["work b"], num_at_once=1, config=config))
+        list(run_calls(hangs, ["work b"], num_at_once=1, config=config))
 
 
 def nap(seconds: float) -> float:
@@ -85,26 +85,26 @@ def nap(seconds: float) -> float:
     return seconds
 
 
-IMPATIENT = ClusterConfig(max_retries=0, task_timeout_seconds=4)
+IMPATIENT = ClusterConfig(max_retries=0, call_timeout_seconds=4)
 NAPS = [1.0] * 12  # six seconds on two CPUs, more than the patience with one
 
 
 def test_waiting_for_a_cpu_is_not_being_late() -> None:
-    list(run_tasks(nap, [0, 0], num_at_once=2, config=CONFIG))  # warm
+    list(run_calls(nap, [0, 0], num_at_once=2, config=CONFIG))  # warm
     started = time.monotonic()
-    napped = list(run_tasks(nap, NAPS, num_at_once=len(NAPS), config=IMPATIENT))
+    napped = list(run_calls(nap, NAPS, num_at_once=len(NAPS), config=IMPATIENT))
     assert len(napped) == len(NAPS)
-    assert time.monotonic() - started > IMPATIENT.task_timeout_seconds
+    assert time.monotonic() - started > IMPATIENT.call_timeout_seconds
 
 
 def test_waiting_for_a_cpu_behind_tasks_of_other_threads_is_not_being_late() -> None:
-    runner, kind = TaskRunner(IMPATIENT), Kind(function=nap)
+    runner, kind = CallRunner(IMPATIENT), RemoteFunction(function=nap)
     runner.run_one(kind, Call("warm", (0,)))
     started = time.monotonic()
     with ThreadPoolExecutor(len(NAPS)) as threads:
         napped = threads.map(lambda seconds: runner.run_one(kind, Call("nap", (seconds,))), NAPS)
         assert list(napped) == NAPS
-    assert time.monotonic() - started > IMPATIENT.task_timeout_seconds
+    assert time.monotonic() - started > IMPATIENT.call_timeout_seconds
 
 
 def test_a_task_that_hangs_is_noticed_while_others_are_done(tmp_path: Path) -> None:
@@ -117,9 +117,9 @@ def test_a_task_that_hangs_is_noticed_while_others_are_done(tmp_path: Path) -> N
             time.sleep(600)
         time.sleep(0.25)
 
-    list(run_tasks(nap, [0, 0], num_at_once=2, config=CONFIG))  # warm
-    config = ClusterConfig(max_retries=1, task_timeout_seconds=2)
-    done = [number for number, _ in run_tasks(hangs_once, range(60), num_at_once=3, config=config)]
+    list(run_calls(nap, [0, 0], num_at_once=2, config=CONFIG))  # warm
+    config = ClusterConfig(max_retries=1, call_timeout_seconds=2)
+    done = [number for number, _ in run_calls(hangs_once, range(60), num_at_once=3, config=config)]
     assert os.path.exists(marker)
     assert sorted(done) == list(range(60))
     assert done.index(1) < 50
@@ -133,17 +133,17 @@ def waits(path: str) -> None:
 def test_no_progress_at_all_ends_in_the_time_of_one_task(tmp_path: Path) -> None:
     """Tasks that are given up are no progress for those behind them."""
     released = tmp_path / "released"
-    config = ClusterConfig(max_retries=1, task_timeout_seconds=1)
+    config = ClusterConfig(max_retries=1, call_timeout_seconds=1)
     started = time.monotonic()
     with pytest.raises(ClusterError, match=r"no result in 1 s, in the last of 2 attempts"):
-        list(run_tasks(waits, [str(released)] * 6, num_at_once=6, config=config))
+        list(run_calls(waits, [str(released)] * 6, num_at_once=6, config=config))
     assert 2 <= time.monotonic() - started < 5
     released.touch()  # those that are still under way occupy the CPUs of the next test
 
 
 def test_only_answers_of_tasks_that_were_sent_before_count() -> None:
     clock = iter(range(100, 200))
-    answers = tasks._Answers()
+    answers = ray_calls._Answers()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(time, "monotonic", lambda: next(clock))
         seen: list[tuple[int, int]] = []
@@ -166,7 +166,7 @@ def test_no_more_than_allowed_run_at_once(tmp_path: Path) -> None:
         os.remove(own)
         return running
 
-    results = dict(run_tasks(counts, range(6), num_at_once=1, config=CONFIG))
+    results = dict(run_calls(counts, range(6), num_at_once=1, config=CONFIG))
     assert results == dict.fromkeys(range(6), 1)
 
 
@@ -182,7 +182,7 @@ def test_a_complaint_of_a_task_is_passed_on_and_not_tried_again(
         raise kind("class 3 is broken")
 
     with pytest.raises(kind, match="^class 3 is broken$"):
-        list(run_tasks(complains, ["work"], num_at_once=1, config=CONFIG))
+        list(run_calls(complains, ["work"], num_at_once=1, config=CONFIG))
     assert Path(log).read_text() == "x"
 
 
@@ -191,7 +191,7 @@ def test_a_mistake_in_a_task_is_shown_with_its_trace() -> None:
         return 1 / 0
 
     with pytest.raises(ClusterError, match=r"(?s)work c failed: .*in wrong.*ZeroDivisionError"):
-        list(run_tasks(wrong, ["work c"], num_at_once=1, config=CONFIG))
+        list(run_calls(wrong, ["work c"], num_at_once=1, config=CONFIG))
 
 
 def test_every_answer_is_told_and_no_lost_attempt(tmp_path: Path) -> None:
@@ -204,9 +204,11 @@ def test_every_answer_is_told_and_no_lost_attempt(tmp_path: Path) -> None:
         return number
 
     told: list[None] = []
-    runner = TaskRunner(CONFIG, on_answer=lambda: told.append(None))
+    runner = CallRunner(CONFIG, on_answer=lambda: told.append(None))
     calls = [Call(f"work {number}", (number,)) for number in range(3)]
-    for number, _ in enumerate(runner.run(Kind(function=dies_once), calls, num_at_once=1), start=1):
+    for number, _ in enumerate(
+        runner.run(RemoteFunction(function=dies_once), calls, num_at_once=1), start=1
+    ):
         assert len(told) == number
     assert len(told) == 3
     assert os.path.exists(marker)
@@ -221,14 +223,14 @@ def test_what_is_kept_stays_in_the_object_store() -> None:
     def adds(*parts: np.ndarray) -> list[int]:
         return np.concatenate(parts).tolist()
 
-    runner = TaskRunner(CONFIG)
+    runner = CallRunner(CONFIG)
     calls = [Call("work", (np.arange(n),)) for n in (3, 5)]
-    kept = dict(runner.run(Kind(function=halves, kept=2), calls, num_at_once=2))
+    kept = dict(runner.run(RemoteFunction(function=halves, kept=2), calls, num_at_once=2))
     assert [answer for *_, answer in kept.values()] == ["answer"] * 2
     for number, n in enumerate((3, 5)):
         first, second, _ = kept[number]
         assert isinstance(first, ray.ObjectRef)
-        added = runner.run_one(Kind(function=adds), Call("sum", (first, second)))
+        added = runner.run_one(RemoteFunction(function=adds), Call("sum", (first, second)))
         assert added == list(range(n))
 
 
@@ -259,11 +261,11 @@ def test_what_another_attempt_brings_back_is_no_failure(
 ) -> None:
     config = ClusterConfig(max_retries=1)
     _lose(monkeypatch, error, times=1)
-    assert list(run_tasks(negative, [-3], num_at_once=1, config=config)) == [(0, 3)]
+    assert list(run_calls(negative, [-3], num_at_once=1, config=config)) == [(0, 3)]
     assert f"-3: its {what} lost" in caplog.text
     _lose(monkeypatch, error, times=2)
     with pytest.raises(ClusterError, match=rf"(?s)-3: its {what} lost .* the last of 2 attempts"):
-        list(run_tasks(negative, [-3], num_at_once=1, config=config))
+        list(run_calls(negative, [-3], num_at_once=1, config=config))
 
 
 def test_only_the_caller_can_bring_back_what_an_argument_refers_to(
@@ -272,14 +274,14 @@ def test_only_the_caller_can_bring_back_what_an_argument_refers_to(
     reference = ray.put(-3)
     _lose(monkeypatch, NO_INPUT, times=1)
     with pytest.raises(InputLostError):
-        TaskRunner(CONFIG).run_one(Kind(function=negative), Call("work", (reference,)))
+        CallRunner(CONFIG).run_one(RemoteFunction(function=negative), Call("work", (reference,)))
 
 
 def test_nobody_waits_after_a_stop(tmp_path: Path) -> None:
     released = tmp_path / "released"
-    runner = TaskRunner(CONFIG)
+    runner = CallRunner(CONFIG)
     calls = [Call("a", ("",)), Call("b", (str(released),))]
-    results = runner.run(Kind(function=waits), calls, num_at_once=2)
+    results = runner.run(RemoteFunction(function=waits), calls, num_at_once=2)
     assert next(results) == (0, None)
     runner.stop()
     with pytest.raises(StoppedError):
@@ -299,8 +301,8 @@ def test_a_share_of_a_gpu_is_asked_for(
             raise InterruptedError
 
     monkeypatch.setattr(ray, "remote", lambda function: Remote())
-    runner = TaskRunner(CONFIG, num_gpus=0.25)
-    kind = Kind(function=lambda: None, on_gpu=on_gpu)
+    runner = CallRunner(CONFIG, num_gpus=0.25)
+    kind = RemoteFunction(function=lambda: None, on_gpu=on_gpu)
     with pytest.raises(InterruptedError):
         runner.run_one(kind, Call("work", ()))
     assert (asked["num_cpus"], asked["num_gpus"], asked["max_retries"]) == (1, share, 0)
