@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from data_shards.errors import ClmleError
+from data_shards.errors import MISTAKE, ClmleError
 
 
 class ClusterError(ClmleError, RuntimeError):
     """Clusters that cannot be made, kept or read."""
+
+
+class FaissMissingError(ClusterError):
+    """FAISS is not installed."""
+
+    exit_code = MISTAKE

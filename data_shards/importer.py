@@ -41,7 +41,7 @@ An import that was stopped continues where it was when the same command runs aga
 """
 
 
-_GO_ON = "; the same command goes on from here"
+_GO_ON = "; the same command continues where it stopped"
 
 
 def import_source(source: Source, options: ImportOptions) -> Manifest:

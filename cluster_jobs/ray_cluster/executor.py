@@ -50,7 +50,7 @@ class RayExecutor:
         on_call: Callable[[], None],
     ) -> RayWorkers:
         """See `cluster_jobs.service.executor.Executor`."""
-        return RayWorkers(self._config.cluster, class_sizes=class_sizes, on_task=on_call)
+        return RayWorkers(self._config.cluster, class_sizes=class_sizes, on_call=on_call)
 
 
 def call_resources(cpus: int, gpus: float) -> tuple[int, float]:

@@ -373,11 +373,13 @@ def test_an_ignored_setting_is_warned_of(
 def test_of_a_baseline_the_ignored_settings_that_it_names_are_warned_of(
     tiny: TinyRun, scripts: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    baseline = {"loss.name": "softmax", "loss.margin": 0.2}
+    baseline = {"loss.name": "softmax", "loss.reweight_from": 0.2}
     command = configure(tiny, {"sampler.siblings": 1, "baselines": {"plain": baseline}})
     assert run_job(run.main, command) == 0
     warnings = [line for line in capsys.readouterr().err.splitlines() if "ignored" in line]
-    assert warnings == ["warning: baseline plain: loss.margin is ignored by loss.name softmax"]
+    assert warnings == [
+        "warning: baseline plain: loss.reweight_from is ignored: loss.class_weight is none"
+    ]
 
 
 @pytest.mark.parametrize(

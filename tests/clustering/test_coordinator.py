@@ -8,7 +8,7 @@ import faiss
 import numpy as np
 import pytest
 
-import data_shards.features.embeddings
+import data_shards.features.embedding_shard
 from clustering.config import ClusterConfig
 from clustering.coordinator import cluster_embeddings, cluster_locally
 from clustering.errors import ClusterError
@@ -175,7 +175,7 @@ def test_a_class_that_the_data_does_not_have_is_named(tmp_path: Path) -> None:
 
 
 def test_an_embedding_that_is_not_finite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data_shards.features.embeddings, "_check_arrays", lambda *_: None)
+    monkeypatch.setattr(data_shards.features.embedding_shard, "_check_arrays", lambda *_: None)
     rows = ROWS.copy()
     rows[LABELS == 3] = np.nan
     folder = write_shards(tmp_path, rows, IDS, LABELS)

@@ -23,9 +23,7 @@ def test_a_runs_folder_stands_for_its_configuration(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_a_configuration_is_named(tmp_path: Path) -> None:
-    with pytest.raises(
-        ConfigError, match=rf"cannot read the configuration {tmp_path}/{RUN_CONFIG}"
-    ):
+    with pytest.raises(ConfigError, match=rf"{tmp_path} is a folder without a {RUN_CONFIG}"):
         load_config(tmp_path)
 
 
