@@ -31,7 +31,7 @@ from clustering.table.table import ClusterTable
 
 _EVERY = 50
 _DEFAULT_THREADS = faiss.omp_get_max_threads()
-_WAYS: tuple[TransportChoice, ...] = ("shared_files", "object_store")
+_TRANSPORTS: tuple[TransportChoice, ...] = ("shared_files", "object_store")
 
 
 def one_class(scale: float) -> list[Figure]:
@@ -46,7 +46,7 @@ def _raced(
     rows: npt.NDArray[np.float32], num_clusters: int
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Median seconds and mean objective of each k-means; they take turns, each with 5 seeds."""
-    peers = kmeans_peers.there()
+    peers = kmeans_peers.installed()
     objectives: dict[str, list[float]] = {name: [] for name in peers}
 
     def run(name: str) -> None:
@@ -132,7 +132,7 @@ def _faiss_loop(
     num_threads: int,
     every: int = 1,
 ) -> None:
-    """FAISS's k-means of one class after another, of every so manieth alone."""
+    """FAISS's k-means of one class after another, or of every `every`th class."""
     ends = np.cumsum(class_sizes)
     wanted = np.maximum(1, np.rint(class_sizes / 10)).astype(np.int64)
     with kmeans_peers.faiss_threads(num_threads):
@@ -163,23 +163,23 @@ def _many_classes_figures(num_rows: int, seconds: Mapping[str, float]) -> list[F
 
 
 def mixed_classes(scale: float) -> list[Figure]:
-    """2,000,000 rows of mixed classes: overhead, memory of the driver, both ways of the rows.
+    """2,000,000 rows of mixed classes: overhead, memory of the driver, both transports.
 
-    All tables but the first continue its numbers.
+    All later tables continue the numbering of the first.
     """
     class_sizes = _mixed_sizes(sized(2_000_000, scale, 20_000))
     with tempfile.TemporaryDirectory() as folder, local_ray(2, store_bytes=1 << 30):
         num_bytes = _written(folder, class_sizes, dim=128, rows_per_blob=100).nbytes
         # As where the embeddings were made: Ray's processes are there, but have imported little.
         list(run_calls(_sleep, [0.5] * 2, num_at_once=2, config=ClusterConfig()))
-        measured = _both_ways(folder, len(class_sizes))
+        measured = _both_transports(folder, len(class_sizes))
     _assert_same(measured.tables["shared_files"], measured.tables["object_store"])
     return _mixed_figures(class_sizes, num_bytes, measured)
 
 
 @dataclass(frozen=True)
 class _Measured:
-    """Clusterings of the same rows, by the way that the rows took."""
+    """Clusterings of the same rows, by transport."""
 
     seconds: dict[str, float]
     """Median."""
@@ -191,26 +191,26 @@ class _Measured:
     """The last."""
 
 
-def _both_ways(folder: str, num_classes: int) -> _Measured:
-    overheads: dict[str, list[float]] = {way: [] for way in _WAYS}
+def _both_transports(folder: str, num_classes: int) -> _Measured:
+    overheads: dict[str, list[float]] = {route: [] for route in _TRANSPORTS}
     peaks: list[int] = []
     tables: dict[str, ClusterTable] = {}
     first: ClusterTable | None = None
 
-    def cluster(way: TransportChoice) -> None:
+    def cluster(route: TransportChoice) -> None:
         nonlocal first
-        config = _plain(100, transport=way)
+        config = _plain(100, transport=route)
         with peak_memory() as grown:
             started = time.perf_counter()
             table = _clustered(folder, num_classes, config, previous=first)
             seconds = time.perf_counter() - started
             peaks.append(grown())
         busy = float(table.stats["worker_seconds"])
-        overheads[way].append(1.0 - busy / (2 * seconds))
-        tables[way] = table
+        overheads[route].append(1.0 - busy / (2 * seconds))
+        tables[route] = table
         first = first or table
 
-    seconds = interleaved({way: partial(cluster, way) for way in _WAYS}, repeats=3)
+    seconds = interleaved({route: partial(cluster, route) for route in _TRANSPORTS}, repeats=3)
     return _Measured(seconds, overheads, peaks, tables)
 
 

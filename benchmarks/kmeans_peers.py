@@ -1,4 +1,4 @@
-"""k-means of one class by us and by others; each answers with the mean cosine it comes to.
+"""k-means of one class by us and by others; each returns the mean cosine that it reaches.
 
 Legend: n rows of the class, D embedding.
 """
@@ -24,8 +24,8 @@ ClassKMeans = Callable[[Rows, int, int], float]
 ITERATIONS = 10
 
 
-def there() -> dict[str, ClassKMeans]:
-    """Us, and those of the others that are installed, by name."""
+def installed() -> dict[str, ClassKMeans]:
+    """Ours, and those of the others that are installed, by name."""
     found: dict[str, ClassKMeans] = {"ours": _ours, "faiss": _faiss, "sklearn": _sklearn}
     if importlib.util.find_spec("dask_ml"):
         found["dask"] = _dask
@@ -51,7 +51,7 @@ def faiss_kmeans(rows: Rows, num_clusters: int, iterations: int, seed: int = 1) 
 
 @contextmanager
 def faiss_threads(number: int) -> Iterator[None]:
-    """Inside the block FAISS uses as many OpenMP threads."""
+    """Inside the block FAISS uses this many OpenMP threads."""
     before = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(number)
     try:

@@ -26,7 +26,7 @@ class Figure:
     value: float
     unit: str
     target: str
-    """What is aimed at, "" when nothing is."""
+    """The wanted value, "" when there is none."""
     detail: str
 
     def __str__(self) -> str:
@@ -39,7 +39,7 @@ def sized(number: int, scale: float, least: int) -> int:
 
 
 def interleaved(functions: Mapping[str, Callable[[], object]], *, repeats: int) -> dict[str, float]:
-    """Median seconds of each; they take turns, so that a busy machine slows all alike."""
+    """Median seconds of each; they take turns, so that a busy machine slows all of them alike."""
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(repeats):
         for name, function in functions.items():
@@ -52,7 +52,7 @@ def interleaved(functions: Mapping[str, Callable[[], object]], *, repeats: int) 
 def blobs(
     labels: npt.NDArray[np.int64], *, dim: int, rows_per_blob: int, seed: int = 0
 ) -> npt.NDArray[np.float32]:
-    """(n, dim) float32 unit rows: each class has blobs of about so many rows."""
+    """(n, dim) float32 unit rows: each class has blobs of about `rows_per_blob` rows."""
     rng = np.random.default_rng(seed)
     sizes = np.bincount(labels)
     num_blobs = np.maximum(1, np.rint(sizes / rows_per_blob)).astype(np.int64)

@@ -1,4 +1,4 @@
-"""What is done besides k-means: the plan before it, the lists of neighbours after it."""
+"""The rest of clustering: the plan before k-means, the neighbour lists after it."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Which worker clusters which classes, on Ray."""
+"""Who clusters which classes: the plan, the workers, and how rows reach them. Ray is only here."""

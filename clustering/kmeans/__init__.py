@@ -1,1 +1,1 @@
-"""Spherical k-means inside a class. No Ray."""
+"""Spherical k-means within a class. No Ray."""

@@ -48,8 +48,8 @@ def has_settled(iteration: int, changed: Any, gain: Any, mean_cosine: Any, toler
     Args:
         iteration: number of the one just made, from 1.
         changed: rows that it brought to another cluster; a number, or (B,) for several classes.
-        gain: by how much it raised the mean cosine; likewise.
-        mean_cosine: of rows and centroids, after it; likewise.
+        gain: by how much it raised the mean cosine; in the same shape.
+        mean_cosine: of rows and centroids, after it; in the same shape.
         tolerance: the setting.
 
     Returns:

@@ -1,4 +1,4 @@
-"""k-nearest-cluster rules: which class a query belongs to, given the clusters of all classes.
+"""k-nearest-cluster rules: the class of a query, from the clusters of all classes.
 
 Pure: arrays in, arrays out. The caller splits queries over ranks or workers.
 
@@ -6,8 +6,8 @@ Rule "margin" is that of LMLE: with d the Euclidean distance and m over the k ne
 score_c = min over m not of c of d(q, m) - max over m of c of d(q, m). If all k are of one class,
 its score is +inf. Rule "soft" is a vote: score_c = log mean exp(scale * cos(q, m)) over the
 clusters m of c among the k. Rule "balanced" is the soft vote over the k nearest clusters of each
-class, so over all of a class that has no more: whoever owns many clusters gains nothing by it, as a
-class's vote is then the density of an equally weighted mixture.
+class, or over all of a class that has fewer: a class does not gain by having many clusters, as its
+vote is then the density of an equally weighted mixture.
 
 Legend: N queries, D embedding, M clusters, C classes, k nearest clusters, P pairs of a query and a
 class that owns at least one of its k nearest clusters.
@@ -26,11 +26,11 @@ from clustering.table.top_k import row_blocks, top_k
 
 Rule = Literal["margin", "soft", "balanced"]
 
-# "balanced" holds up to five float32 arrays of a block: 160 MiB.
+# "balanced" holds up to five float32 arrays of this size: 160 MiB.
 _BALANCED_ENTRIES = 1 << 23
 
 
-def knc_predict(  # noqa: PLR0913 - a class per rule would only rename these
+def knc_predict(  # noqa: PLR0913 - a settings class would only rename these
     queries: npt.NDArray[np.float32],
     centroids: npt.NDArray[np.float32],
     class_of: npt.NDArray[np.int64],
@@ -42,7 +42,7 @@ def knc_predict(  # noqa: PLR0913 - a class per rule would only rename these
     scores: Mapping[Rule, npt.NDArray[np.float32]] | None = None,
     block_size: int | None = None,
 ) -> dict[Rule, npt.NDArray[np.int64]]:
-    """Predict the class of every query by each rule, after a single search.
+    """Predict the class of every query by each rule, with a single search.
 
     Args:
         queries: (N, D) float32, unit rows.
@@ -50,11 +50,11 @@ def knc_predict(  # noqa: PLR0913 - a class per rule would only rename these
         class_of: (M,) int64, class of each cluster, 0 .. num_classes - 1.
         num_classes: C.
         rules: of "margin", "soft" and "balanced".
-        num_neighbours: k >= 1, of a query or ("balanced") of each class; more than there are
-            counts as all.
-        scale: sharpness of the votes, > 0; of no effect on the margin rule.
-        scores: (N, C) float32 for some of the rules, to be overwritten with the score of each
-            class; -inf for a class with none of the clusters.
+        num_neighbours: k >= 1, of a query or ("balanced") of each class; all of them if
+            there are fewer.
+        scale: sharpness of the votes, > 0; the margin rule ignores it.
+        scores: (N, C) float32 for some of the rules, overwritten with the score of each class;
+            -inf for a class with none of the nearest clusters.
         block_size: queries at a time; None for as many as fit in about 200 MiB.
 
     Returns:
@@ -95,10 +95,10 @@ def nearest_class_mean_scores(
 
 @dataclass(frozen=True)
 class _Pairs:
-    """Scores of the classes that the k nearest clusters speak for; sorted by query, then class."""
+    """Scores of the classes that own some of the k nearest clusters; by query, then class."""
 
     query: npt.NDArray[np.int64]
-    """(P,) row of the query in its block; every query is there."""
+    """(P,) row of the query in its block; every query occurs."""
     class_: npt.NDArray[np.int64]
     """(P,)"""
     score: npt.NDArray[np.float32]
@@ -322,5 +322,5 @@ def _check(
     if not finite.all():
         raise ValueError(
             f"query {np.argmin(finite)} is not finite, nor are {np.count_nonzero(~finite) - 1} "
-            "others; did the training diverge?"
+            "others; did the training run diverge?"
         )

@@ -1,6 +1,8 @@
-"""Number the clusters of a class as the similar ones of an earlier table, so that a number stays.
+"""Number the clusters of a class like the most similar ones of an earlier table.
 
-Legend: M clusters, K clusters of a class, J earlier ones of it, D embedding.
+So a number keeps its meaning from table to table.
+
+Legend: M clusters, K clusters of a class, J earlier clusters of it, D embedding.
 """
 
 from __future__ import annotations
@@ -13,21 +15,21 @@ from scipy.optimize import linear_sum_assignment
 from clustering.table.table import ClusterTable
 from clustering.table.top_k import row_blocks
 
-_LARGEST_EXACT = 2000  # clusters of a class; the best assignment takes seconds from there on
-_CANDIDATES = 16  # earlier clusters that a new one may be paired with, beyond
-_PAIRS_A_TIME = 1 << 16
+_LARGEST_EXACT = 2000  # clusters of a class; with more, the best assignment takes seconds
+_CANDIDATES = 16  # earlier clusters that a new one may be paired with, if there are more
+_PAIRS_AT_A_TIME = 1 << 16
 
 
 def matched_order(
     centroids: npt.NDArray[np.float32], class_of: npt.NDArray[np.int64], earlier: ClusterTable
 ) -> npt.NDArray[np.int64]:
-    """Sort the clusters of each class into the places of the most similar earlier ones.
+    """Order the clusters of each class like the most similar earlier ones.
 
     A class has the places 0 .. K - 1. Earlier and new clusters are paired so that the sum of their
-    cosines is largest; in a class of more than 2,000 clusters, now or earlier, the most similar two
+    cosines is largest; in a class of more than 2,000 clusters, new or earlier, the most similar two
     are paired first, and a new cluster only with one of the 16 earlier ones most similar to it. A
-    new cluster takes the place of its partner, if there is such a place, and the others take those
-    that are left, in their order.
+    new cluster takes the place of its partner if its class still has that place; the others take
+    the remaining places in their order.
 
     Args:
         centroids: (M, D) float32 unit rows.
@@ -35,26 +37,26 @@ def matched_order(
         earlier: a table of the same dimension.
 
     Returns:
-        (M,) int64, which cluster comes first, second, ...; still sorted by class.
+        (M,) int64, which cluster comes first, second, ...; sorted by class.
     """
     order = np.arange(len(class_of))
     starts = np.flatnonzero(np.diff(class_of, prepend=-1))
     for start, end in zip(starts.tolist(), [*starts[1:].tolist(), len(class_of)], strict=True):
-        former = earlier.clusters_of_class(int(class_of[start]))
-        if end - start > 1 and len(former):
-            places = _places(centroids[start:end], earlier.centroids[former])
+        numbers = earlier.clusters_of_class(int(class_of[start]))
+        if end - start > 1 and len(numbers):
+            places = _places(centroids[start:end], earlier.centroids[numbers])
             order[start + places] = np.arange(start, end)
     return order
 
 
 def _places(
-    centroids: npt.NDArray[np.float32], former: npt.NDArray[np.float32]
+    centroids: npt.NDArray[np.float32], earlier_centroids: npt.NDArray[np.float32]
 ) -> npt.NDArray[np.int64]:
-    """(K,) the place of each cluster of a class."""
-    if max(len(centroids), len(former)) <= _LARGEST_EXACT:
-        new, old = linear_sum_assignment(centroids @ former.T, maximize=True)
+    """(K,) place of each cluster of a class."""
+    if max(len(centroids), len(earlier_centroids)) <= _LARGEST_EXACT:
+        new, old = linear_sum_assignment(centroids @ earlier_centroids.T, maximize=True)
     else:
-        new, old = _greedy(centroids, former)
+        new, old = _greedy(centroids, earlier_centroids)
     places = np.full(len(centroids), -1)
     there = old < len(centroids)
     places[new[there]] = old[there]
@@ -63,30 +65,33 @@ def _places(
 
 
 def _greedy(
-    centroids: npt.NDArray[np.float32], former: npt.NDArray[np.float32]
+    centroids: npt.NDArray[np.float32], earlier_centroids: npt.NDArray[np.float32]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Pair the most similar two that are left, again and again; equal ones by number.
+    """Pair the two most similar clusters that are left, until none are; equal ones by number.
 
-    Memory is O(K), as only the nearest earlier ones of each come into question. Where more than
-    those are equally near, which of them do is up to FAISS, which chooses the same each time.
+    Memory is O(K), as only the nearest earlier clusters are candidates. Where more of them are
+    equally near, FAISS chooses, the same ones each time.
 
     Args:
         centroids: (K, D) float32 unit rows.
-        former: (J, D) float32 unit rows.
+        earlier_centroids: (J, D) float32 unit rows.
 
     Returns:
-        New and earlier clusters of the pairs; no cluster is in two of them.
+        New and earlier clusters of the pairs; no cluster is in two pairs.
     """
-    num_candidates = min(_CANDIDATES, len(former))
+    num_candidates = min(_CANDIDATES, len(earlier_centroids))
     cosines, near = faiss.knn(
-        np.ascontiguousarray(centroids), former, num_candidates, metric=faiss.METRIC_INNER_PRODUCT
+        np.ascontiguousarray(centroids),
+        earlier_centroids,
+        num_candidates,
+        metric=faiss.METRIC_INNER_PRODUCT,
     )
     pairs = np.lexsort(
         (near.ravel(), np.repeat(np.arange(len(near)), num_candidates), -cosines.ravel())
     )
     partner = np.full(len(centroids), -1)
-    free = [True] * len(former)
-    for part in row_blocks(len(pairs), 1, _PAIRS_A_TIME):
+    free = [True] * len(earlier_centroids)
+    for part in row_blocks(len(pairs), 1, _PAIRS_AT_A_TIME):
         new_of_pair, old_of_pair = pairs[part] // num_candidates, near.ravel()[pairs[part]]
         for new, old in zip(new_of_pair.tolist(), old_of_pair.tolist(), strict=True):
             if free[old] and partner[new] < 0:

@@ -1,11 +1,11 @@
-"""For each of many vectors, most of those that are nearest to it, in a fraction of the time.
+"""Approximate nearest vectors of each of many, in a fraction of the time of an exact search.
 
-FAISS divides the vectors into cells, and scans those near to a vector in codes of 4 bits for two
-dimensions (its fast scan of an inverted file). The codes are coarse, so some times as many as
-wanted are taken and their cosines computed. Nearness is mutual, so whoever finds a vector is also
-told to it: what the search of one misses, that of the other finds.
+FAISS splits the vectors into cells, and scans the cells near a vector in codes of 4 bits for two
+dimensions (its fast scan of an inverted file). The codes are coarse, so several times the wanted
+number is taken and the cosines are computed. Nearness is mutual, so each pair found counts for both
+vectors: what the search of one misses, that of the other finds.
 
-Legend: M vectors, D their length, k wanted for each.
+Legend: M vectors, D dimensions, k wanted for each.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from clustering.kmeans.backends import one_thread
 from clustering.table.top_k import row_blocks, top_k
 
 FEWEST_VECTORS = 256
-"""With fewer, comparing all with all takes no time, and the codes could not be trained."""
+"""With fewer, comparing all with all takes no time, and codes cannot be trained."""
 
 # Chosen on 200,000 vectors of 128 dimensions: nearly all of the nearest 32 for the least time.
 _ROWS_PER_CELL = 800
-_SHARE_OF_CELLS = 1 / 6
+_FRACTION_OF_CELLS = 1 / 6
 _FEWEST_CELLS = 16
 _CANDIDATES_WANTED = 3.5
 _TRAINING_ITERATIONS = 8
 _TRAINING_ROWS_PER_CELL = 64
 _BLOCK_ROWS = 4096
-_WIDTHS = 8  # parts of a block, by number of candidates
+_WIDTHS = 8  # parts of a block, each of vectors with about as many candidates
 
 
 def near_candidates(
@@ -40,20 +40,21 @@ def near_candidates(
     *,
     side: npt.NDArray[np.bool_] | None = None,
 ) -> Iterator[tuple[slice, npt.NDArray[np.int64], npt.NDArray[np.float32]]]:
-    """Find vectors that are near to each other.
+    """Find vectors that are near each other.
 
-    Memory is about 3 kB a vector for 36 wanted, beside the vectors; with sides theirs again.
+    Memory is about 3 kB a vector for 36 wanted, on top of the vectors, which are copied if
+    there are sides.
 
     Args:
         vectors: (M, D) float32 unit rows, C-contiguous, M >= `FEWEST_VECTORS`.
-        num_wanted: k, 1 <= k <= M; a vector itself counts as one that is near to it.
-        side: (M,) which of two sides a vector is on, both with one at least: for each, vectors of
-            the other side are found. None: of all.
+        num_wanted: k, 1 <= k <= M; a vector counts as near itself.
+        side: (M,) which of two sides a vector is on, neither empty: only vectors of the other side
+            are found for it. None: vectors of all.
 
     Yields:
-        Rows, and for these (rows, k) int64 vectors by descending cosine, equal ones ascending, -1
-        where fewer were found; and (rows, k) float32 their cosines, -inf where there is none. All
-        rows once, in order.
+        (rows, found, cosines): a range of vectors; (rows, k) int64 vectors found for them by
+        descending cosine, equal ones ascending, -1 where fewer were found; and (rows, k) float32
+        cosines, -inf where there is none. The ranges cover all vectors in order.
     """
     num_candidates = min(round(_CANDIDATES_WANTED * num_wanted), len(vectors))
     if side is None:
@@ -72,7 +73,7 @@ def near_candidates(
 def _search(
     vectors: npt.NDArray[np.float32], queries: npt.NDArray[np.float32], num_wanted: int
 ) -> npt.NDArray[np.int32]:
-    """(queries, num_wanted) vectors that are probably near, by their codes; -1 for none."""
+    """(queries, num_wanted) vectors that are probably near, judged by codes; -1 for none."""
     index = _exact_index(vectors) if len(vectors) < FEWEST_VECTORS else _coded_index(vectors)
     found = np.empty((len(queries), num_wanted), dtype=np.int32)
     for rows in row_blocks(len(queries), 1, _BLOCK_ROWS):
@@ -97,11 +98,11 @@ def _coded_index(vectors: npt.NDArray[np.float32]) -> faiss.Index:
     index.cp.niter = _TRAINING_ITERATIONS
     index.cp.max_points_per_centroid = _TRAINING_ROWS_PER_CELL
     index.cp.min_points_per_centroid = index.pq.cp.min_points_per_centroid = 1
-    with one_thread():  # so that the cells do not depend on how many there are
+    with one_thread():  # so that the cells do not depend on the number of threads
         index.train(vectors)
         index.add(vectors)
-    index.implem = 13  # else the number of threads has a say in which algorithm it is
-    index.nprobe = min(num_cells, max(_FEWEST_CELLS, round(_SHARE_OF_CELLS * num_cells)))
+    index.implem = 13  # otherwise the number of threads decides which algorithm is used
+    index.nprobe = min(num_cells, max(_FEWEST_CELLS, round(_FRACTION_OF_CELLS * num_cells)))
     return index
 
 
@@ -125,18 +126,18 @@ def _mutual(found: npt.NDArray[np.int32]) -> csr_matrix:
 def _nearest(
     vectors: npt.NDArray[np.float32], candidates: csr_matrix, rows: slice, num_wanted: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """Of the candidates (rows, M) of some vectors the (rows, k) nearest, and their cosines."""
+    """The (rows, k) nearest of the (rows, M) candidates of some vectors, and their cosines."""
     lengths = np.diff(candidates.indptr)
     nearest = np.empty((len(lengths), num_wanted), dtype=np.int64)
     cosines = np.empty(nearest.shape, dtype=np.float32)
-    # A few vectors are near to very many; sorted, they widen the matrix of few others.
+    # A few vectors are near very many; sorted by width, they widen the matrix of few others.
     for part in np.array_split(np.argsort(lengths, kind="stable"), _WIDTHS):
         width = max(int(lengths[part].max(initial=0)), num_wanted)
         column = np.arange(width)
         there = column < lengths[part, np.newaxis]
         numbers = np.full(there.shape, -1, dtype=np.int64)
         numbers[there] = candidates.indices[(candidates.indptr[part, np.newaxis] + column)[there]]
-        own = vectors[rows][part]  # held, as FAISS is given bare addresses
+        own = vectors[rows][part]  # kept alive, as FAISS is given bare addresses
         similarities = np.empty(numbers.shape, dtype=np.float32)
         faiss.fvec_inner_products_by_idx(  # type: ignore[attr-defined] # the stubs lack it
             faiss.swig_ptr(similarities),

@@ -15,12 +15,13 @@ from clustering.table.near_candidates import FEWEST_VECTORS, near_candidates
 from clustering.table.top_k import row_blocks, top_k
 
 _SIBLING_ROWS = 128  # of a block in which clusters are compared with those of their own classes
-# Of a block that FAISS searches. It compares 4,096 at a time, so this bounds what the lists take.
+# Rows of a block that FAISS searches. It compares 4,096 at a time, so this bounds the memory of the
+# lists.
 _SEARCHED_ROWS = 1 << 15
-_FEW_CLASSES = 4  # whose clusters are not looked for in their own class at all
-# So many lists are compared with all in the time of a search between two sides of all clusters:
+_FEW_CLASSES = 4  # up to which clusters of the own class are not searched at all
+# Lists that are compared with all clusters in the time of a search between two sides of them:
 # 20,000 lists in 4.4 s, and a search of 20,000 clusters in 1.8 s; both grow with the clusters.
-_ROWS_A_SEARCH = 8192
+_LISTS_PER_SEARCH = 8192
 
 
 @dataclass(frozen=True)
@@ -37,16 +38,16 @@ class _Clusters:
 
     @property
     def largest_class(self) -> int:
-        """Clusters of the class that has the most."""
+        """Number of clusters of the class that has the most."""
         return int((self.ends - self.starts).max())
 
     @property
     def num_classes(self) -> int:
-        """Classes that have clusters."""
+        """Number of classes that have clusters."""
         return int(np.count_nonzero(self.starts == np.arange(len(self))))
 
     def own(self, rows: slice) -> slice:
-        """All clusters of the classes of some rows: clusters are sorted by class."""
+        """All clusters of the classes of some rows; clusters are sorted by class."""
         return slice(int(self.starts[rows.start]), int(self.ends[rows.stop - 1]))
 
 
@@ -60,8 +61,9 @@ def neighbour_lists(
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """List the nearest clusters of each cluster.
 
-    Siblings are always exact. Neighbours are, by FAISS's exhaustive search, up to a number of
-    clusters; beyond, `near_candidates` finds nearly all of them in a fraction of the time.
+    Siblings are always exact. Neighbours are exact up to a number of clusters, by FAISS's
+    exhaustive search; with more, `near_candidates` finds nearly all of them in a fraction of the
+    time.
 
     Args:
         centroids: (M, D) float32, unit rows.
@@ -89,7 +91,7 @@ def neighbour_lists(
     elif len(clusters) > max(exact_up_to, FEWEST_VECTORS):
         found = _approximate(clusters, num_neighbours)
     elif clusters.largest_class > num_neighbours:
-        # FAISS would have to look for the whole of the own class besides.
+        # FAISS would also have to find all clusters of the own class.
         found = _compared_with_all(clusters, np.arange(len(clusters)), num_neighbours)
     else:
         found = _exhaustive(clusters, num_neighbours)
@@ -153,14 +155,14 @@ def _approximate(clusters: _Clusters, num_wanted: int) -> npt.NDArray[np.int64]:
         _, group_of = np.unique(clusters.class_of, return_inverse=True)
         apart = np.ones(len(clusters), dtype=np.bool_)
     else:
-        # Clusters of the own class are found too; where there are more of them, few others are.
+        # Clusters of the own class are found too; if it has many, few others are found.
         num_found = min(num_wanted + min(clusters.largest_class, num_wanted), len(clusters))
         for rows, found, cosines in near_candidates(clusters.centroids, num_found):
             lists[rows], _ = _of_other_classes(clusters, rows, found, cosines, num_wanted)
         is_large = clusters.ends - clusters.starts > num_wanted
         _, group_of = np.unique(np.where(is_large, clusters.starts, -1), return_inverse=True)
         apart = is_large & _is_short(clusters, lists)
-    if np.count_nonzero(apart) >= _ROWS_A_SEARCH * int(group_of.max()).bit_length():
+    if np.count_nonzero(apart) >= _LISTS_PER_SEARCH * int(group_of.max()).bit_length():
         lists[apart] = _of_other_groups(clusters, group_of, num_wanted)[apart]
     numbers = np.flatnonzero(_is_short(clusters, lists))
     lists[numbers] = _compared_with_all(clusters, numbers, num_wanted)
@@ -181,9 +183,9 @@ def _of_other_groups(
 ) -> npt.NDArray[np.int64]:
     """(M, R) clusters of other groups, nearly all of them the nearest.
 
-    Of two groups the numbers differ in a bit. So for each bit the groups are divided by it into
-    two sides, and what is near on the other side is found: in the end all other groups were there,
-    after as many searches as the number of groups has bits.
+    The numbers of two groups differ in at least one bit. So each bit splits the groups into two
+    sides, and near clusters on the other side are found: after as many searches as the largest
+    number has bits, each group has been searched from every other.
 
     Args:
         clusters: all of them.
@@ -213,13 +215,13 @@ def _of_other_classes(
     cosines: npt.NDArray[np.float32],
     num_wanted: int,
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """Keep the nearest of those found that are of other classes.
+    """Keep the nearest of the clusters found that are of other classes.
 
     Args:
         clusters: all of them.
         rows: the clusters that the lists are of.
         found: (rows, k) their nearest clusters, -1 for none.
-        cosines: (rows, k) with these.
+        cosines: (rows, k) with those.
         num_wanted: R.
 
     Returns:

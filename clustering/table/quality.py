@@ -1,4 +1,4 @@
-"""How good a cluster table is, in numbers to watch: of the whole, and of each class.
+"""How good a cluster table is, in numbers to watch: of the whole table, and of each class.
 
 Legend: M clusters, C classes.
 """
@@ -13,14 +13,14 @@ import numpy.typing as npt
 from clustering.table.table import ClusterTable
 
 _MOST_PAIRS = 1_000_000  # of clusters, compared for the mutual information: about a second
-_PAIRS_A_CALL = 1000  # what a class takes at least
+_PAIRS_A_CALL = 1000  # that take as long as the overhead of a class
 _PAIRS_OF_A_CLASS = _MOST_PAIRS // 4
-_SAMPLED_CLUSTERS = 1000  # earlier ones of a class of more pairs, at most
+_SAMPLED_CLUSTERS = 1000  # of a class of more pairs: earlier clusters, at most
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassQuality:
-    """How well each class is divided into clusters."""
+    """How well each class is clustered."""
 
     num_clusters: npt.NDArray[np.int64]
     """(C,) >= 1."""
@@ -66,7 +66,7 @@ def table_quality(table: ClusterTable, previous: ClusterTable | None = None) -> 
 
     Args:
         table: a valid table.
-        previous: the table before it, of the same task; None for the first.
+        previous: the previous table of the same task; None for the first.
 
     Returns:
         - clusters/count, clusters/smallest, clusters/largest: clusters, and samples of the smallest
@@ -76,22 +76,23 @@ def table_quality(table: ClusterTable, previous: ClusterTable | None = None) -> 
         - clusters/spread_rad: mean angle of a sample to its centroid;
         - clusters/concentration: mean cosine of a sample and its centroid, what k-means maximises;
         - clusters/class_concentration_least, clusters/class_concentration_p05: the same of a class
-          (`class_quality`): the least of all, and what a twentieth of the classes stay below;
+          (`class_quality`): the least of all, and the 5th percentile of the classes;
         - clusters/class_imbalance_most, clusters/class_imbalance_p95: largest cluster of a class
-          divided by its mean one: the most of all, and what a twentieth of the classes exceed;
+          divided by its mean one: the most of all, and the 95th percentile of the classes;
         - clusters/separation_rad: mean angle of a cluster to the nearest of another class (when
           there is another class, and neighbours are listed);
         - clusters/churn (when there is a previous table): of the samples in both tables, the share
-          that lies outside the largest part that its cluster has in common with any earlier one.
-          0 = each cluster is a part of an earlier one, however they are numbered;
-        - clusters/moved (likewise): of the samples in both tables, the share that is in a cluster
-          of another number within its class;
-        - clusters/ami (likewise): adjusted mutual information of the clusters of a class now and
-          before, the mean over the samples of some classes of several clusters (when there are
-          any with common samples). 1 = the same, 0 = as by chance. Of a class of more than about
-          500 clusters the members of some earlier ones are compared, chosen at random, by the
-          table's version: at most 1,000, fewer the more clusters their members are in now. Except
-          for 0 and 1 this is a little more, by 0.09 at most of 200 clusters of 20 samples.
+          that lies outside the largest overlap of its cluster with any earlier one.
+          0 = each cluster is a subset of an earlier one, however they are numbered;
+        - clusters/moved (with a previous table): of the samples in both tables, the share that is
+          in a cluster of another number within its class;
+        - clusters/ami (with a previous table): adjusted mutual information of the clusters of a
+          class now and before, the mean over the samples of some classes of several clusters (when
+          any have common samples). 1 = the same, 0 = as by chance. In a class of more than about
+          500 clusters only the members of some earlier ones are compared, at most 1,000 of them,
+          fewer the more clusters their members are in now; they are chosen at random, seeded by
+          the table's version. Between 0 and 1 this estimates a little high, by at most 0.09 of 200
+          clusters of 20 samples.
     """
     sizes, of_class = table.cluster_sizes, class_quality(table)
     quality = {
@@ -159,7 +160,7 @@ def _place(table: ClusterTable) -> npt.NDArray[np.int64]:
 
 
 def _adjusted_mutual_information(old: ClusterTable, new: ClusterTable) -> float | None:
-    """Over random classes: the expected information of one takes time for each pair of clusters."""
+    """Of random classes: the expected information takes time for each pair of clusters."""
     from sklearn.metrics import adjusted_mutual_info_score
 
     before, now = _common(old, new)
@@ -184,7 +185,7 @@ def _adjusted_mutual_information(old: ClusterTable, new: ClusterTable) -> float 
 def _of_some_clusters(
     left: npt.NDArray[np.int64], right: npt.NDArray[np.int64], rng: np.random.Generator
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Keep the samples of so many left clusters that not too many pairs are to be compared."""
+    """Keep the samples of so few left clusters that there are not too many pairs to compare."""
     if _num_pairs(left, right) > _PAIRS_OF_A_CLASS:
         kept = rng.permutation(np.unique(left))[:_SAMPLED_CLUSTERS]
         left, right = _members_of(kept, left, right)

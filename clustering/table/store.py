@@ -5,7 +5,7 @@
     DIR/000200/manifest.json         checksums of the others, written last
     DIR/LATEST                       000200
 
-A version appears whole or not at all. One process publishes; any number may read meanwhile.
+A version appears whole or not at all. One process publishes at a time; any number may read.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ _REMEDY = "cluster that snapshot again, or remove the version's folder"
 
 
 def publish(folder: Path | str, version: int, tables: Mapping[str, ClusterTable]) -> Path:
-    """Publish the tables of all tasks as one version, in the place of an older one of that number.
+    """Publish the tables of all tasks as one version; an older version of that number is replaced.
 
-    Also removes what a killed publisher left, so no other process may be publishing here.
+    Also removes the leftovers of a killed publisher, so no other process may publish here.
 
     Args:
         folder: the store; made when missing.
@@ -87,8 +87,8 @@ def publish(folder: Path | str, version: int, tables: Mapping[str, ClusterTable]
 def latest_version(folder: Path | str) -> int | None:
     """The version that was published last; None when there is none.
 
-    A pointer that is missing, garbled or names a version that is not complete gives way to the
-    highest complete version.
+    If the pointer is missing, garbled or names an incomplete version, it is the highest complete
+    one.
     """
     folder = Path(folder)
     try:
@@ -110,7 +110,7 @@ def latest_version(folder: Path | str) -> int | None:
 
 
 def versions(folder: Path | str) -> list[int]:
-    """All complete versions, ascending: those with a manifest and all the files that it names."""
+    """All complete versions, ascending: those with a manifest and all files that it lists."""
     folder = Path(folder)
     if not folder.is_dir():
         return []
@@ -119,7 +119,7 @@ def versions(folder: Path | str) -> list[int]:
 
 
 def load(folder: Path | str, version: int) -> dict[str, ClusterTable]:
-    """Read a version; its checksums and the invariants of its tables are checked.
+    """Read a version, and check its checksums and the invariants of its tables.
 
     Returns:
         task -> its table.
@@ -145,7 +145,7 @@ def load(folder: Path | str, version: int) -> dict[str, ClusterTable]:
 
 
 def stats(folder: Path | str, version: int) -> dict[str, dict[str, Any]]:
-    """Read the stats of a version's tables, but not their arrays: cheap.
+    """Read the stats of a version's tables without their arrays: cheap.
 
     Returns:
         task -> its table's stats.
@@ -219,7 +219,7 @@ def _read_stats(folder: Path, task: str, manifest: Mapping[str, Any]) -> dict[st
 
 
 def _checked_bytes(path: Path, manifest: Mapping[str, Any]) -> bytes:
-    """The content of a file; checked and used are the same bytes, whatever is renamed meanwhile."""
+    """The content of a file: the very bytes that were checked, even if it is replaced meanwhile."""
     try:
         content = path.read_bytes()
     except OSError as error:

@@ -115,7 +115,7 @@ class ClusterTable:
         class_sizes = self.class_sizes
         ends = np.append(self._class_starts, self.num_clusters)
         means = np.empty((self.num_classes, self.dim), dtype=np.float32)
-        # Whole classes, so a block may exceed its clusters by those of its last class.
+        # Whole classes, so a block may exceed its size by the clusters of its last class.
         firsts = np.flatnonzero(np.diff(ends[:-1] // _BLOCK_CLUSTERS, prepend=-1)).tolist()
         for first, end in zip(firsts, [*firsts[1:], self.num_classes], strict=True):
             own, clusters = slice(first, end), slice(ends[first], ends[end])
@@ -141,7 +141,7 @@ class ClusterTable:
         task: str,
         stats: Mapping[str, float | int | str],
     ) -> ClusterTable:
-        """Make a table of what `arrays` gave; does not validate.
+        """Make a table of the arrays that `arrays` returns; does not validate.
 
         Raises:
             ClusterError: when an array is missing or unknown.
@@ -154,7 +154,7 @@ class ClusterTable:
         return cls(version=version, task=task, stats=dict(stats), **arrays)
 
     def validate(self) -> None:
-        """Check what every reader relies on.
+        """Check the invariants that every reader relies on.
 
         Raises:
             ClusterError: naming the first broken invariant.

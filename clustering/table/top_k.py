@@ -7,12 +7,12 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-# A block of float32 similarities takes 64 MiB, the positions that `top_k` makes of it 128 MiB.
+# A block of float32 similarities takes 64 MiB, the positions that `top_k` sorts 128 MiB.
 _BLOCK_ENTRIES = 1 << 24
 
 
 def row_blocks(num_rows: int, num_columns: int, block_size: int | None = None) -> Iterator[slice]:
-    """Divide the rows of a matrix that is too large to hold into blocks that are not.
+    """Cut the rows of a matrix that is too large to hold into blocks.
 
     Args:
         num_rows: rows in all.
@@ -55,7 +55,7 @@ def _largest(similarities: npt.NDArray[np.float32], num_wanted: int) -> npt.NDAr
     columns = np.argpartition(similarities, split, axis=1)[:, split:]
     columns.sort(axis=1)
     entries = np.take_along_axis(similarities, columns, axis=1)
-    # A partition takes any of the entries that equal the smallest one taken.
+    # argpartition takes any of the entries that equal the smallest one taken.
     smallest = entries.min(axis=1, keepdims=True)
     taken = np.count_nonzero(entries == smallest, axis=1)
     present = np.count_nonzero(similarities == smallest, axis=1)

@@ -165,5 +165,5 @@ def test_public_names() -> None:
     for name in clustering.__all__:
         assert getattr(clustering, name).__doc__
         assert name in dir(clustering)
-    with pytest.raises(AttributeError, match="no attribute 'shares'"):
-        _ = clustering.shares  # type: ignore[attr-defined]
+    with pytest.raises(AttributeError, match="no attribute 'unknown'"):
+        _ = clustering.unknown  # type: ignore[attr-defined]

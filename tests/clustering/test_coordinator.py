@@ -152,14 +152,14 @@ def test_a_table_of_other_classes_is_no_start(
 
 
 def test_progress(tmp_path: Path) -> None:
-    told: list[tuple[int, int]] = []
+    progress: list[tuple[int, int]] = []
     cluster_locally(
         write_shards(tmp_path, ROWS, IDS, LABELS),
         **SETTINGS,
-        on_progress=lambda done, total: told.append((done, total)),
+        on_progress=lambda done, total: progress.append((done, total)),
     )
-    assert told == sorted(told)
-    assert told[-1] == (6, 6)
+    assert progress == sorted(progress)
+    assert progress[-1] == (6, 6)
 
 
 def test_a_class_without_a_sample_is_named(tmp_path: Path) -> None:

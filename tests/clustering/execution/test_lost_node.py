@@ -43,7 +43,7 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
 def test_a_lost_node_changes_no_bit(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It held rows of the divided class, of bundles, and of both the pieces that they came in."""
+    """It held rows of the partitioned class and of bundles, and the pieces of both."""
     other = cluster.add_node(num_cpus=2, object_store_memory=_STORE_BYTES)
     class_sizes = (20_000, 900, 250, 1200)
     folder = write_shards(tmp_path, *labelled_rows(class_sizes))

@@ -1,4 +1,4 @@
-"""Ray tasks: bounded in number and time, and run again when lost."""
+"""Ray calls: limited in number and time, and made again when lost."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_a_worker_that_always_dies_is_given_up(caplog: pytest.LogCaptureFixture)
     assert "work a: its worker was lost" in caplog.text
 
 
-def test_a_late_task_is_run_again(tmp_path: Path) -> None:
+def test_a_late_call_is_made_again(tmp_path: Path) -> None:
     marker = str(tmp_path / "late")
 
     def hangs_once(number: int) -> int:
@@ -69,7 +69,7 @@ def test_a_late_task_is_run_again(tmp_path: Path) -> None:
     assert time.monotonic() - started < 30
 
 
-def test_a_task_that_is_always_late_is_given_up() -> None:
+def test_a_call_that_is_always_late_is_given_up() -> None:
     def hangs(work: str) -> None:
         time.sleep(600)
 
@@ -97,7 +97,7 @@ def test_waiting_for_a_cpu_is_not_being_late() -> None:
     assert time.monotonic() - started > IMPATIENT.call_timeout_seconds
 
 
-def test_waiting_for_a_cpu_behind_tasks_of_other_threads_is_not_being_late() -> None:
+def test_waiting_for_a_cpu_behind_calls_of_other_threads_is_not_being_late() -> None:
     runner, kind = CallRunner(IMPATIENT), RemoteFunction(function=nap)
     runner.run_one(kind, Call("warm", (0,)))
     started = time.monotonic()
@@ -107,7 +107,7 @@ def test_waiting_for_a_cpu_behind_tasks_of_other_threads_is_not_being_late() -> 
     assert time.monotonic() - started > IMPATIENT.call_timeout_seconds
 
 
-def test_a_task_that_hangs_is_noticed_while_others_are_done(tmp_path: Path) -> None:
+def test_a_call_that_hangs_is_noticed_while_others_are_done(tmp_path: Path) -> None:
     marker = str(tmp_path / "late")
 
     def hangs_once(number: int) -> None:
@@ -130,18 +130,18 @@ def waits(path: str) -> None:
         time.sleep(0.05)
 
 
-def test_no_progress_at_all_ends_in_the_time_of_one_task(tmp_path: Path) -> None:
-    """Tasks that are given up are no progress for those behind them."""
+def test_no_progress_at_all_ends_in_the_time_of_one_call(tmp_path: Path) -> None:
+    """Calls that are given up are no progress for those behind them."""
     released = tmp_path / "released"
     config = ClusterConfig(max_retries=1, call_timeout_seconds=1)
     started = time.monotonic()
     with pytest.raises(ClusterError, match=r"no result in 1 s, in the last of 2 attempts"):
         list(run_calls(waits, [str(released)] * 6, num_at_once=6, config=config))
     assert 2 <= time.monotonic() - started < 5
-    released.touch()  # those that are still under way occupy the CPUs of the next test
+    released.touch()  # those that are still running occupy the CPUs of the next test
 
 
-def test_only_answers_of_tasks_that_were_sent_before_count() -> None:
+def test_only_answers_of_calls_that_were_sent_before_count() -> None:
     clock = iter(range(100, 200))
     answers = ray_calls._Answers()
     with pytest.MonkeyPatch.context() as patch:
@@ -171,22 +171,22 @@ def test_no_more_than_allowed_run_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", [ClusterError, DataError])
-def test_a_complaint_of_a_task_is_passed_on_and_not_tried_again(
+def test_an_error_of_ours_is_passed_on_and_not_tried_again(
     kind: type[Exception], tmp_path: Path
 ) -> None:
     log = str(tmp_path / "log")
 
-    def complains(work: str) -> None:
+    def fails(work: str) -> None:
         with open(log, "a") as file:
             file.write("x")
         raise kind("class 3 is broken")
 
     with pytest.raises(kind, match="^class 3 is broken$"):
-        list(run_calls(complains, ["work"], num_at_once=1, config=CONFIG))
+        list(run_calls(fails, ["work"], num_at_once=1, config=CONFIG))
     assert Path(log).read_text() == "x"
 
 
-def test_a_mistake_in_a_task_is_shown_with_its_trace() -> None:
+def test_a_bug_in_a_call_is_shown_with_its_trace() -> None:
     def wrong(work: str) -> float:
         return 1 / 0
 
@@ -194,7 +194,7 @@ def test_a_mistake_in_a_task_is_shown_with_its_trace() -> None:
         list(run_calls(wrong, ["work c"], num_at_once=1, config=CONFIG))
 
 
-def test_every_answer_is_told_and_no_lost_attempt(tmp_path: Path) -> None:
+def test_every_answer_is_reported_and_no_lost_attempt(tmp_path: Path) -> None:
     marker = str(tmp_path / "died")
 
     def dies_once(number: int) -> int:
@@ -203,14 +203,14 @@ def test_every_answer_is_told_and_no_lost_attempt(tmp_path: Path) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
         return number
 
-    told: list[None] = []
-    runner = CallRunner(CONFIG, on_answer=lambda: told.append(None))
+    reported: list[None] = []
+    runner = CallRunner(CONFIG, on_answer=lambda: reported.append(None))
     calls = [Call(f"work {number}", (number,)) for number in range(3)]
     for number, _ in enumerate(
         runner.run(RemoteFunction(function=dies_once), calls, num_at_once=1), start=1
     ):
-        assert len(told) == number
-    assert len(told) == 3
+        assert len(reported) == number
+    assert len(reported) == 3
     assert os.path.exists(marker)
 
 
@@ -235,7 +235,7 @@ def test_what_is_kept_stays_in_the_object_store() -> None:
 
 
 def _lose(monkeypatch: pytest.MonkeyPatch, error: Exception, times: int) -> None:
-    """Have Ray say so, when it is asked for an answer, so many times."""
+    """Make Ray raise this error, when it is asked for an answer, a number of times."""
     get = ray.get
     left = [error] * times
 
@@ -256,7 +256,7 @@ NO_INPUT = ray.exceptions.RayTaskError("work", "its trace", GONE)
 
 
 @pytest.mark.parametrize(("error", "what"), [(GONE, "answer was"), (NO_INPUT, "arguments were")])
-def test_what_another_attempt_brings_back_is_no_failure(
+def test_what_another_attempt_restores_is_no_failure(
     error: Exception, what: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = ClusterConfig(max_retries=1)
@@ -268,7 +268,7 @@ def test_what_another_attempt_brings_back_is_no_failure(
         list(run_calls(negative, [-3], num_at_once=1, config=config))
 
 
-def test_only_the_caller_can_bring_back_what_an_argument_refers_to(
+def test_only_the_caller_can_restore_what_an_argument_refers_to(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     reference = ray.put(-3)
@@ -289,9 +289,9 @@ def test_nobody_waits_after_a_stop(tmp_path: Path) -> None:
     released.touch()
 
 
-@pytest.mark.parametrize(("on_gpu", "share"), [(True, 0.25), (False, 0)])
-def test_a_share_of_a_gpu_is_asked_for(
-    on_gpu: bool, share: float, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("on_gpu", "fraction"), [(True, 0.25), (False, 0)])
+def test_a_fraction_of_a_gpu_is_asked_for(
+    on_gpu: bool, fraction: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = {}
 
@@ -305,4 +305,4 @@ def test_a_share_of_a_gpu_is_asked_for(
     kind = RemoteFunction(function=lambda: None, on_gpu=on_gpu)
     with pytest.raises(InterruptedError):
         runner.run_one(kind, Call("work", ()))
-    assert (asked["num_cpus"], asked["num_gpus"], asked["max_retries"]) == (1, share, 0)
+    assert (asked["num_cpus"], asked["num_gpus"], asked["max_retries"]) == (1, fraction, 0)

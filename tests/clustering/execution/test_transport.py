@@ -30,7 +30,7 @@ def test_the_rule(wanted: str, num_nodes: int, store: int, route: str) -> None:
     assert transport.reason
 
 
-def test_rows_of_divided_classes_are_bounded_by_the_workers_and_by_the_store() -> None:
+def test_rows_of_partitioned_classes_are_bounded_by_the_workers_and_by_the_store() -> None:
     config = ClusterConfig(memory_mib_per_worker=10)
     for store, held in ((1000 * MIB, 20 * MIB), (50 * MIB, 10 * MIB)):
         transport = choose_transport(config, num_workers=2, num_nodes=2, object_store_bytes=store)

@@ -111,7 +111,7 @@ def test_little_memory_makes_the_same_table(
 def test_a_full_object_store_makes_the_same_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ray moves what does not fit to the disk, and back."""
+    """Ray spills what does not fit to disk, and restores it."""
     class_sizes = (12_000,) * 5
     folder = write_shards(tmp_path, *labelled_rows(class_sizes, dim=512))
     config = replace(OBJECT_STORE, max_per_class=1)
@@ -281,18 +281,20 @@ def test_an_embedding_that_is_no_unit_vector_is_named(
         cluster_embeddings(folder, **_settings(config))
 
 
-def test_a_partitioned_class_is_heard_of_long_before_its_end(tmp_path: Path) -> None:
+def test_a_partitioned_class_reports_progress_long_before_its_end(tmp_path: Path) -> None:
     """Otherwise a service that clusters one for long would seem to hang."""
-    heard: list[str] = []
-    workers = RayWorkers(CONFIG, on_call=lambda: heard.append("a call"))
+    reports: list[str] = []
+    workers = RayWorkers(CONFIG, on_call=lambda: reports.append("a call"))
     cluster_embeddings(
         write_shards(tmp_path, *labelled_rows((20_000,))),
         **(_settings(CONFIG) | {"num_classes": 1}),
         workers=workers,
-        on_progress=lambda done, total: heard.append("the class"),
+        on_progress=lambda done, total: reports.append("the class"),
     )
-    assert heard.index("the class") == len(heard) - 1
-    assert len(heard) > CONFIG.iterations * 3, "each of three partitions answers in each iteration"
+    assert reports.index("the class") == len(reports) - 1
+    assert len(reports) > CONFIG.iterations * 3, (
+        "each of three partitions answers in each iteration"
+    )
 
 
 def test_more_workers_than_cpus_is_said(caplog: pytest.LogCaptureFixture) -> None:

@@ -28,12 +28,12 @@ def _local_ray() -> Iterator[None]:
 
 
 @pytest.mark.parametrize(
-    ("num_workers", "num_gpus", "share"),
+    ("num_workers", "num_gpus", "fraction"),
     [(1, 1, 1.0), (1, 8, 1.0), (8, 8, 1.0), (9, 8, 0.5), (8, 3, 0.3333), (6, 1, 0.1666)],
 )
-def test_all_workers_fit_on_the_gpus(num_workers: int, num_gpus: int, share: float) -> None:
-    assert gpus_per_call(num_workers, num_gpus) == share
-    assert int(1 / share) * num_gpus >= num_workers
+def test_all_workers_fit_on_the_gpus(num_workers: int, num_gpus: int, fraction: float) -> None:
+    assert gpus_per_call(num_workers, num_gpus) == fraction
+    assert int(1 / fraction) * num_gpus >= num_workers
 
 
 def test_ray_runs_so_many_at_a_time(tmp_path: Path) -> None:
@@ -46,9 +46,9 @@ def test_ray_runs_so_many_at_a_time(tmp_path: Path) -> None:
             time.sleep(0.05)
 
     config = ClusterConfig(call_timeout_seconds=60, max_retries=0)
-    share = gpus_per_call(NUM_WORKERS, 1)
+    fraction = gpus_per_call(NUM_WORKERS, 1)
     works = range(NUM_WORKERS)
-    met = run_calls(meets, works, num_at_once=NUM_WORKERS, config=config, num_gpus=share)
+    met = run_calls(meets, works, num_at_once=NUM_WORKERS, config=config, num_gpus=fraction)
     assert len(list(met)) == NUM_WORKERS
 
 

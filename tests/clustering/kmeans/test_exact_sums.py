@@ -27,7 +27,7 @@ def test_rows_without_a_cluster_do_not_count() -> None:
 
 
 @pytest.mark.parametrize("num_changed", [0, 1, 20, 21, 50])
-def test_a_change_of_sums_is_that_of_the_sums_made_anew(
+def test_a_change_of_sums_is_that_of_the_sums_made_from_scratch(
     num_changed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In one block of 20 rows, or in several; also of rows that were in no cluster."""

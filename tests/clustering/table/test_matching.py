@@ -68,7 +68,7 @@ def test_large_classes_equal_the_loops(
     """Of so few dimensions that many want the same partner, and some are left without."""
     monkeypatch.setattr(matching, "_LARGEST_EXACT", 0)
     monkeypatch.setattr(matching, "_CANDIDATES", 4)
-    monkeypatch.setattr(matching, "_PAIRS_A_TIME", 7)
+    monkeypatch.setattr(matching, "_PAIRS_AT_A_TIME", 7)
     num_new, num_old = counts
     earlier = _earlier((num_old,))
     centroids = unit_rows(np.random.default_rng(1), num_new, 5)

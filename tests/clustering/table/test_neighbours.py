@@ -73,7 +73,7 @@ def test_ties_go_to_the_lower_number(num_classes: int) -> None:
 def test_threads_change_no_list(
     exact_up_to: int, num_classes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(neighbours, "_ROWS_A_SEARCH", 1)
+    monkeypatch.setattr(neighbours, "_LISTS_PER_SEARCH", 1)
     class_of = np.repeat(np.arange(num_classes), 3000 // num_classes)
     centroids = reference.unit_rows(np.random.default_rng(0), 3000, 16)
     before = faiss.omp_get_max_threads()
@@ -120,7 +120,7 @@ def test_approximate_neighbours_are_nearly_the_nearest(
 ) -> None:
     """Of other classes all the same, in falling order, also where the own class is nearest;
     siblings are exact."""
-    monkeypatch.setattr(neighbours, "_ROWS_A_SEARCH", rows_a_search)
+    monkeypatch.setattr(neighbours, "_LISTS_PER_SEARCH", rows_a_search)
     class_of = np.repeat(np.arange(len(counts)), counts)
     rng = np.random.default_rng(3)
     centroids = reference.unit_rows(rng, len(class_of), 8)
