@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from cluster_jobs.ray_cluster.executor import RayExecutor
 from cluster_jobs.ray_cluster.local_ray import ray_session
+from cluster_jobs.service.executor import LocalExecutor
 from cluster_jobs.service.refresh import Refresher
 from data_shards.shards.manifest import Manifest
 from tests.helpers.image_shards import COLUMN, write_split
@@ -102,9 +102,9 @@ def ray_cpus() -> Iterator[int]:
 
 
 @pytest.fixture
-def served(tiny: TinyRun, ray_cpus: int) -> TinyRun:
-    """A run with the tables of step 5, and a newer snapshot without."""
-    executor = RayExecutor(tiny.config, cpus=ray_cpus)
+def served(tiny: TinyRun) -> TinyRun:
+    """A run with the tables of step 5, made in this process, and a newer snapshot without."""
+    executor = LocalExecutor(tiny.config.cluster)
     Refresher(tiny.config, tiny.manifest, executor).serve(tiny.snapshot(5))
     tiny.snapshot(10)
     return tiny

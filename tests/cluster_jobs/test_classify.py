@@ -23,8 +23,6 @@ from trainer.models.embed import decode_batch, embed_images
 from trainer.run.folder import step_name
 from trainer.state.snapshot import load_network, read_snapshot
 
-pytestmark = pytest.mark.ray
-
 
 @pytest.fixture
 def photos(served: TinyRun, tmp_path: Path) -> Path:

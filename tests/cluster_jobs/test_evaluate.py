@@ -36,7 +36,7 @@ from trainer.run.folder import step_name
 from trainer.state.metrics import read_metrics
 from trainer.state.snapshot import load_network
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cpus")]
 
 
 @pytest.mark.parametrize("most", [1, 3, 100])

@@ -17,6 +17,7 @@ from cluster_jobs import recluster
 from cluster_jobs.errors import JobError, run_job
 from cluster_jobs.ray_cluster.executor import RayExecutor
 from cluster_jobs.service import service
+from cluster_jobs.service.executor import LocalExecutor
 from cluster_jobs.service.heartbeat import Heartbeat
 from cluster_jobs.service.refresh import Measured, Refresher
 from cluster_jobs.service.table_requests import is_served, newest_request, waiting_requests
@@ -77,16 +78,18 @@ def test_a_snapshot_becomes_a_table(tiny: TinyRun, ray_cpus: int) -> None:
 
 
 def test_the_same_snapshot_gives_the_same_table(tiny: TinyRun, ray_cpus: int) -> None:
-    """Also for another number of workers and without what an earlier attempt left."""
+    """Wherever the work is done, and without what an earlier attempt left."""
     snapshot = tiny.snapshot(5)
     tables = []
-    for workers in (1, 2):
-        refresher(tiny, workers).serve(snapshot)
+    executors = [RayExecutor(tiny.config, cpus=cpus) for cpus in (1, 2)]
+    for executor in (*executors, LocalExecutor(tiny.config.cluster)):
+        Refresher(tiny.config, tiny.manifest, executor).serve(snapshot)
         tables.append(store.load(tiny.run.tables, 5)[COLUMN].arrays())
         for file in tiny.run.embeddings.rglob("*.json"):
             file.unlink()
     for name, array in tables[0].items():
-        np.testing.assert_array_equal(array, tables[1][name], err_msg=name)
+        for other in tables[1:]:
+            np.testing.assert_array_equal(array, other[name], err_msg=name)
 
 
 def test_finished_embeddings_are_kept_and_damaged_ones_made_again(
