@@ -61,24 +61,24 @@ class Parts:
 
 
 class Loop:
-    """A training from its first step, or from a checkpoint, to its last evaluation."""
+    """A training run, from its first step or a checkpoint to its final evaluation."""
 
     def __init__(
         self,
         parts: Parts,
         *,
-        told_to_stop: Callable[[], bool],
+        stop_requested: Callable[[], bool],
         resumed: LoopState | None = None,
     ) -> None:
-        """Stand before the first step, or where a checkpoint left off.
+        """Start before the first step, or where a checkpoint was saved.
 
         Args:
             parts: everything, with the checkpoint's weights if there was one.
-            told_to_stop: whether this process was asked to end.
+            stop_requested: whether this process was asked to end.
             resumed: the checkpoint's loop state.
         """
         self._parts = parts
-        self._told_to_stop = told_to_stop
+        self._stop_requested = stop_requested
         self._step = TrainingStep(parts.config, parts.engine, parts.objective, parts.loader)
         self._watch = CollapseWatch()
         self._record = StepRecord()
@@ -94,7 +94,7 @@ class Loop:
             The final evaluation, the same on every rank; empty without a test split.
 
         Raises:
-            Stopped: a rank was told to stop; a checkpoint was written.
+            Stopped: a rank was asked to stop; a checkpoint was written.
             NonFiniteLoss, TrainingError: as the parts raise them, on every rank.
             DataError: an image cannot be read, on the rank that reads it; the launcher ends the
                 others.
@@ -116,7 +116,7 @@ class Loop:
                 self._evaluate()
             while self.step < steps:
                 self._follow_tables()
-                stopping = self._step.run(self.step, self._record, stop=self._told_to_stop())
+                stopping = self._step.run(self.step, self._record, stop=self._stop_requested())
                 self.step += 1
                 self._after_step(stopping)
                 progress.update(1)
@@ -141,13 +141,13 @@ class Loop:
             self._read_ahead()  # now it is known for how long these tables hold
 
     def _lacks_tables(self) -> bool:
-        """Whether this goes on from another run that had none yet, where this one needs them."""
+        """Whether tables are needed but were never asked for: it resumed from a run without any."""
         config, feed = self._parts.config, self._parts.feed
         needed = config.needs_tables and config.warmup_end <= self.step < config.classifier_start
         return needed and feed.version is None and not feed.state.requested
 
     def _lacks_evaluation(self) -> bool:
-        """Whether the checkpoint's own is missing: a training that is told to stop leaves it."""
+        """Whether this step's evaluation is missing: a run that is asked to stop skips it."""
         evaluator = self._parts.evaluator
         return self._is_evaluated() and evaluator is not None and not evaluator.is_done(self.step)
 
@@ -218,11 +218,11 @@ class Loop:
         last = step == config.train.steps
         if step % config.train.log_every == 0 or last:
             self._log()
-        # Saved first: who is told to stop has seconds, and an evaluation may take minutes.
+        # Saved first: a run that is asked to stop has seconds, and an evaluation may take minutes.
         if last or stopping or _due(step, config.checkpoint.every):
             self._save()
         if stopping and not last:
-            raise Stopped(f"stopped after step {step}; --resume auto (the default) goes on there")
+            raise Stopped(f"stopped after step {step}; --resume auto (the default) resumes there")
         if self._is_evaluated():
             self._evaluate()
 

@@ -20,7 +20,7 @@ from trainer.sampling.batch_loader import BatchLoader
 
 _REMEDY = (
     "Lower optim.learning_rate, set train.gradient_clipping, or grow the margins more slowly "
-    "(loss.margin_anneal), in a new run.folder; --resume PATH goes on there from one of this run's "
+    "(loss.margin_anneal), in a new run.folder; --resume PATH starts there from one of this run's "
     "checkpoints"
 )
 
@@ -35,14 +35,14 @@ class StepRecord:
         self.images = 0
         self.seconds = 0.0
         self.waiting_seconds = 0.0
-        """Time in which the step stood still for its images."""
+        """Time that the steps waited for their images."""
         self.outputs: Mapping[str, TaskOutput] = {}
         """task -> the network's outputs, without a gradient, of this rank's first micro-batch of
         the last step: on rank 0 the same one for any number of ranks."""
         self.comparisons: Mapping[str, ClusterComparison] = {}
         """task -> the clusters that CLMLE compared them with."""
 
-    def look_at(
+    def keep(
         self, outputs: Mapping[str, TaskOutput], comparisons: Mapping[str, ClusterComparison]
     ) -> None:
         """Keep what a micro-batch was mapped to."""
@@ -86,10 +86,10 @@ class TrainingStep:
         Args:
             step: which one; decides learning rate, margins, batches.
             record: receives the loss parts and times.
-            stop: this rank was told to stop after the step.
+            stop: this rank was asked to stop after the step.
 
         Returns:
-            Whether any rank was told to stop; the same on every rank.
+            Whether any rank was asked to stop; the same on every rank.
 
         Raises:
             NonFiniteLoss: on every rank, before the update, if the loss of any is not finite.
@@ -118,7 +118,7 @@ class TrainingStep:
             record.images += len(batch.images)
             finite &= torch.isfinite(value.parts["loss"])
             if number == 0:
-                record.look_at(outputs, value.comparisons)
+                record.keep(outputs, value.comparisons)
             if number == engine.num_micro_batches - 1:
                 stop = self._agree(step, finite, stop=stop)
             engine.micro_step()
@@ -167,11 +167,11 @@ class TrainingStep:
         flags[world.rank] = (~finite).to(torch.int32)
         flags[-1] = int(stop)
         flags = world.sum(flags)
-        told_to_stop, bad = bool(flags[-1]), flags[:-1]
+        stop_requested, bad = bool(flags[-1]), flags[:-1]
         if bad.any():
             ranks = ", ".join(str(r) for r in bad.nonzero().flatten().tolist())
             raise NonFiniteLoss(
                 f"the loss is not finite at step {step} on rank {ranks}; the weights were not "
                 f"updated. {_REMEDY}"
             )
-        return told_to_stop
+        return stop_requested

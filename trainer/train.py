@@ -21,10 +21,9 @@ from typing import Any
 
 import torch
 
-from clustering.errors import ClusterError
 from clustering.table import store
 from data_shards.atomic import clear_leftovers
-from data_shards.errors import ConfigError, DataError, os_error_text
+from data_shards.errors import FAILED, exit_code_and_message
 from data_shards.shards.index import SampleIndex
 from data_shards.shards.manifest import Manifest
 from trainer.config.command_line import (
@@ -33,7 +32,7 @@ from trainer.config.command_line import (
     print_if_dry_run,
     resolved,
 )
-from trainer.config.errors import Stopped, TrainingError
+from trainer.config.errors import Stopped
 from trainer.config.run_config import RunConfig
 from trainer.config.tasks import check_tables, evaluated_split, load_manifest, resolve_tasks
 from trainer.config.yaml_file import recipe_lines
@@ -65,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Train as the options say.
 
     Returns:
-        0 when the training reached its end and `RUN/report.json` was written; 1 when it failed
+        0 when the training run reached its end and `RUN/report.json` was written; 1 when it failed
         or was stopped; 2 for a mistake in the configuration or the data.
     """
     options = parse_options(argv)
@@ -85,20 +84,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         train(config, resume=options.resume)
     except Stopped as stopped:
         logger.warning("%s", stopped)
-        return 1
-    except (ConfigError, DataError) as error:
-        sys.stderr.write(f"rank {rank}: error: {error}\n")
-        return 2
-    except (TrainingError, ClusterError) as error:
-        sys.stderr.write(f"rank {rank}: error: {error}\n")
-        return 1
-    except OSError as error:
-        sys.stderr.write(f"rank {rank}: error: {os_error_text(error)}\n")
-        return 1
-    except Exception:  # noqa: BLE001 - every end of a rank names the rank
-        sys.stderr.write(f"rank {rank}: " + traceback.format_exc())
-        return 1
+        return stopped.exit_code
+    except Exception as error:  # noqa: BLE001 - every end of a rank names the rank
+        code, message = _end(error)
+        sys.stderr.write(f"rank {rank}: {message}\n")
+        return code
     return 0
+
+
+def _end(error: Exception) -> tuple[int, str]:
+    """Exit code and message of an error; a bug's message is its traceback."""
+    try:
+        return exit_code_and_message(error)
+    except Exception:  # noqa: BLE001 - raised again: a bug
+        return FAILED, traceback.format_exc().rstrip()
 
 
 def parse_options(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -125,7 +124,7 @@ def train(config: RunConfig, *, resume: str = "auto") -> dict[str, Any]:
     if is_first:  # a mistake leaves the folder as it is
         check_start(config, resume)
     manifest = load_manifest(config)
-    with StopFlag() as told_to_stop, ExitStack() as stack:
+    with StopFlag() as stop_requested, ExitStack() as stack:
         if is_first:
             stack.enter_context(_claimed(config, run, resume))
             _warn_of_settings(config, manifest)
@@ -137,14 +136,14 @@ def train(config: RunConfig, *, resume: str = "auto") -> dict[str, Any]:
         # One rank decides: on a shared file system another may not see the newest checkpoint yet.
         found = world.run_on_rank_zero(lambda: checkpoint.find_intact(resume, run))
         named = world.broadcast_text(str(found) if found is not None else None)
-        parts = _build(config, world, manifest, stack, told_to_stop, fresh=named is None)
+        parts = _build(config, world, manifest, stack, stop_requested, fresh=named is None)
         resumed = _restore(parts, Path(named)) if named is not None else None
         if world.is_first:
             first_step = resumed.step if resumed else 0
             checkpoint.remove_later(run, first_step)
             parts.metrics = MetricWriter(run, purge_step=first_step)
             stack.callback(parts.metrics.close)
-        loop = Loop(parts, told_to_stop=told_to_stop, resumed=resumed)
+        loop = Loop(parts, stop_requested=stop_requested, resumed=resumed)
         evaluation = loop.run()
         if world.is_first:
             stalled = stall_warning(config, parts.feed.state, loop.train_seconds)
@@ -202,7 +201,7 @@ def _restore(parts: Parts, path: Path) -> LoopState:
     parts.feed.restore(state.feed, parts.run.tables)
     parts.objective.use_tables(parts.feed.tables)
     parts.objective.restore(checkpoint.load_statistics(path, parts.world))
-    logger.info("going on from %s", path)
+    logger.info("resuming from %s", path)
     return state
 
 
@@ -215,13 +214,13 @@ def _adopt(former: RunFolder, run: RunFolder, feed: FeedState) -> None:
 
 
 def _network(config: RunConfig, description: NetworkDescription, *, fresh: bool) -> Network:
-    """The network as a training begins, the same on every rank; a checkpoint may follow."""
+    """The network before the first step, the same on every rank; a checkpoint may replace it."""
     torch.manual_seed(config.run.seed)
     network = description.build()
     if fresh and config.model.weights:
         others = load_initial_weights(network, Path(config.model.weights))
-        begun_anew = ", ".join(others) or "nothing"
-        logger.info("weights of %s taken; begun anew: %s", config.model.weights, begun_anew)
+        random = ", ".join(others) or "nothing"
+        logger.info("weights of %s loaded; at random: %s", config.model.weights, random)
     if config.loss.needs_logit_slopes:
         network.give_slopes()
     return network
@@ -232,7 +231,7 @@ def _build(
     world: World,
     manifest: Manifest,
     stack: ExitStack,
-    told_to_stop: StopFlag,
+    stop_requested: StopFlag,
     *,
     fresh: bool,
 ) -> Parts:
@@ -270,7 +269,7 @@ def _build(
             check=lambda tables: check_tables(
                 tables, embedding_dim=config.model.embedding_dim, num_classes=num_classes
             ),
-            stop_requested=told_to_stop,
+            stop_requested=stop_requested,
             given_up=lambda: is_service_given_up(run),
         ),
         index=index,

@@ -225,7 +225,7 @@ def test_a_training_can_begin_from_the_weights_of_another(alone, tmp_path, tiny_
     )
     with LocalService(config):
         for text in succeeded(train_ranks(config, 2)):
-            assert ("taken; begun anew: nothing" in text) == ("rank 0" in text)
+            assert ("loaded; at random: nothing" in text) == ("rank 0" in text)
     for name, tensor in weights(alone, 20).items():
         assert torch.equal(weights(config, 0)[name], tensor), name
     start_missing = tiny_config(tmp_path / "other", tiny_shards, model__weights="nowhere")

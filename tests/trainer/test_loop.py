@@ -164,7 +164,7 @@ def loop_at(step, folder, *, feed=None, world=ALONE, config=CONFIG):
         evaluator=None,
         metrics=Rows(),
     )
-    loop = Loop(parts, told_to_stop=lambda: False)
+    loop = Loop(parts, stop_requested=lambda: False)
     loop.step = step
     loop._read_ahead = lambda: None
     return loop, parts
@@ -185,7 +185,7 @@ def test_without_the_last_table_nothing_is_said_of_it(tmp_path):
     assert parts.metrics.values == {}
 
 
-def test_who_is_told_to_stop_saves_at_once_and_the_next_makes_up_for_the_evaluation(tmp_path):
+def test_a_run_that_is_asked_to_stop_saves_first_and_evaluates_after_resuming(tmp_path):
     config = build_config({**as_dict(CONFIG), "evaluation": {"every": 2}})
     loop, parts = loop_at(2, tmp_path, config=config)
     parts.evaluator = FakeEvaluator()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import difflib
 import math
@@ -18,22 +19,26 @@ from trainer.config.run_config import RunConfig, as_dict
 from trainer.losses.registry import LOSSES
 from trainer.losses.spec import LossSettings
 
+# Where the shape is not obvious, an error shows it.
+_EXAMPLES = {"tasks": ", such as tasks: [{name: gender, label: gender}, {name: age, label: age}]"}
+
 
 def build_config(
-    raw: dict[str, Any], settings: Mapping[str, Any] = MappingProxyType({})
+    raw: Mapping[str, Any], settings: Mapping[str, Any] = MappingProxyType({})
 ) -> RunConfig:
     """Build a `RunConfig` from nested dictionaries.
 
     Args:
         raw: section -> setting -> value.
-        settings: dotted keys ("loss.name") and values that are put into `raw` before, in place.
+        settings: dotted keys ("loss.name") and values that are set on top of these.
 
     Raises:
         ConfigError: an unknown key, a wrong type, or a value out of range.
     """
+    values = copy.deepcopy(dict(raw))
     for key, value in settings.items():
-        place(raw, key, value)
-    config = _build(RunConfig, raw, "")
+        place(values, key, value)
+    config = _build(RunConfig, values, "")
     assert isinstance(config, RunConfig)
     return config
 
@@ -114,7 +119,8 @@ def _build(kind: Any, raw: Any, where: str) -> Any:
     for item in dataclasses.fields(kind):
         required = item.default is item.default_factory is dataclasses.MISSING
         if required and item.name not in raw:
-            raise ConfigError(f"{prefix}{item.name} is missing")
+            example = _EXAMPLES.get(where.split("[")[0], "")
+            raise ConfigError(f"{prefix}{item.name} is missing{example}")
     values = {
         key: _convert(hints[key], value, f"{prefix}{key}")
         for key, value in raw.items()
@@ -160,7 +166,8 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
         return None if value is None else _convert(inner, value, where)
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
-            raise ConfigError(f"{where} must be a list, got {value!r}")
+            example = _EXAMPLES.get(where, "")
+            raise ConfigError(f"{where} must be a list{example}, got {value!r}")
         inner = typing.get_args(kind)[0]
         return tuple(_convert(inner, v, f"{where}[{i}]") for i, v in enumerate(value))
     if origin is dict:

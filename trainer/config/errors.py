@@ -6,7 +6,7 @@ from data_shards.errors import ClmleError
 
 
 class TrainingError(ClmleError, RuntimeError):
-    """A training run cannot start or go on."""
+    """A training run cannot start or continue."""
 
 
 class NonFiniteLoss(TrainingError):
@@ -21,4 +21,4 @@ class LateTable(TrainingError):
 
 
 class Stopped(ClmleError, RuntimeError):
-    """The training run was asked to stop; it wrote a checkpoint and can go on from there."""
+    """The training run was asked to stop; it wrote a checkpoint and can resume from there."""

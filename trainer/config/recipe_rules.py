@@ -124,7 +124,8 @@ _CHECKPOINT_SHARE = 0.1
 _EVALUATION_SHARE = 0.2
 _LEAST_APART = 50
 
-# Training goes on meanwhile: embedding an image costs a third of training on it, clustering less.
+# Training continues meanwhile: embedding an image costs a third of training on it, clustering
+# less.
 _TABLE_EPOCHS = 0.5
 
 # (classes at most, embedding dimensions): more classes need more room on the sphere.

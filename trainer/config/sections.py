@@ -40,7 +40,7 @@ class DataConfig:
     false = the first one only."""
 
     shift: int = 2
-    """Random shift of a training image, in pixels up to this, in both directions. 0 = none."""
+    """Largest random shift of a training image, in pixels, in both directions. 0 = none."""
 
     flip: bool = False
     """Mirror every second training image, drawn at random. Right for faces, wrong for digits."""
@@ -107,9 +107,9 @@ class ModelConfig:
     """What the softmax head sees: the embedding before normalisation, or after it (scaled)."""
 
     weights: str = field(default="", metadata=MAY_CHANGE)
-    """Where a training begins: a snapshot of another run (RUN/snapshots/step_000200), or a
-    .safetensors file of a backbone. All of the backbone must be in it; heads are taken where they
-    fit, others begin anew. "" = at random."""
+    """Initial weights: a snapshot of another run (RUN/snapshots/step_000200), or a
+    .safetensors file of a backbone. All of the backbone must be in it; heads are loaded where they
+    fit, others are initialised at random. "" = all at random."""
 
     def __post_init__(self) -> None:
         _require(self.input_size >= 8, "model.input_size", ">= 8 pixels", self.input_size)
@@ -118,7 +118,7 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RefreshConfig:
-    """When the cluster table is made anew, and what happens if it is late."""
+    """When the cluster table is made again, and what happens if it is late."""
 
     every: int = 100
     """Steps between two requests for a table. 0 = only the first and the last table."""
@@ -227,7 +227,7 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckpointConfig:
-    """When the whole state is saved, to go on after a stop."""
+    """When the whole state is saved, to resume after a stop."""
 
     every: int = 500
     """Steps between two checkpoints; the last step has one anyway. 0 = only at the end."""

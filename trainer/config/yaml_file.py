@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +56,9 @@ def load_with_recipe(
     """`load_config`, and what the recipe derived of it; nothing without a recipe."""
     raw = _read(path)
     for override in overrides:
-        apply_override(raw, override)
-    derived = fill_open(raw)
-    config = build_config(raw)
+        place(raw, *parse_override(override))
+    derived = derive_open(raw)
+    config = build_config(raw, {item.setting: item.value for item in derived})
     for name in config.baselines:
         check_baseline(config, name)
     return config, derived
@@ -78,25 +78,25 @@ def _read(path: str | Path) -> dict[str, Any]:
     return raw
 
 
-def apply_override(raw: dict[str, Any], override: str) -> None:
-    """Put one "a.b=value" (value in YAML) into nested dictionaries, in place."""
+def parse_override(override: str) -> tuple[str, Any]:
+    """The dotted setting and the value of one "a.b=value", whose value is YAML.
+
+    Raises:
+        ConfigError: it has no key or no value, or the value is not YAML.
+    """
     key, equals, value = override.partition("=")
     if not equals or not key:
         raise ConfigError(f"--set needs KEY=VALUE, such as --set train.steps=100, got {override!r}")
     try:
-        parsed = _parsed(value)
+        return key, _parsed(value)
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {key}: the value {value!r} is not valid YAML") from error
-    place(raw, key, parsed)
 
 
-def fill_open(raw: dict[str, Any]) -> list[Derived]:
-    """Put what the recipe of nested dictionaries derives into them, in place; return it."""
+def derive_open(raw: Mapping[str, Any]) -> list[Derived]:
+    """What the recipe derives for the settings that nested dictionaries leave open."""
     named: dict[str, Any] = {k: raw[k] for k in ("recipe", "data", "tasks") if k in raw}
-    derived = derive_for(build_config(named), given_settings(raw))
-    for item in derived:
-        place(raw, item.setting, item.value)
-    return derived
+    return derive_for(build_config(named), given_settings(raw))
 
 
 def to_yaml(config: RunConfig, derived: Sequence[Derived] = ()) -> str:

@@ -99,13 +99,13 @@ class ClusterComparison(NamedTuple):
     """(K,) of each; None for 0."""
     scale: float
     margin_between_rad: Tensor | float
-    """A number, or (B,) of each image's class: the one in force."""
+    """A number, or (B,) of each image's class: as annealed so far."""
     margin_within_rad: float
     weight_within: float
 
 
 class TermValue(NamedTuple):
-    """What a term comes to on a micro-batch."""
+    """The value of a term on a micro-batch."""
 
     loss: Tensor
     """Scalar, to be minimised."""

@@ -57,7 +57,7 @@ class ClmleSettings(JointSettings):
     """m_between in radians: how much nearer its own cluster is than any of another class."""
 
     margin_within: float = 0.1
-    """m_within in radians: the same towards the other clusters of its class."""
+    """m_within in radians: the same against the other clusters of its class."""
 
     margin_rare_exponent: float = 0.0
     """a: the margin between classes is m_between (n_max / n)^a for a class of n images, at most
@@ -79,7 +79,7 @@ class ClmleSettings(JointSettings):
     mean_momentum: float = 0.0
     """beta in [0, 1]: a cluster's centroid in the loss is the direction of beta x its running mean
     + (1 - beta) x the mean of its images in the micro-batch; without images there, of its running
-    mean, which each step moves likewise by the images on all ranks. It starts again with each
+    mean, which each step moves in the same way by the images on all ranks. It restarts with each
     table. 0 = no running means; 1 = the table's centroids as they are."""
 
     cluster_prior: float = 0.0
@@ -161,10 +161,10 @@ class ClmleValue(NamedTuple):
 
 
 def angular_margin_cosine(cosine: Tensor, margin_rad: Tensor | float) -> Tensor:
-    """Return cos(theta + margin), made to fall for every angle.
+    """Return cos(theta + margin), continued so that it falls for every angle.
 
     Beyond theta + margin = pi the cosine itself would rise again, and so would reward the worst
-    samples; there it goes on as -2 - cos(theta + margin), with the same value and slope at pi.
+    samples; there it continues as -2 - cos(theta + margin), with the same value and slope at pi.
 
     Args:
         cosine: (N,) floating point cosines of theta; rounding beyond [-1, 1] is harmless.

@@ -82,8 +82,8 @@ def plateau_loss(
         num_other: (N,) float64 candidate clusters of other classes of each sample (`rivals`).
         num_same: (N,) float64 candidate clusters of its class beside its own.
         scale: s of the loss.
-        margin_between_rad: margin now in force, radians; a number or (N,).
-        margin_within_rad: margin now in force, radians.
+        margin_between_rad: annealed margin, radians; a number or (N,).
+        margin_within_rad: annealed margin, radians.
         weight_within: weight of the within-class part.
     """
 
@@ -99,7 +99,7 @@ def plateau_loss(
 
 
 def plateau_of(comparison: ClusterComparison) -> float:
-    """`plateau_loss` of a micro-batch's candidates and the margins in force."""
+    """`plateau_loss` of a micro-batch's candidates and annealed margins."""
     other, same = rivals(comparison.rows, comparison.class_of, comparison.log_prior)
     return plateau_loss(
         num_other=other,
@@ -112,7 +112,7 @@ def plateau_of(comparison: ClusterComparison) -> float:
 
 
 class CollapseDetector:
-    """Speaks once when the embeddings have collapsed, and again only after a recovery."""
+    """Warns once when the embeddings have collapsed, and again only after a recovery."""
 
     def __init__(self, *, window: int) -> None:
         """Start with an empty history.
@@ -121,12 +121,12 @@ class CollapseDetector:
             window: updates in a row that must look collapsed, >= 1.
         """
         self._recent: deque[bool] = deque(maxlen=window)
-        self._told = False
+        self._warned = False
 
     def update(
         self, embedding: float, before_norm: float, loss: float = 0.0, plateau: float = 0.0
     ) -> str | None:
-        """Look at one more batch.
+        """Check one more batch.
 
         It looks collapsed where BatchNorm was given nearly one point, whatever it makes of that
         noise; or where the embeddings are nearly one and the loss is at its plateau (or above).
@@ -135,7 +135,7 @@ class CollapseDetector:
             embedding: `batch_dispersion` of the embeddings.
             before_norm: that of what BatchNorm made them of.
             loss: its CLMLE loss, without the softmax term; 0 for a loss without a known plateau.
-            plateau: `plateau_loss` of its shape and the margins in force; 0 likewise.
+            plateau: `plateau_loss` of its shape and the annealed margins; 0 without one.
 
         Returns:
             What happened and what to change, or None.
@@ -143,14 +143,14 @@ class CollapseDetector:
         at_plateau = embedding < _POINT and loss >= _AT_PLATEAU * plateau
         self._recent.append(before_norm < _POINT_BEFORE_NORM or at_plateau)
         if not self._recent[-1]:
-            self._told = False
-        if self._told or len(self._recent) < (self._recent.maxlen or 0) or not all(self._recent):
+            self._warned = False
+        if self._warned or len(self._recent) < (self._recent.maxlen or 0) or not all(self._recent):
             return None
-        self._told = True
+        self._warned = True
         return (
             f"the embeddings have collapsed to one point: dispersion {embedding:.4f} (expected "
             f"above {_POINT}), before BatchNorm {before_norm:.6f} (expected above "
-            f"{_POINT_BEFORE_NORM}), {len(self._recent)} checks in a row. Going on rarely helps: "
+            f"{_POINT_BEFORE_NORM}), {len(self._recent)} checks in a row. Continuing rarely helps: "
             "start again with a lower optim.learning_rate, smaller margins (loss.margin_between, "
             "loss.margin) that grow longer (loss.margin_anneal), or loss.weight_softmax 1"
         )

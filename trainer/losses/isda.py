@@ -1,9 +1,9 @@
-"""Implicit semantic data augmentation: each image stands for all around it, in closed form.
+"""Implicit semantic data augmentation: all images around each one count, in closed form.
 
-Images of a rare class show few of the ways in which images of a class differ. These ways are much
-alike for all classes, and the pooled covariance Sigma of embeddings within their clusters tells
-them. For offsets d ~ N(0, lambda Sigma) of an embedding, the expected softmax loss is at most
-(Jensen)
+Images of a rare class show few of the ways in which images of a class differ. These ways are
+similar for all classes, and the pooled covariance Sigma of embeddings within their clusters
+describes them. For offsets d ~ N(0, lambda Sigma) of an embedding, the expected softmax loss is at
+most (Jensen)
 
     log sum_j exp(logit_j - logit_y + lambda / 2 (s_j - s_y)^T Sigma (s_j - s_y))
 

@@ -84,7 +84,7 @@ class Objective:
         }
 
     def use_tables(self, tables: Mapping[str, ClusterTable]) -> None:
-        """Take these tables from now on; running means start at their centroids."""
+        """Use these tables from now on; running means start at their centroids."""
         self._tables = {t: TaskTable.of(table, self._device) for t, table in tables.items()}
 
     def state(self) -> dict[str, Tensor]:
@@ -101,7 +101,7 @@ class Objective:
         }
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Go on with what was saved for the tables in use, as far as it is still kept."""
+        """Restore what was saved for the tables in use, as far as the terms still keep it."""
         for task, terms in self._terms.items():
             prefix = f"{task}/"
             of_task = {
@@ -113,7 +113,7 @@ class Objective:
                 term.restore(of_task, self._tables.get(task))
 
     def follow_step(self, gather: Gather) -> None:
-        """After an update: let the terms follow the step's images. Every rank must call it.
+        """After an update, pass the step's embeddings to the terms. Every rank must call it.
 
         Args:
             gather: puts the ranks' tensors side by side.
@@ -168,7 +168,7 @@ class Objective:
         return Clock(step=step, warmup_end=self._warmup_end, num_steps=self._num_steps)
 
     def _terms_of(self, task: str, step: int) -> list[Term]:
-        """The terms in force at a step."""
+        """The terms that are minimised at a step."""
         if step >= self._num_steps:
             return [RetrainedTerm()]
         if step < self._warmup_end:

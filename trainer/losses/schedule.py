@@ -12,10 +12,10 @@ def step_at(share: float, num_steps: int) -> int:
 
 
 class Clock(NamedTuple):
-    """Where a training run stands; what a loss's settings call shares are shares of its steps."""
+    """The progress of a training run; shares in the settings of a loss are shares of its steps."""
 
     step: int
-    """The step at hand; 0 is the first."""
+    """The current step; 0 is the first."""
     warmup_end: int
     """The first step after the warm-up; 0 without one."""
     num_steps: int
@@ -26,12 +26,12 @@ class Clock(NamedTuple):
         return self.step >= step_at(share, self.num_steps)
 
     def margin_factor(self, anneal_share: float) -> float:
-        """Share of the full margins in force, in [0, 1] (`margin_factor`)."""
+        """Share of the full margins at this step, in [0, 1] (`margin_factor`)."""
         since_warmup = self.step - self.warmup_end
         return margin_factor(since_warmup, num_steps=self.num_steps, anneal_share=anneal_share)
 
     def isda_factor(self) -> float:
-        """Share of the full augmentation in force, in [0, 1] (`isda_factor`)."""
+        """Share of the full augmentation at this step, in [0, 1] (`isda_factor`)."""
         return isda_factor(self.step, first_step=self.warmup_end, num_steps=self.num_steps)
 
 

@@ -243,7 +243,7 @@ class AugmentedSoftmaxTerm(SoftmaxTerm):
         if self._covariance is None:
             return logits
         slopes = batch.output.logit_slopes
-        assert slopes is not None, "the network was not told to give slopes"
+        assert slopes is not None, "the network gives no slopes"
         offsets = isda_offsets(slopes, self._covariance, batch.labels)
         return logits + self._strength * batch.clock.isda_factor() * offsets
 

@@ -94,7 +94,7 @@ class LossSettings:
 class Term:
     """One part of the loss of a task. Most need no more than `__call__`.
 
-    A term that keeps statistics from step to step (`follows_steps`) is told of every step, and its
+    A term that keeps statistics from step to step (`follows_steps`) is given every step, and its
     state is saved with each checkpoint.
     """
 
@@ -111,15 +111,15 @@ class Term:
         return False
 
     def follow(self, step: StepView, table: TaskTable) -> None:
-        """Take in a step after its update; the same on every rank."""
+        """Update the statistics after a step; the same on every rank."""
 
     def state(self, table: TaskTable | None) -> Mapping[str, Tensor]:
-        """What `restore` needs to go on, by name; empty where nothing is kept."""
+        """What `restore` needs, by name; empty where nothing is kept."""
         del table
         return {}
 
     def restore(self, state: Mapping[str, Tensor], table: TaskTable | None) -> None:
-        """Go on from a saved `state`, as far as this term still keeps it."""
+        """Restore a saved `state`, as far as this term still keeps it."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -71,20 +71,20 @@ def cluster_batch(
     seed_by: Literal["class", "cluster"] = "cluster",
     numbers: Sequence[int] | None = None,
 ) -> list[MicroBatchSamples]:
-    """Draw a step's neighbourhoods around seed clusters.
+    """Draw a step's micro-batches, each a neighbourhood around a seed cluster.
 
     Args:
         table: clusters of the task that the step is for.
         seed: of the run, >= 0.
-        step: >= 0; consecutive steps go on in the same pass over the seeds.
+        step: >= 0; consecutive steps continue the same pass over the seeds.
         shape: of the batch.
         seed_by: "cluster" makes every cluster the seed once a pass; "class" takes every class once
             a pass, and a class's clusters in turn from pass to pass.
         numbers: of the micro-batches that are wanted, in [0, shape.micro_batches); None for all.
 
     Returns:
-        The wanted neighbourhoods; each the same for the same (seed, step, table version, task,
-        shape, number). The seeds do not depend on the version, so that a new table goes on with
+        The wanted micro-batches; each the same for the same (seed, step, table version, task,
+        shape, number). The seeds do not depend on the version, so that a new table continues
         the pass of the one before.
     """
     stream = (seed, zlib.crc32(table.task.encode()))

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 IntArray = npt.NDArray[np.int64]
 
-# Permutations up to this length are made anew in microseconds.
+# Permutations up to this length are made again in microseconds.
 _LONG = 1000
 # Rows of the permutations that are kept: 1 GiB.
 _MOST_ROWS = 2**27

@@ -12,7 +12,7 @@ from trainer import train
 from trainer.config.builder import build_config, with_settings
 from trainer.config.recipe import DERIVED_SETTINGS, derive, derived_settings
 from trainer.config.tasks import resolve_tasks
-from trainer.config.yaml_file import fill_open, load_config, load_with_recipe, to_yaml
+from trainer.config.yaml_file import derive_open, load_config, load_with_recipe, to_yaml
 from trainer.losses.registry import LOSSES
 from trainer.run.folder import RunFolder
 
@@ -276,8 +276,9 @@ def test_a_default_that_is_set_is_a_choice(tiny_data):
         "data": {"shards": str(tiny_data.folder)},
         "loss": {"logit_adjustment": 0.0},
     }
-    fill_open(raw)
-    assert build_config(raw).loss.logit_adjustment == 0
+    derived = {item.setting: item.value for item in derive_open(raw)}
+    assert "loss.logit_adjustment" not in derived
+    assert build_config(raw, derived).loss.logit_adjustment == 0
 
 
 def test_a_resolved_configuration_has_nothing_open(overrides, tmp_path):

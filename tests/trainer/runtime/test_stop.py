@@ -13,18 +13,18 @@ from trainer.runtime.stop import StopFlag
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_is_remembered_not_obeyed_at_once(number):
-    with StopFlag() as told_to_stop:
-        assert not told_to_stop()
+    with StopFlag() as stop_requested:
+        assert not stop_requested()
         os.kill(os.getpid(), number)
-        assert told_to_stop()
-        assert told_to_stop()
+        assert stop_requested()
+        assert stop_requested()
 
 
 def test_a_second_signal_interrupts_unless_it_is_of_the_same_request(monkeypatch):
-    with StopFlag() as told_to_stop:
+    with StopFlag() as stop_requested:
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGTERM)
-        assert told_to_stop()
+        assert stop_requested()
         monkeypatch.setattr(stop, "_SAME_REQUEST_SECONDS", 0.0)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGTERM)
