@@ -281,7 +281,7 @@ def test_sigterm_to_one_rank_saves_on_all_and_fewer_ranks_go_on(alone, tmp_path,
         assert [code for code, _ in results] == [1, 1]
         for rank, (_, text) in enumerate(results):
             assert f"rank {rank} WARNING stopped after step 10" in text, text
-            assert "--resume auto (the default) goes on there" in text
+            assert "--resume auto (the default) resumes there" in text
         run = RunFolder(config.run_path)
         assert checkpoint_steps(run) == [10]
         assert not run.report.exists()
