@@ -34,6 +34,7 @@ from trainer.config.command_line import (
 )
 from trainer.config.errors import Stopped
 from trainer.config.run_config import RunConfig
+from trainer.config.sections import TaskConfig
 from trainer.config.tasks import check_tables, evaluated_split, load_manifest, resolve_tasks
 from trainer.config.yaml_file import recipe_lines
 from trainer.evaluation.ranks import RankEvaluator
@@ -274,22 +275,29 @@ def _build(
         ),
         index=index,
         loader=loader,
-        objective=Objective(
-            config.loss,
-            {
-                task.name: TaskTarget(
-                    labels=index.labels(task.label),
-                    class_counts=manifest.class_counts("train", task.label),
-                    weight=task.weight,
-                )
-                for task in tasks
-            },
-            index.ids,
-            num_steps=config.classifier_start,
-            device=world.device,
-        ),
+        objective=_objective(config, tasks, manifest, index, world),
         evaluator=evaluator,
         metrics=None,
+    )
+
+
+def _objective(
+    config: RunConfig,
+    tasks: Sequence[TaskConfig],
+    manifest: Manifest,
+    index: SampleIndex,
+    world: World,
+) -> Objective:
+    targets = {
+        task.name: TaskTarget(
+            labels=index.labels(task.label),
+            class_counts=manifest.class_counts("train", task.label),
+            weight=task.weight,
+        )
+        for task in tasks
+    }
+    return Objective(
+        config.loss, targets, index.ids, num_steps=config.classifier_start, device=world.device
     )
 
 

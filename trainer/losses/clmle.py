@@ -28,6 +28,7 @@ import numpy as np
 
 from data_shards.errors import ConfigError, require
 from trainer.losses.batch import ClusterComparison, StepView, TaskBatch, TaskTable, TermValue
+from trainer.losses.class_margins import rare_class_margins
 from trainer.losses.cluster_means import cluster_means, mixed_directions
 from trainer.losses.lazy_torch import torch
 from trainer.losses.running_means import move_means
@@ -40,8 +41,6 @@ if TYPE_CHECKING:
 # Keeps the slope of sqrt finite where an embedding lies on its centroid.
 _SMALLEST_SQUARED_SINE = 1e-12
 _RIGHT_ANGLE = math.pi / 2
-# Just below it: a larger angular margin would push away from the sample's own cluster.
-LARGEST_MARGIN_RAD = 1.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -266,22 +265,6 @@ def candidate_cosines(
         # Columns are replaced, not centroids: a table of these would be copied, and get a gradient.
         cosine = (embeddings @ old.T).index_copy_(1, present, cosine)
     return cluster_ids, cosine, torch.arange(len(centroids), device=cluster_ids.device)
-
-
-def rare_class_margins(class_counts: np.ndarray, margin_rad: float, *, exponent: float) -> Tensor:
-    """Let an angular margin grow with the rarity of the class.
-
-    Args:
-        class_counts: (C,) training images of each class.
-        margin_rad: m, of the largest class, in radians.
-        exponent: a >= 0.
-
-    Returns:
-        (C,) float32 radians: min(m (n_max / n_c)^a, 1.5). A class without images counts as of one.
-    """
-    counts = torch.as_tensor(class_counts, dtype=torch.float64).clamp(min=1)
-    margins = margin_rad * (counts.max() / counts) ** exponent
-    return margins.clamp(max=max(margin_rad, LARGEST_MARGIN_RAD)).float()
 
 
 class ClmleTerm(Term):

@@ -12,6 +12,7 @@ import numpy as np
 
 from data_shards.errors import require
 from trainer.losses.batch import TaskBatch, TermValue
+from trainer.losses.class_margins import ldam_margins
 from trainer.losses.lazy_torch import functional, torch
 from trainer.losses.softmax import ClassWeightSettings, class_weights_of, softmax_loss
 from trainer.losses.spec import LossSpec, Term
@@ -36,20 +37,6 @@ class LdamSettings(ClassWeightSettings):
         super().__post_init__()
         require(self.scale > 0, "loss.scale", "> 0", self.scale)
         self._require_at_least_0("margin")
-
-
-def ldam_margins(class_counts: np.ndarray, largest: float) -> Tensor:
-    """Label-distribution-aware margins: in proportion to n_c^(-1/4) (Cao et al., NeurIPS 2019).
-
-    Args:
-        class_counts: (C,) training images of each class.
-        largest: margin of the rarest class, as a difference of cosines.
-
-    Returns:
-        (C,) float32 in (0, largest]. A class without images counts as of one.
-    """
-    counts = torch.as_tensor(class_counts, dtype=torch.float64).clamp(min=1)
-    return (largest * (counts.min() / counts) ** 0.25).float()
 
 
 def margin_softmax_loss(

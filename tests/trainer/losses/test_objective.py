@@ -8,11 +8,11 @@ from tests.helpers.tiny_tables import table_of
 from trainer.config.readout_names import READOUTS
 from trainer.config.sections import TaskConfig
 from trainer.losses.batch import TaskTable
+from trainer.losses.class_margins import rare_class_margins
 from trainer.losses.clmle import (
     ClmleSettings,
     candidate_cosines,
     clmle_loss,
-    rare_class_margins,
 )
 from trainer.losses.objective import Objective, TaskTarget
 from trainer.losses.outputs import TaskOutput
