@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 
 # Keeps the slope of sqrt finite where an embedding lies on its centroid.
 _SMALLEST_SQUARED_SINE = 1e-12
-_RIGHT_ANGLE = math.pi / 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +98,7 @@ class ClmleSettings(JointSettings):
         super().__post_init__()
         require(self.scale > 0, "loss.scale", "> 0", self.scale)
         require(
-            0 <= self.margin_within <= self.margin_between < _RIGHT_ANGLE,
+            0 <= self.margin_within <= self.margin_between < math.pi / 2,
             "loss margins",
             "0 <= margin_within <= margin_between < pi/2 radians",
             f"within {self.margin_within}, between {self.margin_between}",
@@ -297,10 +296,8 @@ class ClmleTerm(Term):
         class_of, tau = table.class_of[which], settings.cluster_prior
         log_prior = tau * table.sizes[which].float().log() if tau else None
         factor = batch.clock.margin_factor(settings.margin_anneal)
-        margin: Tensor | float = settings.margin_between
-        if self._margins_of_class is not None:
-            margin = self._margins_of_class[batch.labels]
-        margin = margin * factor
+        of_class = self._margins_of_class
+        margin = factor * (settings.margin_between if of_class is None else of_class[batch.labels])
         value = clmle_loss(
             own,
             cosine,
