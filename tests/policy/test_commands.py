@@ -23,7 +23,9 @@ FILES = sorted(
         *(ROOT / "configs").glob("*.yaml"),
     ]
 )
-CODE = re.compile(r"^```$(.*?)^```$|`([^`\n]+)`|^(?: {4}|#)([^\n]+)$", re.MULTILINE | re.DOTALL)
+CODE = re.compile(
+    r"^ *```\w*$(.*?)^ *```$|`([^`\n]+)`|^(?: {4}|#)([^\n]+)$", re.MULTILINE | re.DOTALL
+)
 # At the start of a line, in a folder, or handed to `ray job submit`.
 COMMAND = re.compile(
     r"(?:^\W*|/|-- )(clmle|python -m|deepspeed .*--module|make) ([\w.]+)([^#\n]*)", re.MULTILINE

@@ -1,16 +1,17 @@
 """What the documents point to exists."""
 
 import re
-from pathlib import Path
+from textwrap import dedent
 from typing import get_args
 
 import pytest
 
+from tests.policy.product_code import PACKAGES, ROOT
 from trainer.config.readout_names import READOUTS
+from trainer.config.yaml_file import load_config
 from trainer.losses.registry import LOSSES
 from trainer.losses.spec import Sampling
 
-ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 
 
@@ -31,9 +32,27 @@ def test_the_map_names_what_is_there():
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: p.name)
+def test_files_that_are_named_exist(path):
+    for name in re.findall(
+        rf"`((?:{'|'.join([*PACKAGES, 'tests', 'docs'])})/[^` ]*)`", path.read_text()
+    ):
+        if "NAME" not in name:
+            assert list(ROOT.glob(name)), f"{path.name} names {name}"
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: p.name)
 def test_configurations_that_are_named_exist(path):
     for name in re.findall(r"configs/(\w+\.yaml)", path.read_text()):
         assert (ROOT / "configs" / name).exists(), name
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: p.name)
+def test_settings_that_are_shown_can_be_written(path, tmp_path):
+    blocks = re.findall(r"^ *```yaml\n(.*?)^ *```$", path.read_text(), re.MULTILINE | re.DOTALL)
+    assert blocks or path.name != "README.md"
+    for block in blocks:
+        (tmp_path / "shown.yaml").write_text(f"recipe: none\n{dedent(block)}")
+        load_config(tmp_path / "shown.yaml")
 
 
 def test_every_loss_sampling_and_readout_has_its_line():

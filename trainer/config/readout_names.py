@@ -1,4 +1,7 @@
-"""Names of the read-outs, as in reports and `clmle classify --readout`. No torch."""
+"""Names of the read-outs, as in reports and `clmle classify --readout`. No torch.
+
+A new read-out needs no line here, only one in `trainer.evaluation.registry`.
+"""
 
 from __future__ import annotations
 
@@ -27,4 +30,4 @@ READOUTS = (
     HEAD_ADJUSTED,
     HEAD_RETRAINED,
 )
-"""All of them, in the order of every table."""
+"""In the order of every table, which shows others after them."""

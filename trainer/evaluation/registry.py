@@ -63,7 +63,7 @@ READ_OUTS: dict[str, ReadOut] = {
         ),
     )
 }
-"""Name -> read-out, in the order of `readout_names.READOUTS`."""
+"""Name -> read-out, in the order in which an evaluation shows them."""
 
 
 def available_readouts(context: TaskContext) -> list[str]:

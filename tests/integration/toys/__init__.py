@@ -1,0 +1,1 @@
+"""The smallest source, loss, backbone, read-out, verb and k-means rule: a file each."""
