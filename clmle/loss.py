@@ -1,21 +1,22 @@
-"""The CLMLE loss as a module for a training loop of one's own.
+"""The CLMLE loss as a module for your own training loop.
 
 Legend: B images of a batch, D embedding, M clusters of a table.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from clmle.clusters import check_table
+from clmle.directions import as_array, require_directions
+from clustering.arrays import require_table
 from clustering.table.table import ClusterTable
-from trainer.losses.clmle import candidate_cosines, clmle_loss
+from data_shards.errors import require
+from trainer.losses.batch import TaskTable
+from trainer.losses.clmle import ClmleSettings, candidate_cosines, clmle_loss
 
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 _EXPECTED = "expected loss(embeddings (B, D), cluster_ids (B,), table)"
@@ -30,15 +31,20 @@ class ClmleLoss(nn.Module):
     The centroid of a cluster with images in the batch is the direction of
     mean_momentum x its centroid in the table + (1 - mean_momentum) x the mean of these images,
     through which gradients flow.
+
+    Settings have the names and defaults of a run's `loss` section (`ClmleSettings`), except for the
+    defaults of `candidates` and `mean_momentum`. A run draws batches that hold several images of
+    each cluster and its neighbours; your own batches may hold one image of a cluster, which would
+    be its own centroid, and compared with hardly anything.
     """
 
     def __init__(
         self,
         *,
-        scale: float = 16.0,
-        margin_between: float = 0.35,
-        margin_within: float = 0.1,
-        weight_within: float = 0.1,
+        scale: float = ClmleSettings.scale,
+        margin_between: float = ClmleSettings.margin_between,
+        margin_within: float = ClmleSettings.margin_within,
+        weight_within: float = ClmleSettings.weight_within,
         candidates: Literal["batch", "table"] = "table",
         mean_momentum: float = 0.5,
     ) -> None:
@@ -46,9 +52,9 @@ class ClmleLoss(nn.Module):
 
         Args:
             scale: s > 0, by which cosines are multiplied.
-            margin_between: radians: how much nearer an image is to its own cluster than to any of
-                another class.
-            margin_within: radians: the same towards the other clusters of its class;
+            margin_between: radians: how much nearer an image must be to its own cluster than to any
+                of another class.
+            margin_within: radians: the same for the other clusters of its class;
                 0 <= margin_within <= margin_between < pi / 2.
             weight_within: weight of the within-class part, >= 0.
             candidates: clusters to compare an image with: all of the table, or those that have
@@ -57,84 +63,79 @@ class ClmleLoss(nn.Module):
                 may have a single image in a batch: with 0 that image is its own centroid.
 
         Raises:
-            ValueError: a setting out of range.
+            ConfigError: a setting out of range; a ValueError.
         """
         super().__init__()
-        rules = {
-            f"scale must be > 0, got {scale}": scale > 0,
-            "0 <= margin_within <= margin_between < pi / 2 must hold, got "
-            f"{margin_within} and {margin_between}": (
-                0 <= margin_within <= margin_between < math.pi / 2
-            ),
-            f"weight_within must be >= 0, got {weight_within}": weight_within >= 0,
-            f"candidates must be 'batch' or 'table', got {candidates!r}": candidates
-            in ("batch", "table"),
-            f"mean_momentum must lie in [0, 1], got {mean_momentum}": 0 <= mean_momentum <= 1,
-        }
-        for rule, holds in rules.items():
-            if not holds:
-                raise ValueError(rule)
-        self.scale = scale
-        self.margin_between = margin_between
-        self.margin_within = margin_within
-        self.weight_within = weight_within
-        self.candidates: Literal["batch", "table"] = candidates
-        self.mean_momentum = mean_momentum
-        self._table: tuple[ClusterTable, Tensor, Tensor] | None = None
+        require(
+            candidates in ("batch", "table"), "loss.candidates", "'batch' or 'table'", candidates
+        )
+        self.settings = ClmleSettings(
+            scale=scale,
+            margin_between=margin_between,
+            margin_within=margin_within,
+            weight_within=weight_within,
+            candidates=candidates,
+            mean_momentum=mean_momentum,
+        )
+        self._table: tuple[ClusterTable, TaskTable] | None = None
 
     def forward(self, embeddings: Tensor, cluster_ids: Tensor, table: ClusterTable) -> Tensor:
         """The mean loss of a batch.
 
         Args:
             embeddings: (B, D) floating point, B >= 1; rows of any length, which are normalised.
-            cluster_ids: (B,) integers on any device: the cluster of each image in the table, such
-                as of `clmle.cluster_ids`.
-            table: the clusters, such as of `clmle.cluster`.
+            cluster_ids: (B,) integers on any device: the cluster of each image in the table, which
+                `clmle.cluster_ids` gives.
+            table: the clusters, such as those of `clmle.cluster`.
 
         Returns:
             Scalar, differentiable in the embeddings.
 
         Raises:
             TypeError: arguments of other types, also swapped ones.
-            ValueError: shapes that do not fit, or a cluster that is not in the table.
+            ValueError: shapes that do not fit, a cluster that is not in the table, or an embedding
+                that is zero or not finite, which has no direction.
         """
         _check_types(embeddings, cluster_ids)
-        check_table(table)
+        require_table(table)
         _check_shapes(embeddings, cluster_ids, table)
-        centroids, class_of = self._tensors(table, embeddings.device)
         exact = embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
+        require_directions(as_array(torch.linalg.vector_norm(exact, dim=1)))
+        settings, placed = self.settings, self._placed(table, embeddings.device)
         own, cosine, clusters = candidate_cosines(
             functional.normalize(exact, dim=1),
             cluster_ids.to(embeddings.device, torch.int64),
-            centroids,
-            candidates=self.candidates,
-            momentum=self.mean_momentum,
+            placed.centroids,
+            candidates=settings.candidates,
+            momentum=settings.mean_momentum,
         )
         return clmle_loss(
             cosine=cosine,
             cluster=own,
-            class_of=class_of[clusters],
-            scale=self.scale,
-            margin_between_rad=self.margin_between,
-            margin_within_rad=self.margin_within,
-            weight_within=self.weight_within,
+            class_of=placed.class_of[clusters],
+            scale=settings.scale,
+            margin_between_rad=settings.margin_between,
+            margin_within_rad=settings.margin_within,
+            weight_within=settings.weight_within,
         ).loss
 
     def extra_repr(self) -> str:
         """The settings, for `print`."""
-        return (
-            f"scale={self.scale}, margin_between={self.margin_between}, "
-            f"margin_within={self.margin_within}, weight_within={self.weight_within}, "
-            f"candidates={self.candidates!r}, mean_momentum={self.mean_momentum}"
+        names = (
+            *("scale", "margin_between", "margin_within", "weight_within"),
+            *("candidates", "mean_momentum"),
         )
+        return ", ".join(f"{name}={getattr(self.settings, name)!r}" for name in names)
 
-    def _tensors(self, table: ClusterTable, device: torch.device) -> tuple[Tensor, Tensor]:
-        """(M, D) centroids and (M,) classes on the device; those of the last table are kept."""
-        if self._table is None or self._table[0] is not table or self._table[1].device != device:
-            centroids = torch.from_numpy(np.array(table.centroids)).to(device)
-            class_of = torch.from_numpy(np.array(table.class_of)).to(device)
-            self._table = table, centroids, class_of
-        return self._table[1], self._table[2]
+    def _placed(self, table: ClusterTable, device: torch.device) -> TaskTable:
+        """The table on the device; the last one is kept."""
+        if self._table is not None:
+            last, placed = self._table
+            if last is table and placed.centroids.device == device:
+                return placed
+        placed = TaskTable.of(table, device)
+        self._table = table, placed
+        return placed
 
 
 def _check_types(embeddings: object, cluster_ids: object) -> None:

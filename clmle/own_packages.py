@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
-_PACKAGES = ("data_shards", "clustering", "trainer", "cluster_jobs")
+_PACKAGES = ("data_shards", "clustering", "trainer")
 
 
 def require_own_packages() -> None:

@@ -14,19 +14,14 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from cluster_jobs.classify import Classifier
-from cluster_jobs.service.snapshots import check_data, served_snapshot
-from clustering.table import store
 from clustering.table.table import ClusterTable
 from data_shards.errors import DataError
-from data_shards.images.transforms import decode_image, fit_pixels
+from data_shards.images.transforms import fit_pixels
 from trainer.config.run_config import RunConfig
-from trainer.config.tasks import load_manifest, resolve_tasks
 from trainer.config.yaml_file import load_config
+from trainer.evaluation.classifier import Classifier, load_classifier
 from trainer.models.embed import embed_images
 from trainer.run.folder import RunFolder
-from trainer.runtime.world import World
-from trainer.state.snapshot import load_network
 
 Pixels = npt.NDArray[np.uint8]
 ImageLike = str | Path | Pixels
@@ -36,19 +31,19 @@ Images = Sequence[ImageLike] | Pixels
 
 
 class Classified(NamedTuple):
-    """What an image was taken for."""
+    """The predicted class of an image."""
 
     name: str
     """Name of the class."""
     similarity: float
-    """Cosine to the nearest cluster of that class, in [-1, 1]; low for an image of no class."""
+    """Cosine to the nearest cluster of that class, in [-1, 1]; low for an image of none of them."""
 
 
 class TrainedRun:
     """The network and the clusters of a run; `load_run` makes it.
 
-    Images are prepared as in training: decoded, made grey or RGB, resized by the short side, cut to
-    a square, scaled to [-1, 1]. Nothing random is done to them.
+    Images are prepared as in training: decoded, converted to grey or RGB, resized by the short
+    side, cropped to a square, scaled to [-1, 1]; without random augmentation.
 
     Attributes:
         tasks: names of the run's tasks, the first of which is the default.
@@ -56,11 +51,11 @@ class TrainedRun:
         step: of the training run whose weights these are.
     """
 
-    def __init__(self, classifier: Classifier, step: int) -> None:
+    def __init__(self, classifier: Classifier) -> None:
         self._classifier = classifier
         self.tasks: tuple[str, ...] = tuple(task.name for task in classifier.tasks)
         self.tables: dict[str, ClusterTable] = dict(classifier.tables)
-        self.step = step
+        self.step = classifier.step
 
     def embed(self, images: Images, *, task: str | None = None) -> npt.NDArray[np.float32]:
         """Embed images.
@@ -74,7 +69,7 @@ class TrainedRun:
             (N, D) float32 unit rows.
 
         Raises:
-            DataError: an image cannot be read, or is no uint8 image; or there is no such task.
+            DataError: an image cannot be read or is not uint8, or there is no such task.
         """
         network, name = self._classifier.network, self._task(task)
         parts = [
@@ -108,14 +103,19 @@ class TrainedRun:
     def _batches(
         self, images: Sequence[ImageLike] | npt.NDArray[np.uint8]
     ) -> Iterator[npt.NDArray[np.uint8]]:
-        """(n, size, size, channels) uint8, as many as an evaluation takes at a time."""
+        """(n, size, size, channels) uint8, each of at most the evaluation's batch size."""
         if isinstance(images, (str, Path)):
             raise DataError(f"expected a list of images, got one path; write [{str(images)!r}]")
-        network = self._classifier.network
-        size, channels = network.input_size, network.channels
-        prepared = (_pixels(image, size=size, channels=channels) for image in images)
+        prepared = map(self._pixels, images)
         while batch := list(islice(prepared, self._classifier.config.batch_size)):
             yield np.stack(batch)
+
+    def _pixels(self, image: ImageLike) -> Pixels:
+        """(size, size, channels) uint8 of a file or an array."""
+        if isinstance(image, (str, Path)):
+            return self._classifier.read_image(Path(image))
+        network = self._classifier.network
+        return fit_pixels(np.asarray(image), size=network.input_size, channels=network.channels)
 
 
 def load_run(
@@ -125,37 +125,26 @@ def load_run(
     readout: str | None = None,
     shards: Path | str | None = None,
 ) -> TrainedRun:
-    """Load a run's newest weights that have a cluster table, on a GPU if there is one.
+    """Load the newest weights of a run that have a cluster table, on a GPU if there is one.
 
     Args:
         folder: of the run, such as "runs/digits".
-        checkpoint: a step of the run, or the folder of a snapshot or checkpoint; None: the newest.
-        readout: what makes a class of an embedding; None: the one that the run's method is meant
+        checkpoint: a step of the run, or the folder of a snapshot or checkpoint; None for the
+            newest.
+        readout: what makes a class of an embedding; None for the one that the run's method is meant
             for.
-        shards: folder of the training images, which name the classes; None: the one that the run
-            was trained on, where a relative path counts from the working directory.
+        shards: folder of the training images, which name the classes; None for the one that the run
+            was trained on, relative to the working directory.
 
     Raises:
-        ClmleError: no such run, no finished weights or tables, other shards than the run's, or a
+        ClmleError: no such run, no complete weights or tables, other shards than the run's, or a
             read-out that the run does not have; says what to do.
     """
     run = RunFolder(Path(folder))
     if not run.config.is_file():
-        raise DataError(f"{folder} is no run: it has no {run.config.name}")
+        raise DataError(f"{folder} is not a run: it has no {run.config.name}")
     config = _with_shards(load_config(run.config), shards)
-    manifest = load_manifest(config)
-    snapshot = served_snapshot(checkpoint, run)
-    check_data(snapshot, manifest)
-    classifier = Classifier(
-        network=load_network(snapshot).to(World.from_environment().device),
-        manifest=manifest,
-        tasks=resolve_tasks(config, manifest),
-        tables=store.load(run.tables, snapshot.step),
-        config=config.evaluation,
-        readout=readout or config.readout,
-    )
-    classifier.check()
-    return TrainedRun(classifier, snapshot.step)
+    return TrainedRun(load_classifier(config, run, checkpoint=checkpoint, readout=readout))
 
 
 def _with_shards(config: RunConfig, shards: Path | str | None) -> RunConfig:
@@ -167,14 +156,3 @@ def _with_shards(config: RunConfig, shards: Path | str | None) -> RunConfig:
             "Python where the run was started, or call load_run(..., shards=FOLDER)"
         )
     return config
-
-
-def _pixels(image: ImageLike, *, size: int, channels: int) -> Pixels:
-    """(size, size, channels) uint8 of a file or an array."""
-    if isinstance(image, (str, Path)):
-        try:
-            return decode_image(Path(image).read_bytes(), size=size, channels=channels)
-        except (DataError, OSError) as error:
-            reason = (error.strerror if isinstance(error, OSError) else None) or error
-            raise DataError(f"{image}: {reason}") from error
-    return fit_pixels(np.asarray(image), size=size, channels=channels)

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 from cluster_jobs.errors import run_job
-from clustering.kmeans.faiss_installed import require_faiss
 from data_shards.errors import MISTAKE
 from data_shards.sources.registry import SOURCES
 
@@ -87,8 +86,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _start(verb: str, arguments: Sequence[str] | None) -> int:
     """Import the module of a verb, and run it."""
-    if verb == "recluster":  # it imports FAISS, and would end in a traceback without it
-        require_faiss()
     job: Job = importlib.import_module(VERBS[verb][0]).main
     return job(arguments)
 

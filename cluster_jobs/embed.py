@@ -18,7 +18,6 @@ from cluster_jobs.errors import JobError, run_job
 from cluster_jobs.ray_cluster.executor import RayExecutor
 from cluster_jobs.ray_cluster.local_ray import ray_session
 from cluster_jobs.service.embedding import embed_split, embed_works
-from cluster_jobs.service.snapshots import find_snapshot
 from cluster_jobs.service.work_items import EmbedWork
 from data_shards.features.embeddings import EmbeddingShards
 from data_shards.importing.long_tail import even_counts, thin
@@ -28,6 +27,7 @@ from trainer.config.command_line import config_parser, print_if_dry_run, resolve
 from trainer.config.tasks import load_manifest
 from trainer.run.folder import RunFolder
 from trainer.state.metrics import write_projection
+from trainer.state.served_snapshot import find_snapshot
 
 
 def _project(work: EmbedWork, manifest: Manifest, run: RunFolder, wanted: int) -> None:

@@ -16,14 +16,15 @@ from cluster_jobs.comparison import evaluation_table
 from cluster_jobs.errors import run_job
 from cluster_jobs.ray_cluster.executor import RayExecutor
 from cluster_jobs.ray_cluster.local_ray import ray_session
+from cluster_jobs.service.checkpoint_option import add_checkpoint_option
 from cluster_jobs.service.counting import count_split, count_works
-from cluster_jobs.service.snapshots import add_checkpoint_option, served_snapshot
 from data_shards.progress import Progress
 from trainer.config.command_line import config_parser, print_if_dry_run, resolved
 from trainer.config.tasks import load_manifest
 from trainer.evaluation.report import as_metrics, summarise, write_evaluation
 from trainer.run.folder import RunFolder
 from trainer.state.metrics import MetricWriter
+from trainer.state.served_snapshot import served_snapshot
 
 _ITEMS_PER_CPU = 4  # evens out slow workers
 

@@ -3,9 +3,9 @@
     clmle recluster --config configs/digits.yaml
     ray job submit --working-dir . -- python -m cluster_jobs.recluster --config ...
 
-It waits for the run's snapshots, always takes the newest, and ends when the run's report.json says
-that the training run is finished, or on SIGTERM. Start it before, with or after the trainer, again
-after a failure, and one at a time. To train a finished run again from an older checkpoint
+It waits for the run's snapshots, always takes the newest, and ends on SIGTERM, or when the run's
+report.json says that the training run is finished. Start it before, with or after the trainer, and
+again after a failure; only one at a time. To train a finished run again from an older checkpoint
 (`--resume PATH`), start the trainer first.
 """
 
@@ -19,20 +19,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from cluster_jobs.errors import run_job
-from cluster_jobs.ray_cluster.executor import RayExecutor
 from cluster_jobs.ray_cluster.local_ray import ray_session
 from cluster_jobs.ray_cluster.ray_watch import watched_ray
 from cluster_jobs.service.heartbeat import BUSY_STATES, patience_seconds
-from cluster_jobs.service.refresh import SPLIT
-from cluster_jobs.service.service import Service
-from clustering.execution.plan import make_plan
-from clustering.execution.ray_workers import RayWorkers
+from clustering.kmeans.faiss_installed import require_faiss
 from data_shards.shards.manifest import Manifest
 from trainer.config.command_line import config_parser, print_if_dry_run, resolved
 from trainer.config.run_config import RunConfig
 from trainer.config.tasks import load_manifest, resolve_tasks
 from trainer.run.folder import RunFolder
 from trainer.run.lock import SERVICE, claimed_alone
+
+# Modules that import FAISS are imported in functions, once it is known to be installed.
 
 _LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 
@@ -43,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     config, derived = resolved(options)
     if print_if_dry_run(options, config, derived):
         return 0
+    require_faiss()
     logging.basicConfig(level=logging.INFO, format=_LOG_FORMAT, datefmt="%H:%M:%S")
     manifest = load_manifest(config)
     if options.plan:
@@ -50,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     run = RunFolder(config.run_path)
     busy = (
-        f"another clustering service is at work in {run.path}; let it work, or stop it first "
+        f"another clustering service is running in {run.path}; let it run, or stop it first "
         "(its process id is in service.json)"
     )
     with claimed_alone(run, SERVICE, lambda: run.claim(config, fresh=False), busy=busy):
@@ -59,6 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _serve(config: RunConfig, manifest: Manifest, *, once: bool) -> None:
+    from cluster_jobs.ray_cluster.executor import RayExecutor
+    from cluster_jobs.service.service import Service
+
     gpus = config.launch.embed_gpus > 0
     with (
         ray_session(num_cpus=config.launch.ray_cpus, gpus=gpus),
@@ -88,13 +90,17 @@ def run_plan(config: RunConfig, manifest: Manifest, *, num_workers: int | None) 
 
     Args:
         config: the run.
-        manifest: its shards, which say how large the classes are.
-        num_workers: of one CPU each; None asks the Ray cluster.
+        manifest: of its shards, which gives the sizes of the classes.
+        num_workers: of one CPU each; None for those of the Ray cluster.
 
     Raises:
         JobError: Ray does not answer.
         ClusterError: a class has no sample.
     """
+    from cluster_jobs.service.refresh import SPLIT
+    from clustering.execution.plan import make_plan
+    from clustering.execution.ray_workers import RayWorkers
+
     tasks = resolve_tasks(config, manifest)
     class_sizes = [manifest.class_counts(SPLIT, task.label) for task in tasks]
     num_nodes, object_store_bytes = 1, None
@@ -120,7 +126,7 @@ def run_plan(config: RunConfig, manifest: Manifest, *, num_workers: int | None) 
 
 @contextmanager
 def _sigterm_ends() -> Iterator[None]:
-    """Inside the block, SIGTERM unwinds and ends the process with code 0, wherever it is."""
+    """Inside the block, SIGTERM unwinds the stack and ends the process with code 0."""
     stopped = False
 
     def on_sigterm(number: int, frame: object) -> None:

@@ -1,5 +1,7 @@
 """Clustering and kNC scores of arrays: in this process, without Ray and without files.
 
+FAISS is imported when something is clustered; scores do not need it.
+
     table = clustering.cluster_arrays(embeddings, labels, target_size=100)
     scores = clustering.class_scores(queries, table)
 
@@ -15,14 +17,13 @@ import numpy as np
 import numpy.typing as npt
 
 from clustering.config import ClusterConfig
-from clustering.coordinator import TableOrder, make_table
-from clustering.execution.rows import Rows
-from clustering.execution.workers import ArrayWorker
+from clustering.kmeans.faiss_installed import require_faiss
 from clustering.table.knc import Rule, knc_predict
 from clustering.table.table import ClusterTable
 from data_shards.errors import DataError
 
 _UNIT_TOLERANCE = 1e-3
+_TO_NUMBER = "names, labels = np.unique(labels, return_inverse=True)"
 _TASK = "identity"
 
 
@@ -41,12 +42,13 @@ def cluster_arrays(
     to the last bit.
 
     Args:
-        embeddings: (N, D) float16, float32 or float64, rows of length 1. Computed with as float32.
-        labels: (N,) integers, class of each row: 0 .. C - 1, each with a sample at least.
-        target_size: wanted mean size of a cluster.
+        embeddings: (N, D) float16, float32 or float64, rows of length 1; computed in float32.
+        labels: (N,) integers, class of each row: 0 .. C - 1, each with at least one sample.
+        target_size: wanted mean size of a cluster; a class of n samples gets
+            max(1, round(n / target_size)) clusters.
         seed: of the initialisation of k-means, >= 0.
-        previous: a table made before of these classes: its numbering is continued, its version plus
-            one is that of the new table, and `init="warm"` starts from its centroids.
+        previous: an earlier table of these classes: its numbering is continued, the new table has
+            its version plus one, and `init="warm"` starts from its centroids.
         settings: others of `ClusterConfig`, such as `iterations` or `init`.
 
     Returns:
@@ -57,8 +59,13 @@ def cluster_arrays(
             or labels that are negative or leave a class without a sample; a ValueError.
         ConfigError: on a setting that is out of range; a ValueError too.
         TypeError: on an unknown setting.
-        ClusterError: when the backend of the settings does not work here.
+        ClusterError: when FAISS is not installed, or the backend of the settings does not work.
     """
+    require_faiss()
+    from clustering.coordinator import TableOrder, make_table
+    from clustering.execution.rows import Rows
+    from clustering.execution.workers import ArrayWorker
+
     started = time.monotonic()
     rows = unit_rows(embeddings)
     classes = _classes(labels, len(rows))
@@ -81,7 +88,7 @@ def class_scores(
     embeddings: npt.NDArray[np.floating],
     table: ClusterTable,
     *,
-    rule: Rule = "soft",
+    rule: Rule = "balanced",
     num_neighbours: int = 50,
     scale: float = 16.0,
 ) -> npt.NDArray[np.float32]:
@@ -90,21 +97,24 @@ def class_scores(
     Args:
         embeddings: (N, D) float16, float32 or float64, rows of length 1, D that of the table.
         table: of the classes to choose from.
-        rule: "soft", "balanced" or "margin"; `clustering.table.knc` has the formulas.
-        num_neighbours: nearest clusters that count, of an embedding or ("balanced") of each class,
+        rule: "balanced", "soft" or "margin"; `clustering.table.knc` has the formulas. Only
+            "balanced" scores every class, however rare.
+        num_neighbours: nearest clusters that vote, of each class for "balanced", in all otherwise;
             >= 1.
-        scale: sharpness of the soft and balanced votes, > 0.
+        scale: sharpness of the votes, > 0; of no effect on "margin".
 
     Returns:
-        (N, C) float32, larger is better; -inf for a class with none of the nearest clusters.
+        (N, C) float32, larger is better; -inf for a class with none of the clusters that vote.
         `scores.argmax(axis=1)` is the predicted class.
 
     Raises:
         DataError: on arrays of another shape or type, or rows that are not finite or not of length
             1; a ValueError.
+        TypeError: when the table is something else.
         ValueError: on another dimension than the table's, or a setting out of range.
     """
     queries = unit_rows(embeddings)
+    require_table(table)
     scores = np.empty((len(queries), table.num_classes), dtype=np.float32)
     knc_predict(
         queries,
@@ -119,6 +129,29 @@ def class_scores(
     return scores
 
 
+def require_table(table: object) -> None:
+    """Refuse anything but a cluster table.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    if not isinstance(table, ClusterTable):
+        raise TypeError(f"table must be a ClusterTable, got {type(table).__name__}")
+
+
+def require_vectors(embeddings: npt.NDArray[np.floating]) -> None:
+    """Refuse anything but (N, D) floating point, N >= 1 and D >= 1.
+
+    Raises:
+        DataError: they are something else.
+    """
+    _require_array(embeddings, "embeddings")
+    if embeddings.ndim != 2 or not embeddings.size:
+        raise DataError(f"embeddings must be (N, D), N and D >= 1, got {embeddings.shape}")
+    if embeddings.dtype.kind != "f":
+        raise DataError(f"embeddings must be floating point, got {embeddings.dtype}")
+
+
 def unit_rows(embeddings: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
     """Check embeddings.
 
@@ -131,11 +164,7 @@ def unit_rows(embeddings: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
     Raises:
         DataError: when they are something else; says how to normalise.
     """
-    _require_array(embeddings, "embeddings")
-    if embeddings.ndim != 2 or not embeddings.size:
-        raise DataError(f"embeddings must be (N, D), N and D >= 1, got {embeddings.shape}")
-    if embeddings.dtype.kind != "f":
-        raise DataError(f"embeddings must be floating point, got {embeddings.dtype}")
+    require_vectors(embeddings)
     rows = np.ascontiguousarray(embeddings, dtype=np.float32)
     lengths = np.sqrt(np.einsum("nd,nd->n", rows, rows))
     # A comparison with NaN is False, so this finds what is not finite too.
@@ -158,10 +187,12 @@ def unit_rows(embeddings: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
 def _classes(labels: npt.NDArray[np.integer], num_rows: int) -> npt.NDArray[np.int64]:
     """Check labels."""
     _require_array(labels, "labels")
-    if labels.shape != (num_rows,) or labels.dtype.kind not in "iu":
+    is_integer = labels.dtype.kind in "iu"
+    if labels.shape != (num_rows,) or not is_integer:
+        hint = "" if is_integer else f". To number names: {_TO_NUMBER}"
         raise DataError(
             f"labels must be ({num_rows},) integers, one for each embedding, got {labels.dtype} "
-            f"of shape {labels.shape}"
+            f"of shape {labels.shape}{hint}"
         )
     classes = labels.astype(np.int64)
     present = np.unique(classes)
@@ -173,7 +204,7 @@ def _classes(labels: npt.NDArray[np.integer], num_rows: int) -> npt.NDArray[np.i
             problem = f"class {missing} of {present[-1] + 1:,} has no sample"
         raise DataError(
             f"labels must be classes 0 .. C - 1, each with a sample: {problem}. To renumber: "
-            "names, labels = np.unique(labels, return_inverse=True)"
+            f"{_TO_NUMBER}"
         )
     return classes
 

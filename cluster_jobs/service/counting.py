@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 
 from cluster_jobs.service.executor import Executor
-from cluster_jobs.service.snapshots import check_data, check_served
 from cluster_jobs.service.work_items import Counts, CountWork, count_right_answers
 from clustering.table import store
 from data_shards.shards.manifest import Manifest
@@ -23,6 +22,7 @@ from trainer.evaluation.evaluate import Batch, evaluation_batches
 from trainer.evaluation.registry import neighbour_readouts
 from trainer.evaluation.training_embeddings import missing_embeddings, training_embeddings
 from trainer.run.folder import RunFolder, step_name
+from trainer.state.served_snapshot import check_data, check_served
 from trainer.state.snapshot import Snapshot
 
 
@@ -32,8 +32,9 @@ def count_works(
     """The work items that evaluate as a run's configuration says, at most that many.
 
     Raises:
-        JobError: the snapshot is of other data, or its tables are not published.
-        DataError: there is no split of the name that the configuration says.
+        UnusableSnapshot: its tables are not published.
+        DataError: the snapshot is of other data, or there is no split of the name that the
+            configuration says.
     """
     check_data(snapshot, manifest)
     run = RunFolder(config.run_path.absolute())

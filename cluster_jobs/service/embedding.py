@@ -9,13 +9,13 @@ from pathlib import Path
 
 from cluster_jobs.errors import JobError
 from cluster_jobs.service.executor import Executor
-from cluster_jobs.service.snapshots import check_data
 from cluster_jobs.service.work_items import EmbeddedShard, EmbedWork, embed_one_shard
 from data_shards.features.embedding_shard import EmbeddingShardInfo
 from data_shards.features.embeddings import begin_embeddings, finish_embeddings
 from data_shards.shards.manifest import Manifest
 from trainer.config.run_config import RunConfig
 from trainer.config.tasks import resolve_tasks
+from trainer.state.served_snapshot import check_data
 from trainer.state.snapshot import Snapshot
 
 
@@ -38,8 +38,8 @@ def embed_works(
     """The work items that embed a split as a run's configuration says, one per shard.
 
     Raises:
-        JobError: the shards are not those that the snapshot was trained on.
-        DataError: there is no such split.
+        DataError: the shards are not those that the snapshot was trained on, or there is no such
+            split.
         ConfigError: a task has no label column there.
     """
     check_data(snapshot, manifest)

@@ -11,7 +11,6 @@ from pathlib import Path
 from cluster_jobs.service.embedding import EmbedStats, embed_split, embed_works
 from cluster_jobs.service.executor import Executor
 from cluster_jobs.service.pruning import BUNDLES, prune
-from cluster_jobs.service.table_requests import identity
 from cluster_jobs.service.work_items import EmbedWork
 from clustering.coordinator import cluster_embeddings
 from clustering.errors import ClusterError
@@ -25,6 +24,7 @@ from data_shards.shards.manifest import Manifest
 from trainer.config.run_config import RunConfig
 from trainer.config.sections import TaskConfig
 from trainer.run.folder import RunFolder, step_name
+from trainer.state.served_snapshot import identity
 from trainer.state.snapshot import Snapshot
 
 logger = logging.getLogger(__name__)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from clustering.errors import ClusterError
-from clustering.table import store
 from trainer.config.errors import TrainingError
 from trainer.run.folder import SNAPSHOT_MANIFEST, RunFolder, step_name
-from trainer.state.snapshot import Snapshot, describe_snapshot, read_snapshot, snapshot_steps
+from trainer.state.served_snapshot import is_served, looks_served
+from trainer.state.snapshot import Snapshot, read_snapshot, snapshot_steps
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -72,33 +71,6 @@ def waiting_requests(run: RunFolder) -> list[Request]:
             break
         waiting.append(request)
     return waiting[::-1]
-
-
-def identity(snapshot: Snapshot) -> dict[str, str]:
-    """What a table records of its request, besides its version, which is the step.
-
-    The seed and all other settings are those of the run's folder, which holds a single run.
-    """
-    return {"snapshot_checksum": snapshot.checksum, "data_checksum": snapshot.data_checksum}
-
-
-def is_served(run: RunFolder, snapshot: Snapshot) -> bool:
-    """Whether the tables of exactly these weights and this data are published."""
-    try:
-        stats = store.stats(run.tables, snapshot.step)
-    except ClusterError:
-        return False
-    wanted = identity(snapshot).items()
-    return all(entry.get(key) == value for entry in stats.values() for key, value in wanted)
-
-
-def looks_served(run: RunFolder, folder: Path) -> bool:
-    """`is_served` by the snapshot's manifest alone; one that cannot be read has no tables."""
-    try:
-        snapshot = describe_snapshot(folder)
-    except TrainingError:
-        return False
-    return is_served(run, snapshot)
 
 
 def _requests(run: RunFolder) -> list[Request]:

@@ -19,14 +19,14 @@ import numpy.typing as npt
 
 from clustering.config import Backend
 from clustering.errors import ClusterError
+from clustering.kmeans.faiss_installed import require_faiss
 from clustering.kmeans.gpu_files import has_gpu_file
 
 try:
     import faiss
-except ModuleNotFoundError as error:
-    raise ModuleNotFoundError(
-        "k-means needs faiss: install the extra cpu (faiss-cpu) or gpu (faiss-gpu), never both"
-    ) from error
+except ModuleNotFoundError:
+    require_faiss()
+    raise
 
 BackendName = Literal["faiss-cpu", "faiss-gpu", "torch-gpu"]
 """A backend that has been chosen."""

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from scipy.sparse import csr_matrix
 
 from clustering.errors import ClusterError
+from data_shards.errors import DataError
 
 _DTYPES: Mapping[str, tuple[type[np.generic], int]] = {
     "centroids": (np.float32, 2),
@@ -97,6 +98,40 @@ class ClusterTable:
         """Numbers of the clusters of a class, ascending."""
         first, end = np.searchsorted(self.class_of, (class_, class_ + 1))
         return np.arange(first, end)
+
+    def clusters_of_samples(self, sample_ids: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
+        """The cluster of each sample: the member lists read from the samples' side.
+
+        Args:
+            sample_ids: (B,) integers.
+
+        Returns:
+            (B,) int64, 0 .. M - 1.
+
+        Raises:
+            DataError: they are not integers of shape (B,), or a sample is in no cluster.
+        """
+        if sample_ids.ndim != 1 or sample_ids.dtype.kind not in "iu":
+            raise DataError(
+                f"sample_ids must be integers of shape (B,), got {sample_ids.dtype} of shape "
+                f"{sample_ids.shape}"
+            )
+        ids, clusters = self._samples
+        places = np.minimum(np.searchsorted(ids, sample_ids), len(ids) - 1)
+        known = ids[places] == sample_ids
+        if not known.all():
+            unknown = sample_ids[np.argmin(known)]
+            raise DataError(
+                f"sample {unknown} is in no cluster of table {self.version} of task {self.task}"
+            )
+        return clusters[places]
+
+    @cached_property
+    def _samples(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """(N,) sample ids, ascending, and (N,) the cluster of each."""
+        order = np.argsort(self.member_ids, kind="stable")
+        clusters = np.repeat(np.arange(self.num_clusters), self.cluster_sizes)
+        return self.member_ids[order], clusters[order]
 
     def class_means(self) -> npt.NDArray[np.float32]:
         """Directions of the mean embedding of each class; computed once.

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from cluster_jobs.classify import HEADER, main, similarities
-from cluster_jobs.errors import JobError
+from cluster_jobs.classify import HEADER, main
 from clustering.table import store
-from data_shards.errors import DataError
+from data_shards.errors import ConfigError, DataError
 from data_shards.shards.index import SampleIndex
 from tests.cluster_jobs.conftest import NUM_TEST, TinyRun
 from tests.helpers.image_shards import COLUMN
+from trainer.config.errors import UnusableSnapshot
 from trainer.config.readout_names import READOUTS
 from trainer.config.tasks import resolve_tasks
 from trainer.evaluation.evaluate import count_batches, evaluation_batches
@@ -103,13 +103,14 @@ def test_what_is_no_image_is_named_or_skipped(
     for number in range(12):
         (photos / f"000.{number:02d}.txt").write_text("no image")
     before = set(tmp_path.iterdir())
-    with pytest.raises(DataError, match=r"000\.00\.txt: not an image .*; --on-error skip"):
+    with pytest.raises(DataError, match=r"000\.00\.txt: not an image .*; --on-error skip skips it"):
         main(command)
     assert set(tmp_path.iterdir()) == before
     assert lines_of(out) == whole  # of the run before
     capsys.readouterr()
     assert main([*command, "--on-error", "skip"]) == 0
-    assert capsys.readouterr().err.count("is skipped: not an image") == 12
+    shown = capsys.readouterr().err
+    assert len(re.findall(r"warning: skipped \S+\.txt: not an image", shown)) == 12
     assert lines_of(out) == whole
 
 
@@ -126,7 +127,7 @@ def test_a_file_that_cannot_be_read_is_named_or_skipped(
     capsys.readouterr()
     # Found in its folder, and named as by a pattern of the shell.
     assert main([*command, str(link), "--on-error", "skip"]) == 0
-    assert capsys.readouterr().err.count(f"{link} is skipped: No such file or directory") == 2
+    assert capsys.readouterr().err.count(f"skipped {link}: No such file or directory") == 2
     assert lines_of(out) == whole
 
 
@@ -163,25 +164,17 @@ def test_mistakes_are_named(served: TinyRun, photos: Path, tmp_path: Path) -> No
     with pytest.raises(DataError, match="empty holds no file; name a folder that holds images"):
         main([*config, str(tmp_path / "empty")])
     for readout in ("knn", "knn_balanced"):
-        needs = "it needs the embeddings of the training images, which clmle classify does not read"
+        needs = "it needs the embeddings of the training images, which are not read here"
         has = "this run has knc_margin, knc_soft, "
-        with pytest.raises(JobError, match=f"{readout} is not available: {needs}; {has}"):
+        with pytest.raises(
+            ConfigError, match=f"read-out {readout} is not available: {needs}; {has}"
+        ):
             main([*config, str(photos), "--readout", readout])
-    with pytest.raises(JobError, match="--readout knc is not available; this run has knc_margin, "):
+    with pytest.raises(
+        ConfigError, match="read-out knc is not available; this run has knc_margin, "
+    ):
         main([*config, str(photos), "--readout", "knc"])
-    with pytest.raises(JobError, match="tables of .* are not published .* that have tables: 5$"):
+    with pytest.raises(
+        UnusableSnapshot, match="tables of .* are not published .* that have tables: 5$"
+    ):
         main([*config, str(photos), "--checkpoint", "10"])
-
-
-def test_similarity_is_to_the_nearest_cluster_of_the_class(served: TinyRun) -> None:
-    table = store.load(served.run.tables, 5)[COLUMN]
-    rng = np.random.default_rng(0)
-    rows = rng.normal(size=(7, table.centroids.shape[1])).astype(np.float32)
-    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    classes = rng.integers(0, 3, size=7)
-    expected = [
-        max(float(row @ c) for c, k in zip(table.centroids, table.class_of, strict=True) if k == y)
-        for row, y in zip(rows, classes, strict=True)
-    ]
-    assert similarities(rows, classes, table) == pytest.approx(expected, abs=1e-6)
-    assert similarities(rows[:0], classes[:0], table).shape == (0,)

@@ -10,12 +10,10 @@ import numpy as np
 import pytest
 
 from cluster_jobs import embed, evaluate
-from cluster_jobs.errors import JobError
 from cluster_jobs.ray_cluster.executor import RayExecutor
 from cluster_jobs.service.counting import batch_groups, count_split, count_works
 from cluster_jobs.service.embedding import embed_works
 from cluster_jobs.service.executor import LocalExecutor
-from cluster_jobs.service.snapshots import find_snapshot, served_snapshot
 from cluster_jobs.service.work_items import embed_one_shard
 from clustering.table import store
 from data_shards.atomic import read_json, write_json
@@ -26,7 +24,7 @@ from data_shards.shards.manifest import Manifest
 from tests.cluster_jobs.conftest import NUM_TEST, TinyRun
 from tests.helpers.image_shards import COLUMN
 from trainer.config.builder import with_settings
-from trainer.config.errors import TrainingError
+from trainer.config.errors import TrainingError, UnusableSnapshot
 from trainer.config.tasks import resolve_tasks
 from trainer.evaluation.evaluate import count_batches, evaluation_batches
 from trainer.evaluation.report import summarise
@@ -34,6 +32,7 @@ from trainer.evaluation.training_embeddings import training_embeddings
 from trainer.models.embed import embed_shard
 from trainer.run.folder import step_name
 from trainer.state.metrics import read_metrics
+from trainer.state.served_snapshot import find_snapshot, served_snapshot
 from trainer.state.snapshot import load_network
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cpus")]
@@ -120,9 +119,9 @@ def test_a_checkpoint_is_a_step_or_a_folder(served: TinyRun) -> None:
     command = ["--config", str(served.config_file), "--checkpoint"]
     assert evaluate.main([*command, "5"]) == 0
     assert evaluate.main([*command, str(served.run.snapshots / "step_000005")]) == 0
-    with pytest.raises(JobError, match="tables of .*step_000010 are not published"):
+    with pytest.raises(UnusableSnapshot, match="tables of .*step_000010 are not published"):
         evaluate.main([*command, "10"])
-    with pytest.raises(JobError, match="no snapshot of step 7; it has those of 5, 10"):
+    with pytest.raises(UnusableSnapshot, match="no snapshot of step 7; it has those of 5, 10"):
         evaluate.main([*command, "7"])
     with pytest.raises(TrainingError, match="not a complete snapshot"):
         evaluate.main([*command, "/nowhere"])
@@ -135,20 +134,20 @@ def test_a_checkpoints_folder_stands_for_the_snapshot_of_its_step(served: TinyRu
         folder.mkdir(parents=True)
         write_json(folder / "manifest.json", {"state": {"step": step}})
     assert evaluate.main([*command, str(served.run.checkpoints / step_name(5))]) == 0
-    with pytest.raises(JobError, match="tables of .*; steps that have tables: 5$"):
+    with pytest.raises(UnusableSnapshot, match="tables of .*; steps that have tables: 5$"):
         evaluate.main([*command, str(served.run.checkpoints / step_name(10))])
-    with pytest.raises(JobError, match="no snapshot of its .*; steps that have tables: 5$"):
+    with pytest.raises(UnusableSnapshot, match="no snapshot of its .*; steps that have tables: 5$"):
         evaluate.main([*command, str(served.run.checkpoints / step_name(15))])
 
 
 def test_without_tables_the_newest_snapshot_is_no_answer(served: TinyRun) -> None:
     shutil.rmtree(served.run.tables)
-    with pytest.raises(JobError, match="step_000010 are not published.*tables: .none yet"):
+    with pytest.raises(UnusableSnapshot, match="step_000010 are not published.*tables: .none yet"):
         served_snapshot(None, served.run)
 
 
 def test_a_run_without_snapshots_says_so(tiny: TinyRun) -> None:
-    with pytest.raises(JobError, match="has no snapshot yet; train first"):
+    with pytest.raises(UnusableSnapshot, match="has no snapshot yet; train first"):
         evaluate.main(["--config", str(tiny.config_file)])
 
 

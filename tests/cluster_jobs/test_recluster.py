@@ -20,7 +20,7 @@ from cluster_jobs.service import service
 from cluster_jobs.service.executor import LocalExecutor
 from cluster_jobs.service.heartbeat import Heartbeat
 from cluster_jobs.service.refresh import Measured, Refresher
-from cluster_jobs.service.table_requests import is_served, newest_request, waiting_requests
+from cluster_jobs.service.table_requests import newest_request, waiting_requests
 from clustering.table import store
 from data_shards.atomic import read_json, write_json
 from data_shards.errors import ConfigError, DataError
@@ -32,6 +32,7 @@ from trainer.config.yaml_file import load_config
 from trainer.run.folder import step_name
 from trainer.run.lock import SERVICE, claimed_alone
 from trainer.state.metrics import read_metrics
+from trainer.state.served_snapshot import is_served
 from trainer.state.snapshot import Snapshot, read_snapshot
 
 pytestmark = pytest.mark.ray
@@ -380,7 +381,7 @@ def test_a_damaged_snapshot_is_named(tiny: TinyRun, ray_cpus: int) -> None:
 def test_other_shards_than_the_snapshots_are_refused(tiny: TinyRun, ray_cpus: int) -> None:
     snapshot = tiny.snapshot(5)
     other = type(snapshot)(**{**vars(snapshot), "data_checksum": "0" * 64})
-    with pytest.raises(JobError, match="trained on other shards"):
+    with pytest.raises(DataError, match="trained on other shards"):
         refresher(tiny, ray_cpus).serve(other)
 
 

@@ -1,11 +1,17 @@
 from __future__ import annotations
 
+import inspect
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
 import clmle
+import clustering
+from clmle.directions import normalised
 from clustering.table.knc import knc_predict
+from data_shards.errors import DataError
 from tests.helpers.embedding_shards import labelled_rows
 
 
@@ -63,17 +69,58 @@ def test_the_best_score_is_the_predicted_class(
 
 
 def test_wrong_arrays_are_told_what_was_expected(rows: np.ndarray, labels: np.ndarray) -> None:
-    with pytest.raises(TypeError, match=r"embeddings must be a floating-point array of shape \(N"):
+    with pytest.raises(DataError, match=r"embeddings must be \(N, D\), .* got \(47,\)"):
         clmle.cluster(labels, rows)
-    with pytest.raises(TypeError, match=r"labels must be integers .* makes them of names"):
+    with pytest.raises(DataError, match=r"embeddings must be floating point, got int64"):
+        clmle.cluster(labels[:, None], labels)
+    with pytest.raises(DataError, match=r"labels must be \(47,\) integers, .*: names, labels = "):
         clmle.cluster(rows, np.array(["ann"] * len(rows)))
-    with pytest.raises(ValueError, match="there are 47 embeddings but 46 labels"):
+    with pytest.raises(DataError, match=r"labels must be \(47,\) integers, .* of shape \(46,\)"):
         clmle.cluster(rows, labels[1:])
-    with pytest.raises(ValueError, match=r"got 3 values from 0 to 4: numpy\.unique"):
+    with pytest.raises(DataError, match=r"class 1 of 5 has no sample\. To renumber: .*np\.unique"):
         clmle.cluster(rows, labels * 2)
-    rows[7] = 0
-    with pytest.raises(ValueError, match=r"embedding 7 has length 0\.0"):
+
+
+@pytest.mark.parametrize("value", [0.0, np.nan, np.inf])
+def test_a_row_without_a_direction_is_named(
+    rows: np.ndarray, labels: np.ndarray, value: float
+) -> None:
+    table = clmle.cluster(rows, labels)
+    rows[7] = value
+    message = rf"embedding 7 has length {value}, so it has no direction; 1 of 47"
+    with pytest.raises(ValueError, match=message):
         clmle.cluster(rows, labels)
+    with pytest.raises(ValueError, match=message):
+        clmle.knc_scores(rows, table)
+
+
+def test_unit_rows_give_the_table_and_the_scores_of_clustering(
+    rows: np.ndarray, labels: np.ndarray
+) -> None:
+    settings = {"target_size": 6, "seed": 1, "iterations": 4}
+    table = clmle.cluster(rows, labels, **settings)
+    expected = clustering.cluster_arrays(normalised(rows), labels, **settings)
+    for name, array in table.arrays().items():
+        assert np.array_equal(array, expected.arrays()[name]), name
+    following = clmle.cluster(rows, labels, target_size=6, init="warm", previous=table)
+    assert following.version == table.version + 1
+    scores = clustering.class_scores(normalised(rows), table)
+    assert np.array_equal(clmle.knc_scores(rows, table), scores)
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs"),
+    [
+        (clmle.cluster, clustering.cluster_arrays),
+        (clmle.knc_scores, clustering.class_scores),
+    ],
+)
+def test_settings_and_defaults_are_those_of_clustering(mine: Any, theirs: Any) -> None:
+    defaults = [
+        {name: p.default for name, p in inspect.signature(function).parameters.items()}
+        for function in (mine, theirs)
+    ]
+    assert defaults[0] == defaults[1]
 
 
 def test_scores_of_what_does_not_fit_the_table_are_refused(
@@ -84,7 +131,9 @@ def test_scores_of_what_does_not_fit_the_table_are_refused(
         clmle.knc_scores(rows[:, 1:], table)
     with pytest.raises(TypeError, match="table must be a ClusterTable"):
         clmle.knc_scores(rows, table.centroids)
-    with pytest.raises(ValueError, match="sample 47 is in no cluster"):
+    with pytest.raises(DataError, match="sample 47 is in no cluster"):
         clmle.cluster_ids(table, [3, 47])
-    with pytest.raises(TypeError, match="sample_ids must be integers"):
+    with pytest.raises(DataError, match="sample_ids must be integers"):
         clmle.cluster_ids(table, [0.5])
+    with pytest.raises(TypeError, match="table must be a ClusterTable"):
+        clmle.cluster_ids(np.arange(3), table)

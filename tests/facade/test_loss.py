@@ -10,8 +10,9 @@ from torch.nn import functional
 
 import clmle
 from clustering.table.table import ClusterTable
+from data_shards.errors import ConfigError
 from tests.helpers.cluster_tables import tiny_table
-from trainer.losses.clmle import candidate_cosines, clmle_loss
+from trainer.losses.clmle import ClmleSettings, candidate_cosines, clmle_loss
 
 DIM = 4
 
@@ -117,6 +118,21 @@ def test_wrong_arguments_are_told_what_was_expected(table: ClusterTable) -> None
         loss(rows, clusters.clamp(max=5).index_fill(0, torch.tensor([0]), 6), table)
 
 
+@pytest.mark.parametrize("value", [0.0, torch.nan, torch.inf])
+def test_a_row_without_a_direction_is_named(table: ClusterTable, value: float) -> None:
+    rows, clusters = batch(table)
+    rows[3] = value
+    message = rf"embedding 3 has length {value}, so it has no direction; 1 of 12"
+    with pytest.raises(ValueError, match=message):
+        clmle.ClmleLoss()(rows, clusters, table)
+
+
+def test_defaults_are_those_of_a_run_where_its_batches_do_not_matter() -> None:
+    mine, theirs = clmle.ClmleLoss().settings, ClmleSettings()
+    differing = {name for name, value in vars(theirs).items() if vars(mine)[name] != value}
+    assert differing == {"candidates", "mean_momentum"}
+
+
 @pytest.mark.parametrize(
     "settings",
     [
@@ -129,7 +145,7 @@ def test_wrong_arguments_are_told_what_was_expected(table: ClusterTable) -> None
     ],
 )
 def test_settings_out_of_range_are_refused(settings: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=next(iter(settings))):
+    with pytest.raises(ConfigError, match=next(iter(settings))):
         clmle.ClmleLoss(**settings)
 
 

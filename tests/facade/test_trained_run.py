@@ -10,7 +10,7 @@ from PIL import Image
 
 import clmle
 from cluster_jobs.classify import main as run_classify
-from data_shards.errors import ClmleError, DataError
+from data_shards.errors import ConfigError, DataError
 from data_shards.shards.index import SampleIndex
 from data_shards.shards.manifest import Manifest
 from tests.facade.conftest import RUN, SHARDS, STEP
@@ -77,9 +77,9 @@ def test_wrong_images_are_told_what_was_expected(in_demo: Path, photos: list[Pat
 def test_what_cannot_be_loaded_says_what_to_do(
     in_demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(DataError, match="data is no run"):
+    with pytest.raises(DataError, match="data is not a run"):
         clmle.load_run("data")
-    with pytest.raises((RuntimeError, ClmleError), match="is not available"):
+    with pytest.raises(ConfigError, match="read-out knn is not available: it needs the embeddings"):
         clmle.load_run(RUN, readout="knn")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError, match=r"call load_run\(\.\.\., shards=FOLDER\)"):

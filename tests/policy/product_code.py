@@ -45,6 +45,12 @@ ROOMS = {
         "train",
         "__init__",
     ),
+    "clmle": (
+        "own_packages unit_rows",
+        "clusters shard_images trained_run",
+        "loss",
+        "__init__",
+    ),
     "cluster_jobs": (
         "errors",
         "machine",
@@ -53,12 +59,6 @@ ROOMS = {
         "launch comparison",
         "run evaluate classify embed recluster doctor",
         "cli",
-        "__init__",
-    ),
-    "clmle": (
-        "own_packages unit_rows",
-        "clusters shard_images trained_run",
-        "loss",
         "__init__",
     ),
     "benchmarks": (

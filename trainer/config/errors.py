@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from data_shards.errors import ClmleError
+from data_shards.errors import MISTAKE, ClmleError
 
 
 class TrainingError(ClmleError, RuntimeError):
@@ -14,6 +14,12 @@ class NonFiniteLoss(TrainingError):
 
     Raised before the update, or before such weights are written.
     """
+
+
+class UnusableSnapshot(ClmleError, RuntimeError):
+    """A snapshot that was asked for does not exist, or has no cluster tables."""
+
+    exit_code = MISTAKE
 
 
 class LateTable(TrainingError):

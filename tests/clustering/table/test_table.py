@@ -10,6 +10,7 @@ import pytest
 
 from clustering.errors import ClusterError
 from clustering.table.table import ClusterTable
+from data_shards.errors import DataError
 from tests.helpers.cluster_tables import tiny_table
 from tests.helpers.reference_clustering import unit_rows
 
@@ -30,6 +31,24 @@ def test_sizes_and_members() -> None:
     assert table.clusters_of_class(1).tolist() == [3]
     together = np.concatenate([table.members(j) for j in range(6)])
     np.testing.assert_array_equal(together, table.member_ids)
+
+
+def test_samples_find_their_clusters() -> None:
+    table = tiny_table(clusters_per_class=(3, 1, 2))
+    for cluster in range(table.num_clusters):
+        found = table.clusters_of_samples(table.members(cluster)[::-1].astype(np.int32))
+        assert found.dtype == np.int64
+        assert found.tolist() == [cluster] * len(table.members(cluster))
+    assert table.clusters_of_samples(table.member_ids[:0]).shape == (0,)
+
+
+@pytest.mark.parametrize("unknown", [-1, 10**6])
+def test_samples_of_no_cluster_are_refused(unknown: int) -> None:
+    table = tiny_table(clusters_per_class=(3, 1, 2))
+    with pytest.raises(DataError, match=f"sample {unknown} is in no cluster of table"):
+        table.clusters_of_samples(np.array([table.member_ids[0], unknown]))
+    with pytest.raises(DataError, match=r"integers of shape \(B,\), got float64 of shape \(1,\)"):
+        table.clusters_of_samples(np.array([0.5]))
 
 
 def test_class_means_are_exact() -> None:

@@ -1,80 +1,101 @@
-"""Which weights a job uses: a snapshot of the run, with the cluster tables made from it."""
+"""Which weights are used: a snapshot of the run that is served, so its tables are published."""
 
 from __future__ import annotations
 
-from argparse import ArgumentParser
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from cluster_jobs.errors import JobError
-from cluster_jobs.service.table_requests import is_served, looks_served
+from clustering.errors import ClusterError
+from clustering.table import store
+from data_shards.errors import DataError
 from data_shards.shards.manifest import Manifest
-from trainer.config.errors import TrainingError
+from trainer.config.errors import TrainingError, UnusableSnapshot
 from trainer.run.folder import RunFolder, step_name, step_of
-from trainer.state.snapshot import Snapshot, read_snapshot, snapshot_steps
+from trainer.state.snapshot import Snapshot, describe_snapshot, read_snapshot, snapshot_steps
 
 
-def add_checkpoint_option(parser: ArgumentParser) -> None:
-    """Add `--checkpoint`, which names what `served_snapshot` takes."""
-    parser.add_argument(
-        "--checkpoint",
-        metavar="STEP|FOLDER",
-        help="a step of the run, or the folder of a snapshot or a checkpoint; default: the newest "
-        "with its table",
-    )
+def identity(snapshot: Snapshot) -> dict[str, str]:
+    """What a table records of its snapshot, besides its version, which is the step.
+
+    The seed and all other settings are those of the run's folder, which holds a single run.
+    """
+    return {"snapshot_checksum": snapshot.checksum, "data_checksum": snapshot.data_checksum}
+
+
+def is_served(run: RunFolder, snapshot: Snapshot) -> bool:
+    """Whether the tables of exactly these weights and this data are published."""
+    try:
+        stats = store.stats(run.tables, snapshot.step)
+    except ClusterError:
+        return False
+    wanted = identity(snapshot).items()
+    return all(entry.get(key) == value for entry in stats.values() for key, value in wanted)
+
+
+def looks_served(run: RunFolder, folder: Path) -> bool:
+    """`is_served` by the snapshot's manifest alone; one that cannot be read has no tables."""
+    try:
+        snapshot = describe_snapshot(folder)
+    except TrainingError:
+        return False
+    return is_served(run, snapshot)
 
 
 def check_data(snapshot: Snapshot, manifest: Manifest) -> None:
     """Refuse shards other than those that a snapshot was trained on.
 
     Raises:
-        JobError: they differ.
+        DataError: they differ.
     """
     if manifest.checksum != snapshot.data_checksum:
-        raise JobError(
+        raise DataError(
             f"{snapshot.path} was trained on other shards than those in {manifest.folder}; "
             "set data.shards to the folder that the run was started with"
         )
 
 
 def find_snapshot(named: str | None, run: RunFolder) -> Snapshot:
-    """The snapshot that an option names: a step, a folder, or (None) the newest of the run.
+    """The snapshot with a name: a step, a folder, or (None) the newest of the run.
 
     A checkpoint's folder means the snapshot of the same step beside it.
 
     Raises:
-        JobError: there is none.
+        UnusableSnapshot: there is none.
         TrainingError: it is damaged.
     """
     if named is not None and not named.isdigit():
         return read_snapshot(_snapshot_folder(Path(named).absolute()))
     steps = snapshot_steps(run)
     if not steps:
-        raise JobError(f"{run.path} has no snapshot yet; train first, or name a snapshot's folder")
+        raise UnusableSnapshot(
+            f"{run.path} has no snapshot yet; train first, or name a snapshot's folder"
+        )
     step = steps[-1] if named is None else int(named)
     if step not in steps:
         shown = ", ".join(map(str, steps))
-        raise JobError(f"{run.path} has no snapshot of step {step}; it has those of {shown}")
+        raise UnusableSnapshot(
+            f"{run.path} has no snapshot of step {step}; it has those of {shown}"
+        )
     return read_snapshot((run.snapshots / step_name(step)).absolute())
 
 
 def served_snapshot(named: str | None, run: RunFolder) -> Snapshot:
-    """The snapshot that an option names, as `find_snapshot`; its tables are published.
+    """The snapshot with a name, as `find_snapshot`; its tables are published.
 
     Args:
         named: a step, a folder, or (None) the highest step whose tables are published.
         run: the run's folder.
 
     Raises:
-        JobError: there is none, or its tables are not published.
+        UnusableSnapshot: there is none, or its tables are not published.
         TrainingError: it is damaged.
     """
     try:
         newest = next(_served(run), None) if named is None else None
         snapshot = newest or find_snapshot(named, run)
-    except JobError as error:
-        raise JobError(f"{error}{_steps_that_work(run)}") from error
+    except UnusableSnapshot as error:
+        raise UnusableSnapshot(f"{error}{_steps_that_work(run)}") from error
     check_served(run, snapshot)
     return snapshot
 
@@ -83,12 +104,12 @@ def check_served(run: RunFolder, snapshot: Snapshot) -> None:
     """Refuse a snapshot without tables.
 
     Raises:
-        JobError: they are not published.
+        UnusableSnapshot: they are not published.
     """
     if not is_served(run, snapshot):
-        raise JobError(
+        raise UnusableSnapshot(
             f"the cluster tables of {snapshot.path} are not published in {run.tables}; make them "
-            "with `clmle recluster --once`, or name another --checkpoint"
+            "with `clmle recluster --once`, or choose another checkpoint"
             f"{_steps_that_work(run)}"
         )
 
@@ -97,7 +118,7 @@ def _served(run: RunFolder) -> Iterator[Snapshot]:
     """Snapshots whose tables are published, the highest step first; damaged ones are left out."""
     for step in reversed(snapshot_steps(run)):
         folder = (run.snapshots / step_name(step)).absolute()
-        # Weights are long to read: first what their manifest says.
+        # Reading weights takes long: first what their manifest says.
         if looks_served(run, folder):
             with suppress(TrainingError):
                 yield read_snapshot(folder)
@@ -115,7 +136,7 @@ def _snapshot_folder(path: Path) -> Path:
     run = RunFolder(path.parent.parent)
     steps = snapshot_steps(run)
     if step not in steps:
-        raise JobError(
+        raise UnusableSnapshot(
             f"checkpoint {path} has no snapshot of its weights in {run.snapshots}: one is written "
             "for each cluster table, and old ones are removed; there are those of steps "
             f"{', '.join(map(str, steps)) or '(none)'}"
