@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ import psutil
 import torch
 from sklearn.datasets import load_digits
 
+from benchmarks.accuracy.run.tables import TableThread
 from cluster_jobs.ray_cluster.local_ray import private_folder
 from clustering.table import store
 from data_shards.images.transforms import encode_png
@@ -39,6 +41,7 @@ _IMAGES_PER_SHARD = 500
 # More than a worker may hold, and more than a chunk: it is partitioned over all workers.
 _LARGE_CLASS, _SMALL_CLASS = 9_000, 350
 _STORE_BYTES = 80 << 20
+_POLL_SECONDS = 0.02
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,10 @@ class Site:
 
 
 def make_site(folder: Path, *, scale: float = 1.0) -> Site:
-    """Write data, configuration and the old snapshot; `write_request` writes the new one.
+    """Write data, configuration, the old snapshot and its table.
+
+    The table is made in this process, as the service would make it. `write_request` asks for the
+    new one.
 
     Args:
         folder: where; empty.
@@ -106,6 +112,9 @@ def make_site(folder: Path, *, scale: float = 1.0) -> Site:
     site.run.claim(site.config, fresh=True)
     site.config_file.write_text(to_yaml(site.config))
     write_request(site, manifest, OLD_STEP)
+    with TableThread(site.config):
+        while store.latest_version(site.run.tables) != OLD_STEP:
+            time.sleep(_POLL_SECONDS)
     return site
 
 

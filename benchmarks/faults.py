@@ -92,7 +92,6 @@ def prepare(folder: Path, nodes: TwoNodes, scale: float) -> tuple[Site, Undistur
         RuntimeError: the service failed although nothing was killed.
     """
     site = make_site(folder, scale=scale)
-    _wait_for_success(site.start_service(nodes.address))
     write_request(site, Manifest.load(site.config.data.shards), NEW_STEP)
     copy = site.copy("undisturbed")
     service = copy.start_service(nodes.address)

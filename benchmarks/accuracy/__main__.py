@@ -8,12 +8,12 @@
 DIR holds fashion_mnist/, mnist/ (idx files), lfw.tar.xz and utkface.tar.xz. --search tries a few
 settings of each method on validation images, on one data set of each family, then the read-outs
 with the best settings on the others; what it chose goes to benchmarks/recipes.json. A comparison
-uses that and reads the test images once a training. With --split validation it reads the validation
-images instead, and trains without them: for choices that no test image should decide.
+uses that and reads the test images once per training run. With --split validation it reads the
+validation images instead, and trains without them: for choices that no test image should decide.
 
-Every training is the trainer that users run (one rank), with the same number of images for all
-methods of a data set. Finished trainings are lines of --records: the same command goes on where it
-was stopped, and a longer suite takes up what a shorter one has done. Name another file after
+Every training run is the trainer that users run (one rank), with the same number of images for all
+methods of a data set. Finished runs are lines of --records: the same command continues where it
+was stopped, and a longer suite reuses the runs of a shorter one. Name another file after
 changing the trainer's code: a record knows its settings and images, not the code.
 """
 
@@ -46,7 +46,7 @@ from data_shards.folder_lock import FolderLock  # noqa: E402
 def main(argv: Sequence[str] | None = None) -> int:
     plan = read_plan(list(sys.argv[1:] if argv is None else argv), __doc__)
     busy = DataError(
-        f"another benchmark is at work in {plan.folder}; wait for it, or name a file in another "
+        f"another benchmark is running in {plan.folder}; wait for it, or name a file in another "
         "folder by --out"
     )
 

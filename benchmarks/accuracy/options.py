@@ -64,7 +64,7 @@ def _parser(description: str) -> argparse.ArgumentParser:
         default=len(os.sched_getaffinity(0))
         if hasattr(os, "sched_getaffinity")
         else os.cpu_count(),
-        help="trainings at a time, a thread each (default: the machine's cores)",
+        help="training runs at a time, one thread each (default: the machine's cores)",
     )
     images = parser.add_mutually_exclusive_group()
     images.add_argument(
@@ -77,12 +77,20 @@ def _parser(description: str) -> argparse.ArgumentParser:
         "--records",
         type=Path,
         metavar="FILE",
-        help="finished trainings, found and added (default trainings.jsonl beside --out)",
+        help="finished training runs, read and added (default trainings.jsonl beside --out)",
     )
     add(
-        "--recipes", type=Path, default=recipes.DEFAULT_PATH, metavar="FILE", help="what was chosen"
+        "--recipes",
+        type=Path,
+        default=recipes.DEFAULT_PATH,
+        metavar="FILE",
+        help="file of chosen settings",
     )
-    add("--dry-run", action="store_true", help="import the images, say what it will cost, stop")
+    add(
+        "--dry-run",
+        action="store_true",
+        help="import the images, print the time needed, stop",
+    )
     return parser
 
 

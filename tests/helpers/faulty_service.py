@@ -48,6 +48,7 @@ def kill_service_after_a_bundle(folder: Path) -> None:
 def impatient_with_ray(folder: Path) -> None:
     """And embedding lasts for as long as the test needs."""
     ray_watch.PATIENCE_SECONDS = 2.0
+    ray_watch._POLL_SECONDS, ray_watch._UNWIND_SECONDS = 0.2, 1.0
     marker = str(folder / "struck")
 
     def waits(work: EmbedWork) -> EmbeddedShard:

@@ -24,7 +24,7 @@ STEPS = 10
 
 
 def trained(folder, shards, *, num_ranks=1, **settings):
-    """The report of a training of 10 steps, and what its ranks wrote."""
+    """The report of a run of 10 steps, and what its ranks wrote."""
     config = tiny_config(folder / "run", shards, train__steps=STEPS, **settings)
     with LocalService(config) as service:
         texts = succeeded(train_ranks(config, num_ranks))
@@ -80,11 +80,11 @@ STAGES = {
 
 @pytest.fixture(scope="module")
 def staged(tmp_path_factory, tiny_shards):
-    """A training with a warm-up of 4 steps, 4 of CLMLE, and 2 of the second classifier."""
+    """A run with a warm-up of 4 steps, 4 of CLMLE, and 2 of the second classifier."""
     return trained(tmp_path_factory.mktemp("staged"), tiny_shards, **STAGES)
 
 
-def test_a_training_goes_through_warm_up_clmle_and_classifier_stage(staged):
+def test_a_run_goes_through_warm_up_clmle_and_classifier_stage(staged):
     config, report, _, served = staged
     assert served == [4, 6, STEPS]
     assert report["table_switches"] == [[4, 4], [7, 6], [STEPS, STEPS]]
@@ -157,7 +157,7 @@ def test_running_means_are_the_same_for_two_ranks_and_after_a_stop(tmp_path, tin
         torch.testing.assert_close(tensor, expected[name], rtol=1e-5, atol=1e-5, msg=name)
 
 
-def test_the_spread_is_the_same_where_zero_cuts_up_the_head(tmp_path, tiny_shards):
+def test_the_spread_is_the_same_where_zero_partitions_the_head(tmp_path, tiny_shards):
     whole, _, _, _ = trained(tmp_path / "whole", tiny_shards, **BY_LABEL)
     cut, _, _, _ = trained(
         tmp_path / "cut", tiny_shards, num_ranks=2, train__zero_stage=3, **BY_LABEL

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
+from cluster_jobs import cli
 from clustering.table import store
 from data_shards.images.transforms import encode_png
 from trainer.state.metrics import read_metrics
@@ -50,7 +51,7 @@ def write_images(root):
 
 def test_a_folder_of_images_is_imported_and_trained_on_without_a_choice(tmp_path):
     images, data, run = write_images(tmp_path / "images"), tmp_path / "data", tmp_path / "run"
-    clmle("import", "image-folder", images, "--out", data)
+    assert cli.main(["import", "image-folder", str(images), "--out", str(data)]) == 0
     output = clmle(
         *("run", "--config", ROOT / "configs" / "long_tail.yaml"),
         *("--set", f"data.shards={data}", "--set", f"run.folder={run}"),

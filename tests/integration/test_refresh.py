@@ -1,4 +1,4 @@
-"""Training and the clustering service, when the service is late, dead or back."""
+"""Training with a clustering service that is late, dead or started again."""
 
 import os
 import signal
@@ -28,7 +28,7 @@ def wait_until(condition, *, what, seconds=40):
 
 
 def with_gates(rank, folder, steps):
-    """Hold training up in some steps until the test has opened their gate."""
+    """Block training in some steps until the test has opened their gate."""
     compute = Objective.__call__
 
     def gated(self, outputs, sample_ids, step):
@@ -144,7 +144,7 @@ def sigterm_while_waiting(rank, at_rank):
     TableFeed._stop_if_told = told
 
 
-def test_ranks_that_wait_for_a_table_can_be_stopped_and_go_on(tmp_path, tiny_shards):
+def test_ranks_that_wait_for_a_table_can_be_stopped_and_resume(tmp_path, tiny_shards):
     config = tiny_config(tmp_path / "run", tiny_shards, train__steps=3)
     run = RunFolder(config.run_path)
     for code, text in train_ranks(config, 2, prepare=sigterm_while_waiting, arguments=(1,)):
@@ -156,7 +156,7 @@ def test_ranks_that_wait_for_a_table_can_be_stopped_and_go_on(tmp_path, tiny_sha
     assert read_json(run.report)["table_switches"] == [[0, 0], [3, 3]]
 
 
-def test_a_training_whose_table_never_came_goes_on_where_it_stood_still(tmp_path, tiny_shards):
+def test_a_run_whose_table_never_came_resumes_where_it_waited(tmp_path, tiny_shards):
     config = tiny_config(tmp_path / "run", tiny_shards, refresh__timeout_seconds=5)
     run, repaired = RunFolder(config.run_path), threading.Event()
 

@@ -1,4 +1,4 @@
-"""Trainings of a few steps: any number of ranks, stopped and resumed or not, gives the same."""
+"""Runs of a few steps: any number of ranks, stopped and resumed or not, gives the same result."""
 
 import os
 import signal
@@ -152,7 +152,7 @@ def raise_at(rank, at_step):
     Objective.__call__ = failing
 
 
-def test_a_resumed_training_is_the_same_to_the_last_bit(alone, tmp_path, tiny_shards):
+def test_a_resumed_run_is_the_same_to_the_last_bit(alone, tmp_path, tiny_shards):
     config = tiny_config(tmp_path / "run", tiny_shards, checkpoint__every=10)
     run = RunFolder(config.run_path)
     with LocalService(config):
@@ -175,45 +175,43 @@ def test_a_resumed_training_is_the_same_to_the_last_bit(alone, tmp_path, tiny_sh
     assert checkpoint_steps(run) == [10, 20]
 
 
-def test_a_checkpoint_goes_on_in_another_folder_with_its_tables(tmp_path, tiny_shards):
-    """At step 10 the tables of step 8 are on their way; the new folder must ask for them anew."""
+def test_a_checkpoint_resumes_in_another_folder_with_its_tables(tmp_path, tiny_shards):
+    """At step 10 the tables of step 8 are being made; the new folder must request them again."""
     settings = {"checkpoint__every": 10, "checkpoint__keep": 3, "refresh__lag": 4}
-    former = tiny_config(tmp_path / "former", tiny_shards, **settings)
-    with LocalService(former):
-        succeeded(train_ranks(former))
+    earlier = tiny_config(tmp_path / "earlier", tiny_shards, **settings)
+    with LocalService(earlier):
+        succeeded(train_ranks(earlier))
     config = tiny_config(tmp_path / "later", tiny_shards, **settings)
     with LocalService(config) as service:
-        start = RunFolder(former.run_path).checkpoints / "step_000010"
+        start = RunFolder(earlier.run_path).checkpoints / "step_000010"
         succeeded(train_ranks(config, options=("--resume", str(start))))
     assert service.served == [8, 16, 20]
-    rest = {step: loss for step, loss in series(former).items() if step > 10}
+    rest = {step: loss for step, loss in series(earlier).items() if step > 10}
     assert series(config) == rest
-    assert report_of(config)["table_switches"] == report_of(former)["table_switches"]
+    assert report_of(config)["table_switches"] == report_of(earlier)["table_switches"]
 
 
-def test_a_checkpoint_without_tables_asks_for_them_where_they_are_needed_by_now(
-    tmp_path, tiny_shards
-):
-    former = tiny_config(
-        tmp_path / "former",
+def test_a_checkpoint_without_tables_requests_those_that_are_due(tmp_path, tiny_shards):
+    earlier = tiny_config(
+        tmp_path / "earlier",
         tiny_shards,
         loss__warmup_share=0.8,
         loss__margin_anneal=0.1,
         checkpoint__every=10,
         checkpoint__keep=3,
     )
-    with LocalService(former):
-        succeeded(train_ranks(former))
+    with LocalService(earlier):
+        succeeded(train_ranks(earlier))
     config = tiny_config(tmp_path / "later", tiny_shards, loss__warmup_share=0.2)
     assert list(config.refresh_steps()) == [4, 12]
-    start = RunFolder(former.run_path).checkpoints / "step_000010"
+    start = RunFolder(earlier.run_path).checkpoints / "step_000010"
     with LocalService(config) as service:
         succeeded(train_ranks(config, options=("--resume", str(start))))
     assert service.served == [10, 12, 20]
     assert report_of(config)["table_switches"] == [[10, 10], [14, 12], [20, 20]]
 
 
-def test_a_training_can_begin_from_the_weights_of_another(alone, tmp_path, tiny_shards):
+def test_a_run_can_start_from_the_weights_of_another(alone, tmp_path, tiny_shards):
     """On another number of ranks, with another stage of ZeRO, too."""
     start = RunFolder(alone.run_path).snapshots / "step_000020"
     config = tiny_config(
@@ -247,7 +245,7 @@ def sigkill_at(rank, at_rank, at_step):
 
 
 @pytest.mark.parametrize("at_rank", [0, 1])
-def test_a_killed_rank_ends_the_other_and_both_go_on(alone, tmp_path, tiny_shards, at_rank):
+def test_a_killed_rank_ends_the_other_and_both_resume(alone, tmp_path, tiny_shards, at_rank):
     config = tiny_config(tmp_path / "run", tiny_shards, checkpoint__every=10)
     with LocalService(config):
         started = time.monotonic()
@@ -274,7 +272,7 @@ def sigterm_at(rank, at_rank, at_step):
     Objective.__call__ = told
 
 
-def test_sigterm_to_one_rank_saves_on_all_and_fewer_ranks_go_on(alone, tmp_path, tiny_shards):
+def test_sigterm_to_one_rank_saves_on_all_and_fewer_ranks_resume(alone, tmp_path, tiny_shards):
     config = tiny_config(tmp_path / "run", tiny_shards)
     with LocalService(config):
         results = train_ranks(config, 2, prepare=sigterm_at, arguments=(1, 8))
@@ -323,7 +321,7 @@ def test_a_loss_that_is_not_finite_stops_all_ranks_before_the_update(tmp_path, t
     assert not RunFolder(config.run_path).report.exists()
 
 
-def test_a_learning_rate_beyond_reason_ends_in_that_error(tmp_path, tiny_shards):
+def test_an_absurd_learning_rate_ends_in_that_error(tmp_path, tiny_shards):
     config = tiny_config(
         tmp_path / "run", tiny_shards, optim__learning_rate=1e30, loss__name="softmax"
     )
@@ -343,7 +341,7 @@ def test_an_image_that_cannot_be_read_ends_all_ranks(tmp_path):
     assert all(code in (1, 2) for code, _ in results), "the other lost its neighbour, or read too"
 
 
-def test_a_finished_training_is_only_evaluated_again(tmp_path, tiny_shards):
+def test_a_finished_run_is_only_evaluated_again(tmp_path, tiny_shards):
     config = tiny_config(tmp_path / "run", tiny_shards, train__steps=4)
     with LocalService(config) as service:
         succeeded(train_ranks(config))
@@ -362,7 +360,7 @@ def at_once(rank):
     train._PREDECESSOR_SECONDS = 0.0
 
 
-def test_a_second_training_in_the_same_folder_is_refused_and_changes_nothing(tmp_path, tiny_shards):
+def test_a_second_run_in_the_same_folder_is_refused_and_changes_nothing(tmp_path, tiny_shards):
     config = tiny_config(tmp_path / "run", tiny_shards, loss__name="softmax", train__steps=2)
     run = RunFolder(config.run_path)
     with LocalService(config):
@@ -375,7 +373,7 @@ def test_a_second_training_in_the_same_folder_is_refused_and_changes_nothing(tmp
     assert run.report.read_text() == before
 
 
-def test_ranks_that_do_not_fit_the_batch_are_a_mistake_on_each(tmp_path, tiny_shards):
+def test_ranks_that_do_not_divide_the_batch_are_an_error_on_each(tmp_path, tiny_shards):
     config = tiny_config(tmp_path / "run", tiny_shards, sampler__micro_batches=3)
     for code, text in train_ranks(config, 2):
         assert code == 2

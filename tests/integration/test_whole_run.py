@@ -13,6 +13,7 @@ import psutil
 import pytest
 import yaml
 
+from cluster_jobs import cli
 from tests.helpers.ranks import free_port
 from trainer.state.metrics import read_metrics
 
@@ -70,12 +71,8 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def config_file(folder):
-    succeeded(
-        clmle(
-            *("import", "digits", "--out", folder / "data"),
-            *("--long-tail-ratio", 20, "--samples-per-shard", 200),
-        )
-    )
+    options = ["--long-tail-ratio", "20", "--samples-per-shard", "200"]
+    assert cli.main(["import", "digits", "--out", str(folder / "data"), *options]) == 0
     settings = {
         **SETTINGS,
         "run": {"folder": str(folder / "run")},
@@ -190,21 +187,24 @@ def test_the_parts_apart_give_the_same_numbers(config_file, report, folder):
         )
     apart = folder / "apart"
     same = ["--config", str(config_file), "--set", f"run.folder={apart}"]
+    training = subprocess.Popen(  # it waits for its first table, and starts as slowly as Ray
+        [bin_folder / "deepspeed", "--num_gpus", "2", "--module", "trainer.train", *same],
+        cwd=ROOT,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
     try:
         service = _submitted(bin_folder, dashboard, same, env)
-        training = subprocess.run(
-            [bin_folder / "deepspeed", "--num_gpus", "2", "--module", "trainer.train", *same],
-            cwd=ROOT,
-            env=env,
-            capture_output=True,
-            text=True,
-            timeout=240,
-            check=False,
-        )
-        assert training.returncode == 0, training.stdout + training.stderr
+        output, _ = training.communicate(timeout=240)
+        assert training.returncode == 0, output
         output, _ = service.communicate(timeout=60)
         assert service.returncode == 0, output
     finally:
+        if training.poll() is None:
+            _end_group(training)
         _end_group(head)
         shutil.rmtree(sockets, ignore_errors=True)
     mine = json.loads((apart / "report.json").read_text())

@@ -1,4 +1,4 @@
-"""ZeRO cuts the training state up over ranks; what is computed stays the same."""
+"""ZeRO partitions the training state over ranks; the results stay the same."""
 
 import time
 from itertools import product
@@ -89,7 +89,7 @@ def save_slowly(rank, num_ranks, folder, shards):
     return len(written), all(torch.equal(now[name], state[name]) for name in state)
 
 
-def test_a_slow_disk_does_not_make_ranks_lose_patience(tmp_path, tiny_shards):
+def test_a_slow_disk_does_not_make_ranks_time_out(tmp_path, tiny_shards):
     """Rank 0 writes the weights and its part of the optimiser's state, rank 1 its part."""
     found = run_ranks(save_slowly, NUM_RANKS, tmp_path, tiny_shards, timeout=120)
     assert found == [(2, True), (1, True)]
@@ -244,7 +244,7 @@ class TestState:
     def test_a_checkpoint_restores_weights_and_optimiser(self, results, stage, precision):
         assert results[stage, precision]["checkpoint gives the same weights"]
         later, again = results[stage, precision]["losses after the checkpoint"]
-        assert again == later, "the optimiser goes on as it was"
+        assert again == later, "the optimiser continues as it was"
 
     def test_evaluation_leaves_the_network_in_training_mode(self, results, stage, precision):
         assert results[stage, precision]["training again"]

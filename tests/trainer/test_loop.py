@@ -1,4 +1,4 @@
-"""What the loop writes of a training, and what it refuses to write."""
+"""What the loop writes during a training run, and what it refuses to write."""
 
 from contextlib import nullcontext
 from types import SimpleNamespace
@@ -107,7 +107,7 @@ class FakeObjective:
 
 
 class FakeFeed:
-    """Whose last table comes, or does not."""
+    """A table feed whose last table arrives, or does not."""
 
     def __init__(self, *, comes=True):
         self.state = FeedState(version=None)
@@ -137,7 +137,7 @@ class Rows:
 
 
 class FakeEvaluator:
-    """Knows what it has done."""
+    """Records what was called."""
 
     def __init__(self):
         self.done = []
@@ -179,7 +179,7 @@ def test_the_last_table_is_measured_too(tmp_path):
     }
 
 
-def test_without_the_last_table_nothing_is_said_of_it(tmp_path):
+def test_without_the_last_table_it_is_not_reported(tmp_path):
     loop, parts = loop_at(5, tmp_path, feed=FakeFeed(comes=False))
     loop.run()
     assert parts.metrics.values == {}
@@ -206,7 +206,7 @@ def test_a_run_that_is_asked_to_stop_saves_first_and_evaluates_after_resuming(tm
         assert not loop._lacks_evaluation()
 
 
-def test_tables_are_asked_for_where_a_checkpoint_of_another_run_brought_none(tmp_path):
+def test_tables_are_requested_where_a_checkpoint_of_another_run_has_none(tmp_path):
     config = build_config(
         {
             "data": {"shards": "faces"},
@@ -240,7 +240,7 @@ def test_weights_that_are_not_finite_are_not_written(tmp_path):
     assert checkpoint.find_intact("auto", parts.run) == parts.run.checkpoints / "step_000002"
 
 
-def test_what_is_looked_at_is_the_first_micro_batch_of_a_step():
+def test_the_first_micro_batch_of_a_step_is_recorded():
     engine, objective, record = FakeEngine(), FakeObjective(), StepRecord()
     batch = SimpleNamespace(
         images=torch.zeros(2, 1),

@@ -23,8 +23,8 @@ def summarise_ablations(rows: Sequence[Row], ours: Ours) -> list[dict[str, Any]]
     own where the change takes that away.
 
     Args:
-        rows: of all trainings.
-        ours: of CLMLE's trainings.
+        rows: of all training runs.
+        ours: of CLMLE's training runs.
 
     Returns:
         An entry a variant: "method", "choice", "readout": the variant's where CLMLE's own is
@@ -87,7 +87,7 @@ def ablation_cells(found: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """A header and a line a choice.
 
     Args:
-        found: what `summarise_ablations` says.
+        found: what `summarise_ablations` returns.
     """
     datasets = list(found[0]["differences"])
     cells = [[f"points against {OURS}, seed by seed", *datasets, "all", "Holm p"]]
@@ -110,6 +110,6 @@ def ablation_text(found: Sequence[Mapping[str, Any]] | None) -> str:
     """The table; empty without a variant.
 
     Args:
-        found: what `summarise_ablations` says.
+        found: what `summarise_ablations` returns.
     """
     return "" if found is None else "\n" + aligned(ablation_cells(found))

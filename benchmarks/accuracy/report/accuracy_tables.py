@@ -16,7 +16,7 @@ def accuracy_cells(rows: Sequence[Row], methods: Sequence[str], *, best: str = "
     """Mean +- deviation over the seeds.
 
     Args:
-        rows: of all trainings.
+        rows: of all training runs.
         methods: in the order of the lines.
         best: how the highest mean of a data set is written. A method whose loss became infinite
             with any seed is not the best.
@@ -87,7 +87,7 @@ def seeds_text(rows: Sequence[Row]) -> str:
 def _pivot(
     rows: Sequence[Row], methods: Sequence[str], cell: Callable[[Sequence[Row]], str]
 ) -> Cells:
-    """What `cell` says of the trainings of each method on each data set, below a header."""
+    """`cell` of the training runs of each method on each data set, below a header."""
     datasets = list(dict.fromkeys(row.data for row in rows))
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
@@ -118,7 +118,7 @@ def _seconds(mine: Sequence[Row], *, mixed: bool) -> str:
 
 
 def precision_text(rows: Sequence[Row]) -> str:
-    """Which trainings had the rarer precision, a line; empty where all had the same."""
+    """Which training runs had the rarer precision, a line; empty where all had the same."""
     kinds = Counter(row.precision for row in rows)
     if len(kinds) <= 1:
         return ""
@@ -126,6 +126,6 @@ def precision_text(rows: Sequence[Row]) -> str:
     per_method = Counter(row.method for row in rows if row.precision == rare)
     named = ", ".join(f"{method} {count}" for method, count in per_method.items())
     return (
-        f"\n{number} of {len(rows)} trainings were computed in {rare} ({named}), the others in "
+        f"\n{number} of {len(rows)} training runs were computed in {rare} ({named}), the others in "
         f"{common}, on other machines.\n"
     )

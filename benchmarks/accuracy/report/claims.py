@@ -1,7 +1,7 @@
-"""CLMLE beside the best of the others on each data set.
+"""CLMLE compared with the best of the other methods on each data set.
 
-The others are chosen on the images that are measured, afresh for each data set and column, so that
-CLMLE, one method with one recipe, stands against whatever happened to do best.
+The others are chosen on the measured images, separately for each data set and column: CLMLE, one
+method with one recipe, is compared with whichever method happened to do best.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SAMPLING_AND_COSTS = (
     "ldam_drw",
     "crt",
 )
-"""Methods that mend a long tail by other images or other costs."""
+"""Methods that treat a long tail by re-sampling or by costs."""
 _AVERAGED = ("over_classic", "over_cluster", "over_few", "rank")
 
 
@@ -42,22 +42,22 @@ def summarise_claims(
     """What may be claimed, as JSON.
 
     Args:
-        rows: of all trainings.
-        datasets: those of the comparison; what has no row is said to be missing.
+        rows: of all training runs.
+        datasets: those of the comparison; those without a row are listed as missing.
         image_counts: data set -> (C,) images of each class that are measured on.
 
     Returns:
         "datasets": a line each: "ours", "classic", "cluster" (the best of the group) and "few" (the
         best few-shot recall of `SAMPLING_AND_COSTS`), each with "method", "mean", "sd"; "ours_few";
         differences of ours to them in points, "over_*"; "rank" of ours among "of" methods,
-        ablations aside; "diverged": method -> trainings whose loss became infinite, which keep it
-        from being the best or having a rank, ours apart; "image_error": `image_error` of ours in
-        points. None wherever there is no number.
+        ablations aside; "diverged": method -> number of runs whose loss became infinite; except
+        for ours, they keep it from being the best or having a rank; "image_error": `image_error` of
+        ours in points. None wherever there is no number.
         "averages": means over the data sets that have a number, "ours" and "classic" over those
         that have both.
         "single": the classic with the highest mean over these data sets, of those that were trained
         on all: "method", "mean", "over".
-        "missing": data set -> methods without a training.
+        "missing": data set -> methods without a training run.
         None without CLMLE, or with nothing to compare it with.
     """
     trained = {(row.data, row.method) for row in rows}
@@ -87,12 +87,13 @@ def summarise_claims(
 
 
 def image_error(recall: float, counts: npt.NDArray[np.int64]) -> float:
-    """Standard error of one training's balanced accuracy if each image were answered by chance.
+    """Standard error of one run's balanced accuracy, taking each image's answer as random.
 
-    About what other images of the same classes would change: less where recalls differ between
-    classes of one size, more where small classes have the lower recall. Part of it is the luck of
-    the training, which a mean over seeds loses and its deviation shows; the rest more seeds do not
-    mend. How far it touches a difference of methods depends on how alike they err.
+    Roughly how much other images of the same classes would change it: an overestimate where recalls
+    differ between classes of one size, an underestimate where small classes have the lower recall.
+    Part of it is the randomness of training, which a mean over seeds averages out and the standard
+    deviation shows; more seeds do not reduce the rest. How much it affects a difference between
+    methods depends on how correlated their errors are.
 
     Args:
         recall: in [0, 1], taken to be that of every class.
@@ -106,7 +107,7 @@ def _single_classic(means: Sequence[Mapping[str, dict[str, Any]]]) -> dict[str, 
     """The best classic for all data sets together; None without one that was trained on all.
 
     Args:
-        means: of each data set that has a number of ours and of a classic, what `_means` says.
+        means: of each data set that has a number of ours and of a classic, what `_means` returns.
     """
     averages = {
         method: {

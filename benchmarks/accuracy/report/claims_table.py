@@ -13,13 +13,13 @@ def claims_cells(found: Mapping[str, Any]) -> list[list[str]]:
     """A header, a line a data set, and the averages.
 
     Args:
-        found: what `summarise_claims` says.
+        found: what `summarise_claims` returns.
     """
     cells = [
         [
             OURS,
             "balanced accuracy",
-            "s.e. of one training",
+            "s.e. of one run",
             "best classic",
             "points",
             "best of clusters",
@@ -67,7 +67,7 @@ def claims_cells(found: Mapping[str, Any]) -> list[list[str]]:
 
 
 def single_text(found: Mapping[str, Any]) -> str:
-    """CLMLE beside one classic for all data sets, in words; empty without one."""
+    """CLMLE compared with one classic for all data sets, in words; empty without one."""
     single = found["single"]
     if single is None:
         return ""
@@ -102,7 +102,7 @@ def claims_text(found: Mapping[str, Any] | None) -> str:
     """The table and what is missing; empty without a claim.
 
     Args:
-        found: what `summarise_claims` says.
+        found: what `summarise_claims` returns.
     """
     if found is None:
         return ""

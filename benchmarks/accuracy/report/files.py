@@ -15,7 +15,7 @@ from data_shards.atomic import atomic_file, write_json
 
 
 def write_files(results: Mapping[str, Any], out: Path) -> list[Path]:
-    """Write results; says so when there can be no pictures.
+    """Write results; prints a line when matplotlib is missing, and with it the pictures.
 
     Args:
         results: what `results.summarise` returns.
@@ -38,7 +38,7 @@ def write_files(results: Mapping[str, Any], out: Path) -> list[Path]:
 
 
 def as_csv(rows: Sequence[Row]) -> str:
-    """One line a training, with a header."""
+    """One line per training run, with a header."""
     text = io.StringIO()
     writer = csv.DictWriter(text, [field.name for field in fields(Row)], lineterminator="\n")
     writer.writeheader()

@@ -37,7 +37,7 @@ def markdown_tables(results: Mapping[str, Any]) -> str:
     methods = by_rank(rows, ranks)
     more = [
         *_by_data_set(rows, methods),
-        *_beside_each_other(results, images),
+        *_over_all_data_sets(results, images),
         _seconds_part(rows, methods, results["machine"]),
     ]
     answers = _answers(results, rows, methods, images)
@@ -79,8 +79,8 @@ def _by_data_set(rows: Sequence[Row], methods: Sequence[str]) -> list[str]:
     ]
 
 
-def _beside_each_other(results: Mapping[str, Any], images: str) -> list[str]:
-    """What is said of methods over all data sets."""
+def _over_all_data_sets(results: Mapping[str, Any], images: str) -> list[str]:
+    """Read-outs and tests of significance over all data sets together."""
     parts = []
     if results["readouts"]:
         parts.append(
@@ -113,14 +113,14 @@ def _significance(tested: Mapping[str, Any]) -> list[str]:
 
 
 def _claims(claims: Mapping[str, Any], images: str) -> str:
-    table = _part(f"CLMLE beside the best of the others on the {images}", claims_cells(claims))
+    table = _part(f"CLMLE and the best of the others on the {images}", claims_cells(claims))
     words = (single_text(claims) + missing_text(claims)).replace("\n", "  \n")
     return table + (f"\n{words.rstrip()}\n" if words else "")
 
 
 def _seconds_part(rows: Sequence[Row], methods: Sequence[str], machine: str) -> str:
     table = _part(
-        f"Seconds a training, one core, start and evaluation included; written on {machine}",
+        f"Seconds per training run, one core, start and evaluation included; written on {machine}",
         seconds_cells(rows, methods),
     )
     return table + precision_text(rows)

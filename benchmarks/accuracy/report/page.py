@@ -2,8 +2,8 @@
 
     python -m benchmarks.accuracy.report.page runs/full.json --into docs/results.md
 
-The page has a pair of lines for each file, named by the file's name without its suffix; what stands
-between them is replaced. The rest of the page stays, tables of files that are not given too:
+The page has a pair of lines for each file, named by the file's name without its suffix; the text
+between them is replaced. The rest of the page stays, as do the tables of files that are not given:
 
     <!-- tables: full -->
     <!-- end -->
@@ -62,8 +62,8 @@ def read_tables(paths: Sequence[Path]) -> dict[str, str]:
             tables[path.stem] = markdown_tables(read_json(path))
         except (AttributeError, KeyError, TypeError) as error:
             raise DataError(
-                f"{path} holds no results of this benchmark ({error!r}); make them anew by "
-                "python -m benchmarks.accuracy, which takes up the trainings that are done"
+                f"{path} holds no results of this benchmark ({error!r}); write them again with "
+                "python -m benchmarks.accuracy, which does not repeat finished training runs"
             ) from error
     return tables
 

@@ -32,7 +32,7 @@ def plot_all(rows: Sequence[Row], stem: Path, split: Split) -> list[Path]:
     """Draw both pictures, each as PNG and SVG.
 
     Args:
-        rows: of all trainings.
+        rows: of all training runs.
         stem: path without suffix; the pictures get "-accuracy.png" and so on.
         split: whose images were measured.
 
@@ -51,7 +51,7 @@ def plot_all(rows: Sequence[Row], stem: Path, split: Split) -> list[Path]:
 
 
 def _panels(rows: Sequence[Row], height: float) -> tuple[Any, list[tuple[str, Any]]]:
-    """A figure with one panel a data set, two beside each other."""
+    """A figure with one panel per data set, two side by side."""
     from matplotlib.figure import Figure
 
     datasets = list(dict.fromkeys(row.data for row in rows))

@@ -1,4 +1,4 @@
-"""What methods come to by one and the same read-out, beside the one that was chosen for each."""
+"""Balanced accuracy of the methods by one read-out for all data sets."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from benchmarks.accuracy.run.records import Record
 def summarise_readouts(
     records: Iterable[Record], datasets: Sequence[str]
 ) -> dict[str, dict[str, float]]:
-    """What each method has by one and the same read-out on all data sets.
+    """Balanced accuracy of each method by the same read-out on all data sets.
 
     Args:
-        records: of all trainings.
+        records: of all training runs.
         datasets: those of the comparison.
 
     Returns:
         Method -> read-out -> balanced accuracy, the mean over the data sets of the mean over the
-        seeds; of the read-outs that all of the method's trainings have. Without methods that were
-        not trained on all data sets.
+        seeds; of the read-outs that all of the method's runs have. Without methods that were not
+        trained on all data sets.
     """
     found: dict[str, dict[str, list[Mapping[str, float]]]] = {}
     for record in records:
@@ -44,7 +44,7 @@ def readout_cells(found: Mapping[str, Mapping[str, float]]) -> list[list[str]]:
     """A header, and a line a method, the best by any read-out first.
 
     Args:
-        found: what `summarise_readouts` says.
+        found: what `summarise_readouts` returns.
     """
     readouts = sorted({readout for values in found.values() for readout in values})
     methods = sorted(found, key=lambda method: -max(found[method].values(), default=0.0))

@@ -19,16 +19,16 @@ from benchmarks.accuracy.run.methods import METHODS, OURS
 
 
 def summarise(comparison: Comparison, jobs: Sequence[Job]) -> dict[str, Any]:
-    """Everything that the finished jobs tell, as JSON.
+    """Summarise the finished jobs, as JSON.
 
     Args:
         comparison: with the records of the jobs.
-        jobs: of the comparison; those without a record count for nothing.
+        jobs: of the comparison; those without a record are left out.
 
     Returns:
         "results": a `Row` for each finished job, in the plan's order of data sets and methods;
         "significance", "ablations", "claims", "readouts": what `significance.summarise` and
-        `summarise_*` return; "command", "machine" and "split" say how it was made.
+        `summarise_*` return; "command", "machine" and "split": how they were made.
     """
     plan = comparison.plan
     rows = comparison.rows(jobs)
@@ -49,5 +49,5 @@ def summarise(comparison: Comparison, jobs: Sequence[Job]) -> dict[str, Any]:
 
 
 def peers(methods: Sequence[str]) -> list[str]:
-    """The methods without CLMLE's variants, which `summarise_ablations` tests beside it."""
+    """The methods without CLMLE's variants, which `summarise_ablations` compares with it."""
     return [method for method in methods if METHODS[method].ablation is None]

@@ -3,8 +3,8 @@
 Legend: D data sets, S seeds, K methods, N blocks. Demsar: Statistical Comparisons of Classifiers
 over Multiple Data Sets, JMLR 7, 2006. The seeds of a data set share its images, so a block is a
 data set where there are enough of them: the score of a method there is its mean over the seeds that
-all of the compared methods have. Else a block is a data set with a seed, and a small p says "not by
-the luck of the seeds" rather than "on any data".
+all of the compared methods have. Else a block is a data set with a seed, and a small p means
+"not by chance of the seeds" rather than "on any data".
 """
 
 from __future__ import annotations

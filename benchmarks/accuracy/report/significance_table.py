@@ -1,4 +1,4 @@
-"""The tests of significance, on rows: scores for the tests, then what they say."""
+"""The significance tests on rows: the scores that go in, the table and text that come out."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def score_table(rows: Iterable[Row], methods: Sequence[str]) -> tuple[Floats, li
     """Scores by data set and seed, for tests of significance.
 
     Args:
-        rows: of all trainings.
+        rows: of all training runs.
         methods: columns that are wanted.
 
     Returns:
@@ -44,8 +44,8 @@ def significance_text(found: Mapping[str, Any] | None, rows: Sequence[Row]) -> s
     """The tests in words: all methods together, then pair by pair.
 
     Args:
-        found: what `significance.summarise` says.
-        rows: of all trainings, also in blocks that lack a method.
+        found: what `significance.summarise` returns.
+        rows: of all training runs, also in blocks that lack a method.
     """
     if found is None:
         return (
@@ -69,7 +69,7 @@ def pair_cells(found: Mapping[str, Any]) -> list[list[str]]:
     """A header and a line a pair that was tested.
 
     Args:
-        found: what `significance.summarise` says.
+        found: what `significance.summarise` returns.
     """
     cells = [["better > worse", "blocks", "points", "Wilcoxon p", "Holm p"]]
     for pair in found["pairs"]:

@@ -26,7 +26,7 @@ def terminal_text(results: Mapping[str, Any], *, tested: bool) -> str:
 
     Args:
         results: what `results.summarise` returns.
-        tested: whether several methods were compared, so that the tests are told of.
+        tested: whether several methods were compared, so that significance tests are shown.
     """
     rows = [Row(**row) for row in results["results"]]
     found = results["significance"]

@@ -46,7 +46,7 @@ class Comparison:
         )
 
     def print_costs(self, first: Sequence[Job]) -> None:
-        """Say what the training runs that are left will cost, and which choices they rest on.
+        """Print how long the runs that are left will take, and which choices they rest on.
 
         Args:
             first: what `first_jobs` returns.
@@ -65,7 +65,7 @@ class Comparison:
             first: what `first_jobs` returns.
 
         Returns:
-            All jobs, those that failed too; and what went wrong, a line each.
+            All jobs, those that failed too; and a line for each that failed.
         """
         failures = run_missing(self.plan, self.records, first)
         further = self.further_jobs(first)
@@ -79,7 +79,7 @@ class Comparison:
         return find_recipe(self.found, data, method) or default_recipe(data, method)
 
     def job(self, data: str, method: str, seed: int) -> Job:
-        """One training."""
+        """One training run."""
         return make_job(
             data,
             method,
@@ -117,13 +117,13 @@ class Comparison:
             elif guess:
                 methods = costliest_methods(self.plan.methods)
             else:
-                print(f"{data}: no further seeds of the best methods before all trainings succeed")
+                print(f"{data}: no further seeds of the best methods before all runs succeed")
                 continue
             jobs += [self.job(data, method, seed) for method in methods for seed in seeds]
         return jobs
 
     def rows(self, jobs: Iterable[Job]) -> list[Row]:
-        """What the trainings that are done came to."""
+        """The results of the finished runs."""
         return [
             make_row(record, self._recipe_of_record(record)) for record in self.records.of(jobs)
         ]
@@ -142,7 +142,7 @@ class Comparison:
         return {data: class_sizes(manifest, split) for data, manifest in self.manifests.items()}
 
     def _print_recipe_notes(self) -> None:
-        """Say how many are missing, so that defaults are used, and which may be outdated."""
+        """Print how many recipes are missing (defaults are used) and which may be outdated."""
         pairs = [(data, method) for data in self.plan.datasets for method in self.plan.methods]
         without = [pair for pair in pairs if find_recipe(self.found, *pair) is None]
         if without:
@@ -161,7 +161,7 @@ class Comparison:
         if old:
             print(
                 f"recipes in {self.plan.recipes} that were searched with other settings than the "
-                "code's, or with unknown ones; they are used, --search makes them anew:"
+                "code's, or with unknown ones; they are used, --search makes new ones:"
             )
         for data, methods in old.items():
             print(f"  {data}: {', '.join(methods)}")
@@ -170,7 +170,7 @@ class Comparison:
         return recipes.owner_of(method) in self.found.get(data, {})
 
     def _print_omitted_ablations(self, first: Sequence[Job]) -> None:
-        """Say which ablations are left out, as CLMLE is so anyway."""
+        """Print which ablations are left out, as they change nothing."""
         made = {(job.data, job.method) for job in first}
         for method in self.plan.methods:
             same = [data for data in self.plan.datasets if (data, method) not in made]

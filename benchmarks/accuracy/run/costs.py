@@ -1,4 +1,4 @@
-"""What the trainings still to be done will cost, from those that were done."""
+"""How long the training runs that are left will take, estimated from finished ones."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from benchmarks.accuracy.run.methods import METHODS
 from benchmarks.accuracy.run.records import Record
 
 _SECONDS_PER_IMAGE = 0.0004
-"""Of a softmax training on one core of a 2026 server, with start and evaluation."""
+"""Of a softmax run on one core of a 2026 server, with start and evaluation."""
 
 
 class CostEstimate:
     """Seconds an image, from what was measured.
 
     The median of the same data set and method where there is one, else of the data set (times the
-    methods' stated ratio), else of any softmax training. Those may be of another machine, so that
-    what is told of this one makes all longer or shorter.
+    methods' stated ratio), else of any softmax run. Those may be of another machine; `add` scales
+    all estimates by runs of this one.
     """
 
     def __init__(self, records: Iterable[Record]) -> None:
@@ -26,7 +26,7 @@ class CostEstimate:
         self._by_data: dict[str, list[float]] = {}
         for record in records:
             if not record.balanced_accuracy or record.method not in METHODS:
-                continue  # ended early, or a method of another time
+                continue  # ended early, or a method that no longer exists
             rate = record.seconds / record.images_seen
             self._measured.setdefault((record.data, record.method), []).append(rate)
             as_softmax = rate / METHODS[record.method].cost
@@ -34,8 +34,8 @@ class CostEstimate:
 
         self._expected = self._spent = 0.0
 
-    def tell(self, record: Record) -> None:
-        """Take account of a training that ended on this machine just now."""
+    def add(self, record: Record) -> None:
+        """Take a run into account that has just ended on this machine."""
         if record.balanced_accuracy:
             rate = self._seconds_per_image(record.data, record.method)
             self._expected += record.images_seen * rate
@@ -60,7 +60,7 @@ class CostEstimate:
 
 
 def in_words(seconds: float) -> str:
-    """Say a duration as people do: 45 s, 12 min, 3.4 h."""
+    """A duration in words: 45 s, 12 min, 3.4 h."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -1,9 +1,9 @@
-"""The data sets of the comparison: where their images come from, and what every method gets.
+"""The data sets of the comparison: their images, and the settings that all methods share.
 
 Training images, their number in a step, steps and augmentation are a data set's, so that all
 methods see the same number of images. Test images are the source's own or a fixed quarter of each
-class. Validation images (a fifth of each class of the rest) are for choices alone: trainings that
-are measured on test images have them back.
+class. Validation images (a fifth of each class of the rest) are for choices alone: runs that
+are measured on test images train on them too.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ VALIDATION_FRACTION = 0.2
 
 @dataclass(frozen=True, kw_only=True)
 class DataSet:
-    """Images and the frame of every training on them."""
+    """Images, and the settings of every training run on them."""
 
     source: str
     """As in `clmle import SOURCE`."""
@@ -37,14 +37,14 @@ class DataSet:
     options: Mapping[str, Any] = field(default_factory=dict)
     """Of `ImportOptions`."""
     prepare: Callable[[Source], Source] | None = None
-    """What becomes of the source's images before they are imported; None: nothing."""
+    """Applied to the source's images before they are imported; None: nothing."""
     settings: Mapping[str, Any]
     """Of the run, dotted; a method's own settings come on top."""
     table_settings: Mapping[str, Any] = field(default_factory=dict)
     """Of the methods that train on cluster tables alone."""
     steps: int
     family: str = ""
-    """The data set on which its settings are searched: one with a like frame. "" = itself."""
+    """The data set on which its settings are searched: one with similar settings. "" = itself."""
     learning_rates: tuple[float, ...] = (0.01, 0.05, 0.2)
     """What a search tries of every method, ascending; the middle one where nothing was searched.
     Where an end of them is best, one more beyond it."""
@@ -222,7 +222,7 @@ def _imported_with(options: ImportOptions) -> Manifest:
             f"{name} {manifest.settings.get(name)} (wanted: {wanted[name]})" for name in differing
         )
         raise DataError(
-            f"{options.out} was imported with {shown}; remove that folder to import it anew, or "
+            f"{options.out} was imported with {shown}; remove that folder to import it again, or "
             "name a file in another folder by --out"
         )
     return manifest

@@ -22,17 +22,17 @@ from trainer.runtime.precision import cpu_has_bf16
 
 Split = Literal["test", "validation"]
 SEARCH_SEED = 1000
-"""No seed of a suite, so that no training of a comparison starts from weights that were chosen."""
+"""No seed of a suite, so that no run of a comparison starts from the weights of a search."""
 
-# The same for every method: one rank, one micro-batch a step, nothing kept but the last weights.
+# The same for every method: one rank, one micro-batch a step, only the last weights are kept.
 _FRAME = {
     "sampler.micro_batches": 1,
     "evaluation.knn": 20,
     "evaluation.knn_balanced": 200,
-    # Post-hoc classics: read-outs of any training with a linear head.
+    # Post-hoc classics: read-outs of any run with a linear head.
     "evaluation.tau": 0.7,
     "evaluation.head_adjustment": 1.0,
-    "refresh.lag": 10,  # tables are made in the same process, while training waits
+    "refresh.lag": 10,  # tables are made in the same process, while the trainer waits
     "checkpoint.every": 0,
     "evaluation.every": 0,
     "checkpoint.keep": 1,
@@ -47,7 +47,7 @@ _FRAME = {
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A training that is to be done."""
+    """A training run to be done."""
 
     data: str
     method: str
@@ -72,8 +72,8 @@ class Job:
     def name(self) -> str:
         """Name of its record: other settings or data, another name.
 
-        Settings at their defaults do not count, so that a new setting leaves old records valid; as
-        changed code does, a changed default goes unnoticed. Nor does the precision count, which is
+        Settings at their defaults do not count, so that a new setting leaves old records valid; a
+        changed default goes unnoticed, as changed code does. Nor does the precision count, which is
         the machine's: a comparison may be continued on another.
         """
         content = json.dumps([_changed_settings(self.config), self.data_checksum], sort_keys=True)
@@ -98,7 +98,7 @@ def _changed_settings(config: RunConfig) -> dict[str, Any]:
     defaults["loss"]["name"] = RunConfig().loss.name  # another loss is another run
     # A recipe is in the values that it derived.
     del settings["run"]["folder"], settings["data"]["shards"], settings["recipe"]
-    del settings["baselines"]  # trainings of their own
+    del settings["baselines"]  # training runs of their own
     del settings["train"]["precision"]  # the machine's
     return {
         section: {name: v for name, v in values.items() if v != defaults[section][name]}
@@ -129,12 +129,10 @@ def make_job(
     manifest: Manifest,
     split: Split,
 ) -> Job:
-    """Put a training together: the settings that are stated, then the chosen ones.
-
-    What an ablation changes comes last.
+    """Make a job: the stated settings, then the chosen ones, then what an ablation changes.
 
     Raises:
-        ConfigError: the settings do not go together.
+        ConfigError: the settings contradict each other.
     """
     settings = {
         **stated_settings(data, method),

@@ -17,7 +17,7 @@ from trainer.losses.registry import LOSSES
 Group = Literal["classic", "cluster", "ours", "ablation"]
 OURS = "clmle"
 """The method that the others are compared with, and that ablations change."""
-_TABLES = 1.4  # what embedding and clustering add
+_TABLES = 1.4  # with embedding and clustering
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,9 +30,9 @@ class Method:
     settings: Mapping[str, Any]
     """Dotted settings, as in `--set`."""
     readout: str
-    """Used where no recipe has chosen one; of an ablation, where CLMLE's is not there."""
+    """Used where no recipe has chosen one; by an ablation where CLMLE's does not exist."""
     cost: float = 1.0
-    """Seconds an image against a softmax training, for estimates before anything was measured."""
+    """Seconds per image relative to softmax, for estimates before anything was measured."""
     ablation: Ablation | None = None
     """What is changed of CLMLE, after its recipe."""
 

@@ -24,7 +24,7 @@ class Plan:
     data: Path | None
     out: Path
     records: Path
-    """The file of finished trainings."""
+    """The file of finished training runs."""
     recipes: Path
     split: Split
     """On whose images a comparison measures; a search always takes validation."""
@@ -36,12 +36,12 @@ class Plan:
 
     @property
     def folder(self) -> Path:
-        """Shards and what is under way lie beside the results."""
+        """The folder of the results; shards and unfinished runs lie there too."""
         return self.out.absolute().parent
 
     @property
     def work(self) -> Path:
-        """What is under way, and logs of what failed."""
+        """The folder of unfinished runs, and of the logs of failed ones."""
         return self.folder / "work"
 
     def import_data(self, datasets: Iterable[str], *, validation: bool) -> dict[str, Manifest]:
@@ -52,7 +52,7 @@ class Plan:
             validation: hold validation images back from the training images.
 
         Raises:
-            DataError: the files are not there or not what the source needs.
+            DataError: the files are missing or not what the source needs.
         """
         out = self.folder / "data"
         return {d: import_data(d, self.data, out, validation=validation) for d in datasets}

@@ -1,4 +1,4 @@
-"""Several trainings at once, a process each."""
+"""Several training runs at once, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from benchmarks.accuracy.run.jobs import Job
 from benchmarks.accuracy.run.records import RECORD_FILE, Record
 from data_shards.atomic import read_json
 
-# Imported once, before the trainings are forked: each would spend seconds on them.
+# Imported once, before the training runs are forked: each would spend seconds on them.
 _PRELOADED = [
     "benchmarks.accuracy.run.worker",
     "faiss",
@@ -30,11 +30,11 @@ _PRELOADED = [
 def run_jobs(
     jobs: Sequence[Job], *, work: Path, at_once: int
 ) -> Iterator[tuple[Job, Record | str]]:
-    """Do the jobs in their order, several at a time.
+    """Run the jobs in their order, several at a time.
 
     Args:
-        jobs: trainings without a record.
-        work: folder for what they need meanwhile; a job that failed leaves its log there.
+        jobs: training runs without a record.
+        work: folder for their files; a job that failed leaves its log there.
         at_once: processes.
 
     Yields:

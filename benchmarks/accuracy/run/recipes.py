@@ -1,6 +1,6 @@
 """Settings and read-out of each method on each data set, chosen on validation images.
 
-Data sets of a family share the settings that were chosen on one of them, for every method alike.
+Data sets of a family share the settings that were chosen on one of them, the same for every method.
 The read-out is chosen on each data set's own validation images.
 
 `benchmarks/recipes.json` holds the choices and everything that was tried:
@@ -44,7 +44,7 @@ class Recipe:
     """`settings` and `balanced_accuracy` by read-out of each trial; without a read-out where the
     loss became infinite."""
     searched_with: str | None = None
-    """`search_checksum` at the time of the search; None = not known, or not searched."""
+    """`search_checksum` at the time of the search; None = unknown, or not searched."""
 
 
 # Few large classes and many small ones.
@@ -182,7 +182,9 @@ def load(path: Path) -> Recipes:
             for data, of_data in read_json(path).items()
         }
     except (TypeError, AttributeError) as error:
-        raise DataError(f"{path} holds no recipes ({error}); make it anew by --search") from error
+        raise DataError(
+            f"{path} holds no recipes ({error}); make a new one with --search"
+        ) from error
 
 
 def save(path: Path, recipes: Recipes) -> None:

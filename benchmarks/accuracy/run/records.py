@@ -1,4 +1,4 @@
-"""The file of finished trainings: a line each, so that it can be kept and merged under git."""
+"""The file of finished training runs: one line each, so that git can keep and merge it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RECORD_FILE = "record.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """What a finished training came to; plain JSON types."""
+    """The result of a finished training run; plain JSON types."""
 
     data: str
     method: str
@@ -39,13 +39,13 @@ class Record:
 
 
 class Records:
-    """What was trained before, by this benchmark or by another on another day."""
+    """The finished training runs, of this benchmark or of an earlier one."""
 
     def __init__(self, path: Path) -> None:
         """Read the file, if there is one.
 
         Args:
-            path: JSON lines. A last line that a killed writer left unfinished counts for nothing.
+            path: JSON lines. A last line that a killed writer left unfinished is ignored.
 
         Raises:
             DataError: a line is no record.
@@ -58,7 +58,7 @@ class Records:
             self._records[name] = record
 
     def find(self, job: Job) -> Record | None:
-        """The record of a job that was done before; None when it is still to be done."""
+        """The record of a finished job; None when it has to be run."""
         return self._records.get(job.name)
 
     def of(self, jobs: Iterable[Job]) -> list[Record]:
@@ -70,11 +70,11 @@ class Records:
         return [job for job in jobs if self.find(job) is None]
 
     def all(self) -> list[Record]:
-        """Every record, also of jobs that are of no interest any more."""
+        """Every record, also of jobs that no suite has any more."""
         return list(self._records.values())
 
     def add(self, job: Job, record: Record) -> None:
-        """Put a finished training into the file; it is there when this returns.
+        """Append a finished training run to the file; it is on disk when this returns.
 
         Other benchmarks may add to the same file meanwhile.
         """

@@ -1,4 +1,4 @@
-"""A row: what a training run came to by the read-out of its method."""
+"""A row: the result of a training run by the read-out of its method."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trainer.evaluation.shot_groups import SHOT_GROUPS
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One training: a method on a data set with a seed, by the method's read-out."""
+    """One training run: a method on a data set with a seed, by the method's read-out."""
 
     data: str
     method: str
@@ -41,13 +41,13 @@ def make_row(record: Record, recipe: Recipe) -> Row:
         recipe: whose read-out counts.
 
     Raises:
-        DataError: the training has no such read-out.
+        DataError: the run has no such read-out.
     """
     values = record.balanced_accuracy
     if values and recipe.readout not in values:
         raise DataError(
             f"{record.data}, {record.method}: the recipe wants read-out {recipe.readout}, the "
-            f"training has {', '.join(values)}; search again (--search)"
+            f"run has {', '.join(values)}; search again (--search)"
         )
     nothing: dict[str, float | None] = dict.fromkeys(SHOT_GROUPS)
     return Row(

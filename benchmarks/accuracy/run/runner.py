@@ -1,4 +1,4 @@
-"""Train the jobs that have no record yet, and say how long it will take."""
+"""Train the jobs that have no record yet, and print how long it will take."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ def print_costs(plan: Plan, records: Records, jobs: Sequence[Job], *, what: str 
     todo = records.missing(jobs)
     wall = CostEstimate(records.all()).wall_seconds(todo, plan.at_once)
     print(
-        f"{what}{len(jobs)} trainings, {len(jobs) - len(todo)} of them done before; the rest will "
-        f"take about {in_words(wall)}, {plan.at_once} at a time",
+        f"{what}{len(jobs)} training runs, {len(jobs) - len(todo)} of them done before; the rest "
+        f"will take about {in_words(wall)}, {plan.at_once} at a time",
         flush=True,
     )
 
 
 def run_missing(plan: Plan, records: Records, jobs: Sequence[Job]) -> list[str]:
-    """Do the jobs that have no record; returns what went wrong."""
+    """Run the jobs that have no record; returns a line for each that failed."""
     todo = records.missing(jobs)
     if not todo:
         return []
@@ -37,7 +37,7 @@ def run_missing(plan: Plan, records: Records, jobs: Sequence[Job]) -> list[str]:
         del left[job.name]
         if isinstance(result, Record):
             records.add(job, result)
-            costs.tell(result)
+            costs.add(result)
             outcome = _outcome(result)
         else:
             failures.append(f"{job}: {result}")
@@ -56,7 +56,7 @@ def _outcome(record: Record) -> str:
     values = record.balanced_accuracy
     if not values:
         return f"the loss became infinite, {record.seconds:.0f} s"
-    if record.seed != SEARCH_SEED:  # the read-out was chosen before, and nothing is chosen here
+    if record.seed != SEARCH_SEED:  # in a comparison the read-out was chosen before
         return f"{record.seconds:.0f} s"
     best = max(values, key=lambda readout: values[readout])
     return f"{best} {values[best]:.4f}, {record.seconds:.0f} s"

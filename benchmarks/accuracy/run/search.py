@@ -26,7 +26,7 @@ def search(plan: Plan) -> int:
     """Try every method's grid on the validation images; write the recipes.
 
     Returns:
-        0, or 1 when a training failed.
+        0, or 1 when a training run failed.
     """
     families = list(dict.fromkeys(map(family_of, plan.datasets)))
     others = [data for data in plan.datasets if data not in families]
@@ -57,7 +57,7 @@ def search(plan: Plan) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """A plan with its validation images, and what was found so far."""
+    """A plan with its validation images, and the recipes found so far."""
 
     plan: Plan
     found: Recipes
@@ -81,7 +81,7 @@ class Search:
         return [job for data in datasets for m in self.methods for job in self._beyond(data, m)]
 
     def choose(self, datasets: Iterable[str]) -> None:
-        """Write the recipes of which all trials are done, beside those that are in the file."""
+        """Add the recipes whose trials are all done to the file."""
         self.found.update(recipes.load(self.plan.recipes))  # another search may have written
         for data in datasets:
             for method in self.methods:
@@ -95,7 +95,7 @@ class Search:
                         f"validation {recipe.balanced_accuracy:.4f}"
                     )
                 else:
-                    kept = "the former recipe" if method in self.found.get(data, {}) else "none"
+                    kept = "the previous recipe" if method in self.found.get(data, {}) else "none"
                     outcome = f"a trial failed, or every loss became infinite; {kept} is kept"
                 print(f"{data}, {method}: {outcome}")
         recipes.save(self.plan.recipes, self.found)

@@ -1,6 +1,6 @@
-"""What a process of the benchmark does: one training, from its settings to its record.
+"""A process of the benchmark: one training run, from its settings to its record.
 
-DeepSpeed cannot be started twice in a process, so each training has one of its own. It is forked
+DeepSpeed cannot be started twice in a process, so each run has its own. It is forked
 from one that has imported everything, hence the imports at the top.
 """
 
@@ -36,11 +36,11 @@ def run_job(job: Job, work: Path) -> None:
     """Train, write the record. The process is to end afterwards.
 
     Args:
-        job: the training.
+        job: the training run.
         work: a folder of this attempt's own; receives the log, and in the end `RECORD_FILE`.
     """
     started = time.monotonic()
-    _speak_into(work / "log.txt")
+    _redirect_output(work / "log.txt")
     _end_with_benchmark()
     torch.set_num_threads(1)
     report = _train(job, work / "run")
@@ -70,7 +70,7 @@ def _by_size(job: Job, recall: Mapping[str, Sequence[float | None]]) -> dict[str
 
 
 def _train(job: Job, folder: Path) -> dict[str, Any]:
-    """The report; without a number when the loss became infinite, which is a result too."""
+    """The report; without numbers when the loss became infinite, which is a result too."""
     config = with_settings(job.config, {"run.folder": str(folder)})
     try:
         with TableThread(config):
@@ -81,8 +81,8 @@ def _train(job: Job, folder: Path) -> dict[str, Any]:
     return read_json(RunFolder(folder).report)
 
 
-def _speak_into(path: Path) -> None:
-    """Send all that this process prints, C++ included, to a file."""
+def _redirect_output(path: Path) -> None:
+    """Send everything that this process prints, C++ included, to a file."""
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(file, sys.stdout.fileno())
     os.dup2(file, sys.stderr.fileno())
@@ -90,7 +90,7 @@ def _speak_into(path: Path) -> None:
 
 
 def _end_with_benchmark() -> None:
-    """End this process as soon as the benchmark's ends: a killed one leaves nothing at work."""
+    """End this process as soon as the benchmark's ends: a killed one leaves nothing running."""
     benchmark = multiprocessing.parent_process()
     assert benchmark is not None
 

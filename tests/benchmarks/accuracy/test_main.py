@@ -35,12 +35,12 @@ def records_of(out: Path) -> list[str]:
     return records.read_text().splitlines() if records.exists() else []
 
 
-def killed_after_the_first_training(out: Path) -> None:
+def killed_after_the_first_run(out: Path) -> None:
     command = [sys.executable, "-m", "benchmarks.accuracy", *arguments(out)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=2)
     deadline = time.monotonic() + TIMEOUT
     try:
-        # The second training has begun when its folder is there.
+        # The second run has begun when its folder is there.
         while not records_of(out) or not any(out.parent.glob("work/digits-clmle-*/run")):
             assert process.poll() is None, "ended before it could be killed"
             assert time.monotonic() < deadline
@@ -51,17 +51,17 @@ def killed_after_the_first_training(out: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_benchmark_goes_on_where_it_was(
+def test_a_killed_benchmark_continues_where_it_was(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "results.json"
-    killed_after_the_first_training(out)
+    killed_after_the_first_run(out)
     (first,) = records_of(out)
     assert not out.exists()
 
     assert main(arguments(out)) == 0
     printed = capsys.readouterr().out
-    assert "2 trainings, 1 of them done before; the rest will take about" in printed
+    assert "2 training runs, 1 of them done before; the rest will take about" in printed
     assert re.search(r"\[1/1\] digits, clmle, seed 0: \d+ s; about 0 s left", printed)
     assert records_of(out)[0] == first
     assert not (tmp_path / "work").exists()
@@ -83,7 +83,7 @@ def test_a_killed_benchmark_goes_on_where_it_was(
     assert [float(line["few"]) for line in lines] == [row["few"] for row in results]
 
     assert main(arguments(out)) == 0
-    assert "2 trainings, 2 of them done before" in capsys.readouterr().out
+    assert "2 training runs, 2 of them done before" in capsys.readouterr().out
     assert json.loads(out.read_text())["results"] == results
 
 
@@ -112,10 +112,10 @@ def test_a_search_reads_validation_images_and_its_choice_is_used(
     printed = capsys.readouterr().out
     assert "have no recipe" not in printed
     assert "recipes in" not in printed  # none is outdated
-    assert "1 trainings, 0 of them done before" in printed
+    assert "1 training runs, 0 of them done before" in printed
 
 
-def test_mistakes_are_told_before_anything_is_trained(
+def test_mistakes_are_reported_before_anything_is_trained(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(arguments(tmp_path / "a.json", "--datasets", "lfw10")) == 2
@@ -137,7 +137,7 @@ def test_one_benchmark_at_a_time_in_a_folder(
     with (tmp_path / ".lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert main(arguments(tmp_path / "a.json", "--dry-run")) == 2
-    assert "another benchmark is at work" in capsys.readouterr().err
+    assert "another benchmark is running" in capsys.readouterr().err
     assert os.listdir(tmp_path) == [".lock"]
 
 
@@ -146,4 +146,4 @@ def test_what_is_named_twice_counts_once(
 ) -> None:
     twice = ["--datasets", "digits", "digits", "--methods", "softmax", "clmle", "softmax"]
     assert main(arguments(tmp_path / "a.json", *twice, "--dry-run")) == 0
-    assert "2 trainings, 0 of them done before" in capsys.readouterr().out
+    assert "2 training runs, 0 of them done before" in capsys.readouterr().out

@@ -31,7 +31,7 @@ ROWS = [
 ]
 
 
-def test_the_method_stands_beside_the_best_of_each_group() -> None:
+def test_the_method_is_compared_with_the_best_of_each_group() -> None:
     found = summarise_claims(ROWS, ["lfw10", "utk_age"])
     assert found is not None
     faces, ages = found["datasets"]
@@ -64,7 +64,7 @@ def test_the_method_stands_beside_the_best_of_each_group() -> None:
     assert json.loads(json.dumps(found)) == found
 
 
-def test_what_was_not_trained_is_said() -> None:
+def test_what_was_not_trained_is_named() -> None:
     found = summarise_claims(ROWS, ["lfw10", "utk_age", "utk_race"])
     assert found is not None
     missing = found["missing"]
@@ -108,7 +108,7 @@ def test_one_classic_for_all_must_be_trained_on_all() -> None:
     assert single(*alone) is None
 
 
-def test_the_error_of_the_images_is_that_of_drawing_them_anew() -> None:
+def test_the_error_of_the_images_is_that_of_drawing_them_again() -> None:
     rng = np.random.default_rng(0)
     counts, recall = np.array([5, 20, 0, 100]), 0.7
     present = counts[counts > 0]

@@ -9,7 +9,7 @@ from benchmarks.accuracy.report.plots import SUFFIXES, plot_all
 from tests.helpers.benchmark_records import row_of_record
 
 
-def test_csv_has_a_line_a_training() -> None:
+def test_csv_has_a_line_per_training_run() -> None:
     lines = as_csv([row_of_record("a", 0.5), row_of_record("b", None)]).splitlines()
     assert lines[0] == (
         "data,method,seed,readout,balanced_accuracy,many,medium,few,images_seen,precision,seconds"

@@ -77,7 +77,7 @@ def test_two_precisions_are_two_machines() -> None:
     other = replace(ROWS[1], precision="bf16")
     tables = markdown_tables(results([ROWS[0], other, *ROWS[2:]]))
     assert "| softmax | 14 (bf16), 10 (fp32) | 1 (fp32) |" in tables
-    assert "1 of 8 trainings were computed in bf16 (softmax 1), the others in fp32" in tables
+    assert "1 of 8 training runs were computed in bf16 (softmax 1), the others in fp32" in tables
 
 
 def test_headings_name_the_blocks() -> None:

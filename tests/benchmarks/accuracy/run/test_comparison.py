@@ -1,4 +1,4 @@
-"""Which trainings a comparison wants, and what it makes of them; all records are made up."""
+"""Which training runs a comparison wants, and its results; all records are made up."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def finish(records: Records, jobs: Sequence[Job], **values: float) -> None:
             records.add(job, replace(record, balanced_accuracy=values_left))
 
 
-def test_the_log_of_a_failed_training_outlives_the_trainings_after_it(
+def test_the_log_of_a_failed_training_outlives_the_runs_after_it(
     plan: Plan, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     log = plan.work / "digits-softmax" / "log.txt"
@@ -122,7 +122,7 @@ def test_a_search_is_of_families_and_of_clmle_for_its_ablations(
     plan: Plan, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert search(replace(plan, methods=("clmle", *ABLATIONS), dry_run=True)) == 0
-    assert "3 trainings, 0 of them done before" in capsys.readouterr().out
+    assert "3 training runs, 0 of them done before" in capsys.readouterr().out
     with pytest.raises(DataError, match="fashion_lt_100 needs --data DIR"):
         search(replace(plan, datasets=("mnist_lt_100", "fashion_lt_10")))
 
@@ -150,8 +150,8 @@ def test_a_read_out_is_chosen_on_each_data_set_with_its_familys_rate(
     asked = replace(plan, datasets=("other",), methods=("softmax",))
     assert search(replace(asked, dry_run=True)) == 0
     said = capsys.readouterr().out
-    assert "3 trainings, 0 of them done before" in said
-    assert "read-outs of the other data sets: 1 trainings, 0 of them done before" in said
+    assert "3 training runs, 0 of them done before" in said
+    assert "read-outs of the other data sets: 1 training runs, 0 of them done before" in said
     assert search(asked) == 0
     # 0.3 is best, so that a step beyond the grid is tried, and is the best of all.
     assert done == [("digits", rate) for rate in (0.03, 0.1, 0.3, 0.9)] + [("other", 0.9)]
@@ -183,8 +183,8 @@ def test_further_seeds_wait_for_the_first_and_do_not_change_the_choice(
     assert len(comparison.further_jobs(first, guess=True)) == 8
     assert compare(replace(plan, dry_run=True)) == 0
     said = capsys.readouterr().out
-    assert "10 trainings, 9 of them done before" in said
-    assert "further seeds of the best methods: 8 trainings, 0 of them done before" in said
+    assert "10 training runs, 9 of them done before" in said
+    assert "further seeds of the best methods: 8 training runs, 0 of them done before" in said
 
     finish(comparison.records, first[-1:])
     further = comparison.further_jobs(first)
@@ -220,7 +220,7 @@ def test_a_comparison_on_validation_images_trains_without_them(
     assert {job.split for job in first} == {"validation"}
     assert [job.seed for job in first] == [0, 0, 1, 1]
     finish(comparison.records, first)
-    assert compare(plan) == 0  # it wants these trainings, and no others
+    assert compare(plan) == 0  # it wants these runs, and no others
     assert "balanced accuracy, validation images" in capsys.readouterr().out
     assert json.loads(plan.out.read_text())["split"] == "validation"
     assert not (plan.folder / "data" / "digits").exists()
@@ -243,7 +243,7 @@ def test_ablations_are_read_as_clmle_is_and_left_out_where_they_change_nothing(
     assert compare(plan) == 0
     said = capsys.readouterr().out
     assert "clmle_one_cluster is clmle itself on digits, and is left out there" in said
-    assert "with unknown ones; they are used, --search makes them anew:\n  digits: clmle\n" in said
+    assert "with unknown ones; they are used, --search makes new ones:\n  digits: clmle\n" in said
     assert "points against clmle, seed by seed" in said
     rows = json.loads(plan.out.read_text())["results"]
     assert [row["readout"] for row in rows] == ["head", "head", "knc_soft"]

@@ -18,7 +18,7 @@ class TestCosts:
         made.method, made.data = method, data  # type: ignore[attr-defined]
         return made
 
-    def test_the_same_method_on_the_same_data_is_the_best_witness(self) -> None:
+    def test_the_same_method_on_the_same_data_is_the_best_estimate(self) -> None:
         slow = replace(RECORD, seconds=120.0)
         costs = CostEstimate([RECORD, slow, slow, trial(0.1)])
         assert costs.seconds(self.job("clmle")) == pytest.approx(60)
@@ -36,9 +36,9 @@ class TestCosts:
 
     def test_a_slow_machine_makes_what_is_left_take_longer(self) -> None:
         costs = CostEstimate([RECORD])
-        costs.tell(replace(RECORD, seconds=18.0))
+        costs.add(replace(RECORD, seconds=18.0))
         assert costs.wall_seconds([self.job("clmle")], 2) == pytest.approx(9)
-        costs.tell(replace(RECORD, seconds=30.0))
+        costs.add(replace(RECORD, seconds=30.0))
         assert costs.wall_seconds([self.job("clmle")], 2) == pytest.approx(12)
 
     def test_durations_in_words(self) -> None:

@@ -118,8 +118,8 @@ def test_a_name_tells_settings_and_data_apart_but_not_folders(digits: Manifest) 
     assert len(names) == 3
 
 
-def test_a_name_does_not_heed_settings_at_their_defaults(digits: Manifest, monkeypatch) -> None:
-    """So a setting that is new, and off, leaves the records of old trainings valid."""
+def test_a_name_ignores_settings_at_their_defaults(digits: Manifest, monkeypatch) -> None:
+    """So a setting that is new, and off, leaves old records valid."""
     made = job(digits)
     name = made.name
     without = jobs.as_dict

@@ -1,4 +1,4 @@
-"""The file of finished trainings: found again, added to, never damaged by a kill."""
+"""The file of finished training runs: found again, added to, never damaged by a kill."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_a_record_is_found_by_its_job(job: Job, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("left", [1, 20, -1])
-def test_what_a_killed_writer_left_does_not_count(job: Job, tmp_path: Path, left: int) -> None:
+def test_what_a_killed_writer_left_is_ignored(job: Job, tmp_path: Path, left: int) -> None:
     path, other = tmp_path / "trainings.jsonl", replace(job, seed=1)
     Records(path).add(job, RECORD)
     line = path.read_bytes()

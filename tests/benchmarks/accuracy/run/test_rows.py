@@ -21,5 +21,5 @@ def test_a_loss_that_became_infinite_is_a_row_without_numbers() -> None:
 
 
 def test_a_read_out_that_is_not_there_is_named() -> None:
-    with pytest.raises(DataError, match="wants read-out knn, the training has head, knc_soft"):
+    with pytest.raises(DataError, match="wants read-out knn, the run has head, knc_soft"):
         make_row(RECORD, replace(SOFT, readout="knn"))
