@@ -10,7 +10,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,8 +21,9 @@ import psutil
 import torch
 from sklearn.datasets import load_digits
 
-from benchmarks.accuracy.run.tables import TableThread
 from cluster_jobs.ray_cluster.local_ray import private_folder
+from cluster_jobs.service.executor import LocalExecutor
+from cluster_jobs.service.refresh import Refresher
 from clustering.table import store
 from data_shards.images.transforms import encode_png
 from data_shards.shards.manifest import Manifest, SplitInfo
@@ -32,8 +32,8 @@ from data_shards.shards.writer import write_shard
 from trainer.config.builder import build_config
 from trainer.config.run_config import RunConfig
 from trainer.config.yaml_file import to_yaml
-from trainer.run.folder import RunFolder
-from trainer.state.snapshot import NetworkDescription, write_snapshot
+from trainer.run.folder import RunFolder, step_name
+from trainer.state.snapshot import NetworkDescription, read_snapshot, write_snapshot
 
 COLUMN = "digit"
 OLD_STEP, NEW_STEP = 0, 10
@@ -41,7 +41,6 @@ _IMAGES_PER_SHARD = 500
 # More than a worker may hold, and more than a chunk: it is partitioned over all workers.
 _LARGE_CLASS, _SMALL_CLASS = 9_000, 350
 _STORE_BYTES = 80 << 20
-_POLL_SECONDS = 0.02
 
 
 @dataclass(frozen=True)
@@ -112,9 +111,9 @@ def make_site(folder: Path, *, scale: float = 1.0) -> Site:
     site.run.claim(site.config, fresh=True)
     site.config_file.write_text(to_yaml(site.config))
     write_request(site, manifest, OLD_STEP)
-    with TableThread(site.config):
-        while store.latest_version(site.run.tables) != OLD_STEP:
-            time.sleep(_POLL_SECONDS)
+    executor = LocalExecutor(site.config.cluster)
+    snapshot = read_snapshot(site.run.snapshots / step_name(OLD_STEP))
+    Refresher(site.config, manifest, executor).serve(snapshot)
     return site
 
 

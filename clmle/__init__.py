@@ -3,8 +3,7 @@
     import clmle
 
 Names are imported when they are first used, so this import takes no time. The `clmle` command does
-not need this package. Embeddings may have rows of any length everywhere here: only their
-directions count.
+not need this package. Embeddings may have rows of any length: only their directions count.
 """
 
 from __future__ import annotations

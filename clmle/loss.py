@@ -33,9 +33,9 @@ class ClmleLoss(nn.Module):
     through which gradients flow.
 
     Settings have the names and defaults of a run's `loss` section (`ClmleSettings`), except for the
-    defaults of `candidates` and `mean_momentum`. A run draws batches that hold several images of
-    each cluster and its neighbours; your own batches may hold one image of a cluster, which would
-    be its own centroid, and compared with hardly anything.
+    defaults of `candidates` and `mean_momentum`: a run draws batches with several images of each
+    cluster and its neighbours. Your own batches may hold a single image of a cluster; with a run's
+    defaults that image would be its own centroid and be compared with few clusters.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Whether `trainer`, `clustering` and so on are clmle's own: a folder of the user's may hide them.
+"""Checks that `trainer`, `clustering` and so on are clmle's own: a user's folder may hide them.
 
 Python looks in the working directory first, and `trainer` is a common name.
 """

@@ -17,7 +17,7 @@ from data_shards.shards.manifest import Manifest
 class ShardImages:
     """A split of imported images; a map-style data set for PyTorch's `DataLoader` too.
 
-    `for image, label in images` and `images[3]` read images from the disk as they are wanted.
+    `for image, label in images` and `images[3]` read images from the disk when they are asked for.
 
     Attributes:
         labels: (N,) int64, the class of each image.
@@ -46,10 +46,10 @@ class ShardImages:
 
     @property
     def images(self) -> npt.NDArray[np.uint8]:
-        """All images, read anew each time: (N, H, W, C) uint8.
+        """All images, read from the disk each time: (N, H, W, C) uint8.
 
         Raises:
-            DataError: their sizes differ and no `size` was asked for.
+            DataError: their sizes differ, and `read_shards` was given no size.
         """
         found = [image for image, _ in self]
         shapes = {image.shape for image in found}
@@ -74,10 +74,10 @@ def read_shards(
     """Open a split of images that `clmle import` wrote.
 
     Args:
-        folder: what `--out` of the import named.
+        folder: the one that the import's `--out` named.
         split: "train", "test" or "validation".
         label: label column; None for the first.
-        size: height and width to resize and cut the images to; None keeps their sizes.
+        size: height and width to resize and crop the images to; None keeps their sizes.
         channels: 1 for grey, 3 for RGB.
 
     Raises:

@@ -86,7 +86,7 @@ def _decoded(
             image = classifier.read_image(path)
         except DataError as error:
             if not skip:
-                raise DataError(f"{error}; --on-error skip skips it") from error
+                raise DataError(f"{error}; to skip it, use --on-error skip") from error
             sys.stderr.write(f"warning: skipped {error}\n")
         else:
             yield path, image

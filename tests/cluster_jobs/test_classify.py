@@ -103,7 +103,7 @@ def test_what_is_no_image_is_named_or_skipped(
     for number in range(12):
         (photos / f"000.{number:02d}.txt").write_text("no image")
     before = set(tmp_path.iterdir())
-    with pytest.raises(DataError, match=r"000\.00\.txt: not an image .*; --on-error skip skips it"):
+    with pytest.raises(DataError, match=r"000\.00\.txt: not an image .*; to skip it, use --on-err"):
         main(command)
     assert set(tmp_path.iterdir()) == before
     assert lines_of(out) == whole  # of the run before
@@ -122,7 +122,7 @@ def test_a_file_that_cannot_be_read_is_named_or_skipped(
     assert main(command) == 0
     whole = lines_of(out)
     link.symlink_to(tmp_path / "nowhere")
-    with pytest.raises(DataError, match=r"lost\.png: No such file or directory; --on-error skip"):
+    with pytest.raises(DataError, match=r"lost\.png: No such file or directory; to skip it"):
         main(command)
     capsys.readouterr()
     # Found in its folder, and named as by a pattern of the shell.

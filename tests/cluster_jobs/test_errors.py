@@ -8,13 +8,13 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from cluster_jobs.errors import JobError, PartFailed, run_job
-from clustering.errors import ClusterError
+from clustering.errors import ClusterError, FaissMissingError
 from data_shards import importer
 from data_shards.errors import ClmleError, ConfigError, DataError
 from trainer import train
-from trainer.config.errors import TrainingError
+from trainer.config.errors import TrainingError, UnusableSnapshot
 
-MISTAKES = (ConfigError, DataError, JobError)
+MISTAKES = (ConfigError, DataError, JobError, FaissMissingError, UnusableSnapshot)
 """What the user can correct ends with 2; everything else has failed on the way."""
 
 

@@ -163,7 +163,9 @@ def test_the_spread_is_the_same_where_zero_partitions_the_head(tmp_path, tiny_sh
         tmp_path / "cut", tiny_shards, num_ranks=2, train__zero_stage=3, **BY_LABEL
     )
     assert series(cut) == pytest.approx(series(whole), rel=1e-4)
-    plain, _, _, _ = trained(tmp_path / "plain", tiny_shards, **BY_LABEL | {"loss__isda_strength": 0.0})
+    plain, _, _, _ = trained(
+        tmp_path / "plain", tiny_shards, **BY_LABEL | {"loss__isda_strength": 0.0}
+    )
     name = "train/shape/softmax"
     assert series(plain, name)[STEPS] != pytest.approx(series(whole, name)[STEPS], rel=1e-3)
 

@@ -134,14 +134,14 @@ def test_a_table_as_late_as_may_be_is_not_overtaken_by_the_next_request(tmp_path
 
 
 def sigterm_while_waiting(rank, at_rank):
-    wait_on = TableFeed._stop_if_told
+    wait_on = TableFeed._stop_if_requested
 
     def told(self, version, step):
         if rank == at_rank:
             os.kill(os.getpid(), signal.SIGTERM)
         wait_on(self, version, step)
 
-    TableFeed._stop_if_told = told
+    TableFeed._stop_if_requested = told
 
 
 def test_ranks_that_wait_for_a_table_can_be_stopped_and_resume(tmp_path, tiny_shards):

@@ -295,11 +295,11 @@ def not_a_number_at(rank, at_rank, at_step):
 
     def poisoned(self, outputs, sample_ids, step):
         steps.append(step)
-        loss, parts = compute(self, outputs, sample_ids, step)
-        if (rank, step) == (at_rank, at_step):
-            loss = loss * float("nan")
-            parts["loss"] = loss.detach()
-        return loss, parts
+        value = compute(self, outputs, sample_ids, step)
+        if (rank, step) != (at_rank, at_step):
+            return value
+        loss = value.loss * float("nan")
+        return value._replace(loss=loss, parts={**value.parts, "loss": loss.detach()})
 
     def counted(self):
         assert steps[-1] < at_step, "updated with a loss that is not finite"

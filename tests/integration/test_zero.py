@@ -13,7 +13,7 @@ from tests.helpers.ranks import run_ranks
 from tests.helpers.training import tiny_config
 from trainer.config.builder import with_settings
 from trainer.config.tasks import resolve_tasks
-from trainer.losses.objective import Objective
+from trainer.losses.objective import Objective, TaskTarget
 from trainer.models.embed import decode_batch, embed_images
 from trainer.run.folder import RunFolder
 from trainer.runtime.engine import Engine, start_distributed
@@ -106,9 +106,13 @@ class _Trained:
         self.index = SampleIndex(manifest, "train")
         objective = Objective(
             config.loss,
-            tasks,
-            self.index,
-            class_counts={"shape": manifest.class_counts("train", "shape")},
+            {
+                "shape": TaskTarget(
+                    labels=self.index.labels("shape"),
+                    class_counts=manifest.class_counts("train", "shape"),
+                )
+            },
+            self.index.ids,
             num_steps=config.classifier_start,
             device=world.device,
         )

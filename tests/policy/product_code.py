@@ -46,7 +46,7 @@ ROOMS = {
         "__init__",
     ),
     "clmle": (
-        "own_packages unit_rows",
+        "own_packages directions",
         "clusters shard_images trained_run",
         "loss",
         "__init__",

@@ -31,28 +31,22 @@ class TaskTable:
     """(M,) int64."""
     sizes: Tensor
     """(M,) int64 images of each cluster."""
-    ids: np.ndarray
-    """(N,) int64 sample ids, ascending."""
-    cluster_of_id: np.ndarray
-    """(N,) int64 cluster of each of `ids`."""
+    table: ClusterTable
+    """Where these are from."""
 
     @classmethod
     def of(cls, table: ClusterTable, device: torch.device) -> TaskTable:
-        """Turn a table's member lists around: from cluster -> ids to id -> cluster."""
-        clusters = np.repeat(np.arange(table.num_clusters), table.cluster_sizes)
-        order = np.argsort(table.member_ids, kind="stable")
+        """Copy a table's arrays to a device."""
         return cls(
             centroids=torch.from_numpy(np.array(table.centroids)).to(device),
             class_of=torch.from_numpy(np.array(table.class_of)).to(device),
             sizes=torch.from_numpy(np.array(table.cluster_sizes)).to(device),
-            ids=table.member_ids[order],
-            cluster_of_id=clusters[order],
+            table=table,
         )
 
     def clusters(self, sample_ids: np.ndarray) -> Tensor:
         """(B,) int64 cluster of each sample, on the table's device."""
-        found = self.cluster_of_id[np.searchsorted(self.ids, sample_ids)]
-        return torch.from_numpy(found).to(self.class_of.device)
+        return torch.from_numpy(self.table.clusters_of_samples(sample_ids)).to(self.class_of.device)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,35 +12,9 @@ import pytest
 
 from data_shards.errors import DataError
 from data_shards.features import embeddings as module
-from data_shards.features.embedding_shard import (
-    EmbeddingShardInfo,
-    finished_shard,
-    write_embedding_shard,
-)
+from data_shards.features.embedding_shard import EmbeddingShardInfo, finished_shard
 from data_shards.features.embeddings import EmbeddingShards, begin_embeddings, finish_embeddings
-from data_shards.features.gather import gather_rows
-
-DIM = 5
-
-
-def vectors(ids: np.ndarray) -> np.ndarray:
-    return np.stack([np.full(DIM, number) for number in ids]).astype(np.float32)
-
-
-def write(folder: Path, name: str, numbers: list[int], **changes: Any) -> EmbeddingShardInfo:
-    ids = np.array(numbers, dtype=np.int64)
-    made = vectors(ids) if numbers else np.empty((0, DIM), dtype=np.float32)
-    arrays = {"embeddings": made, "ids": ids, "labels": ids % 3, "origin": "w1"}
-    return write_embedding_shard(folder, name, **{**arrays, **changes})
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    folder = tmp_path / "step_000200"
-    parts = [[3, 1, 2], [], [10, 11], [7]]
-    infos = [write(folder, f"shard-{at:06d}", ids) for at, ids in enumerate(parts)]
-    finish_embeddings(folder, infos, "w1")
-    return folder
+from tests.data_shards.features.conftest import DIM, vectors, write
 
 
 def test_a_manifest_of_another_origin_does_not_outlast_its_shards(folder: Path) -> None:
@@ -50,23 +24,6 @@ def test_a_manifest_of_another_origin_does_not_outlast_its_shards(folder: Path) 
     with pytest.raises(DataError, match="no finished embeddings"):
         EmbeddingShards.open(folder)
     begin_embeddings(folder / "new", "w2")  # nothing there yet
-
-
-def test_a_shard_is_on_the_disk_before_it_counts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each file with its own flush, and their names with a single one: a refresh writes many."""
-    flushed: list[str] = []
-
-    def fsync(descriptor: int) -> None:
-        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
-        flushed.append("folder" if path == tmp_path else path.name[path.name.index("s0") :])
-        if path == tmp_path:
-            flushed.append(f"{len(list(tmp_path.iterdir()))} names")
-
-    monkeypatch.setattr(os, "fsync", fsync)
-    write(tmp_path, "s0", [1, 2])
-    assert flushed == ["s0.npy", "s0.ids.npy", "s0.labels.npy", "s0.json", "folder", "4 names"]
 
 
 def test_rows_come_back_in_any_order(folder: Path) -> None:
@@ -126,41 +83,6 @@ def test_a_file_of_another_shape_is_named(folder: Path) -> None:
         EmbeddingShards.open(folder, verify=False)
 
 
-def test_a_finished_shard_is_reused_only_with_its_origin(folder: Path) -> None:
-    info = finished_shard(folder, "shard-000000", "w1")
-    assert info is not None
-    assert info.num_rows == 3
-    assert finished_shard(folder, "shard-000000", "w2") is None
-    assert finished_shard(folder, "shard-000009", "w1") is None
-    (folder / "shard-000000.json").write_text("{")
-    assert finished_shard(folder, "shard-000000", "w1") is None
-
-
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_a_vector_that_is_not_finite_is_named(tmp_path: Path, bad: float) -> None:
-    broken = vectors(np.array([4, 5, 6]))
-    broken[1, 2] = bad
-    with pytest.raises(DataError, match="shard s: the embedding of sample 5 is not finite"):
-        write(tmp_path, "s", [4, 5, 6], embeddings=broken)
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"embeddings": np.zeros((2, DIM))},
-        {"embeddings": np.zeros(DIM, dtype=np.float32)},
-        {"ids": np.zeros(3, dtype=np.int64)},
-        {"labels": np.zeros(2, dtype=np.int32)},
-    ],
-)
-def test_arrays_of_another_shape_or_type_are_refused(
-    tmp_path: Path, changes: dict[str, np.ndarray]
-) -> None:
-    with pytest.raises(DataError, match=r"expected float32\(n, D\), int64\(n,\), int64\(n,\), got"):
-        write(tmp_path, "s", [4, 5], **changes)
-
-
 def test_shards_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
     first = write(tmp_path, "a", [1, 2])
     other_origin = write(tmp_path, "b", [3], origin="w2")
@@ -181,7 +103,7 @@ def test_a_sample_in_two_shards_is_refused(tmp_path: Path) -> None:
         EmbeddingShards.open(tmp_path)
 
 
-def test_a_task_touches_only_the_shards_of_its_rows(folder: Path) -> None:
+def test_a_worker_reads_only_the_shards_of_its_rows(folder: Path) -> None:
     for path in folder.glob("shard-*"):
         if path.name != "shard-000002.npy":
             path.unlink()
@@ -191,14 +113,14 @@ def test_a_task_touches_only_the_shards_of_its_rows(folder: Path) -> None:
     assert embeddings.rows(np.array([], dtype=np.int32)).shape == (0, DIM)
 
 
-def test_a_task_may_ask_for_ids_and_labels(folder: Path) -> None:
+def test_a_worker_may_ask_for_ids_and_labels(folder: Path) -> None:
     embeddings = EmbeddingShards.open_checked(folder)
     assert embeddings.ids.tolist() == [3, 1, 2, 10, 11, 7]
     assert embeddings.labels.tolist() == [0, 1, 2, 1, 2, 1]
     assert embeddings.ids is embeddings.ids
 
 
-def test_a_task_names_the_file_that_it_cannot_read(folder: Path) -> None:
+def test_a_worker_names_the_file_that_it_cannot_read(folder: Path) -> None:
     embeddings = EmbeddingShards.open_checked(folder)
     path = folder / "shard-000002.npy"
     os.truncate(path, path.stat().st_size - 4)
@@ -269,17 +191,8 @@ def test_few_shards_are_mapped_at_a_time(tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("files", "most"), [(1024, 512), (2**20, 16_384), (resource.RLIM_INFINITY, 16_384)]
 )
-def test_half_of_the_files_allowed_are_for_shards(
+def test_shards_take_up_to_half_of_the_open_files(
     files: int, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda kind: (files, files))
     assert module._most_mapped() == most
-
-
-def test_rows_of_parts_are_those_of_the_parts_joined() -> None:
-    rng = np.random.default_rng(0)
-    parts = [rng.random((n, DIM), dtype=np.float32) for n in (4, 0, 1, 7, 0)]
-    for num_rows in (0, 1, 50):
-        positions = rng.integers(0, 12, num_rows, dtype=np.int32)
-        got = gather_rows(parts, positions, DIM)
-        np.testing.assert_array_equal(got, np.concatenate(parts)[positions])
