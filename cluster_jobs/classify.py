@@ -1,6 +1,6 @@
 """Classify image files with the weights and the cluster table of a run.
 
-    clmle classify --config configs/long_tail.yaml PHOTOS new.jpg --out classes.csv
+    clmle classify --config long_tail PHOTOS new.jpg --out classes.csv
 
 Writes one CSV line per image and task: the file, the class, and the cosine of the angle to the
 nearest cluster of that class, which is low for an image of none of the classes. One process, on a

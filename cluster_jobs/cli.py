@@ -57,12 +57,12 @@ Deep learning on imbalanced face data with cluster-based large margins.
 start here:
   clmle doctor
   clmle import digits --out data/digits_lt --long-tail-ratio 20
-  clmle run --config configs/digits.yaml
+  clmle run --config digits
   tensorboard --logdir runs/digits/tensorboard
 
 your own images, one folder per class:
   clmle import image-folder PHOTOS --out data/mine
-  clmle run --config configs/long_tail.yaml
+  clmle run --config long_tail
 
 clmle VERB --help shows the options of a verb.
 """

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from data_shards.shards.manifest import Manifest
-from trainer.config.readout_names import READOUTS
+from trainer.config.readout_names import READOUT_ORDER
 from trainer.config.run_config import RunConfig
 from trainer.config.tasks import resolve_tasks
 from trainer.evaluation.shot_groups import FEW, MANY, mean_recall, shot_groups
@@ -34,7 +34,7 @@ def comparison_table(reports: Mapping[str, Report], manifest: Manifest, config: 
         config: any of the methods' configurations, for the tasks.
     """
     had = {name.split("/")[-1] for made in reports.values() for name in made["balanced_accuracy"]}
-    shown = [*(n for n in READOUTS if n in had), *sorted(had - set(READOUTS))]
+    shown = [*(n for n in READOUT_ORDER if n in had), *sorted(had - set(READOUT_ORDER))]
     rows = [["balanced accuracy", *shown, "images seen", "seconds"]]
     for method, report in reports.items():
         values = [_number(_over_tasks(report["balanced_accuracy"], name)) for name in shown]

@@ -1,6 +1,6 @@
 """Embed a split with the weights of one snapshot, shard by shard on Ray.
 
-    clmle embed --config configs/digits.yaml --split test --out data/digits_vectors
+    clmle embed --config digits --split test --out data/digits_vectors
     ray job submit --working-dir . -- python -m cluster_jobs.embed --config ... --out ...
 
 The result is one folder per task, of float32 vectors with sample ids and labels (NumPy files).

@@ -1,6 +1,6 @@
 """Exact evaluation of a run, spread over Ray: counts are added up, nothing is gathered or padded.
 
-    clmle evaluate --config configs/digits.yaml
+    clmle evaluate --config digits
     ray job submit --working-dir . -- python -m cluster_jobs.evaluate --config ... --checkpoint 400
 
 Prints a table, writes RUN/evaluation/step_N.json and TensorBoard; evaluation.split chooses the

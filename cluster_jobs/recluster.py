@@ -1,6 +1,6 @@
 """The clustering service of a run: for each new snapshot, embeds, clusters and publishes tables.
 
-    clmle recluster --config configs/digits.yaml
+    clmle recluster --config digits
     ray job submit --working-dir . -- python -m cluster_jobs.recluster --config ...
 
 It waits for the run's snapshots, always takes the newest, and ends on SIGTERM, or when the run's

@@ -1,7 +1,7 @@
 """The whole system on this machine: a local Ray, the clustering service, DeepSpeed ranks, a report.
 
-    clmle run --config configs/digits.yaml
-    clmle run --config configs/digits.yaml --set train.steps=600 --set run.folder=runs/longer
+    clmle run --config digits
+    clmle run --config digits --set train.steps=600 --set run.folder=runs/longer
 
 Everything that it starts ends with it: at the end, on Ctrl-C, and when a part fails. The same
 command again resumes from the newest checkpoint. With RAY_ADDRESS set, that cluster is used.

@@ -17,9 +17,9 @@ import torch
 from data_shards.progress import Progress
 from data_shards.shards.index import SampleIndex
 from data_shards.shards.manifest import Manifest
-from trainer.config.errors import LateTable, Stopped
 from trainer.config.run_config import RunConfig
 from trainer.config.sections import TaskConfig
+from trainer.errors import LateTable, Stopped
 from trainer.evaluation.ranks import RankEvaluator
 from trainer.losses.collapse import CollapseWatch
 from trainer.losses.objective import Objective
@@ -108,7 +108,7 @@ class Loop:
                 steps,
                 label="training",
                 unit="steps",
-                stream=sys.stderr if parts.world.is_first else nowhere,  # one rank speaks
+                stream=sys.stderr if parts.world.is_first else nowhere,  # rank 0 alone
                 done=self.step,
             ) as progress,
         ):
@@ -128,7 +128,7 @@ class Loop:
     def _follow_tables(self) -> None:
         """Ask for a table when one is due, switch when one has come; all ranks at one step."""
         asked = self.step in self._parts.config.refresh_steps() or self._lacks_tables()
-        # First what is due already: the service passes over an older request for a newer one.
+        # First what is due already: the service skips an older request for a newer one.
         switched = self._advance_tables()
         if asked:
             self._ask_for_tables()
@@ -136,7 +136,7 @@ class Loop:
         if switched:
             self._write(self._table_metrics())
             if len(self._parts.feed.state.switches) == 1:
-                self._tell_of_small_clusters()
+                self._warn_about_small_clusters()
         if asked or switched:
             self._read_ahead()  # now it is known for how long these tables hold
 
@@ -156,7 +156,7 @@ class Loop:
         config = self._parts.config
         return 0 < self.step < config.train.steps and _due(self.step, config.evaluation.every)
 
-    def _tell_of_small_clusters(self) -> None:
+    def _warn_about_small_clusters(self) -> None:
         if self._parts.config.sampling != "cluster":
             return
         wanted = self._parts.config.sampler.images_per_cluster
@@ -246,8 +246,8 @@ class Loop:
         if parts.feed.version is not None:
             values["table/version"] = parts.feed.version
             values["table/age_steps"] = self.step - parts.feed.version
-        if parts.world.is_first:  # who alone writes and warns
-            values |= self._watch.measure(record.outputs, record.comparisons)
+        if parts.world.is_first:  # only rank 0 writes and warns
+            values |= self._watch.measure(record.observed, record.comparisons)
         self._write(values)
 
     def _table_metrics(self) -> dict[str, float]:

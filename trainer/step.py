@@ -8,9 +8,10 @@ from collections.abc import Mapping
 
 import torch
 
-from trainer.config.errors import NonFiniteLoss
 from trainer.config.run_config import RunConfig
+from trainer.errors import NonFiniteLoss
 from trainer.losses.batch import ClusterComparison
+from trainer.losses.collapse import Observed
 from trainer.losses.objective import Objective
 from trainer.losses.outputs import TaskOutput
 from trainer.losses.schedule import learning_rate_factor
@@ -36,9 +37,9 @@ class StepRecord:
         self.seconds = 0.0
         self.waiting_seconds = 0.0
         """Time that the steps waited for their images."""
-        self.outputs: Mapping[str, TaskOutput] = {}
-        """task -> the network's outputs, without a gradient, of this rank's first micro-batch of
-        the last step: on rank 0 the same one for any number of ranks."""
+        self.observed: Mapping[str, Observed] = {}
+        """task -> outputs for this rank's first micro-batch of the last step: on rank 0 the same
+        one for any number of ranks."""
         self.comparisons: Mapping[str, ClusterComparison] = {}
         """task -> the clusters that CLMLE compared them with."""
 
@@ -46,15 +47,8 @@ class StepRecord:
         self, outputs: Mapping[str, TaskOutput], comparisons: Mapping[str, ClusterComparison]
     ) -> None:
         """Keep what a micro-batch was mapped to."""
-        self.outputs = {
-            task: output._replace(
-                embedding=output.embedding.detach(),
-                features=output.features.detach(),
-                logits=None,
-                class_vectors=None,
-                retrained_logits=None,
-                logit_slopes=None,
-            )
+        self.observed = {
+            task: Observed(output.embedding.detach(), output.projection)
             for task, output in outputs.items()
         }
         self.comparisons = comparisons

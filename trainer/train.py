@@ -1,8 +1,8 @@
 """Train. Every rank of a DeepSpeed launch runs this.
 
-    deepspeed --num_gpus 8 --module trainer.train --config configs/lfw10.yaml
+    deepspeed --num_gpus 8 --module trainer.train --config lfw10
     deepspeed --hostfile hosts --master_addr 10.0.0.1 --module trainer.train --config ...
-    python -m trainer.train --config configs/digits.yaml --set train.steps=100     (one rank)
+    python -m trainer.train --config digits --set train.steps=100     (one rank)
 
 Cluster tables come from `python -m cluster_jobs.recluster` (or `clmle recluster`) on the same run
 folder; `clmle run` starts both on one machine.
@@ -32,11 +32,11 @@ from trainer.config.command_line import (
     print_if_dry_run,
     resolved,
 )
-from trainer.config.errors import Stopped
 from trainer.config.run_config import RunConfig
 from trainer.config.sections import TaskConfig
 from trainer.config.tasks import check_tables, evaluated_split, load_manifest, resolve_tasks
 from trainer.config.yaml_file import recipe_lines
+from trainer.errors import Stopped
 from trainer.evaluation.ranks import RankEvaluator
 from trainer.loop import Loop, Parts
 from trainer.losses.objective import Objective, TaskTarget

@@ -7,6 +7,7 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from clustering.config import ClusterConfig
 from clustering.execution.workers import LocalWorker, Workers
@@ -41,11 +42,11 @@ class Executor(Protocol):
         *,
         on_call: Callable[[], None],
     ) -> Workers:
-        """Who clusters.
+        """The workers that cluster.
 
         Args:
             class_sizes: (C,) rows of each class, for every task that will be clustered.
-            on_call: called whenever a part of the work has ended well, from several threads;
+            on_call: called whenever a part of the work has succeeded, from several threads;
                 never by workers that cannot be lost.
 
         Raises:
@@ -54,10 +55,7 @@ class Executor(Protocol):
 
 
 class LocalExecutor:
-    """This process, one item after another, without Ray: for little data.
-
-    Embedding leaves torch with one thread.
-    """
+    """This process, one item after another, without Ray: for little data."""
 
     def __init__(self, config: ClusterConfig) -> None:
         self._config = config
@@ -66,8 +64,12 @@ class LocalExecutor:
         self, function: Callable[[Work], Result], works: Sequence[Work]
     ) -> Iterator[tuple[int, Result]]:
         """See `Executor`."""
-        for number, work in enumerate(works):
-            yield number, function(work)
+        threads = torch.get_num_threads()
+        try:
+            for number, work in enumerate(works):
+                yield number, function(work)
+        finally:
+            torch.set_num_threads(threads)  # a work item takes one thread
 
     def workers(
         self,

@@ -14,8 +14,8 @@ from cluster_jobs.service.table_requests import NewestRequest, newest_request, w
 from clustering.errors import ClusterError
 from data_shards.errors import DataError
 from data_shards.shards.manifest import Manifest
-from trainer.config.errors import TrainingError
 from trainer.config.run_config import RunConfig
+from trainer.errors import TrainingError
 from trainer.run.folder import RunFolder
 from trainer.state.snapshot import Snapshot
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from trainer.config.errors import TrainingError
+from trainer.errors import TrainingError
 from trainer.run.folder import SNAPSHOT_MANIFEST, RunFolder, step_name
 from trainer.state.served_snapshot import is_served, looks_served
 from trainer.state.snapshot import Snapshot, read_snapshot, snapshot_steps

@@ -31,6 +31,7 @@ from trainer.evaluation.evaluate import Batch, count_batches
 from trainer.evaluation.training_embeddings import training_embeddings
 from trainer.models.embed import ShardEmbeddings, embed_shard
 from trainer.models.network import Network
+from trainer.run.folder import SNAPSHOT_CHECKSUM
 from trainer.state.snapshot import Snapshot, load_network, read_snapshot
 
 Counts = dict[tuple[str, str], ClassCounts]
@@ -216,6 +217,6 @@ def _index(folder: Path, checksum: str, split: str) -> SampleIndex:
 @lru_cache(maxsize=1)
 def _tables(folder: Path, version: int, checksum: str) -> dict[str, ClusterTable]:
     tables = store.load(folder, version)
-    if any(table.stats.get("snapshot_checksum") != checksum for table in tables.values()):
+    if any(table.stats.get(SNAPSHOT_CHECKSUM) != checksum for table in tables.values()):
         raise DataError(f"table {version} in {folder} was replaced while in use; try again")
     return tables

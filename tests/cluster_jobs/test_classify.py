@@ -15,9 +15,9 @@ from data_shards.errors import ConfigError, DataError
 from data_shards.shards.index import SampleIndex
 from tests.cluster_jobs.conftest import NUM_TEST, TinyRun
 from tests.helpers.image_shards import COLUMN
-from trainer.config.errors import UnusableSnapshot
-from trainer.config.readout_names import READOUTS
+from trainer.config.readout_names import READOUT_ORDER
 from trainer.config.tasks import resolve_tasks
+from trainer.errors import UnusableSnapshot
 from trainer.evaluation.evaluate import count_batches, evaluation_batches
 from trainer.models.embed import decode_batch, embed_images
 from trainer.run.folder import step_name
@@ -152,7 +152,7 @@ def test_the_help_names_files_and_the_read_outs_that_can_be(
         main(["--help"])
     shown = " ".join(capsys.readouterr().out.split())
     assert "IMAGE|FOLDER image files, or folders whose files" in shown
-    assert all(f" {name}," in shown for name in READOUTS if "knn" not in name)
+    assert all(f" {name}," in shown for name in READOUT_ORDER if "knn" not in name)
     assert "knn" not in shown
 
 

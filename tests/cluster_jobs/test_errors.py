@@ -12,7 +12,7 @@ from clustering.errors import ClusterError, FaissMissingError
 from data_shards import importer
 from data_shards.errors import ClmleError, ConfigError, DataError
 from trainer import train
-from trainer.config.errors import TrainingError, UnusableSnapshot
+from trainer.errors import TrainingError, UnusableSnapshot
 
 MISTAKES = (ConfigError, DataError, JobError, FaissMissingError, UnusableSnapshot)
 """What the user can correct ends with 2; everything else has failed on the way."""

@@ -24,8 +24,8 @@ from data_shards.shards.manifest import Manifest
 from tests.cluster_jobs.conftest import NUM_TEST, TinyRun
 from tests.helpers.image_shards import COLUMN
 from trainer.config.builder import with_settings
-from trainer.config.errors import TrainingError, UnusableSnapshot
 from trainer.config.tasks import resolve_tasks
+from trainer.errors import TrainingError, UnusableSnapshot
 from trainer.evaluation.evaluate import count_batches, evaluation_batches
 from trainer.evaluation.report import summarise
 from trainer.evaluation.training_embeddings import training_embeddings

@@ -27,8 +27,8 @@ from data_shards.errors import ConfigError, DataError
 from tests.cluster_jobs.conftest import LAST_STEP, NUM_TRAIN, TinyRun
 from tests.helpers.image_shards import COLUMN
 from trainer.config.builder import with_settings
-from trainer.config.errors import TrainingError
 from trainer.config.yaml_file import load_config
+from trainer.errors import TrainingError
 from trainer.run.folder import step_name
 from trainer.run.lock import SERVICE, claimed_alone
 from trainer.state.metrics import read_metrics

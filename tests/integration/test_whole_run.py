@@ -20,7 +20,7 @@ from trainer.state.metrics import read_metrics
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
 ROOT = Path(__file__).parents[2]
-READOUTS = {"knc_margin", "knc_soft", "knc_balanced", "ncm", "blend", "head"}
+READOUT_ORDER = {"knc_margin", "knc_soft", "knc_balanced", "ncm", "blend", "head"}
 REPORTED = {
     "balanced_accuracy",
     "per_class_recall",
@@ -112,11 +112,11 @@ def report(folder, finished):
 
 def test_the_report_is_complete(report):
     assert set(report) >= REPORTED
-    assert set(report["balanced_accuracy"]) == READOUTS
+    assert set(report["balanced_accuracy"]) == READOUT_ORDER
     assert all(0 < value <= 1 for value in report["balanced_accuracy"].values())
     assert all(len(recalls) == 10 for recalls in report["per_class_recall"].values())
     assert report["world_size"] == 2
-    assert set(report["baselines"]["re-sampled softmax"]["balanced_accuracy"]) == READOUTS
+    assert set(report["baselines"]["re-sampled softmax"]["balanced_accuracy"]) == READOUT_ORDER
 
 
 def test_tables_were_switched_to_lag_steps_after_their_snapshots(report):

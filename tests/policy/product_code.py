@@ -32,6 +32,7 @@ ROOMS = {
         "__init__",
     ),
     "trainer": (
+        "errors",
         "losses",
         "config",
         "run",

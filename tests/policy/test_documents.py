@@ -7,7 +7,7 @@ from typing import get_args
 import pytest
 
 from tests.policy.product_code import PACKAGES, ROOT
-from trainer.config.readout_names import READOUTS
+from trainer.config.readout_names import READOUT_ORDER
 from trainer.config.yaml_file import load_config
 from trainer.losses.registry import LOSSES
 from trainer.losses.spec import Sampling
@@ -57,5 +57,5 @@ def test_settings_that_are_shown_can_be_written(path, tmp_path):
 
 def test_every_loss_sampling_and_readout_has_its_line():
     text = (ROOT / "docs" / "methods.md").read_text()
-    for name in (*LOSSES, *get_args(Sampling), *READOUTS):
+    for name in (*LOSSES, *get_args(Sampling), *READOUT_ORDER):
         assert re.search(rf"^\|.*`{name}`", text, re.MULTILINE), name

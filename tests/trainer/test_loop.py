@@ -12,8 +12,8 @@ from torch import nn
 from tests.helpers.ranks import run_ranks
 from tests.helpers.training import NETWORK
 from trainer.config.builder import build_config
-from trainer.config.errors import NonFiniteLoss, Stopped
 from trainer.config.run_config import as_dict
+from trainer.errors import NonFiniteLoss, Stopped
 from trainer.loop import Loop
 from trainer.losses.batch import ClusterComparison
 from trainer.losses.objective import ObjectiveValue
@@ -251,8 +251,8 @@ def test_the_first_micro_batch_of_a_step_is_recorded():
     for number in range(2):
         step.run(number, record, stop=False)
         first = 1 + 4 * number
-        assert record.outputs["shape"].embedding.unique().tolist() == [first]
-        assert record.outputs["shape"].projection.unique().tolist() == [-first]
+        assert record.observed["shape"].embedding.unique().tolist() == [first]
+        assert record.observed["shape"].projection.unique().tolist() == [-first]
         assert record.comparisons["shape"].rows.tolist() == [first]
     assert record.images == 2 * 4 * 2
 

@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from trainer import train
-from trainer.config.errors import NonFiniteLoss, Stopped
 from trainer.config.yaml_file import load_config
+from trainer.errors import NonFiniteLoss, Stopped
 from trainer.train import main, parse_options
 
 ROOT = Path(__file__).parents[2]

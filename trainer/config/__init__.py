@@ -1,1 +1,1 @@
-"""What a run is told: one YAML file -> frozen dataclasses, checked once. No torch."""
+"""A run's configuration: one YAML file -> frozen dataclasses, checked once. No torch."""

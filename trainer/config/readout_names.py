@@ -17,7 +17,7 @@ HEAD_TAU = "head_tau"
 HEAD_ADJUSTED = "head_adjusted"
 HEAD_RETRAINED = "head_crt"
 
-READOUTS = (
+READOUT_ORDER = (
     KNC_MARGIN,
     KNC_SOFT,
     KNC_BALANCED,

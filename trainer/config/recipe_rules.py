@@ -41,7 +41,13 @@ DERIVED_SETTINGS = (
 )
 """All that a recipe may decide, in the order in which it does."""
 
-# Up to so many classes are few: they overlap more, and a batch has images of most of them.
+# Sampling -> how many images of a cluster, or of a class, it draws together.
+_IMAGES_TOGETHER = {
+    "cluster": "sampler.images_per_cluster",
+    "class_groups": "sampler.images_per_class",
+}
+
+# At most this many classes count as few: they overlap more, and a batch has images of most of them.
 _FEW_CLASSES = 20
 
 
@@ -86,8 +92,8 @@ _MANY = _Profile(
     isda_strength=1.0,
 )
 
-# Classes of so many images on average bear clusters of the size that the loss is meant for; smaller
-# ones get small clusters, or most would have a single one.
+# Classes of so many images on average are large enough for clusters of the size that the loss is
+# meant for; smaller ones get small clusters, or most would have a single one.
 _LARGE_CLASS = 100
 _LARGE_CLUSTERS = 200
 _SMALL_CLUSTERS = 20
@@ -132,7 +138,7 @@ _TABLE_EPOCHS = 0.5
 _EMBEDDING_DIMS = ((20, 32), (1_000, 64), (10_000, 128), (100_000, 256))
 _LARGEST_EMBEDDING_DIM = 512
 
-# With the trainer's 0.0005 a small network learns a few thousand images by heart: on faces of LFW,
+# With the trainer's 0.0005 a small network memorises a few thousand images: on faces of LFW,
 # softmax loses 4 points by it and CLMLE 2. Nothing was measured on more images than these.
 _FEW_IMAGES = 100_000
 _DECAY_OF_FEW_IMAGES = 0.002
@@ -178,13 +184,17 @@ def _derive_sampling(choices: Choices) -> None:
 
 def _derive_batch(choices: Choices, data: Histogram) -> None:
     profile = _profile(data)
-    size_of_group = profile.images_per_group
-    group = {"cluster": "images_per_cluster", "class_groups": "images_per_class"}
-    setting = group.get(choices.sampling)
-    if setting is not None:
-        choices.put(f"sampler.{setting}", profile.images_per_group, data.classes)
-        size_of_group = choices.value(f"sampler.{setting}")
-    choices.put("sampler.micro_batch_size", profile.groups * size_of_group, data.classes)
+    together = profile.images_per_group
+    size = choices.given.get("sampler.micro_batch_size")
+    if size is not None:  # which they must divide
+        together = max(n for n in range(1, together + 1) if size % n == 0)
+    # Both, whatever the run's own sampling: its baselines may draw by the other.
+    for setting in _IMAGES_TOGETHER.values():
+        choices.put(setting, together, data.classes)
+    in_use = _IMAGES_TOGETHER.get(choices.sampling)
+    if in_use is not None:
+        together = choices.value(in_use)
+    choices.put("sampler.micro_batch_size", profile.groups * together, data.classes)
 
 
 def _derive_priors(choices: Choices) -> None:
@@ -199,7 +209,7 @@ def _derive_priors(choices: Choices) -> None:
     choices.put(
         "loss.warmup_share",
         min(_WARM_UP, 1 - choices.value("loss.margin_anneal")),
-        "the first table is of features that mean something",
+        "so that the first table is made from trained features",
     )
     if choices.value("loss.warmup_share"):
         by_label = sampling in get_args(LabelSampling)

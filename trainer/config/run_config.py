@@ -1,4 +1,4 @@
-"""What a run is told: the sections of its YAML file, and what follows from them.
+"""A run's configuration: the sections of its YAML file, and what follows from them.
 
 No torch here, so that every job can read a configuration at once.
 """
@@ -65,6 +65,11 @@ class RunConfig:
     sampler.warmup_sampling, but their defaults and its own; refresh.every is 0 unless set."""
 
     def __post_init__(self) -> None:
+        if type(self.loss) is not self.loss_spec.settings:
+            raise ConfigError(
+                f"loss.name {self.loss.name} has the settings {self.loss_spec.settings.__name__}, "
+                f"got {type(self.loss).__name__}"
+            )
         self._check_sampling()
         self._check_stages()
         names = [task.name for task in self.tasks]
@@ -73,20 +78,15 @@ class RunConfig:
 
     def _check_sampling(self) -> None:
         """Refuse batches by label for losses whose rivals are in the batch."""
-        if self.sampling == "cluster":
-            self.sampler.check_cluster_shape()
-            return
+        self.sampler.check_shape(self.sampling)
         loss = self.loss
-        if not loss.compares_within_batch:
+        if self.sampling == "cluster" or not loss.compares_within_batch:
             return
-        remedy = ""
-        if loss.name == "clmle":
-            remedy = ", or loss.candidates table and loss.mean_momentum above 0, such as 0.9"
         raise ConfigError(
             f"loss.name {loss.name} needs sampler.sampling cluster (or auto), got "
             f"{self.sampling!r}: an image is compared with the clusters of its batch, and images "
             "drawn by their labels are rarely of similar clusters; set sampler.sampling "
-            f"cluster{remedy}"
+            f"cluster{loss.sampling_remedy}"
         )
 
     def _check_stages(self) -> None:
@@ -106,7 +106,7 @@ class RunConfig:
 
     @property
     def loss_spec(self) -> LossSpec:
-        """What the run's loss states of itself."""
+        """The description of the run's loss."""
         return LOSSES[self.loss.name]
 
     @property
@@ -174,14 +174,11 @@ class RunConfig:
             for name in changed(self.refresh, "every", "lag"):
                 yield f"refresh.{name} is ignored: sampling {sampling} uses no table"
         if sampling != "cluster":
-            shape = ("images_per_cluster", "siblings", "seed_by", "max_clusters_per_class")
+            shape = ("siblings", "seed_by", "max_clusters_per_class")
             for name in changed(sampler, *shape):
                 yield f"sampler.{name} is ignored: it needs sampler.sampling cluster"
         elif sampler.siblings > (listed := self.cluster.listed_siblings):
             yield f"sampler.siblings beyond {listed} is ignored: it is cluster.listed_siblings"
-        if sampling != "class_groups":
-            for name in changed(sampler, "images_per_class"):
-                yield f"sampler.{name} is ignored: it needs sampler.sampling class_groups"
         if not self.warmup_end:
             for name in changed(sampler, "warmup_sampling"):
                 yield f"sampler.{name} is ignored: there is no loss.warmup_share"

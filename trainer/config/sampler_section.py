@@ -64,19 +64,26 @@ class SamplerConfig:
         """Clusters of a neighbourhood, with sampling cluster."""
         return self.micro_batch_size // self.images_per_cluster
 
-    def check_cluster_shape(self) -> None:
-        """Refuse a neighbourhood that cannot be drawn; only where sampling is cluster.
+    def check_shape(self, sampling: Sampling) -> None:
+        """Refuse micro-batches that cannot be drawn.
 
         Raises:
-            ConfigError: the images do not divide among clusters, or there are too few of these.
+            ConfigError: their images do not divide among clusters or classes, where the sampling
+                draws several of one together, or there are too few clusters.
         """
-        size, each = self.micro_batch_size, self.images_per_cluster
+        together = {"cluster": "images_per_cluster", "class_groups": "images_per_class"}
+        if sampling not in together:
+            return
+        name = together[sampling]
+        size, each = self.micro_batch_size, getattr(self, name)
         require(
             size % each == 0,
             "sampler.micro_batch_size",
-            f"a multiple of sampler.images_per_cluster = {each} with sampling cluster",
+            f"a multiple of sampler.{name} = {each} with sampling {sampling}",
             size,
         )
+        if sampling != "cluster":
+            return
         require(
             self.clusters >= 2,
             "sampler.micro_batch_size / sampler.images_per_cluster",

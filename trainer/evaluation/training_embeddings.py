@@ -10,6 +10,7 @@ from data_shards.errors import DataError
 from data_shards.features.embeddings import EmbeddingShards
 from trainer.config.sections import EvaluationConfig, TaskConfig
 from trainer.evaluation.registry import neighbour_readouts
+from trainer.run.folder import SNAPSHOT_CHECKSUM
 
 
 def missing_embeddings(config: EvaluationConfig, step: int, folder: Path) -> str:
@@ -38,6 +39,6 @@ def training_embeddings(
         opened = {task.name: EmbeddingShards.open(folder / task.name, False) for task in tasks}
     except DataError:
         return None
-    weights = {task: table.stats.get("snapshot_checksum") for task, table in tables.items()}
+    weights = {task: table.stats.get(SNAPSHOT_CHECKSUM) for task, table in tables.items()}
     of_table = [shards.origin.split(":")[0] == weights.get(t) for t, shards in opened.items()]
     return opened if all(of_table) else None

@@ -11,8 +11,8 @@ from typing import Any
 
 from data_shards.errors import require
 from trainer.losses.batch import TaskBatch, TermValue
-from trainer.losses.clmle import angular_margin_cosine
 from trainer.losses.lazy_torch import torch
+from trainer.losses.margins import angular_margin_cosine
 from trainer.losses.spec import LossSettings, Term
 
 

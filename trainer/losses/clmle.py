@@ -28,18 +28,15 @@ import numpy as np
 
 from data_shards.errors import ConfigError, require
 from trainer.losses.batch import ClusterComparison, StepView, TaskBatch, TaskTable, TermValue
-from trainer.losses.class_margins import rare_class_margins
 from trainer.losses.cluster_means import cluster_means, mixed_directions
 from trainer.losses.lazy_torch import torch
+from trainer.losses.margins import angular_margin_cosine, rare_class_margins
 from trainer.losses.running_means import move_means
-from trainer.losses.softmax import JointSettings
+from trainer.losses.softmax import AugmentedSoftmaxTerm, JointSettings
 from trainer.losses.spec import LossSpec, Sampling, Term
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-# Keeps the slope of sqrt finite where an embedding lies on its centroid.
-_SMALLEST_SQUARED_SINE = 1e-12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +127,17 @@ class ClmleSettings(JointSettings):
     def needs_logit_slopes(self) -> bool:  # noqa: D102
         return self.isda_strength > 0 and self.has_classifier
 
+    def extra_terms(self, class_counts: np.ndarray, device: torch.device) -> list[Term]:
+        """The softmax term, with its augmentation if that has a strength."""
+        if not self.needs_logit_slopes:
+            return super().extra_terms(class_counts, device)
+        weight, strength = self.weight_softmax, self.isda_strength
+        return [AugmentedSoftmaxTerm(self, class_counts, device, weight=weight, strength=strength)]
+
+    @property
+    def sampling_remedy(self) -> str:  # noqa: D102
+        return ", or loss.candidates table and loss.mean_momentum above 0, such as 0.9"
+
     @property
     def compares_within_batch(self) -> bool:  # noqa: D102
         return self.candidates == "batch"
@@ -144,7 +152,7 @@ class ClmleSettings(JointSettings):
             told.append(
                 f"loss.candidates table with sampler.sampling {sampling} and loss.mean_momentum 0: "
                 "where a cluster has one image in a micro-batch, that image is its own centroid, "
-                "which draws it nowhere; set loss.mean_momentum above 0, such as 0.9"
+                "so the loss has no pull on it; set loss.mean_momentum above 0, such as 0.9"
             )
         return told
 
@@ -156,25 +164,6 @@ class ClmleValue(NamedTuple):
     """between + weight_within * within."""
     between: Tensor
     within: Tensor
-
-
-def angular_margin_cosine(cosine: Tensor, margin_rad: Tensor | float) -> Tensor:
-    """Return cos(theta + margin), continued so that it falls for every angle.
-
-    Beyond theta + margin = pi the cosine itself would rise again, and so would reward the worst
-    samples; there it continues as -2 - cos(theta + margin), with the same value and slope at pi.
-
-    Args:
-        cosine: (N,) floating point cosines of theta; rounding beyond [-1, 1] is harmless.
-        margin_rad: radians in [0, pi], a number or (N,).
-
-    Returns:
-        (N,) in [-3, 1], with a finite gradient everywhere.
-    """
-    margin = torch.as_tensor(margin_rad, dtype=cosine.dtype, device=cosine.device)
-    sine = (1 - cosine.square()).clamp(min=_SMALLEST_SQUARED_SINE).sqrt()
-    shifted = cosine * margin.cos() - sine * margin.sin()
-    return torch.where(cosine >= -margin.cos(), shifted, -2 - shifted)
 
 
 def clmle_loss(  # noqa: PLR0913 -- the equation has this many symbols

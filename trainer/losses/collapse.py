@@ -8,14 +8,24 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from trainer.losses.batch import ClusterComparison
-from trainer.losses.outputs import TaskOutput
 
 logger = logging.getLogger(__name__)
+
+
+class Observed(NamedTuple):
+    """What the watch sees of a task's outputs."""
+
+    embedding: Tensor
+    """(N, D) unit rows."""
+    projection: Tensor
+    """(N, D) what BatchNorm made them of."""
+
 
 _CHECKS_IN_A_ROW = 3
 
@@ -47,7 +57,7 @@ def batch_dispersion(embeddings: Tensor) -> Tensor:
 
 
 def rivals(rows: Tensor, class_of: Tensor, log_prior: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Count the candidate clusters that each sample is told apart from.
+    """Count the candidate clusters that each sample is compared with.
 
     Args:
         rows: (N,) int64 which candidate is each sample's own.
@@ -164,13 +174,13 @@ class CollapseWatch:
 
     def measure(
         self,
-        outputs: Mapping[str, TaskOutput],
+        observed: Mapping[str, Observed],
         comparisons: Mapping[str, ClusterComparison],
     ) -> dict[str, float]:
         """Measure, and warn once when a task has collapsed.
 
         Args:
-            outputs: task -> the network's outputs of a micro-batch.
+            observed: task -> its outputs for a micro-batch.
             comparisons: task -> what CLMLE compared them with.
 
         Returns:
@@ -178,7 +188,7 @@ class CollapseWatch:
             collapse would have.
         """
         measured = {}
-        for task, output in outputs.items():
+        for task, output in observed.items():
             after = float(batch_dispersion(output.embedding))
             before = float(batch_dispersion(output.projection))
             measured[f"embedding/{task}/dispersion"] = after

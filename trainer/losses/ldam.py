@@ -12,8 +12,8 @@ import numpy as np
 
 from data_shards.errors import require
 from trainer.losses.batch import TaskBatch, TermValue
-from trainer.losses.class_margins import ldam_margins
 from trainer.losses.lazy_torch import functional, torch
+from trainer.losses.margins import ldam_margins
 from trainer.losses.softmax import ClassWeightSettings, class_weights_of, softmax_loss
 from trainer.losses.spec import LossSpec, Term
 

@@ -13,12 +13,13 @@ import numpy as np
 import torch
 
 from clustering.table.table import ClusterTable
+from data_shards.errors import ConfigError
 from trainer.losses.batch import ClusterComparison, StepView, TaskBatch, TaskTable
 from trainer.losses.outputs import TaskOutput
 from trainer.losses.registry import LOSSES
 from trainer.losses.running_means import Gather, StepEmbeddings
 from trainer.losses.schedule import Clock, step_at
-from trainer.losses.softmax import AugmentedSoftmaxTerm, JointSettings, RetrainedTerm, SoftmaxTerm
+from trainer.losses.softmax import RetrainedTerm
 from trainer.losses.spec import LossSettings, Term
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskTarget:
-    """What is to be learnt of one task."""
+    """The training target of one task."""
 
     labels: np.ndarray
     """(N,) int64 class of each training image."""
@@ -64,7 +65,7 @@ class Objective:
 
         Args:
             settings: the loss section.
-            targets: task -> what is to be learnt, in the order of the run's tasks.
+            targets: task -> its training target, in the order of the run's tasks.
             ids: (N,) int64 sample ids of the training images, ascending.
             num_steps: length of the training run, of which the loss section's shares are; later
                 steps are of the classifier stage.
@@ -101,7 +102,18 @@ class Objective:
         }
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Restore what was saved for the tables in use, as far as the terms still keep it."""
+        """Restore what was saved for the tables in use, as far as the terms still keep it.
+
+        Raises:
+            ConfigError: an earlier release saved it, under other names.
+        """
+        old = [name for name in state if "/" not in name]
+        if old:
+            raise ConfigError(
+                f"the checkpoint is of an earlier release, which saved the running means of task "
+                f"{old[0]} in another form; resume it with that release, or begin from its weights "
+                "(model.weights=RUN/snapshots/step_...)"
+            )
         for task, terms in self._terms.items():
             prefix = f"{task}/"
             of_task = {
@@ -187,18 +199,7 @@ def make_terms(
         device: where the network's outputs are.
 
     Returns:
-        The loss's own term; after it, where `loss.weight_softmax` asks for it, the softmax term.
+        The loss's own term, and those of its settings beside it, such as the softmax term.
     """
-    terms = [LOSSES[settings.name].make_term(settings, class_counts, device)]
-    if isinstance(settings, JointSettings) and settings.weight_softmax:
-        terms.append(_joint_softmax(settings, class_counts, device))
-    return terms
-
-
-def _joint_softmax(
-    settings: JointSettings, class_counts: np.ndarray, device: torch.device
-) -> SoftmaxTerm:
-    weight, strength = settings.weight_softmax, settings.isda_strength
-    if not strength:
-        return SoftmaxTerm(settings, class_counts, device, weight=weight)
-    return AugmentedSoftmaxTerm(settings, class_counts, device, weight=weight, strength=strength)
+    own: Term = LOSSES[settings.name].make_term(settings, class_counts, device)
+    return [own, *settings.extra_terms(class_counts, device)]

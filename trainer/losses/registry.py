@@ -1,6 +1,6 @@
 """The losses that a run can choose. A new one is a file of this folder and a line here.
 
-What a loss states of itself: `spec.LossSpec`. How to choose one: docs/methods.md.
+The description of a loss: `spec.LossSpec`. How to choose one: docs/methods.md.
 """
 
 from __future__ import annotations

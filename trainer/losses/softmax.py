@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Weighting = Literal["inverse", "effective_number"]
 ClassWeight = Literal["none", Weighting]
 
-# Share of the covariance that a step leaves in place: it is of the last hundred steps or so.
+# Share of the covariance that a step leaves in place: so it averages about the last hundred steps.
 _COVARIANCE_MOMENTUM = 0.99
 
 
@@ -85,10 +85,11 @@ class JointSettings(SoftmaxSettings):
     def has_classifier(self) -> bool:  # noqa: D102
         return self.weight_softmax > 0
 
-    @property
-    def isda_strength(self) -> float:
-        """Strength of implicit semantic data augmentation in the softmax term."""
-        return 0.0
+    def extra_terms(self, class_counts: np.ndarray, device: torch.device) -> list[Term]:
+        """The softmax term, if it has a weight."""
+        if not self.weight_softmax:
+            return []
+        return [SoftmaxTerm(self, class_counts, device, weight=self.weight_softmax)]
 
     @property
     def _of_softmax_term(self) -> tuple[str, ...]:

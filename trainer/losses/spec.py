@@ -1,4 +1,4 @@
-"""What a loss states of itself. `registry` lists the losses; each is one file of this folder.
+"""The description of a loss. `registry` lists the losses; each is one file of this folder.
 
 No torch is loaded here, nor by reading a loss's file: configurations read them all.
 
@@ -67,6 +67,21 @@ class LossSettings:
     def compares_within_batch(self) -> bool:
         """Whether an image is compared with the clusters of its batch, which must be near it."""
         return False
+
+    @property
+    def sampling_remedy(self) -> str:
+        """What else than `sampler.sampling` may be set where it compares within batches."""
+        return ""
+
+    def extra_terms(self, class_counts: np.ndarray, device: device) -> list[Term]:
+        """Terms that are minimised beside the loss's own.
+
+        Args:
+            class_counts: (C,) training images of each class.
+            device: of the network's outputs.
+        """
+        del class_counts, device
+        return []
 
     def ignored_settings(self) -> list[str]:
         """Settings that were changed without effect; each line begins with one."""

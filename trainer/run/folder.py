@@ -27,6 +27,8 @@ def step_of(name: str) -> int | None:
 
 CHECKPOINT_MANIFEST = "manifest.json"
 """File that marks a checkpoint as complete; written last."""
+SNAPSHOT_CHECKSUM = "snapshot_checksum"
+"""Of the stats of a table: the checksum of the snapshot that it is made from."""
 SNAPSHOT_MANIFEST = "manifest.json"
 """File that marks a snapshot as complete."""
 SNAPSHOT_WEIGHTS = "weights.safetensors"

@@ -18,8 +18,9 @@ from clustering.errors import ClusterError
 from clustering.table import store
 from clustering.table.table import ClusterTable
 from data_shards.errors import ConfigError
-from trainer.config.errors import LateTable, Stopped, TrainingError
 from trainer.config.sections import RefreshConfig
+from trainer.errors import LateTable, Stopped, TrainingError
+from trainer.run.folder import SNAPSHOT_CHECKSUM
 from trainer.runtime.world import ROUND_SECONDS, World
 
 logger = logging.getLogger(__name__)
@@ -206,7 +207,7 @@ class TableFeed:
                 continue
             wanted = self.state.requested.get(str(version))
             # A table of other weights (an earlier attempt at this step) is not an answer.
-            if all(entry.get("snapshot_checksum") == wanted for entry in stats.values()):
+            if all(entry.get(SNAPSHOT_CHECKSUM) == wanted for entry in stats.values()):
                 return str(version)
         return None
 

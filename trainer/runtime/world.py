@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from data_shards.errors import ConfigError
-from trainer.config.errors import TrainingError
+from trainer.errors import TrainingError
 
 ROUND_SECONDS = 1.0
 """Ranks that wait for each other communicate this often: far below any time-out."""

@@ -17,8 +17,8 @@ from safetensors.torch import save as safetensors_of
 
 from data_shards.atomic import flush_tree, read_json, sha256_of, write_json
 from data_shards.errors import ConfigError, DataError
-from trainer.config.errors import TrainingError
 from trainer.config.run_config import RunConfig
+from trainer.errors import TrainingError
 from trainer.run.folder import CHECKPOINT_MANIFEST as _MANIFEST
 from trainer.run.folder import RunFolder, checkpoint_steps, step_name, step_of
 from trainer.run.start import find_checkpoint

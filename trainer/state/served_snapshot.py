@@ -10,8 +10,8 @@ from clustering.errors import ClusterError
 from clustering.table import store
 from data_shards.errors import DataError
 from data_shards.shards.manifest import Manifest
-from trainer.config.errors import TrainingError, UnusableSnapshot
-from trainer.run.folder import RunFolder, step_name, step_of
+from trainer.errors import TrainingError, UnusableSnapshot
+from trainer.run.folder import SNAPSHOT_CHECKSUM, RunFolder, step_name, step_of
 from trainer.state.snapshot import Snapshot, describe_snapshot, read_snapshot, snapshot_steps
 
 
@@ -20,7 +20,7 @@ def identity(snapshot: Snapshot) -> dict[str, str]:
 
     The seed and all other settings are those of the run's folder, which holds a single run.
     """
-    return {"snapshot_checksum": snapshot.checksum, "data_checksum": snapshot.data_checksum}
+    return {SNAPSHOT_CHECKSUM: snapshot.checksum, "data_checksum": snapshot.data_checksum}
 
 
 def is_served(run: RunFolder, snapshot: Snapshot) -> bool:

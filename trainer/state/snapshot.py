@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save
 
 from data_shards.atomic import atomic_folder, read_json, sha256_of, write_json
 from data_shards.errors import ConfigError, DataError
-from trainer.config.errors import TrainingError
 from trainer.config.run_config import RunConfig
+from trainer.errors import TrainingError
 from trainer.losses.registry import LOSSES
 from trainer.models import build_network
 from trainer.models.heads import ClassifierInput

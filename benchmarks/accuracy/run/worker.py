@@ -26,7 +26,7 @@ from benchmarks.accuracy.run.tables import TableThread
 from data_shards.atomic import read_json, write_json
 from data_shards.shards.manifest import Manifest
 from trainer.config.builder import with_settings
-from trainer.config.errors import NonFiniteLoss
+from trainer.errors import NonFiniteLoss
 from trainer.evaluation.shot_groups import mean_recall, shot_groups
 from trainer.run.folder import RunFolder
 from trainer.train import train

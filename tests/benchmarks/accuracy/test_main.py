@@ -22,7 +22,7 @@ from benchmarks.accuracy.run.methods import METHODS
 
 ROOT = Path(__file__).parents[3]
 TIMEOUT = 120
-READOUTS = {"head", "ncm", "knc_margin", "knc_soft", "knn", "knn_balanced"}
+READOUT_ORDER = {"head", "ncm", "knc_margin", "knc_soft", "knn", "knn_balanced"}
 
 
 def arguments(out: Path, *more: str) -> list[str]:
@@ -103,7 +103,7 @@ def test_a_search_reads_validation_images_and_its_choice_is_used(
     assert diverged == {}
     assert recipe["tried"][2]["settings"]["optim.learning_rate"] == pytest.approx(1e-8)
     assert max(beyond.values()) < recipe["balanced_accuracy"]
-    assert set(values) >= READOUTS
+    assert set(values) >= READOUT_ORDER
     assert recipe["balanced_accuracy"] == max(values.values()) == values[recipe["readout"]]
     assert {json.loads(line)["split"] for line in records_of(out)} == {"validation"}
     assert not out.exists()

@@ -26,7 +26,7 @@ TABLES = {
 COUNTS = {"shape": np.array([9, 5, 3, 1]), "parity": np.array([12, 6])}
 BY_TABLE = ["knc_margin", "knc_soft", "knc_balanced", "ncm", "blend"]
 WITHOUT_TABLE = ["knn", "knn_balanced", "head", "head_adjusted"]
-READOUTS = [*BY_TABLE, *WITHOUT_TABLE]
+READOUT_ORDER = [*BY_TABLE, *WITHOUT_TABLE]
 CONFIG = EvaluationConfig(
     batch_size=4, num_neighbours=3, knn=3, knn_balanced=7, head_adjustment=1.0
 )
@@ -92,7 +92,7 @@ def test_an_empty_shard_gives_no_batch(tiny_data):
 
 def test_every_image_is_counted_once_for_each_task_and_read_out(count, batches, tiny_data):
     counts = count(batches)
-    assert list(counts) == [(task.name, readout) for task in TASKS for readout in READOUTS]
+    assert list(counts) == [(task.name, readout) for task in TASKS for readout in READOUT_ORDER]
     for (task, _), found in counts.items():
         expected = tiny_data.class_counts("test", task)
         assert found.total.tolist() == expected.tolist()
@@ -112,7 +112,7 @@ def test_any_split_of_the_batches_adds_up_to_one_process(count, batches, num_wor
 
 def test_an_empty_share_has_all_keys_and_no_counts(count):
     counts = count([])
-    assert list(counts) == [(task.name, readout) for task in TASKS for readout in READOUTS]
+    assert list(counts) == [(task.name, readout) for task in TASKS for readout in READOUT_ORDER]
     assert {name: len(c.total) for (name, _), c in counts.items()} == {"shape": 4, "parity": 2}
     assert sum(c.total.sum() + c.correct.sum() for c in counts.values()) == 0
 
@@ -120,7 +120,7 @@ def test_an_empty_share_has_all_keys_and_no_counts(count):
 def test_counts_are_those_of_the_images_one_at_a_time(
     count, batches, tiny_network, test_index, training
 ):
-    correct = {(task.name, readout): 0 for task in TASKS for readout in READOUTS}
+    correct = {(task.name, readout): 0 for task in TASKS for readout in READOUT_ORDER}
     for position, sample_id in enumerate(test_index.ids):
         image = decode_batch([test_index.read(int(sample_id))], tiny_network)
         outputs = embed_images(tiny_network, image)
@@ -161,7 +161,7 @@ def test_one_search_is_for_as_many_images_as_may_wait(count, batches, monkeypatc
 
 def test_a_task_without_a_table_is_read_out_by_its_head(count, batches):
     counts = count(batches, tables={"shape": TABLES["shape"]})
-    assert [readout for task, readout in counts if task == "shape"] == READOUTS
+    assert [readout for task, readout in counts if task == "shape"] == READOUT_ORDER
     assert [readout for task, readout in counts if task == "parity"] == WITHOUT_TABLE
 
 

@@ -10,7 +10,7 @@ from clustering.table.knc import knc_predict
 from tests.helpers import reference_trainer as reference
 from tests.helpers.cluster_tables import tiny_table
 from tests.helpers.reference_clustering import unit_rows
-from trainer.config.readout_names import READOUTS
+from trainer.config.readout_names import READOUT_ORDER
 from trainer.config.sections import EvaluationConfig
 from trainer.evaluation.cluster_readouts import blended_scores
 from trainer.evaluation.head_readouts import adjusted_logits
@@ -222,7 +222,7 @@ def test_half_precision_is_read_out_too():
 
 
 def test_the_names_that_need_no_torch_are_in_the_registry_in_that_order():
-    assert [name for name in READ_OUTS if name in READOUTS] == list(READOUTS)
+    assert [name for name in READ_OUTS if name in READOUT_ORDER] == list(READOUT_ORDER)
     assert all(name == readout.name for name, readout in READ_OUTS.items())
 
 

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from tests.helpers import reference_trainer as reference
-from trainer.losses.clmle import angular_margin_cosine, candidate_cosines, clmle_loss
+from trainer.losses.clmle import candidate_cosines, clmle_loss
+from trainer.losses.margins import angular_margin_cosine
 
 SETTINGS = {
     "scale": 8.0,

@@ -5,15 +5,15 @@ import torch
 
 from tests.helpers import reference_trainer as reference
 from tests.helpers.tiny_tables import table_of
-from trainer.config.readout_names import READOUTS
+from trainer.config.readout_names import READOUT_ORDER
 from trainer.config.sections import TaskConfig
 from trainer.losses.batch import TaskTable
-from trainer.losses.class_margins import rare_class_margins
 from trainer.losses.clmle import (
     ClmleSettings,
     candidate_cosines,
     clmle_loss,
 )
+from trainer.losses.margins import rare_class_margins
 from trainer.losses.objective import Objective, TaskTarget
 from trainer.losses.outputs import TaskOutput
 from trainer.losses.registry import LOSSES
@@ -378,4 +378,4 @@ def test_a_loss_is_registered_under_its_own_name():
     for name, spec in LOSSES.items():
         assert spec.name == name == spec.settings().name
         assert spec.needs_table <= (spec.sampling == "cluster"), name
-        assert spec.readout in READOUTS, name
+        assert spec.readout in READOUT_ORDER, name

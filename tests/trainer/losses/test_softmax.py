@@ -8,9 +8,9 @@ import torch
 
 from data_shards.errors import ConfigError
 from tests.helpers import reference_trainer as reference
-from trainer.losses.class_margins import ldam_margins, rare_class_margins
 from trainer.losses.focal import focal_loss
 from trainer.losses.ldam import margin_softmax_loss
+from trainer.losses.margins import ldam_margins, rare_class_margins
 from trainer.losses.softmax import (
     class_weights,
     log_priors,

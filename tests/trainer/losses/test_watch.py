@@ -7,8 +7,7 @@ import torch
 
 from trainer.losses.batch import ClusterComparison
 from trainer.losses.clmle import ClmleSettings, clmle_loss
-from trainer.losses.collapse import CollapseWatch
-from trainer.losses.outputs import TaskOutput
+from trainer.losses.collapse import CollapseWatch, Observed
 from trainer.state.snapshot import NetworkDescription
 
 LOSS = ClmleSettings(scale=8.0, margin_between=0.4, margin_within=0.2, weight_within=0.5)
@@ -46,7 +45,7 @@ def terms_of_a_collapse(margin_factor, log_prior=None, margin=LOSS.margin_betwee
 
 def output(embedding, projection=None):
     projection = embedding if projection is None else projection
-    return TaskOutput(embedding, embedding, projection, None)
+    return Observed(embedding, projection)
 
 
 def measure(  # noqa: PLR0913
@@ -150,10 +149,13 @@ def test_a_network_that_sees_no_difference_is_noticed_behind_its_batch_norm(
     ).build()
     noise = torch.randn(16, 1, 32, 32, generator=torch.Generator().manual_seed(0))
     images = noise[:1] + 1e-4 * noise if collapsed else noise
-    outputs = network(images)
+    observed = {
+        task: Observed(output.embedding, output.projection)
+        for task, output in network(images).items()
+    }
     watch = CollapseWatch()
     for _ in range(3):
-        measured = watch.measure(outputs, {})
+        measured = watch.measure(observed, {})
     assert ("have collapsed" in caplog.text) == collapsed
     assert (measured["embedding/identity/dispersion_before_norm"] < 0.02) == collapsed
     assert measured["embedding/identity/dispersion"] > 0.5, "which BatchNorm sees to"

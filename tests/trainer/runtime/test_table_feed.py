@@ -14,9 +14,9 @@ from clustering.table import store
 from data_shards.atomic import write_json
 from tests.helpers.cluster_tables import tiny_table
 from tests.helpers.ranks import run_ranks
-from trainer.config.errors import LateTable, Stopped, TrainingError
 from trainer.config.sections import RefreshConfig
 from trainer.config.tasks import check_tables
+from trainer.errors import LateTable, Stopped, TrainingError
 from trainer.run.folder import GIVEN_UP, RunFolder, is_service_given_up
 from trainer.runtime import table_feed
 from trainer.runtime.table_feed import FeedState, TableFeed

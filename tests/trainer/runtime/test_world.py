@@ -10,7 +10,7 @@ import torch.distributed as dist
 
 from data_shards.errors import ConfigError
 from tests.helpers.ranks import run_ranks
-from trainer.config.errors import TrainingError
+from trainer.errors import TrainingError
 from trainer.runtime import world as world_module
 from trainer.runtime.world import World, micro_batches_of_rank
 

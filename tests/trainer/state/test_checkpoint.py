@@ -15,7 +15,7 @@ from data_shards.errors import ConfigError
 from tests.helpers.ranks import run_ranks
 from tests.helpers.training import NETWORK
 from trainer.config.builder import build_config
-from trainer.config.errors import TrainingError
+from trainer.errors import TrainingError
 from trainer.run.folder import RunFolder, checkpoint_steps, step_name
 from trainer.run.start import find_checkpoint
 from trainer.runtime.table_feed import FeedState

@@ -12,7 +12,7 @@ from clustering.table import store
 from data_shards.atomic import sha256_of
 from tests.helpers.cluster_tables import tiny_table
 from tests.helpers.training import NETWORK
-from trainer.config.errors import TrainingError, UnusableSnapshot
+from trainer.errors import TrainingError, UnusableSnapshot
 from trainer.run.folder import SNAPSHOT_WEIGHTS, RunFolder, step_name
 from trainer.state.served_snapshot import identity, served_snapshot
 from trainer.state.snapshot import Snapshot, write_snapshot

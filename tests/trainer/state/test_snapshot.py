@@ -14,7 +14,7 @@ from data_shards.errors import ConfigError
 from tests.helpers.ranks import fresh_processes
 from tests.helpers.training import NETWORK
 from trainer.config.builder import build_config
-from trainer.config.errors import TrainingError
+from trainer.errors import TrainingError
 from trainer.run.folder import RunFolder, step_name
 from trainer.state.snapshot import (
     NetworkDescription,

@@ -1,4 +1,4 @@
-"""Margins that are larger for rare classes. Legend: C classes."""
+"""Angular margins, and margins that are larger for rare classes. Legend: N samples, C classes."""
 
 from __future__ import annotations
 
@@ -11,8 +11,29 @@ from trainer.losses.lazy_torch import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
+# Keeps the slope of sqrt finite where an embedding lies on its centroid.
+_SMALLEST_SQUARED_SINE = 1e-12
 # Just below pi/2: a larger angular margin would push away from the sample's own cluster.
 LARGEST_MARGIN_RAD = 1.5
+
+
+def angular_margin_cosine(cosine: Tensor, margin_rad: Tensor | float) -> Tensor:
+    """Return cos(theta + margin), continued so that it falls for every angle.
+
+    Beyond theta + margin = pi the cosine itself would rise again, and so would reward the worst
+    samples; there it continues as -2 - cos(theta + margin), with the same value and slope at pi.
+
+    Args:
+        cosine: (N,) floating point cosines of theta; rounding beyond [-1, 1] is harmless.
+        margin_rad: radians in [0, pi], a number or (N,).
+
+    Returns:
+        (N,) in [-3, 1], with a finite gradient everywhere.
+    """
+    margin = torch.as_tensor(margin_rad, dtype=cosine.dtype, device=cosine.device)
+    sine = (1 - cosine.square()).clamp(min=_SMALLEST_SQUARED_SINE).sqrt()
+    shifted = cosine * margin.cos() - sine * margin.sin()
+    return torch.where(cosine >= -margin.cos(), shifted, -2 - shifted)
 
 
 def rare_class_margins(class_counts: np.ndarray, margin_rad: float, *, exponent: float) -> Tensor:
