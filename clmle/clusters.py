@@ -25,7 +25,7 @@ def cluster(
     previous: ClusterTable | None = None,
     **settings: Any,
 ) -> ClusterTable:
-    """Divide each class into clusters by spherical k-means (`clustering.cluster_arrays`).
+    """Cluster each class by spherical k-means (`clustering.cluster_arrays`).
 
     Args:
         embeddings: (N, D) floating point, array or torch tensor; rows are normalised.

@@ -131,8 +131,8 @@ def load_run(
         folder: of the run, such as "runs/digits".
         checkpoint: a step of the run, or the folder of a snapshot or checkpoint; None for the
             newest.
-        readout: what makes a class of an embedding; None for the one that the run's method is meant
-            for.
+        readout: how an embedding is turned into a class; None for the one that suits the run's
+            method.
         shards: folder of the training images, which name the classes; None for the one that the run
             was trained on, relative to the working directory.
 

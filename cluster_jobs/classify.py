@@ -134,7 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--readout",
         metavar="NAME",
-        help="what makes a class of an embedding: "
+        help="how an embedding is turned into a class: "
         f"{', '.join(name for name in READ_OUTS if not by_training_images(name))}, if the run has "
         "them (default: the one that its method is meant for)",
     )

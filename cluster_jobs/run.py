@@ -56,8 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.write(f"{line}\n")
     run = RunFolder(config.run_path)
     busy = (
-        f"another `clmle run` is at work in {run.path}; wait for it, stop it, or set another "
-        "run.folder"
+        f"another `clmle run` is already running in {run.path}; wait for it, stop it, or set "
+        "another run.folder"
     )
     with _sigterm_unwinds():
         try:

@@ -1,4 +1,4 @@
-"""Which settings make a run what it is, and which may change when it goes on.
+"""Which settings make a run what it is, and which may change when it is resumed.
 
 A setting that only decides who computes, when, or how long, changes no result: its dataclass field
 is marked with `MAY_CHANGE`. All other settings are the identity of a run, or of a table.

@@ -166,7 +166,7 @@ def train(config: RunConfig, *, resume: str = "auto") -> dict[str, Any]:
 def _claimed(config: RunConfig, run: RunFolder, resume: str) -> Iterator[None]:
     """Inside the block this training alone writes to the folder."""
     busy = (
-        f"another training is at work in {run.path}: it holds {TRAINER}; wait for it, stop it, or "
+        f"another training run is using {run.path} (it holds {TRAINER}); wait for it, stop it, or "
         "set another run.folder"
     )
     with claimed_alone(

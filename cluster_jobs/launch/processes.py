@@ -66,7 +66,7 @@ class Part:
         ended_before = self._process.returncode is not None
         code = self._process.poll()
         if code is not None and code < 0 and not ended_before:
-            self._kill_group()  # the reaper itself was killed, so it ended nobody
+            self._kill_group()  # the reaper itself was killed, so its children are still running
         return 128 - code if code is not None and code < 0 else code
 
     def terminate(self) -> None:

@@ -28,7 +28,7 @@ class RayExecutor:
         Args:
             config: patience with calls (`cluster`), and the share of a GPU that an item asks for
                 (`launch.embed_gpus`), if the cluster has any.
-            cpus: so many items are done at a time; 0 = all CPUs that the cluster has when the
+            cpus: number of items at a time; 0 = all CPUs that the cluster has when the
                 items are sent.
         """
         self._config = config

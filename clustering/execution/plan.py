@@ -1,7 +1,7 @@
 """The plan of a table: the clusters of each class, and the work of each worker.
 
 Pure. The plan never changes the clusters, only who makes them. Cost is counted in row-centroid
-comparisons, and what is done once to each row as so many of them.
+comparisons, and per-row overhead in the same unit.
 
 Legend: C classes, N samples, D embedding.
 """

@@ -56,7 +56,7 @@ Done = tuple[BundleWork, BundleResult]
 
 
 class Workers(Protocol):
-    """Whoever clusters."""
+    """The workers that cluster."""
 
     @property
     def num_workers(self) -> int:

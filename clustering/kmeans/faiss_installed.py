@@ -8,7 +8,7 @@ from clustering.errors import FaissMissingError
 
 
 def require_faiss() -> None:
-    """Refuse to go on without FAISS.
+    """Refuse to continue without FAISS.
 
     Raises:
         FaissMissingError: it is not installed; names the extras that bring it.

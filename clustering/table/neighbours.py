@@ -131,7 +131,7 @@ def _compared_with_all(
 def _exhaustive(clusters: _Clusters, num_wanted: int) -> npt.NDArray[np.int64]:
     """(M, R) nearest clusters of other classes, by FAISS on all its threads."""
     lists = np.empty((len(clusters), num_wanted), dtype=np.int64)
-    # Beside the wanted ones their own class may be found, and one that tells of a tie.
+    # The search may also return clusters of the own class; one extra result reveals a tie.
     num_searched = min(num_wanted + clusters.largest_class + 1, len(clusters))
     for rows in row_blocks(len(clusters), 1, _SEARCHED_ROWS):
         cosines, found = faiss.knn(

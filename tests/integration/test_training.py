@@ -369,7 +369,7 @@ def test_a_second_run_in_the_same_folder_is_refused_and_changes_nothing(tmp_path
     with claimed_alone(run, TRAINER, lambda: None, busy="not in this test"):
         for code, text in train_ranks(config, prepare=at_once):
             assert code == 2
-            assert "error: another training is at work in" in text
+            assert "error: another training run is using" in text
     assert run.report.read_text() == before
 
 

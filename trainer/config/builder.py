@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from data_shards.errors import ConfigError
-from trainer.config.renamed import RENAMED_SETTINGS
+from trainer.config.renamed import refuse_renamed
 from trainer.config.run_config import RunConfig, as_dict
 from trainer.losses.registry import LOSSES
 from trainer.losses.spec import LossSettings
@@ -38,6 +38,7 @@ def build_config(
     values = copy.deepcopy(dict(raw))
     for key, value in settings.items():
         place(values, key, value)
+    refuse_renamed(values)
     config = _build(RunConfig, values, "")
     assert isinstance(config, RunConfig)
     return config
@@ -56,6 +57,7 @@ def with_settings(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
 
 def given_settings(raw: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of sections by their dotted names; unknown ones are left to `build_config`."""
+    refuse_renamed(raw)
     given: dict[str, Any] = {}
     for section, kind in typing.get_type_hints(RunConfig).items():
         values = raw.get(section)
@@ -132,8 +134,6 @@ def _build(kind: Any, raw: Any, where: str) -> Any:
 
 def _unknown(kind: Any, full: str, key: str, prefix: str) -> str:
     known = [item.name for item in dataclasses.fields(kind)]
-    if full in RENAMED_SETTINGS:
-        return f"unknown setting {full}: {RENAMED_SETTINGS[full]}"
     if issubclass(kind, LossSettings):
         others = [n for n, spec in LOSSES.items() if key in _field_names(spec.settings)]
         if others:

@@ -48,7 +48,7 @@ def derived_settings(
     tasks: Sequence[TaskConfig],
     given: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, Any]:
-    """The recipe for shards, as dotted settings for `config_builder.with_settings`.
+    """The recipe for shards, as dotted settings for `builder.with_settings`.
 
     Args:
         manifest: of the shards.

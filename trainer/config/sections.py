@@ -52,8 +52,8 @@ class DataConfig:
     """Micro-batches per rank that are read ahead."""
 
     cache_mib: int = field(default=256, metadata=MAY_CHANGE)
-    """Memory per rank for images once they are decoded, in MiB; those that find no room are decoded
-    each time. 0 = none is kept."""
+    """Memory per rank for images once they are decoded, in MiB; images that do not fit are decoded
+    every time. 0 = none is kept."""
 
     def __post_init__(self) -> None:
         _require(self.shift >= 0, "data.shift", ">= 0 pixels", self.shift)
@@ -125,7 +125,7 @@ class RefreshConfig:
 
     lag: int = 10
     """The table of the weights of step t is switched to at step t + lag, on all ranks at once.
-    0 = training stands still while it is made."""
+    0 = training waits for it."""
 
     on_late: Literal["wait", "continue"] = field(default="wait", metadata=MAY_CHANGE)
     """wait = all ranks wait for the table (deterministic); continue = keep the old one, switch
@@ -141,7 +141,7 @@ class RefreshConfig:
         _require(
             self.every == 0 or self.lag <= self.every,
             "refresh.lag",
-            f"<= refresh.every = {self.every}, so that one table at a time is on its way",
+            f"<= refresh.every = {self.every}, so that only one table is pending at a time",
             self.lag,
         )
         _require(self.timeout_seconds > 0, "refresh.timeout_seconds", "> 0", self.timeout_seconds)
@@ -178,7 +178,7 @@ class OptimConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
-    """The length of the training, and how DeepSpeed runs it."""
+    """The length of the training run, and how DeepSpeed runs it."""
 
     steps: int = 600
     """Optimiser steps. Images seen = steps x micro_batches x micro_batch_size."""

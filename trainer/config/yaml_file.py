@@ -104,10 +104,10 @@ def to_yaml(config: RunConfig, derived: Sequence[Derived] = ()) -> str:
 
     Args:
         config: the run.
-        derived: what its recipe derived, which is told in comments on top.
+        derived: what its recipe derived, which is listed in comments at the top.
     """
-    told = "".join(f"# {line}\n" for line in recipe_lines(config, derived))
-    return told + yaml.safe_dump(as_dict(config), sort_keys=False, allow_unicode=True)
+    lines = "".join(f"# {line}\n" for line in recipe_lines(config, derived))
+    return lines + yaml.safe_dump(as_dict(config), sort_keys=False, allow_unicode=True)
 
 
 def recipe_lines(config: RunConfig, derived: Sequence[Derived]) -> list[str]:

@@ -1,4 +1,4 @@
-"""What a loss sees of a micro-batch, and what it makes of it.
+"""The input and the output of a loss, for a micro-batch.
 
 Legend: B images of a micro-batch, N images of a step over all ranks, D embedding, M clusters of a
 table, K candidate clusters.

@@ -147,14 +147,14 @@ class ClmleSettings(JointSettings):
         return (*super()._of_softmax_term, "isda_strength")
 
     def warnings(self, sampling: Sampling) -> list[str]:  # noqa: D102
-        told = super().warnings(sampling)
+        messages = super().warnings(sampling)
         if sampling != "cluster" and not self.mean_momentum:
-            told.append(
+            messages.append(
                 f"loss.candidates table with sampler.sampling {sampling} and loss.mean_momentum 0: "
                 "where a cluster has one image in a micro-batch, that image is its own centroid, "
                 "so the loss has no pull on it; set loss.mean_momentum above 0, such as 0.9"
             )
-        return told
+        return messages
 
 
 class ClmleValue(NamedTuple):

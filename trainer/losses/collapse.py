@@ -90,7 +90,7 @@ def plateau_loss(
 
     Args:
         num_other: (N,) float64 candidate clusters of other classes of each sample (`rivals`).
-        num_same: (N,) float64 candidate clusters of its class beside its own.
+        num_same: (N,) float64 candidate clusters of its class other than its own.
         scale: s of the loss.
         margin_between_rad: annealed margin, radians; a number or (N,).
         margin_within_rad: annealed margin, radians.
@@ -138,8 +138,9 @@ class CollapseDetector:
     ) -> str | None:
         """Check one more batch.
 
-        It looks collapsed where BatchNorm was given nearly one point, whatever it makes of that
-        noise; or where the embeddings are nearly one and the loss is at its plateau (or above).
+        It looks collapsed where BatchNorm was given nearly one point, regardless of what it makes
+        of that noise; or where the embeddings are nearly one and the loss is at its plateau (or
+        above).
 
         Args:
             embedding: `batch_dispersion` of the embeddings.

@@ -1,4 +1,4 @@
-"""What a network says of a micro-batch: the input of every loss and every read-out.
+"""A network's outputs for a micro-batch: the input of every loss and every read-out.
 
 Legend: B images, C classes of a task, D embedding, V vectors per class.
 """

@@ -47,12 +47,12 @@ class ClassWeightSettings(LossSettings):
         require(0 <= beta < 1, "loss.class_weight_beta", "in [0, 1)", beta)
 
     def ignored_settings(self) -> list[str]:  # noqa: D102
-        told = super().ignored_settings()
+        messages = super().ignored_settings()
         if self.class_weight != "effective_number" and self.differs("class_weight_beta"):
-            told.append("loss.class_weight_beta is ignored: it needs effective_number")
+            messages.append("loss.class_weight_beta is ignored: it needs effective_number")
         if self.reweight_from and self.class_weight == "none":
-            told.append("loss.reweight_from is ignored: loss.class_weight is none")
-        return told
+            messages.append("loss.reweight_from is ignored: loss.class_weight is none")
+        return messages
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,12 +97,12 @@ class JointSettings(SoftmaxSettings):
         return ("class_weight", "logit_adjustment")
 
     def ignored_settings(self) -> list[str]:  # noqa: D102
-        told = [
+        messages = [
             f"loss.{name} is ignored: loss.weight_softmax is 0"
             for name in self._of_softmax_term
             if not self.has_classifier and self.differs(name)
         ]
-        return told + super().ignored_settings()
+        return messages + super().ignored_settings()
 
 
 def class_weights(

@@ -100,7 +100,7 @@ class World:
         self._in_rounds(work)
 
     def _in_rounds(self, work: Callable[[], T] | None) -> T | None:
-        """Run the work, if any; meanwhile the ranks keep telling each other who is still busy."""
+        """Run the work, if any; meanwhile the ranks exchange keep-alive messages."""
         if self.size == 1:
             return None if work is None else work()
         with ThreadPoolExecutor(1, thread_name_prefix="in_rounds") as pool:

@@ -48,7 +48,7 @@ class BatchPlan:
         # Only these are drawn: a whole step would keep each rank as long as one that is alone.
         numbers = micro_batches_of_rank(range(self.shape.micro_batches), world.rank, world.size)
         task = task_of_step(self._tasks, step).name
-        # Tasks take turns: a task's own steps are counted, so that it passes over none of its
+        # Tasks take turns: a task's own steps are counted, so that it skips none of its
         # clusters. Instances are of all tasks alike, and so is their order.
         turn = step // len(self._tasks)
         sampling = config.sampling_at(step)

@@ -53,7 +53,7 @@ def label_batch(  # noqa: PLR0913 - a step's coordinates, and what is drawn
             round. "progressive" draws each image "class_balanced" with probability `progress`,
             else "instance" (Kang et al., ICLR 2020). "class_groups" is "class_balanced" in groups
             of `images_per_class` images of a class: P x K batches for losses on pairs.
-        progress: of the training, in [0, 1]; for "progressive" only.
+        progress: of the training run, in [0, 1]; for "progressive" only.
         numbers: of the micro-batches that are wanted, in [0, shape.micro_batches); None for all.
 
     Returns:

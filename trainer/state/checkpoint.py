@@ -64,7 +64,7 @@ def save(
         run: the run's folder.
         state: the loop's state, the same on every rank.
         keep: newest checkpoints to keep.
-        statistics: of `Objective.running_statistics`, if the loss keeps any.
+        statistics: of `Objective.state`, if the loss keeps any.
     """
     folder = run.checkpoints / step_name(state.step)
     if engine.world.is_first:

@@ -9,6 +9,7 @@ import pytest
 from data_shards.errors import ConfigError
 from tests.helpers.tiny_data import PARITY, SHAPE, TRAIN_COUNTS
 from trainer import train
+from trainer.config.baselines import baseline_config
 from trainer.config.builder import build_config, with_settings
 from trainer.config.recipe import DERIVED_SETTINGS, derive, derived_settings
 from trainer.config.tasks import resolve_tasks
@@ -17,8 +18,6 @@ from trainer.losses.registry import LOSSES
 from trainer.run.folder import RunFolder
 
 ROOT = Path(__file__).parents[3]
-GROUPS = {"sampler.images_per_cluster", "sampler.images_per_class"}
-"""Derived only for a sampling that draws images of a cluster, or of a class, together."""
 LONG_TAIL = ROOT / "configs" / "long_tail.yaml"
 
 
@@ -39,6 +38,8 @@ def test_many_small_classes():
     assert values([30] * 150) == {
         "cluster.target_size": 20,
         "cluster.max_per_class": 0,
+        "sampler.images_per_cluster": 3,
+        "sampler.images_per_class": 3,
         "sampler.micro_batch_size": 120,
         "loss.candidates": "table",
         "sampler.sampling": "square_root",
@@ -69,6 +70,8 @@ def test_two_large_classes():
         | {
             "cluster.target_size": 200,
             "cluster.max_per_class": 3,
+            "sampler.images_per_cluster": 5,
+            "sampler.images_per_class": 5,
             "sampler.micro_batch_size": 100,
             "sampler.sampling": "square_root",
             "sampler.warmup_sampling": "square_root",
@@ -114,7 +117,15 @@ def test_what_the_counts_decide(counts, settings):
 
 
 def test_all_that_may_be_derived_is():
-    assert list(values([5, 3])) == [name for name in DERIVED_SETTINGS if name not in GROUPS]
+    assert tuple(values([5, 3])) == DERIVED_SETTINGS
+
+
+@pytest.mark.parametrize("loss", ["triplet", "supcon", "magnet", "lmle"])
+def test_baselines_group_their_images_as_the_recipe_says(loss):
+    run = resolved([200] * 44, baselines={"other": {"loss.name": loss}})
+    baseline = baseline_config(run, "other").sampler
+    assert (baseline.micro_batch_size, baseline.images_per_class) == (120, 3)
+    assert (baseline.clusters, baseline.images_per_cluster) == (40, 3)
 
 
 def test_many_images_keep_the_default_weight_decay():
@@ -169,6 +180,7 @@ def test_a_task_without_images_is_refused(counts):
                 "loss.cluster_prior": 0.0,
                 "sampler.warmup_sampling": "class_balanced",
                 "sampler.images_per_cluster": 3,
+                "sampler.images_per_class": 3,
                 "sampler.micro_batch_size": 120,
             },
         ),
@@ -177,6 +189,12 @@ def test_a_task_without_images_is_refused(counts):
             {"sampler.micro_batch_size": 280},
         ),
         ({"sampler__sampling": "class_groups"}, {"sampler.images_per_class": 3}),
+        # What the user sets, they divide.
+        (
+            {"sampler__sampling": "cluster", "sampler__micro_batch_size": 100},
+            {"sampler.images_per_cluster": 2},
+        ),
+        ({"sampler__micro_batch_size": 97}, {"sampler.images_per_class": 1}),
         ({"loss__candidates": "batch"}, {"sampler.warmup_sampling": "class_balanced"}),
         # Margins keep their order, growth and warm-up fit into the training.
         ({"loss__margin_between": 0.02}, {"loss.margin_within": 0.02}),
@@ -194,8 +212,8 @@ def test_what_is_given_counts_in_the_rest(given, settings):
 @pytest.mark.parametrize(
     ("given", "left_alone"),
     [
-        ({"loss__candidates": "batch"}, {"sampler.sampling", "sampler.images_per_class"}),
-        ({"loss__warmup_share": 0.0}, {"sampler.warmup_sampling", *GROUPS}),
+        ({"loss__candidates": "batch"}, {"sampler.sampling"}),
+        ({"loss__warmup_share": 0.0}, {"sampler.warmup_sampling"}),
         (
             {"loss__weight_softmax": 0.0},
             {
@@ -203,7 +221,6 @@ def test_what_is_given_counts_in_the_rest(given, settings):
                 "loss.warmup_share",
                 "loss.isda_strength",
                 "sampler.warmup_sampling",
-                *GROUPS,
             },
         ),
     ],
@@ -264,9 +281,7 @@ def test_what_the_file_and_the_command_line_set_stays(overrides, tmp_path):
     assert config.checkpoint.every == 60  # of the 600 steps
     names = [item.setting for item in derived]
     assert names == [
-        name
-        for name in DERIVED_SETTINGS
-        if name not in {"loss.scale", "loss.margin_between", *GROUPS}
+        name for name in DERIVED_SETTINGS if name not in ("loss.scale", "loss.margin_between")
     ]
 
 
@@ -351,7 +366,7 @@ def test_a_dry_run_says_why_in_comments(overrides, capsys, tmp_path):
     printed.write_text(capsys.readouterr().out)
     comments = [line for line in printed.read_text().splitlines() if line.startswith("#")]
     assert "# recipe long_tail: loss.scale = 8.0: 4 classes" in comments
-    assert len(comments) == len(set(DERIVED_SETTINGS) - GROUPS)
+    assert len(comments) == len(DERIVED_SETTINGS)
     assert load_config(printed) == load_config(LONG_TAIL, overrides)
 
 
