@@ -147,9 +147,9 @@ def test_running_means_are_the_same_for_two_ranks_and_after_a_stop(tmp_path, tin
         saved = load_file(run.checkpoints / "step_000007" / "running_statistics.safetensors")
         table = store.load(run.tables, 4)
         for name in ("shape", "odd"):
-            moved = np.abs(saved[name] - table[name].centroids).max(axis=1)
+            moved = np.abs(saved[f"{name}/means"] - table[name].centroids).max(axis=1)
             assert (moved > 1e-3).any(), "no image in two steps"
-            np.testing.assert_allclose(np.linalg.norm(saved[name], axis=1), 1, rtol=1e-5)
+            np.testing.assert_allclose(np.linalg.norm(saved[f"{name}/means"], axis=1), 1, rtol=1e-5)
         succeeded(train_ranks(config, 1))
     assert series(config) == pytest.approx(series(unbroken), rel=1e-5)
     expected = weights(unbroken, STEPS)
