@@ -115,8 +115,7 @@ def class_scores(
     """
     queries = unit_rows(embeddings)
     require_table(table)
-    scores = np.empty((len(queries), table.num_classes), dtype=np.float32)
-    knc_predict(
+    found = knc_predict(
         queries,
         table.centroids,
         table.class_of,
@@ -124,9 +123,9 @@ def class_scores(
         rules=[rule],
         num_neighbours=num_neighbours,
         scale=scale,
-        scores={rule: scores},
+        scored=[rule],
     )
-    return scores
+    return found.scores[rule]
 
 
 def require_table(table: object) -> None:

@@ -15,9 +15,9 @@ class that owns at least one of its k nearest clusters.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,15 @@ Rule = Literal["margin", "soft", "balanced"]
 _BALANCED_ENTRIES = 1 << 23
 
 
+class KncPrediction(NamedTuple):
+    """What the rules say of the queries."""
+
+    classes: dict[Rule, npt.NDArray[np.int64]]
+    """Rule -> (N,) the class with the largest score; of equal ones, the lowest."""
+    scores: dict[Rule, npt.NDArray[np.float32]]
+    """Rule -> (N, C), larger is better; -inf for a class with none of the nearest clusters."""
+
+
 def knc_predict(  # noqa: PLR0913 - a settings class would only rename these
     queries: npt.NDArray[np.float32],
     centroids: npt.NDArray[np.float32],
@@ -39,9 +48,9 @@ def knc_predict(  # noqa: PLR0913 - a settings class would only rename these
     rules: Collection[Rule],
     num_neighbours: int,
     scale: float = 16.0,
-    scores: Mapping[Rule, npt.NDArray[np.float32]] | None = None,
+    scored: Collection[Rule] = (),
     block_size: int | None = None,
-) -> dict[Rule, npt.NDArray[np.int64]]:
+) -> KncPrediction:
     """Predict the class of every query by each rule, with a single search.
 
     Args:
@@ -53,21 +62,16 @@ def knc_predict(  # noqa: PLR0913 - a settings class would only rename these
         num_neighbours: k >= 1, of a query or ("balanced") of each class; all of them if
             there are fewer.
         scale: sharpness of the votes, > 0; the margin rule ignores it.
-        scores: (N, C) float32 for some of the rules, overwritten with the score of each class;
-            -inf for a class with none of the nearest clusters.
+        scored: those of the rules whose scores of all classes are wanted, too.
         block_size: queries at a time; None for as many as fit in about 200 MiB.
-
-    Returns:
-        Rule -> (N,) int64, the class with the largest score; of equal ones, the lowest.
 
     Raises:
         ValueError: on wrong shapes or settings, or a query that is not finite.
     """
     _check(queries, centroids, class_of, num_classes)
     votes = _Votes(rules, num_neighbours, scale)
-    scores = scores or {}
-    for of_rule in scores.values():
-        of_rule.fill(-np.inf)
+    shape = (len(queries), num_classes)
+    scores = {rule: np.full(shape, -np.inf, dtype=np.float32) for rule in scored}
     predictions = {rule: np.empty(len(queries), dtype=np.int64) for rule in rules}
     block_size = block_size or votes.block_size(len(centroids))
     for rows in row_blocks(len(queries), len(centroids), block_size):
@@ -75,7 +79,7 @@ def knc_predict(  # noqa: PLR0913 - a settings class would only rename these
             predictions[rule][rows] = vote.best_class()
             if rule in scores:
                 vote.put_in(scores[rule][rows])
-    return predictions
+    return KncPrediction(predictions, scores)
 
 
 def nearest_class_mean_scores(

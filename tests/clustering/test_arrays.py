@@ -138,7 +138,7 @@ def test_scores_are_those_of_knc(rule: Any) -> None:
         num_classes=6,
         rules=[rule],
         num_neighbours=3,
-    )[rule]
+    ).classes[rule]
     assert scores.argmax(axis=1).tolist() == predicted.tolist()
 
 

@@ -65,7 +65,7 @@ def test_the_best_score_is_the_predicted_class(
     predicted = knc_predict(
         rows, table.centroids, table.class_of, num_classes=3, rules=[rule], num_neighbours=4
     )
-    assert scores.argmax(axis=1).tolist() == predicted[rule].tolist()
+    assert scores.argmax(axis=1).tolist() == predicted.classes[rule].tolist()
 
 
 def test_wrong_arrays_are_told_what_was_expected(rows: np.ndarray, labels: np.ndarray) -> None:

@@ -74,7 +74,9 @@ def test_knc_of_device_embeddings_equals_the_cpus(iresnet):
 
     def predict(queries):
         settings = {"num_classes": 10, "num_neighbours": 10}
-        return knc_predict(queries, centroids, class_of, rules=("margin", "soft"), **settings)
+        return knc_predict(
+            queries, centroids, class_of, rules=("margin", "soft"), **settings
+        ).classes
 
     expected = predict(on_cpu[:20])
     for rule, predicted in predict(on_gpu[:20]).items():

@@ -7,21 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from clustering.table.knc import Rule, knc_predict, nearest_class_mean_scores
+from clustering.table.knc import KncPrediction, Rule, knc_predict, nearest_class_mean_scores
 from trainer.config.readout_names import BLEND, KNC_BALANCED, KNC_MARGIN, KNC_SOFT
 from trainer.evaluation.readout import IntArray, Queries, needed
 
 _RULES: Mapping[str, Rule] = {KNC_MARGIN: "margin", KNC_SOFT: "soft", KNC_BALANCED: "balanced"}
 
 
-def nearest_clusters(rule: Rule) -> Callable[[Queries], IntArray]:
-    """The read-out by one of the rules of `clustering.table.knc`."""
-    return lambda queries: queries.once(_by_rule)[0][rule]
+def nearest_clusters(name: str) -> Callable[[Queries], IntArray]:
+    """The read-out of that name, by its rule of `clustering.table.knc`."""
+    rule = _RULES[name]
+    return lambda queries: queries.once(_by_rule).classes[rule]
 
 
 def nearest_class_mean(queries: Queries) -> IntArray:
@@ -34,11 +33,9 @@ def nearest_class_mean(queries: Queries) -> IntArray:
 
 def blend(queries: Queries) -> IntArray:
     """The class to which linear head and clusters together give the largest probability."""
-    _, votes = queries.once(_by_rule)
+    votes = queries.once(_by_rule).scores["balanced"]
     logits = needed(needed(queries.output).logits).float().cpu()
-    predicted: IntArray = (
-        blended_scores(logits, torch.from_numpy(needed(votes))).argmax(dim=1).numpy()
-    )
+    predicted: IntArray = blended_scores(logits, torch.from_numpy(votes)).argmax(dim=1).numpy()
     return predicted
 
 
@@ -56,25 +53,19 @@ def blended_scores(logits: Tensor, votes: Tensor) -> Tensor:
     return logits.log_softmax(dim=1) + votes.log_softmax(dim=1)
 
 
-def _by_rule(
-    queries: Queries,
-) -> tuple[Mapping[Rule, IntArray], npt.NDArray[np.float32] | None]:
+def _by_rule(queries: Queries) -> KncPrediction:
     """Predictions by each wanted rule, and for the blend the (N, C) balanced votes; one search."""
     context, (rows,) = queries.context, queries.batches
     table = needed(context.table)
     rules = [rule for name, rule in _RULES.items() if name in queries.wanted]
-    votes = None
-    if BLEND in queries.wanted:
-        votes = np.empty((len(rows), table.num_classes), np.float32)
-        rules = list(dict.fromkeys([*rules, "balanced"]))
-    predictions = knc_predict(
+    scored: list[Rule] = ["balanced"] if BLEND in queries.wanted else []
+    return knc_predict(
         rows,
         table.centroids,
         table.class_of,
         num_classes=table.num_classes,
-        rules=rules,
+        rules=list(dict.fromkeys([*rules, *scored])),
         num_neighbours=context.config.num_neighbours,
         scale=context.config.soft_scale,
-        scores={} if votes is None else {"balanced": votes},
+        scored=scored,
     )
-    return predictions, votes

@@ -26,9 +26,11 @@ _TRAINING = frozenset({Need.TRAINING_EMBEDDINGS})
 READ_OUTS: dict[str, ReadOut] = {
     readout.name: readout
     for readout in (
-        ReadOut(name=names.KNC_MARGIN, needs=_TABLE, predict=nearest_clusters("margin")),
-        ReadOut(name=names.KNC_SOFT, needs=_TABLE, predict=nearest_clusters("soft")),
-        ReadOut(name=names.KNC_BALANCED, needs=_TABLE, predict=nearest_clusters("balanced")),
+        ReadOut(name=names.KNC_MARGIN, needs=_TABLE, predict=nearest_clusters(names.KNC_MARGIN)),
+        ReadOut(name=names.KNC_SOFT, needs=_TABLE, predict=nearest_clusters(names.KNC_SOFT)),
+        ReadOut(
+            name=names.KNC_BALANCED, needs=_TABLE, predict=nearest_clusters(names.KNC_BALANCED)
+        ),
         ReadOut(name=names.NEAREST_CLASS_MEAN, needs=_TABLE, predict=nearest_class_mean),
         ReadOut(name=names.BLEND, needs=_TABLE | _LINEAR, predict=blend),
         ReadOut(

@@ -14,14 +14,11 @@ RULES: tuple[Rule, ...] = ("margin", "soft", "balanced")
 
 
 def predict(*arrays: np.ndarray, rule: Rule, **settings: Any) -> np.ndarray:
-    return knc_predict(*arrays, rules=[rule], **settings)[rule]
+    return knc_predict(*arrays, rules=[rule], **settings).classes[rule]
 
 
-def scores_of(*arrays: np.ndarray, rule: Rule, num_classes: int, **settings: Any) -> np.ndarray:
-    scores = np.empty((len(arrays[0]), num_classes), np.float32)
-    settings = {"num_classes": num_classes, "scores": {rule: scores}, **settings}
-    predict(*arrays, rule=rule, **settings)
-    return scores
+def scores_of(*arrays: np.ndarray, rule: Rule, **settings: Any) -> np.ndarray:
+    return knc_predict(*arrays, rules=[rule], scored=[rule], **settings).scores[rule]
 
 
 def _expected(
@@ -98,8 +95,7 @@ def test_all_rules_at_once_say_what_each_says_alone(
     scores_alone = {rule: scores_of(*arrays, rule=rule, **settings) for rule in rules}
     searches = []
     monkeypatch.setattr("clustering.table.knc.top_k", lambda *of: searches.append(1) or top_k(*of))
-    scores = {rule: np.empty((30, 11), np.float32) for rule in rules}
-    found = knc_predict(*arrays, rules=rules, scores=scores, **settings)
+    found, scores = knc_predict(*arrays, rules=rules, scored=rules, **settings)
     assert tuple(found) == rules
     for rule in rules:
         np.testing.assert_array_equal(found[rule], alone[rule])

@@ -147,7 +147,7 @@ def test_knc_uses_the_settings_of_the_evaluation(rule):
         found = knc_predict(
             queries, TABLE.centroids, TABLE.class_of, num_classes=3, rules=[rule], **settings
         )
-        return found[rule]
+        return found.classes[rule]
 
     predicted = predict(context(TABLE, CONFIG), output())[f"knc_{rule}"]
     assert predicted.tolist() == rule_with(num_neighbours=4, scale=8.0).tolist()
@@ -157,8 +157,7 @@ def test_knc_uses_the_settings_of_the_evaluation(rule):
 
 def test_the_blend_is_the_product_of_the_heads_and_the_clusters_probabilities():
     made = output()
-    votes = np.empty((50, 3), np.float32)
-    knc_predict(
+    votes = knc_predict(
         made.embedding.numpy(),
         TABLE.centroids,
         TABLE.class_of,
@@ -166,8 +165,8 @@ def test_the_blend_is_the_product_of_the_heads_and_the_clusters_probabilities():
         rules=["balanced"],
         num_neighbours=4,
         scale=8.0,
-        scores={"balanced": votes},
-    )
+        scored=["balanced"],
+    ).scores["balanced"]
     expected = torch.tensor(reference.blended(made.logits, torch.from_numpy(votes)))
     torch.testing.assert_close(blended_scores(made.logits, torch.from_numpy(votes)), expected)
     predictions = predict(context(TABLE, CONFIG), made)
