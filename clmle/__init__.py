@@ -9,6 +9,7 @@ not need this package. Embeddings may have rows of any length: only their direct
 from __future__ import annotations
 
 import importlib
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from clmle.own_packages import require_own_packages
@@ -50,6 +51,8 @@ require_own_packages()
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return version("clmle")
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_MODULES[name]), name)

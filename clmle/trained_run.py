@@ -62,7 +62,7 @@ class TrainedRun:
 
         Args:
             images: paths of image files, or uint8 pixels: (N, H, W), (N, H, W, C), or a list of
-                images of any sizes; C is 1 or 3.
+                images of any sizes; C is 1 or 3. Not one image: put it into a list.
             task: one of `tasks`; None for the first.
 
         Returns:
@@ -106,6 +106,11 @@ class TrainedRun:
         """(n, size, size, channels) uint8, each of at most the evaluation's batch size."""
         if isinstance(images, (str, Path)):
             raise DataError(f"expected a list of images, got one path; write [{str(images)!r}]")
+        if isinstance(images, np.ndarray) and images.ndim == 3 and images.shape[2] in (1, 3):
+            raise DataError(
+                f"expected a list of images, got one of shape {images.shape}; write [image], or "
+                "image[None] for an array of one"
+            )
         prepared = map(self._pixels, images)
         while batch := list(islice(prepared, self._classifier.config.batch_size)):
             yield np.stack(batch)
@@ -142,7 +147,10 @@ def load_run(
     """
     run = RunFolder(Path(folder))
     if not run.config.is_file():
-        raise DataError(f"{folder} is not a run: it has no {run.config.name}")
+        raise DataError(
+            f"{folder} is not a run (seen from {Path.cwd()}): there is no {run.config}; name the "
+            "run.folder of a run that was started"
+        )
     config = _with_shards(load_config(run.config), shards)
     return TrainedRun(load_classifier(config, run, checkpoint=checkpoint, readout=readout))
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
 
@@ -14,6 +15,10 @@ def test_every_public_name_is_there_and_documented(name: str) -> None:
     assert found.__name__ == name
     assert found.__doc__
     assert name in dir(clmle)
+
+
+def test_the_version_is_that_of_the_command() -> None:
+    assert clmle.__version__ == version("clmle")
 
 
 def test_an_unknown_name_is_an_ordinary_error() -> None:

@@ -68,6 +68,9 @@ def test_wrong_images_are_told_what_was_expected(in_demo: Path, photos: list[Pat
         run.embed(np.zeros((2, 8, 8)))
     with pytest.raises(DataError, match="expected a list of images"):
         run.embed(str(photos[0]))
+    for lone in (np.zeros((16, 16, 1), np.uint8), np.zeros((8, 8, 3), np.uint8)):
+        with pytest.raises(DataError, match=r"got one of shape .*; write \[image\]"):
+            run.classify(lone)
     with pytest.raises(DataError, match=r"nowhere\.png: No such file"):
         run.embed(["nowhere.png"])
     with pytest.raises(DataError, match="has no task 'age', it has digit"):
@@ -77,7 +80,7 @@ def test_wrong_images_are_told_what_was_expected(in_demo: Path, photos: list[Pat
 def test_what_cannot_be_loaded_says_what_to_do(
     in_demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(DataError, match="data is not a run"):
+    with pytest.raises(DataError, match=r"data is not a run \(seen from .*name the run\.folder"):
         clmle.load_run("data")
     with pytest.raises(ConfigError, match="read-out knn is not available: it needs the embeddings"):
         clmle.load_run(RUN, readout="knn")
