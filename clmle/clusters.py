@@ -106,4 +106,7 @@ def cluster_ids(table: ClusterTable, sample_ids: Any) -> npt.NDArray[np.int64]:
             ValueError.
     """
     require_table(table)
-    return table.clusters_of_samples(as_array(sample_ids))
+    wanted = as_array(sample_ids)
+    if not wanted.size:
+        wanted = wanted.astype(np.int64)  # an empty list has no type of its own
+    return table.clusters_of_samples(wanted)

@@ -56,4 +56,6 @@ def as_array(values: Any) -> npt.NDArray[Any]:
     """NumPy's view of an array, a list or a torch tensor (without its gradient)."""
     if hasattr(values, "detach"):
         values = values.detach().cpu()
+        if str(values.dtype) == "torch.bfloat16":  # which NumPy does not have
+            values = values.float()
     return np.asarray(values)

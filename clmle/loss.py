@@ -133,7 +133,8 @@ class ClmleLoss(nn.Module):
             last, placed = self._table
             if last is table and placed.centroids.device == device:
                 return placed
-        placed = TaskTable.of(table, device)
+        with torch.inference_mode(False):  # kept for calls that need a gradient
+            placed = TaskTable.of(table, device)
         self._table = table, placed
         return placed
 

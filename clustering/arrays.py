@@ -72,6 +72,8 @@ def cluster_arrays(
     config = ClusterConfig(target_size=target_size, **settings)
     if seed < 0:
         raise DataError(f"seed must be >= 0, got {seed}")
+    if previous is not None:
+        require_table(previous)
     order = TableOrder(
         task=_TASK if previous is None else previous.task,
         version=0 if previous is None else previous.version + 1,

@@ -153,8 +153,8 @@ class _Votes:
                 raise ValueError(f"rules must be of margin, soft and balanced, got {rule!r}")
         if self.num_neighbours < 1:
             raise ValueError(f"num_neighbours must be >= 1, got {self.num_neighbours}")
-        if not self.scale > 0:
-            raise ValueError(f"scale must be > 0, got {self.scale}")
+        if not 0 < self.scale < np.inf:
+            raise ValueError(f"scale must be > 0 and finite, got {self.scale}")
 
     def block_size(self, num_clusters: int) -> int | None:
         """Queries to vote for at a time; None for as many as `row_blocks` takes."""

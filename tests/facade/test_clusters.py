@@ -68,6 +68,17 @@ def test_the_best_score_is_the_predicted_class(
     assert scores.argmax(axis=1).tolist() == predicted.classes[rule].tolist()
 
 
+def test_bfloat16_tensors_and_no_samples_serve(rows: np.ndarray, labels: np.ndarray) -> None:
+    rough = torch.from_numpy(rows).to(torch.bfloat16)
+    table = clmle.cluster(rough, labels, target_size=6)
+    assert clmle.knc_scores(rough, table).shape == (len(rows), 3)
+    assert clmle.cluster_ids(table, []).tolist() == []
+    with pytest.raises(TypeError, match="table must be a ClusterTable"):
+        clmle.cluster(rows, labels, previous="x")
+    with pytest.raises(ValueError, match="scale must be > 0 and finite"):
+        clmle.knc_scores(rows, table, scale=float("inf"))
+
+
 def test_wrong_arrays_are_told_what_was_expected(rows: np.ndarray, labels: np.ndarray) -> None:
     with pytest.raises(DataError, match=r"embeddings must be \(N, D\), .* got \(47,\)"):
         clmle.cluster(labels, rows)

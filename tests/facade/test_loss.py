@@ -92,6 +92,16 @@ def test_another_table_is_taken_when_it_is_given(table: ClusterTable) -> None:
     assert loss(rows, clusters, table) == first
 
 
+def test_a_first_call_without_gradients_does_not_spoil_the_next(table: ClusterTable) -> None:
+    loss, clusters = clmle.ClmleLoss(), torch.arange(4)
+    rows = torch.randn(4, table.dim, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        expected = loss(rows, clusters, table)
+    value = loss(rows.clone().requires_grad_(), clusters, table)
+    value.backward()
+    assert float(value) == float(expected)
+
+
 def test_half_precision_and_other_integers_serve(table: ClusterTable) -> None:
     rows, clusters = batch(table)
     loss = clmle.ClmleLoss()

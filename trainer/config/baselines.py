@@ -56,7 +56,7 @@ def check_baseline(config: RunConfig, name: str) -> None:
             number of images.
     """
     settings = config.baselines[name]
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9 _-]*", name):
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9 _-]*", name):
         raise ConfigError(
             f"baselines: {name!r} becomes the name of a folder, so it must be a letter or digit, "
             "then letters, digits, spaces, - and _"

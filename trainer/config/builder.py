@@ -186,6 +186,11 @@ def _convert_scalar(kind: type, value: Any, where: str) -> Any:
         return float(value)
     if isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"{where} must be a finite number, got {value}")
+    if value is None:
+        raise ConfigError(
+            f"{where} must be of type {kind.__name__}, got null; leave the setting out for its "
+            "default"
+        )
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise ConfigError(f"{where} must be of type {kind.__name__}, got {value!r}")
     return value

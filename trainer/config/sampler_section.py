@@ -82,7 +82,13 @@ class SamplerConfig:
             f"a multiple of sampler.{name} = {each} with sampling {sampling}",
             size,
         )
-        if sampling != "cluster":
+        if sampling == "class_groups":
+            require(
+                size >= 2 * each,
+                "sampler.micro_batch_size / sampler.images_per_class",
+                ">= 2 classes (a loss needs two)",
+                size // each,
+            )
             return
         require(
             self.clusters >= 2,

@@ -56,6 +56,9 @@ def test_there_are_configurations():
         ("loss: {name: ldam, margin: -0.1}", r"loss\.margin must be >= 0, got -0\.1"),
         ("loss: {margin: 0.1}", "loss.name clmle has no such setting, it is of ldam, arcface"),
         ("loss: {name: softmax, scale: 3}", "loss.name softmax has no such setting"),
+        ("loss: {name: ldam, margin: null}", "got null; leave the setting out for its default"),
+        ("{sampler: {micro_batch_size: 5}, loss: {name: triplet}}", ">= 2 classes"),
+        ("baselines: {1: {loss.name: focal}}", "baselines: 1 becomes the name of a folder"),
         ("loss: {name: ldam, margin: wide}", r"loss\.margin must be of type float, got 'wide'"),
         ("loss: {warmup_share: 0.6}", r"loss\.warmup_share \+ loss\.margin_anneal must be <= 1"),
         (
