@@ -457,7 +457,7 @@ def test_two_launchers_do_not_share_a_folder(
         of_the_first = tiny.run.config.read_bytes()
         command = ["--config", str(tiny.config_file), "--set", "launch.ray_cpus=7"]
         assert run_job(run.main, command) == 2
-        assert "another `clmle run` is at work" in capsys.readouterr().err
+        assert "another `clmle run` is already running in" in capsys.readouterr().err
         assert tiny.run.config.read_bytes() == of_the_first
     finally:
         job.terminate()
