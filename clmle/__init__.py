@@ -8,7 +8,6 @@ not need this package. Embeddings may have rows of any length: only their direct
 
 from __future__ import annotations
 
-import importlib
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -49,14 +48,10 @@ _MODULES = {
 
 require_own_packages()
 
+from data_shards.public_names import imported_when_used  # noqa: E402 - checked to be ours
+
+_getattr, __dir__ = imported_when_used(__name__, _MODULES)
+
 
 def __getattr__(name: str) -> Any:
-    if name == "__version__":
-        return version("clmle")
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_MODULES[name]), name)
-
-
-def __dir__() -> list[str]:
-    return [*globals(), *__all__]
+    return version("clmle") if name == "__version__" else _getattr(name)

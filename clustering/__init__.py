@@ -4,8 +4,9 @@ The names in `__all__` are public and imported when first used, so that `import 
 neither FAISS nor Ray.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from data_shards.public_names import imported_when_used
 
 if TYPE_CHECKING:
     from clustering.arrays import class_scores, cluster_arrays
@@ -23,14 +24,4 @@ _MODULES = {
     "cluster_arrays": "clustering.arrays",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(_MODULES[name]), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = imported_when_used(__name__, _MODULES)

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 # rooms on one line do not import each other. `__init__` is the package's front door.
 ROOMS = {
     "data_shards": (
-        "errors",
+        "public_names errors",
         "atomic folder_lock progress",
         "images",
         "shards",
