@@ -20,7 +20,7 @@ from clustering.execution.assembly import assemble
 from clustering.execution.plan import Plan, make_plan
 from clustering.execution.ray_workers import RayWorkers
 from clustering.execution.rows import Rows
-from clustering.execution.workers import Done, LocalWorker, Workers, WorkList
+from clustering.execution.workers import Done, Workers, WorkList
 from clustering.initialisation import INITIALISATIONS
 from clustering.kmeans.backends import BackendName, describe_backend
 from clustering.kmeans.bundle import BundleWork
@@ -84,14 +84,6 @@ def cluster_embeddings(  # noqa: PLR0913 - what identifies a table, and how to m
         workers = RayWorkers(config, class_sizes=[rows.class_sizes])
     order = TableOrder(task=task, version=version, config=config, seed=seed, previous=previous)
     return make_table(rows, order, workers, on_progress, started=started)
-
-
-def cluster_locally(
-    embeddings_folder: Path | str, *, config: ClusterConfig, **others: Any
-) -> ClusterTable:
-    """`cluster_embeddings` in this process, without Ray: for little data."""
-    workers = LocalWorker(config)
-    return cluster_embeddings(embeddings_folder, config=config, workers=workers, **others)
 
 
 @dataclass(frozen=True, kw_only=True)

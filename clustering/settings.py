@@ -7,7 +7,7 @@ is marked with `MAY_CHANGE`. All other settings are the identity of a run, or of
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -35,3 +35,9 @@ def fixed_settings(settings: Any) -> dict[str, Any]:
         else:
             found[item.name] = value
     return found
+
+
+def changed(section: Any, *settings: str) -> Iterator[str]:
+    """Which of some settings of a section have another value than their default."""
+    defaults = {item.name: item.default for item in dataclasses.fields(section)}
+    return (name for name in settings if getattr(section, name) != defaults[name])

@@ -12,10 +12,10 @@ import pytest
 
 import clustering
 from clustering import ClusterConfig, ClusterTable, class_scores, cluster_arrays
-from clustering.coordinator import cluster_locally
 from clustering.table.knc import knc_predict
 from data_shards.errors import ConfigError, DataError
 from tests.helpers.embedding_shards import labelled_rows, write_shards
+from tests.helpers.local_clustering import cluster_locally
 
 CLASS_SIZES = (40, 1, 90, 7, 25, 3)
 ROWS, _, LABELS = labelled_rows(CLASS_SIZES)

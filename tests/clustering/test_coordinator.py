@@ -10,7 +10,7 @@ import pytest
 
 import data_shards.features.embedding_shard
 from clustering.config import ClusterConfig
-from clustering.coordinator import cluster_embeddings, cluster_locally
+from clustering.coordinator import cluster_embeddings
 from clustering.errors import ClusterError
 from clustering.execution.workers import Done, LocalWorker, WorkList
 from clustering.table.quality import class_quality
@@ -18,6 +18,7 @@ from clustering.table.table import ClusterTable
 from data_shards.errors import DataError
 from tests.helpers import reference_clustering as reference
 from tests.helpers.embedding_shards import labelled_rows, write_shards
+from tests.helpers.local_clustering import cluster_locally
 
 CLASS_SIZES = (40, 1, 90, 7, 25, 3)
 ROWS, IDS, LABELS = labelled_rows(CLASS_SIZES)

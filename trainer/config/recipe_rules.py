@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import get_args
 
 from trainer.config.recipe_choices import Choices, Histogram
+from trainer.config.sampler_section import IMAGES_TOGETHER
 from trainer.losses.registry import LOSSES
 from trainer.losses.schedule import step_at
 from trainer.losses.spec import LabelSampling
@@ -40,12 +41,6 @@ DERIVED_SETTINGS = (
     "optim.weight_decay",
 )
 """All that a recipe may decide, in the order in which it does."""
-
-# Sampling -> how many images of a cluster, or of a class, it draws together.
-_IMAGES_TOGETHER = {
-    "cluster": "sampler.images_per_cluster",
-    "class_groups": "sampler.images_per_class",
-}
 
 # At most this many classes count as few: they overlap more, and a batch has images of most of them.
 _FEW_CLASSES = 20
@@ -189,11 +184,10 @@ def _derive_batch(choices: Choices, data: Histogram) -> None:
     if size is not None:  # which they must divide
         together = max(n for n in range(1, together + 1) if size % n == 0)
     # Both, whatever the run's own sampling: its baselines may draw by the other.
-    for setting in _IMAGES_TOGETHER.values():
-        choices.put(setting, together, data.classes)
-    in_use = _IMAGES_TOGETHER.get(choices.sampling)
-    if in_use is not None:
-        together = choices.value(in_use)
+    for setting in IMAGES_TOGETHER.values():
+        choices.put(f"sampler.{setting}", together, data.classes)
+    if choices.sampling in IMAGES_TOGETHER:
+        together = choices.value(f"sampler.{IMAGES_TOGETHER[choices.sampling]}")
     choices.put("sampler.micro_batch_size", profile.groups * together, data.classes)
 
 

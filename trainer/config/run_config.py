@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from clustering.config import ClusterConfig
-from clustering.settings import MAY_CHANGE
+from clustering.settings import MAY_CHANGE, changed
 from data_shards.errors import ConfigError
 from trainer.config.readout_names import HEAD_RETRAINED
 from trainer.config.sampler_section import SamplerConfig
@@ -212,12 +212,6 @@ class RunConfig:
             return range(0)
         every = self.refresh.every or self.train.steps
         return range(self.warmup_end, self.classifier_start, every)
-
-
-def changed(section: Any, *settings: str) -> Iterator[str]:
-    """Which of some settings of a section have another value than their default."""
-    defaults = {item.name: item.default for item in dataclasses.fields(section)}
-    return (name for name in settings if getattr(section, name) != defaults[name])
 
 
 def as_dict(config: Any) -> dict[str, Any]:

@@ -8,6 +8,9 @@ from typing import Literal
 from data_shards.errors import require
 from trainer.losses.spec import LabelSampling, Sampling
 
+IMAGES_TOGETHER = {"cluster": "images_per_cluster", "class_groups": "images_per_class"}
+"""Sampling -> the setting that says how many images of a cluster, or class, it draws together."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SamplerConfig:
@@ -69,12 +72,11 @@ class SamplerConfig:
 
         Raises:
             ConfigError: their images do not divide among clusters or classes, where the sampling
-                draws several of one together, or there are too few clusters.
+                draws several of one together, or there are too few of these.
         """
-        together = {"cluster": "images_per_cluster", "class_groups": "images_per_class"}
-        if sampling not in together:
+        name = IMAGES_TOGETHER.get(sampling)
+        if name is None:
             return
-        name = together[sampling]
         size, each = self.micro_batch_size, getattr(self, name)
         require(
             size % each == 0,
@@ -82,23 +84,16 @@ class SamplerConfig:
             f"a multiple of sampler.{name} = {each} with sampling {sampling}",
             size,
         )
-        if sampling == "class_groups":
-            require(
-                size >= 2 * each,
-                "sampler.micro_batch_size / sampler.images_per_class",
-                ">= 2 classes (a loss needs two)",
-                size // each,
-            )
-            return
+        groups, kind = size // each, "clusters" if sampling == "cluster" else "classes"
         require(
-            self.clusters >= 2,
-            "sampler.micro_batch_size / sampler.images_per_cluster",
-            ">= 2 clusters (a loss needs two)",
-            self.clusters,
+            groups >= 2,
+            f"sampler.micro_batch_size / sampler.{name}",
+            f">= 2 {kind} (a loss needs two)",
+            groups,
         )
         require(
-            self.siblings < self.clusters,
+            sampling != "cluster" or self.siblings < groups,
             "sampler.siblings",
-            f"in [0, {self.clusters}), the clusters of a micro-batch",
+            f"in [0, {groups}), the clusters of a micro-batch",
             self.siblings,
         )

@@ -33,7 +33,7 @@ class ArcFaceSettings(ClassVectorSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._require_at_least_0("margin")
+        self._require_at_least(0, "margin")
         self._require_share("margin_anneal")
         right_angle = math.pi / 2
         require(self.margin < right_angle, "loss.margin", "< pi/2 radians", self.margin)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from data_shards.errors import require
 from trainer.losses.batch import TaskBatch, TermValue
 from trainer.losses.lazy_torch import torch
 from trainer.losses.margins import angular_margin_cosine
@@ -24,7 +23,7 @@ class ClassVectorSettings(LossSettings):
     """s: sharpness. Cosines are multiplied by it."""
 
     def __post_init__(self) -> None:
-        require(self.scale > 0, "loss.scale", "> 0", self.scale)
+        self._require_above_0("scale")
 
 
 class ClassVectorTerm(Term):

@@ -93,15 +93,15 @@ class ClmleSettings(JointSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.scale > 0, "loss.scale", "> 0", self.scale)
+        self._require_above_0("scale")
         require(
             0 <= self.margin_within <= self.margin_between < math.pi / 2,
             "loss margins",
             "0 <= margin_within <= margin_between < pi/2 radians",
             f"within {self.margin_within}, between {self.margin_between}",
         )
-        self._require_at_least_0(
-            "margin_rare_exponent", "weight_within", "cluster_prior", "isda_strength"
+        self._require_at_least(
+            0, "margin_rare_exponent", "weight_within", "cluster_prior", "isda_strength"
         )
         self._require_share("margin_anneal", "mean_momentum")
         share = self.warmup_share

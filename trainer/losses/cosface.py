@@ -25,7 +25,7 @@ class CosFaceSettings(ClassVectorSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._require_at_least_0("margin")
+        self._require_at_least(0, "margin")
         self._require_share("margin_anneal")
 
 

@@ -29,7 +29,7 @@ class FocalSettings(SoftmaxSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._require_at_least_0("gamma")
+        self._require_at_least(0, "gamma")
 
 
 def focal_loss(logits: Tensor, labels: Tensor, weights: Tensor | None, *, gamma: float) -> Tensor:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data_shards.errors import require
 from trainer.losses.batch import TaskBatch, TermValue
 from trainer.losses.lazy_torch import functional, torch
 from trainer.losses.margins import ldam_margins
@@ -35,8 +34,8 @@ class LdamSettings(ClassWeightSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.scale > 0, "loss.scale", "> 0", self.scale)
-        self._require_at_least_0("margin")
+        self._require_above_0("scale")
+        self._require_at_least(0, "margin")
 
 
 def margin_softmax_loss(

@@ -42,7 +42,7 @@ class MagnetSettings(JointSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._require_at_least_0("margin")
+        self._require_at_least(0, "margin")
 
     @property
     def compares_within_batch(self) -> bool:  # noqa: D102

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from clustering.settings import changed
 from data_shards.errors import ConfigError, require
 from trainer.losses.batch import StepView, TaskBatch, TaskTable, TermValue
 from trainer.losses.isda import isda_offsets, moved_covariance
@@ -48,8 +49,9 @@ class ClassWeightSettings(LossSettings):
 
     def ignored_settings(self) -> list[str]:  # noqa: D102
         messages = super().ignored_settings()
-        if self.class_weight != "effective_number" and self.differs("class_weight_beta"):
-            messages.append("loss.class_weight_beta is ignored: it needs effective_number")
+        if self.class_weight != "effective_number":
+            for name in changed(self, "class_weight_beta"):
+                messages.append(f"loss.{name} is ignored: it needs effective_number")
         if self.reweight_from and self.class_weight == "none":
             messages.append("loss.reweight_from is ignored: loss.class_weight is none")
         return messages
@@ -67,7 +69,7 @@ class SoftmaxSettings(ClassWeightSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._require_at_least_0("logit_adjustment")
+        self._require_at_least(0, "logit_adjustment")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +81,7 @@ class JointSettings(SoftmaxSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._require_at_least_0("weight_softmax")
+        self._require_at_least(0, "weight_softmax")
 
     @property
     def has_classifier(self) -> bool:  # noqa: D102
@@ -97,12 +99,11 @@ class JointSettings(SoftmaxSettings):
         return ("class_weight", "logit_adjustment")
 
     def ignored_settings(self) -> list[str]:  # noqa: D102
-        messages = [
-            f"loss.{name} is ignored: loss.weight_softmax is 0"
-            for name in self._of_softmax_term
-            if not self.has_classifier and self.differs(name)
+        without_head = () if self.has_classifier else changed(self, *self._of_softmax_term)
+        return [
+            *(f"loss.{name} is ignored: loss.weight_softmax is 0" for name in without_head),
+            *super().ignored_settings(),
         ]
-        return messages + super().ignored_settings()
 
 
 def class_weights(

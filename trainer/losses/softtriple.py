@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data_shards.errors import require
 from trainer.losses.class_vectors import ClassVectorSettings, ClassVectorTerm, stand_in
 from trainer.losses.lazy_torch import torch
 from trainer.losses.spec import LossSpec
@@ -29,10 +28,8 @@ class SoftTripleSettings(ClassVectorSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._require_at_least_0("margin")
-        require(
-            self.vectors_per_class >= 1, "loss.vectors_per_class", ">= 1", self.vectors_per_class
-        )
+        self._require_at_least(0, "margin")
+        self._require_at_least(1, "vectors_per_class")
 
 
 def make_term(

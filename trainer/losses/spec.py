@@ -92,14 +92,14 @@ class LossSettings:
         del sampling
         return []
 
-    def differs(self, setting: str) -> bool:
-        """Whether a setting has another value than its default."""
-        (default,) = (f.default for f in dataclasses.fields(self) if f.name == setting)
-        return bool(getattr(self, setting) != default)
-
-    def _require_at_least_0(self, *settings: str) -> None:
+    def _require_at_least(self, least: int, *settings: str) -> None:
         for name in settings:
-            require(getattr(self, name) >= 0, f"loss.{name}", ">= 0", getattr(self, name))
+            value = getattr(self, name)
+            require(value >= least, f"loss.{name}", f">= {least}", value)
+
+    def _require_above_0(self, *settings: str) -> None:
+        for name in settings:
+            require(getattr(self, name) > 0, f"loss.{name}", "> 0", getattr(self, name))
 
     def _require_share(self, *settings: str) -> None:
         for name in settings:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data_shards.errors import require
 from trainer.losses.arcface import ArcFaceSettings
 from trainer.losses.class_vectors import ClassVectorTerm, stand_in, with_our_margin
 from trainer.losses.lazy_torch import torch
@@ -24,9 +23,7 @@ class SubcenterArcFaceSettings(ArcFaceSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(
-            self.vectors_per_class >= 1, "loss.vectors_per_class", ">= 1", self.vectors_per_class
-        )
+        self._require_at_least(1, "vectors_per_class")
 
 
 def make_term(

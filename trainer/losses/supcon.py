@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data_shards.errors import require
 from trainer.losses.batch_pairs import PairTerm
 from trainer.losses.lazy_torch import torch
 from trainer.losses.softmax import JointSettings
@@ -24,7 +23,7 @@ class SupConSettings(JointSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.scale > 0, "loss.scale", "> 0", self.scale)
+        self._require_above_0("scale")
 
 
 def make_term(settings: SupConSettings, class_counts: np.ndarray, device: torch.device) -> PairTerm:

@@ -28,7 +28,7 @@ class TripletSettings(JointSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._require_at_least_0("margin")
+        self._require_at_least(0, "margin")
 
 
 def make_term(

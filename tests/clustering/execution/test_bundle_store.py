@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 
 from clustering.config import ClusterConfig
-from clustering.coordinator import cluster_embeddings, cluster_locally
+from clustering.coordinator import cluster_embeddings
 from clustering.execution.bundle_store import BundleStore, KeptWorkers, join_classes, split_classes
 from clustering.execution.workers import Done, LocalWorker, WorkList
 from clustering.kmeans.bundle import BundleResult
 from clustering.table.table import ClusterTable
 from tests.helpers.embedding_shards import labelled_rows, write_shards
+from tests.helpers.local_clustering import cluster_locally
 
 CONFIG = ClusterConfig(target_size=10, iterations=5)
 CLASS_SIZES = (40, 1, 90, 7, 25, 3, 12, 30, 60, 18)

@@ -13,9 +13,10 @@ import ray
 from ray.cluster_utils import Cluster
 
 from clustering.config import ClusterConfig
-from clustering.coordinator import cluster_embeddings, cluster_locally
+from clustering.coordinator import cluster_embeddings
 from clustering.execution.ray_calls import Call, CallRunner, RemoteFunction, run_calls
 from tests.helpers.embedding_shards import labelled_rows, write_shards
+from tests.helpers.local_clustering import cluster_locally
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from clustering.config import ClusterConfig
-from clustering.coordinator import cluster_locally
 from clustering.errors import ClusterError
 from clustering.execution.partitioned_kmeans import (
     cluster_partitions,
@@ -19,6 +18,7 @@ from clustering.execution.partitioned_kmeans import (
 from clustering.kmeans.bundle import BundleResult, BundleWork, cluster_bundle
 from clustering.kmeans.partitions import LocalPartitions
 from tests.helpers.embedding_shards import labelled_rows, write_shards
+from tests.helpers.local_clustering import cluster_locally
 
 CHUNK = 16
 CLASS_SIZES = (150, 90, 40)

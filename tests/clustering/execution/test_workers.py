@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from clustering.config import ClusterConfig
-from clustering.coordinator import cluster_embeddings, cluster_locally
+from clustering.coordinator import cluster_embeddings
 from clustering.errors import ClusterError
 from clustering.execution import transport
 from clustering.execution.ray_calls import Call, CallRunner, InputLostError, RemoteFunction
@@ -22,6 +22,7 @@ from clustering.execution.ray_workers import RayWorkers
 from clustering.table.table import ClusterTable
 from data_shards.errors import DataError
 from tests.helpers.embedding_shards import labelled_rows, write_shards
+from tests.helpers.local_clustering import cluster_locally
 from tests.helpers.small_ray import small_ray
 
 pytestmark = pytest.mark.ray
