@@ -21,7 +21,7 @@ class ToySettings(LossSettings):
     """How much less well-classified images count."""
 
     def __post_init__(self) -> None:
-        self._require_at_least_0("power")
+        self._require_at_least(0, "power")
 
 
 class ToyTerm(Term):
