@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from tests.policy.product_code import room_of
-from tests.policy.syntax import error_classes, modules
+from tests.policy.syntax import called, error_classes, modules
 from tests.policy.templates import ANOTHER, templates
 
 RANGE_CHECK = "data_shards.errors"
@@ -117,12 +117,10 @@ class Message:
 def raised():
     """(module, text, exit code) of every error of ours that is made, wherever that is."""
     return [
-        (module, node.args[0], error_classes()[node.func.id])
+        (module, node.args[0], error_classes()[name])
         for module in modules().values()
         for node in ast.walk(module.tree)
-        if isinstance(node, ast.Call)
-        and getattr(node.func, "id", None) in error_classes()
-        and node.args
+        if isinstance(node, ast.Call) and (name := called(node)) in error_classes() and node.args
     ]
 
 

@@ -227,6 +227,11 @@ def _written_out(node, scope):
     return variable(node, scope).values() if isinstance(node, ast.Name) else [(node, scope)]
 
 
+def called(call):
+    """The name of what is called, without its owner; None of anything else."""
+    return getattr(call.func, "id", None) or getattr(call.func, "attr", None)
+
+
 @cache
 def _all_calls():
     """Name of a function -> (module, call) of everything with that name, also as imported."""
@@ -234,7 +239,7 @@ def _all_calls():
     for module in modules().values():
         for node in ast.walk(module.tree):
             if isinstance(node, ast.Call):
-                name = getattr(node.func, "id", None) or getattr(node.func, "attr", None)
+                name = called(node)
                 known = module.names.get(name, (None, name))[1]
                 found[known if isinstance(known, str) else name].append((module, node))
     return found
