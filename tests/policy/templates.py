@@ -32,12 +32,13 @@ def templates(node, scope):
     return list(dict.fromkeys(re.sub("(‹[^›]*›)+(?=‹)", "", text) for text in texts))
 
 
-def _filled(template):
+def _filled(template, followed=()):
+    """A template's texts; a variable that leads back to itself stays a ‹word›."""
     holes = [part for part in template if isinstance(part, Hole)]
     if not holes:
         return ["".join(template)]
     hole = next((hole for hole in holes if not hole.variable.needs_call), holes[0])
-    if not _is_text(hole.variable):
+    if hole.variable in followed or not _is_text(hole.variable):
         number = _number(hole.variable) if hole.variable.scope.call is not None else None
         choices = [_replaced(template, hole.variable, (number or hole.word,))]
     elif hole.variable.needs_call:
@@ -51,7 +52,8 @@ def _filled(template):
             if not isinstance(node, ast.Constant) or node.value is not None
         ]
         choices = [_replaced(template, hole.variable, value) for value in _telling(values)]
-    return [text for choice in choices for text in _filled(choice)]
+    followed = (*followed, hole.variable)
+    return [text for choice in choices for text in _filled(choice, followed)]
 
 
 def _replaced(template, name, value):

@@ -87,6 +87,20 @@ class Section:
 def _check(name, expected, got):
     refuse(f"a.{name}", expected, got)
 """
+RECURSIVE = """
+def read(text):
+    walk(text, "the file")
+
+def walk(text, where):
+    reason = f"{text} is long"
+    if text:
+        reason = f"{reason}, or empty"
+    found(f"{where}: {reason}")
+    inner(text, f"{where} in brackets")
+
+def inner(text, where):
+    walk(text, where)
+"""
 
 
 @pytest.fixture
@@ -134,6 +148,13 @@ def test_a_parameter_becomes_what_each_call_gives(modules):
         "b.steps must be >= 3, got ‹value›",
         "size must be a number, got ‹value›",
     ]
+
+
+def test_what_leads_back_to_itself_is_followed_once(modules):
+    known = modules({"data_shards.errors": ERRORS, "recursive": RECURSIVE})
+    texts = texts_of(known["recursive"], "found")
+    assert {"the file: ‹text› is long", "‹setting› in brackets: ‹text› is long"} <= set(texts)
+    assert len(texts) == 4
 
 
 def test_errors_are_found_by_inheritance_and_have_their_exit_code(modules):
