@@ -21,28 +21,19 @@ HEADINGS = {
     "Importing images": (
         "data_shards/importer data_shards/importing data_shards/sources data_shards/images"
     ),
-    "Reading images, embeddings and other files": (
-        "data_shards/shards data_shards/features data_shards/atomic"
-    ),
+    "Reading images, embeddings and other files": "data_shards",
     "Settings": "trainer/config trainer/losses trainer/models clustering/config",
-    "Starting and resuming a run": (
-        "trainer/run trainer/state cluster_jobs/run cluster_jobs/launch cluster_jobs/machine"
-    ),
-    "Training": "trainer/train trainer/loop trainer/step trainer/runtime trainer/sampling",
+    "Starting and resuming a run": "trainer/run trainer/state cluster_jobs",
+    "Training": "trainer",
     "Clustering and Ray": (
-        "clustering/coordinator clustering/execution clustering/kmeans clustering/table "
-        "cluster_jobs/recluster cluster_jobs/service cluster_jobs/ray_cluster"
+        "clustering cluster_jobs/recluster cluster_jobs/service cluster_jobs/ray_cluster"
     ),
     "Evaluating, classifying, embedding": (
-        "trainer/evaluation cluster_jobs/evaluate cluster_jobs/comparison cluster_jobs/classify "
-        "cluster_jobs/embed cluster_jobs/doctor cluster_jobs/cli"
+        "trainer/evaluation cluster_jobs/evaluate cluster_jobs/classify cluster_jobs/embed"
     ),
-    "In notebooks (`import clmle`)": (
-        "clustering/arrays clmle/loss clmle/trained_run clmle/shard_images clmle/clusters "
-        "clmle/directions"
-    ),
+    "In notebooks (`import clmle`)": "clmle clustering/arrays",
 }
-"""What the user is doing -> the rooms whose errors then come."""
+"""What the user is doing -> the rooms whose errors then come; a package: its other rooms."""
 
 TOP = """# Errors
 
@@ -147,13 +138,12 @@ def wordless():
 
 
 def _heading(module):
-    room = f"{module.name.split('.')[0]}/{room_of(module.path)}"
+    """Where the errors of a module are listed; nowhere for those about ranges."""
     if module.name == RANGE_CHECK:
-        return ""
-    for heading, rooms in HEADINGS.items():
-        if room in rooms.split():
-            return heading
-    raise KeyError(f"{room} raises an error: add it to HEADINGS")
+        return None
+    package = module.name.split(".")[0]
+    places = {place: heading for heading, rooms in HEADINGS.items() for place in rooms.split()}
+    return places.get(f"{package}/{room_of(module.path)}") or places[package]
 
 
 def _words_of(text):

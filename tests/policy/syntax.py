@@ -159,6 +159,15 @@ def _assigned(function, name):
     ]
 
 
+def appended(name, scope):
+    """What a function appends to a list."""
+    return [
+        node.args[0]
+        for node in ast.walk(scope.function or ast.Module([]))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == f"{name}.append"
+    ]
+
+
 def _attribute_values(of):
     """What the methods of a class assign to `self.name`, unless it is merely an argument."""
     module = of.scope.module

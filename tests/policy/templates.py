@@ -10,7 +10,14 @@ import re
 from dataclasses import dataclass, replace
 
 from tests.policy.placeholders import placeholder
-from tests.policy.syntax import Scope, Variable, error_classes, functions_named, variable
+from tests.policy.syntax import (
+    Scope,
+    Variable,
+    appended,
+    error_classes,
+    functions_named,
+    variable,
+)
 
 ANOTHER = "‹another message›"
 """Stands for the message of an error that was caught, one of ours."""
@@ -169,6 +176,8 @@ def _made(call, scope):
 
 
 def _joined(between, texts, scope):
+    if isinstance(texts, ast.Name):  # each alone
+        return _union([_parts(text, scope) for text in appended(texts.id, scope)])
     if not isinstance(texts, (ast.List, ast.Tuple)):
         return None
     sides = [_parts(text, scope) or [(placeholder(text),)] for text in texts.elts]

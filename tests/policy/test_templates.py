@@ -36,6 +36,7 @@ CASES = {
     'f"{path}: {problem}"': [f"‹path›: {ANOTHER}"],
     'f"{path}: {trouble}"': ["‹path›: ‹reason›"],
     '"; ".join([f"no {path}", *lines])': ["no ‹path›; ‹lines›"],
+    '", ".join(troubles)': ["‹path› is gone", "none of ‹rows›"],
     "len(path)": [],
 }
 SAMPLE = """
@@ -51,6 +52,9 @@ class Sample:
     def check(self, path, rows, what):
         more = f" and {len(path)} more" if path else ""
         remedy = REMEDY
+        troubles = []
+        troubles.append(f"{path} is gone")
+        troubles.append(f"none of {rows}")
         kind = "few"
         if path:
             kind = "no"
