@@ -97,7 +97,9 @@ class TrainedRun:
 
     def _task(self, task: str | None) -> str:
         if task is not None and task not in self.tasks:
-            raise DataError(f"this run has no task {task!r}, it has {', '.join(self.tasks)}")
+            raise DataError(
+                f"this run has no task {task!r}; name one that it has: {', '.join(self.tasks)}"
+            )
         return self.tasks[0] if task is None else task
 
     def _batches(

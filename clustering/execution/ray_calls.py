@@ -273,7 +273,9 @@ class _Calls:
             raise error.cause from None
         call = self._calls[attempt.number]
         if not isinstance(error.cause, ray.exceptions.ObjectLostError):
-            raise ClusterError(f"{call.name} failed: {error}") from error
+            raise ClusterError(
+                f"{call.name} failed on a worker; the end of this says why: {error}"
+            ) from error
         if any(isinstance(argument, ray.ObjectRef) for argument in call.arguments):
             raise InputLostError(str(error.cause)) from error
         # Ray keeps a large plain argument in an object store too; it is sent again.

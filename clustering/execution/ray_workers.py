@@ -65,7 +65,7 @@ class RayWorkers:
 
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         if not _total("CPU", nodes):
-            raise ClusterError("the Ray cluster has no CPU: start a worker node with at least one")
+            raise ClusterError("the Ray cluster has no CPU; start a worker node with at least one")
         if class_sizes is not None and config.backend == "auto" and _all_small(class_sizes, config):
             config = replace(config, backend="faiss-cpu")
         self.backend = _backend_of_nodes(config, nodes)
@@ -136,7 +136,7 @@ def _backend_of_nodes(config: ClusterConfig, nodes: Sequence[Mapping[str, float]
         if config.backend == "auto":
             return "faiss-cpu"
         raise ClusterError(
-            f"cluster.backend is {config.backend}, but the Ray cluster has no GPU: start Ray on a "
+            f"cluster.backend is {config.backend}, but the Ray cluster has no GPU; start Ray on a "
             "machine with one (clmle run does with launch.embed_gpus > 0), or set it to auto"
         )
     # Asks for the smallest fraction: others may be using all GPUs.

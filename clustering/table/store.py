@@ -176,7 +176,7 @@ def _check_tables(version: int, tables: Mapping[str, ClusterTable]) -> None:
             )
         if (table.version, table.task) != (version, task):
             raise ClusterError(
-                f"expected the table of version {version}, task {task}; got one of version "
+                f"expected the table of version {version}, task {task}, got one of version "
                 f"{table.version}, task {table.task}"
             )
         table.validate()

@@ -150,7 +150,10 @@ class Manifest:
             DataError: when there is none with that name.
         """
         if name not in self.splits:
-            raise DataError(f"{self.folder} has no split {name!r}, it has {', '.join(self.splits)}")
+            raise DataError(
+                f"{self.folder} has no split {name!r}; name one that it has: "
+                f"{', '.join(self.splits)}"
+            )
         return self.splits[name]
 
     def column_number(self, column: str) -> int:
@@ -161,8 +164,8 @@ class Manifest:
         """
         if column not in self.label_columns:
             raise DataError(
-                f"{self.folder} has no label column {column!r}, "
-                f"it has {', '.join(self.label_columns)}"
+                f"{self.folder} has no label column {column!r}; "
+                f"name one that it has: {', '.join(self.label_columns)}"
             )
         return self.label_columns.index(column)
 
@@ -230,14 +233,14 @@ def _parse_split(split: Mapping[str, Any], names: Mapping[str, tuple[str, ...]])
         shards=tuple(record_from_json(ShardInfo, entry) for entry in split["shards"]),
     )
     if not info.shards:
-        raise DataError("a split has no shard")
+        raise ValueError("a split has no shard")
     in_shards = sum(shard.num_samples for shard in info.shards)
     totals = {in_shards, *(sum(histogram) for histogram in histograms.values())}
     if totals != {info.num_samples}:
-        raise DataError(f"counts differ: {info.num_samples} samples, but sums of {sorted(totals)}")
+        raise ValueError(f"counts differ: {info.num_samples} samples, but sums of {sorted(totals)}")
     for column, histogram in histograms.items():
         if len(histogram) != len(names[column]):
-            raise DataError(f"{column}: {len(names[column])} names, {len(histogram)} counts")
+            raise ValueError(f"{column}: {len(names[column])} names, {len(histogram)} counts")
     return info
 
 

@@ -131,7 +131,7 @@ def _label_row(sample: Sample, label_columns: Sequence[str]) -> list[int]:
     missing = [column for column in label_columns if column not in sample.labels]
     if missing:
         raise DataError(
-            f"sample {sample.id} ({sample.source}) has no label for {', '.join(missing)}, "
-            f"only for {', '.join(sample.labels)}"
+            f"sample {sample.id} ({sample.source}) has labels for "
+            f"{', '.join(sample.labels)}, none for {', '.join(missing)}; give it one for each"
         )
     return [sample.labels[column] for column in label_columns]

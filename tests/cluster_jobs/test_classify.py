@@ -165,13 +165,14 @@ def test_mistakes_are_named(served: TinyRun, photos: Path, tmp_path: Path) -> No
         main([*config, str(tmp_path / "empty")])
     for readout in ("knn", "knn_balanced"):
         needs = "it needs the embeddings of the training images, which are not read here"
-        has = "this run has knc_margin, knc_soft, "
+        has = "choose one that this run has: knc_margin, knc_soft, "
         with pytest.raises(
             ConfigError, match=f"read-out {readout} is not available: {needs}; {has}"
         ):
             main([*config, str(photos), "--readout", readout])
     with pytest.raises(
-        ConfigError, match="read-out knc is not available; this run has knc_margin, "
+        ConfigError,
+        match="read-out knc is not available; choose one that this run has: knc_margin, ",
     ):
         main([*config, str(photos), "--readout", "knc"])
     with pytest.raises(

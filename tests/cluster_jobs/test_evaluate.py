@@ -121,7 +121,9 @@ def test_a_checkpoint_is_a_step_or_a_folder(served: TinyRun) -> None:
     assert evaluate.main([*command, str(served.run.snapshots / "step_000005")]) == 0
     with pytest.raises(UnusableSnapshot, match="tables of .*step_000010 are not published"):
         evaluate.main([*command, "10"])
-    with pytest.raises(UnusableSnapshot, match="no snapshot of step 7; it has those of 5, 10"):
+    with pytest.raises(
+        UnusableSnapshot, match="no snapshot of step 7; name one that it has: 5, 10"
+    ):
         evaluate.main([*command, "7"])
     with pytest.raises(TrainingError, match="not a complete snapshot"):
         evaluate.main([*command, "/nowhere"])

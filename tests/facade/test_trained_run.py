@@ -73,7 +73,7 @@ def test_wrong_images_are_told_what_was_expected(in_demo: Path, photos: list[Pat
             run.classify(lone)
     with pytest.raises(DataError, match=r"nowhere\.png: No such file"):
         run.embed(["nowhere.png"])
-    with pytest.raises(DataError, match="has no task 'age', it has digit"):
+    with pytest.raises(DataError, match="has no task 'age'; name one that it has: digit"):
         run.embed(photos, task="age")
 
 

@@ -101,7 +101,7 @@ class Classifier:
             if self.readout not in available:
                 raise ConfigError(
                     f"read-out {self.readout} is not available{why}; "
-                    f"this run has {', '.join(available)}"
+                    f"choose one that this run has: {', '.join(available)}"
                 )
 
     def _context(self, task: TaskConfig) -> TaskContext:

@@ -51,7 +51,9 @@ def test_a_shard_may_be_empty(tmp_path: Path) -> None:
 def test_samples_out_of_order_or_without_a_label_leave_nothing(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="2 follows 2"):
         write_shard(tmp_path, "a", [sample(2, 0), sample(2, 0)], ["class"])
-    with pytest.raises(DataError, match=r"sample 0 .* no label for age, only for class"):
+    with pytest.raises(
+        DataError, match=r"sample 0 .* has labels for class, none for age; give it one"
+    ):
         write_shard(tmp_path, "a", [sample(0, 0)], ["class", "age"])
     assert list(tmp_path.iterdir()) == []
 

@@ -67,7 +67,7 @@ def test_an_attribute_that_nobody_has_in_training_is_left_out(
 @pytest.mark.parametrize(
     ("file", "line", "text", "message"),
     [
-        (celeba.ATTRIBUTES, 0, "7", "first line says '7', images listed: 6"),
+        (celeba.ATTRIBUTES, 0, "7", "got '7' in the first line, and 6 images"),
         (celeba.ATTRIBUTES, 3, "000001.jpg 1", r":4: expected an image and 2 values"),
         (celeba.ATTRIBUTES, 3, "000001.jpg 1 0", r":4: expected an image and 2 values"),
         (
