@@ -61,7 +61,7 @@ def test_val_beside_test_is_the_validation_split(tmp_path: Path, name: str) -> N
 def test_two_folders_for_one_split_are_refused(tmp_path: Path) -> None:
     for folder in ("train", "val", "validation"):
         write_image_folder(tmp_path / folder, {"ann": 1, "bo": 1})
-    with pytest.raises(DataError, match="both val and validation; merge them"):
+    with pytest.raises(DataError, match="holds val, validation, all for one split; merge them"):
         image_folder.read(tmp_path)
 
 
@@ -71,7 +71,7 @@ def test_splits_beside_other_folders_are_not_taken_for_classes(
 ) -> None:
     for name in ("train", test_name, "extra", "raw"):
         write_image_folder(tmp_path / name, {"ann": 1, "bo": 1})
-    message = f"holds the splits train and {test_name}, but also extra, raw; expected"
+    message = f"holds the splits train, {test_name}, but also extra, raw; expected"
     with pytest.raises(DataError, match=message):
         image_folder.read(tmp_path)
 
@@ -98,10 +98,10 @@ def test_files_beside_the_class_folders_are_said_to_be_left_out(
     assert "1 files outside the class folders are not imported, such as README.txt" in caplog.text
 
 
-def test_an_empty_class_folder_is_named(tmp_path: Path) -> None:
-    root = write_image_folder(tmp_path / "faces", {"ann": 1, "bo": 0})
-    with pytest.raises(DataError, match=r"class folder .*faces/bo holds no image"):
-        image_folder.read(root)
+def test_an_empty_class_folder_is_a_class_without_images(tmp_path: Path) -> None:
+    source = image_folder.read(write_image_folder(tmp_path / "faces", {"ann": 1, "bo": 0}))
+    assert source.label_names == {"class": ("ann", "bo")}
+    assert [item.name for item in source.splits["train"]] == ["ann/000.png"]
 
 
 def test_what_has_no_class_folder_is_refused(tmp_path: Path) -> None:
