@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,8 +30,12 @@ examples:
     clmle import lfw lfw.tgz --out data/lfw --min-images 10 --test-fraction 0.2
   UTKFace with one woman to ten men; race, age_decade and age60 stay as further labels:
     clmle import utkface UTKFace.tar.gz --out data/gender10 --label gender --long-tail-ratio 10
-  the same, with a tenth of the other images set aside for choosing settings:
-    clmle import utkface UTKFace.tar.gz --out data/utk --on-error skip --validation-fraction 0.1
+  UTKFace, each face once, without the images whose names lack a label:
+    clmle import utkface UTKFace.tar.gz --out data/utk --on-error skip --duplicates drop
+  faces with a tenth of the images that are not for testing set aside for choosing settings:
+    clmle import lfw lfw.tgz --out data/lfw_chosen --min-images 10 --validation-fraction 0.1
+  photos that lie in YEAR/CLASS/:
+    clmle import image-folder archive --out data/archive --class-depth 2
   CelebA with its forty attributes and official splits:
     clmle import celeba CelebA --out data/celeba
   compare every byte of an import with its checksums:
@@ -88,7 +93,10 @@ def _parser() -> argparse.ArgumentParser:
 def _source_lines() -> str:
     """What each source expects at PATH, one line each."""
     width = max(map(len, SOURCES))
-    lines = [f"  {name:{width}}  {entry.layout}" for name, entry in SOURCES.items()]
+    lines = []
+    for name, entry in SOURCES.items():
+        lines.append(f"  {name:{width}}  {entry.layout}")
+        lines += [f"  {'':{width}}  {line}" for line in textwrap.wrap(entry.more, 80)]
     return "\n".join(
         [
             "sources, and what to have at PATH:",

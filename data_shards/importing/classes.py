@@ -88,7 +88,7 @@ def check_every_class(source: Source, column: str) -> None:
         )
     if unknown := _where(source, column, untrained & anywhere):
         problems.append(_held_out_alone(unknown, _where(source, column, ~untrained), column))
-    raise DataError(". ".join(problems))
+    raise DataError("; ".join(problems))
 
 
 def check_imported(train: _Items, label_names: Mapping[str, tuple[str, ...]]) -> None:
@@ -97,10 +97,12 @@ def check_imported(train: _Items, label_names: Mapping[str, tuple[str, ...]]) ->
     Raises:
         DataError: naming the classes that have none.
     """
-    for column, names in classes_without(train, label_names).items():
+    lacking = classes_without(train, label_names)
+    if lacking:
+        classes = "; ".join(_classes(names, column) for column, names in lacking.items())
         raise DataError(
-            f"{_classes(names, column)} have no training image left that can be read; repair one "
-            "of each, and run the same command again"
+            f"no training image can be read any more of {classes}; repair one of each, and run the "
+            "same command again"
         )
 
 
@@ -118,7 +120,7 @@ def classes_without(
 
 
 def columns_left(columns: tuple[str, ...], lacking: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
-    """The label columns that are in no need of images; a warning names the others.
+    """The label columns whose classes all have a training image; a warning names the others.
 
     Args:
         columns: label columns.

@@ -94,18 +94,22 @@ def settle_copies(plan: ImportPlan, options: ImportOptions) -> ImportPlan:
             "it is there, and none with different labels) or --duplicates keep"
         )
     made = _dropped(plan, copies) if options.duplicates == "drop" else plan
-    what = (
-        f"dropped {len(made.dropped_copies):,} image(s)" if made.dropped_copies else "all are kept"
-    )
-    return replace(made, notes=(*made.notes, *(f"{line}; {what}" for line in copies.described())))
+    notes = copies.described()
+    if made.dropped_copies:
+        notes.append(f"dropped {len(made.dropped_copies):,} of these; manifest.json names them")
+    return replace(made, notes=(*made.notes, *notes))
 
 
 def find_copies(plan: ImportPlan) -> Copies:
     """Find the images of a plan that have the same bytes; files that are no images do not count."""
-    places = [Place(split, item) for split in _STAYING for item in plan.splits.get(split, ())]
-    items = [place.item for place in places]
+    items = [item for split in _STAYING for item in plan.splits.get(split, ())]
+    ends = np.cumsum([len(plan.splits.get(split, ())) for split in _STAYING])
+
+    def place(position: int) -> Place:
+        return Place(_STAYING[np.searchsorted(ends, position, side="right")], items[position])
+
     groups = [
-        [places[position] for position in positions]
+        [place(position) for position in positions]
         for positions in same_bytes(items, label=f"look for copies in {plan.source}")
         if why_unusable(items[positions[0]]) is None
     ]

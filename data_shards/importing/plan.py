@@ -176,11 +176,12 @@ def plan_import(source: Source, options: ImportOptions) -> ImportPlan:
     splits = _with_test_split(dict(source.splits), column, options)
     splits = _with_validation_split(splits, column, options)
     splits["train"], wanted = _thin_train(splits["train"], column, len(names), options)
-    columns = columns_left(columns, classes_without(splits["train"], source.label_names))
+    label_names = {name: source.label_names[name] for name in columns}
+    columns = columns_left(columns, classes_without(splits["train"], label_names))
     return ImportPlan(
         source=source.name,
         label_columns=columns,
-        label_names={name: source.label_names[name] for name in columns},
+        label_names={name: label_names[name] for name in columns},
         splits={
             split: sorted(splits[split], key=lambda item: item.labels[column])
             for split in SPLITS

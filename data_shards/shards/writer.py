@@ -82,9 +82,9 @@ def write_shard(
 def noted_files(
     folder: Path | str, name: str, *, fingerprint: str
 ) -> tuple[dict[str, str], list[int]]:
-    """Return the `files` that a shard was written with and its sample ids; both may be empty.
+    """Return the `files` that a shard was written with and its sample ids; empty if not noted.
 
-    Nothing is noted of a shard with another fingerprint.
+    Both are empty for a shard with another fingerprint.
     """
     _, index, _, entry = _paths(Path(folder), name)
     try:

@@ -31,7 +31,7 @@ def read(root: Path, *, class_depth: int | None = None) -> Source:
     """List the images below `root`.
 
     There are two layouts: `CLASS/...`, and `train/CLASS/...` with `test/CLASS/...` and perhaps
-    `val/CLASS/...`; `docs/running.md` lists the names of splits. Folders inside a class folder,
+    `val/CLASS/...` (or other usual names of splits). Folders inside a class folder,
     including linked ones, are searched too. What is hidden or made by an operating system is
     skipped; every other file counts as an image. The label column is "class", its names are the
     folders' in Unicode's composed form.

@@ -21,6 +21,8 @@ class SourceEntry(NamedTuple):
     """Holds `read(path) -> Source`, or `read() -> Source` for a source without a path."""
     layout: str
     """What lies at PATH, in one line."""
+    more: str = ""
+    """What else there is to say about it, for the help."""
     has_path: bool = True
     """False for a source whose images come with a Python package."""
     has_class_depth: bool = False
@@ -36,6 +38,9 @@ SOURCES: dict[str, SourceEntry] = {
     "image-folder": SourceEntry(
         "data_shards.sources.image_folder",
         "CLASS/any files, or train/CLASS/..., test/CLASS/... and perhaps val/CLASS/...",
+        "a split may also be called training, testing, eval, evaluation, valid, validation or dev, "
+        "in any case; the test split is test, else eval, else val (or dev), and what is left of "
+        "these is the validation split",
         has_class_depth=True,
     ),
     "idx": SourceEntry(

@@ -411,3 +411,90 @@ def test_a_killed_import_goes_on_and_ends_in_the_same_bytes(faces: Path, tmp_pat
     assert identity(out / "train-000000.tar") == finished
     run(faces, tmp_path / "uninterrupted", test_fraction=0)
     assert folder_bytes(out) == folder_bytes(tmp_path / "uninterrupted")
+
+
+def test_what_another_import_has_finished_is_kept_where_it_comes_out_the_same(
+    faces: Path, tmp_path: Path
+) -> None:
+    """Who removes an image that cannot be read, or a class, loses only what changes by that."""
+    out = tmp_path / "out"
+    broken = faces / "cy" / "001.png"
+    broken.write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"cy/001\.png: .*; repair it or add --on-error skip, and"):
+        run(faces, out, test_fraction=0)
+    kept = {name: identity(out / name) for name in ("train-000000.tar", "train-000003.tar")}
+    assert (out / "train-000003.json").exists()
+    broken.unlink()
+    run(faces, out, test_fraction=0)
+    assert {name: identity(out / name) for name in kept} == kept
+    run(faces, tmp_path / "fresh", test_fraction=0)
+    assert folder_bytes(out) == folder_bytes(tmp_path / "fresh")
+
+
+def test_of_a_larger_unfinished_import_nothing_stays_behind(faces: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(faces, out)
+    (out / "manifest.json").unlink()
+    shutil.rmtree(faces / "ann")
+    run(faces, out, test_fraction=0)
+    run(faces, tmp_path / "fresh", test_fraction=0)
+    assert folder_bytes(out) == folder_bytes(tmp_path / "fresh")
+
+
+def test_shards_of_files_that_only_have_the_same_names_are_not_kept(
+    faces: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    run(faces, out)
+    (out / "manifest.json").unlink()
+    overwrite(faces)
+    shutil.rmtree(faces / "cy")
+    run(faces, out)
+    run(faces, tmp_path / "fresh")
+    assert folder_bytes(out) == folder_bytes(tmp_path / "fresh")
+
+
+def test_a_class_is_left_out_before_anything_is_written_and_may_be_removed_later(
+    faces: Path, tmp_path: Path
+) -> None:
+    for path in (faces / "bo").iterdir():
+        path.write_bytes(b"no image")
+    manifest = run(faces, tmp_path / "out", on_error="skip")
+    assert manifest.label_names == {"class": ("ann", "cy")}
+    assert manifest.skipped == ()
+    before = folder_bytes(tmp_path / "out")
+    shutil.rmtree(faces / "bo")
+    assert run(faces, tmp_path / "out") == manifest
+    assert folder_bytes(tmp_path / "out") == before
+
+
+def test_dropped_copies_are_dropped_again_when_an_import_goes_on(
+    faces: Path, tmp_path: Path
+) -> None:
+    shutil.copyfile(faces / "ann" / "000.png", faces / "ann" / "012.png")
+    shutil.copyfile(faces / "ann" / "001.png", faces / "bo" / "001.png")
+    out, options = tmp_path / "out", {"duplicates": "drop", "test_fraction": 0}
+    broken = faces / "cy" / "003.png"
+    whole = broken.read_bytes()
+    broken.write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"cy/003\.png: not an image"):
+        run(faces, out, **options)
+    kept = identity(out / "train-000000.tar")
+    broken.write_bytes(whole)
+    manifest = run(faces, out, **options)
+    assert manifest.skipped == ("ann/001.png", "bo/001.png", "ann/012.png")
+    assert manifest.class_counts("train", "class").tolist() == [11, 8, 4]
+    assert identity(out / "train-000000.tar") == kept
+    assert run(faces, out, **options) == manifest
+    run(faces, tmp_path / "fresh", **options)
+    assert folder_bytes(out) == folder_bytes(tmp_path / "fresh")
+
+
+def test_a_folder_of_other_files_is_refused_before_the_images_are_looked_at(
+    faces: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    unread = replace(image_folder.read(faces), splits={})
+    with pytest.raises(DataError, match="is not empty and holds no import"):
+        import_source(unread, ImportOptions(out=tmp_path / "out"))
