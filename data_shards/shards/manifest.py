@@ -90,7 +90,7 @@ class Manifest:
     """Label column -> name of each class."""
     splits: Mapping[str, SplitInfo]
     skipped: tuple[str, ...] = ()
-    """Names of the images that could not be read and were left out."""
+    """Names of the images that were left out: unreadable, without labels, or dropped copies."""
     checksum: str = ""
     """SHA-256 of the manifest's file; empty before `write`."""
 

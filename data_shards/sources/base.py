@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -21,7 +22,7 @@ class SourceItem:
     labels: Mapping[str, int]
     """Label column -> class id."""
     load: Callable[[], bytes]
-    """Returns the image file."""
+    """Returns the image file; several threads may ask at once."""
     extension: str
     """Suffix of the image file without the dot, in lower case."""
     file: Path | None = None
@@ -43,6 +44,14 @@ class Source:
     """Label column -> name of each class; a class id is an index into it."""
     unlabelled: tuple[str, ...] = ()
     """Names of images whose labels are unknown; they are in no split."""
+
+
+def class_name(folder_name: str) -> str:
+    """Return the name of the class of a folder: names that look the same are the same.
+
+    Systems store an accented letter as one character or as two; copying between them mixes both.
+    """
+    return unicodedata.normalize("NFC", folder_name)
 
 
 def extension_of(file_name: str) -> str:

@@ -41,7 +41,7 @@ def test_every_command_ends_with_the_code_of_the_error(
         raise error("what happened")
 
     assert run_job(fail, []) == expected_code(error)
-    monkeypatch.setattr(importer, "plan_import", fail)
+    monkeypatch.setattr(importer, "prepare_import", fail)
     assert importer.main(["digits", "--out", "nowhere"]) == expected_code(error)
 
 
