@@ -11,10 +11,12 @@ from data_shards.errors import INTERRUPTED, DataError, exit_code_and_message, na
 from data_shards.importing.long_tail import imbalance_ratio
 from data_shards.importing.plan import ImportOptions, ImportPlan, plan_import
 from data_shards.importing.run import write_import
+from data_shards.paths import path_option
 from data_shards.progress import Progress
 from data_shards.shards.manifest import Manifest, verify_shard
 from data_shards.sources.base import Source
 from data_shards.sources.registry import SOURCES, find_source, read_source
+from data_shards.streams import write_any_name
 
 _EXAMPLES = """\
 examples:
@@ -90,6 +92,7 @@ def describe_import(manifest: Manifest, plan: ImportPlan) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Import images, or verify an import. Launch: `clmle import --help`."""
+    write_any_name()
     arguments = _parser().parse_args(argv)
     try:
         sys.stdout.write(_import(arguments) if arguments.verify is None else _verify(arguments))
@@ -110,12 +113,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("source", nargs="?", metavar="SOURCE", help=", ".join(SOURCES))
-    add("path", nargs="?", metavar="PATH", type=Path, help="folder or file of the source's images")
-    add("--out", metavar="DIR", type=Path, help="folder to fill")
+    add(
+        "path",
+        nargs="?",
+        metavar="PATH",
+        type=path_option,
+        help="folder or file of the source's images",
+    )
+    add("--out", metavar="DIR", type=path_option, help="folder to fill")
     _add_class_options(parser)
     _add_split_options(parser)
     _add_writing_options(parser)
-    add("--verify", metavar="DIR", type=Path, help="check an import instead of making one")
+    add("--verify", metavar="DIR", type=path_option, help="check an import instead of making one")
     return parser
 
 

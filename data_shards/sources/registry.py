@@ -64,7 +64,9 @@ def find_source(name: str) -> SourceEntry:
 
 
 def read_source(name: str, path: Path | None) -> Source:
-    """List the images of a source; they are loaded later, one by one.
+    r"""List the images of a source; they are loaded later, one by one.
+
+    Names that are no UTF-8 do not stop an import: their odd bytes become `\xe9` and the like.
 
     Args:
         name: one of `SOURCES`.
@@ -83,4 +85,4 @@ def read_source(name: str, path: Path | None) -> Source:
         raise DataError(f"{path} does not exist; expected {entry.layout}")
     read = importlib.import_module(entry.module).read
     source: Source = read(path) if entry.has_path else read()
-    return source
+    return source.with_readable_names()
