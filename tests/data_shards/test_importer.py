@@ -82,6 +82,16 @@ def test_one_import_of_several_labels(tmp_path: Path, capsys: pytest.CaptureFixt
     assert manifest.class_counts("train", "age60").sum() == 20
 
 
+def test_paths_may_begin_with_the_home_folder(
+    faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert importer.main(["image-folder", "~/faces", "--out=~/out"]) == 0
+    assert importer.main(["--verify", "~/out"]) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"faces", "out"}
+
+
 def test_long_lists_are_cut() -> None:
     assert named(["a", "b"]) == "a, b"
     assert named([str(n) for n in range(8)]) == "0, 1, 2, 3, 4 and 3 more"
