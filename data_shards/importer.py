@@ -37,7 +37,7 @@ examples:
   compare every byte of an import with its checksums:
     clmle import --verify data/lfw
 
-Names of folders and files that are no UTF-8 stop nothing: their odd bytes become \\xe9 and the like.
+Names of folders and files need not be UTF-8: their odd bytes become \\xe9 or the like.
 The summary at the end says how many images were skipped, and names the first ones. 16-bit grey
 images are scaled to 8 bits by dividing by 257; floating-point images cannot be used.
 An import that was stopped continues where it was when the same command runs again.
