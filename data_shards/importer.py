@@ -13,10 +13,12 @@ from data_shards.importing.plan import ImportOptions, ImportPlan
 from data_shards.importing.prepare import prepare_import
 from data_shards.importing.run import check_free, write_import
 from data_shards.importing.summary import describe_import
+from data_shards.paths import path_option
 from data_shards.progress import Progress
 from data_shards.shards.manifest import Manifest, verify_shard
 from data_shards.sources.base import Source
 from data_shards.sources.registry import SOURCES, find_source, read_source
+from data_shards.streams import write_any_name
 
 _EXAMPLES = """\
 examples:
@@ -41,6 +43,7 @@ examples:
   compare every byte of an import with its checksums:
     clmle import --verify data/lfw
 
+Names of folders and files need not be UTF-8: their odd bytes become \\xe9 or the like.
 The summary at the end says how many images were skipped, and names the first ones. 16-bit grey
 images are scaled to 8 bits by dividing by 257; floating-point images cannot be used.
 An import that was stopped continues where it was when the same command runs again.
@@ -61,6 +64,7 @@ def import_source(source: Source, options: ImportOptions) -> Manifest:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Import images, or verify an import. Launch: `clmle import --help`."""
+    write_any_name()
     arguments = _parser().parse_args(argv)
     try:
         sys.stdout.write(_import(arguments) if arguments.verify is None else _verify(arguments))
@@ -81,12 +85,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("source", nargs="?", metavar="SOURCE", help=", ".join(SOURCES))
-    add("path", nargs="?", metavar="PATH", type=Path, help="folder or file of the source's images")
-    add("--out", metavar="DIR", type=Path, help="folder to fill")
+    add(
+        "path",
+        nargs="?",
+        metavar="PATH",
+        type=path_option,
+        help="folder or file of the source's images",
+    )
+    add("--out", metavar="DIR", type=path_option, help="folder to fill")
     _add_class_options(parser)
     _add_split_options(parser)
     _add_writing_options(parser)
-    add("--verify", metavar="DIR", type=Path, help="check an import instead of making one")
+    add("--verify", metavar="DIR", type=path_option, help="check an import instead of making one")
     return parser
 
 

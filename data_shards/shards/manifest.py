@@ -22,6 +22,7 @@ import numpy.typing as npt
 from data_shards.atomic import read_json, sha256_of, write_json
 from data_shards.errors import DataError
 from data_shards.shards.record import check_file, record_from_json
+from data_shards.streams import without_surrogates
 
 MANIFEST_NAME = "manifest.json"
 IMPORT_NAME = "import.json"
@@ -95,15 +96,21 @@ class Manifest:
     """SHA-256 of the manifest's file; empty before `write`."""
 
     @classmethod
-    def load(cls, folder: Path | str) -> Manifest:
+    def load(cls, folder: Path | str, *, split: str | None = None) -> Manifest:
         """Read a folder's manifest and check that its shards exist and have their full size.
 
+        Args:
+            folder: that `clmle import` wrote.
+            split: the only one whose shards are needed; None for all.
+
         Raises:
-            DataError: when the folder holds no finished import, or a file is missing or truncated.
+            DataError: when the folder holds no finished import, or no such split, or a file is
+                missing or truncated.
         """
         manifest = cls.read(folder)
-        for split in manifest.splits.values():
-            for shard in split.shards:
+        needed = manifest.splits.values() if split is None else [manifest.split(split)]
+        for found in needed:
+            for shard in found.shards:
                 _check_sizes(manifest.folder, shard)
         return manifest
 
@@ -210,7 +217,8 @@ def _why_no_manifest(folder: Path) -> str:
 def _parse(content: Mapping[str, Any]) -> dict[str, Any]:
     """Turn the JSON of a manifest into the fields of `Manifest`."""
     columns = tuple(content["label_columns"])
-    names = {column: tuple(content["label_names"][column]) for column in columns}
+    # Imports of an earlier release may hold names that no stream takes.
+    names = {c: tuple(map(without_surrogates, content["label_names"][c])) for c in columns}
     return {
         "source": content["source"],
         "fingerprint": content["fingerprint"],

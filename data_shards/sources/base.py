@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
 from data_shards.shards.sample import LABEL_EXTENSION
+from data_shards.streams import readable
 
 _PLAIN_SUFFIX = re.compile(r"[a-z0-9]{1,8}")
 
@@ -44,6 +45,23 @@ class Source:
     """Label column -> name of each class; a class id is an index into it."""
     unlabelled: tuple[str, ...] = ()
     """Names of images whose labels are unknown; they are in no split."""
+
+    def with_readable_names(self) -> Source:
+        """The same images; the names of images and classes can be written anywhere."""
+        return replace(
+            self,
+            splits={
+                split: [_readable(item) for item in items] for split, items in self.splits.items()
+            },
+            label_names={
+                column: tuple(map(readable, names)) for column, names in self.label_names.items()
+            },
+            unlabelled=tuple(map(readable, self.unlabelled)),
+        )
+
+
+def _readable(item: SourceItem) -> SourceItem:
+    return item if item.name.isascii() else replace(item, name=readable(item.name))
 
 
 def class_name(folder_name: str) -> str:

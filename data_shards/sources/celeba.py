@@ -103,7 +103,10 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Number and words of each line that is not empty."""
     if not path.is_file():
         raise DataError(f"{path} does not exist; expected {IMAGES}/, {ATTRIBUTES} and {PARTITION}")
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                yield number, line.split()
+    try:
+        with path.open(encoding="utf-8") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield number, line.split()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 ({error}); copy the published list again") from error

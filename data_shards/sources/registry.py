@@ -72,7 +72,9 @@ def find_source(name: str) -> SourceEntry:
 
 
 def read_source(name: str, path: Path | None, *, class_depth: int | None = None) -> Source:
-    """List the images of a source; they are loaded later, one by one.
+    r"""List the images of a source; they are loaded later, one by one.
+
+    Names that are no UTF-8 do not stop an import: their odd bytes become `\xe9` and the like.
 
     Args:
         name: one of `SOURCES`.
@@ -96,4 +98,4 @@ def read_source(name: str, path: Path | None, *, class_depth: int | None = None)
     read = importlib.import_module(entry.module).read
     options = {} if class_depth is None else {"class_depth": class_depth}
     source: Source = read(path, **options) if entry.has_path else read()
-    return source
+    return source.with_readable_names()

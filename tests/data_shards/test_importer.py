@@ -122,6 +122,16 @@ def test_the_level_of_class_folders_is_for_folders_of_images(
         assert "--class-depth must be >= 1, and only for image-folder" in capsys.readouterr().err
 
 
+def test_paths_may_begin_with_the_home_folder(
+    faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert importer.main(["image-folder", "~/faces", "--out=~/out"]) == 0
+    assert importer.main(["--verify", "~/out"]) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"faces", "out"}
+
+
 def test_long_lists_are_cut() -> None:
     assert named(["a", "b"]) == "a, b"
     assert named([str(n) for n in range(8)]) == "0, 1, 2, 3, 4 and 3 more"

@@ -39,7 +39,8 @@ class MetricWriter:
         if purge_step is not None and rows.exists():
             kept = [row for row in read_metrics(rows) if row["step"] <= purge_step]
             with atomic_file(rows) as temporary:
-                temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
+                lines = "".join(json.dumps(row) + "\n" for row in kept)
+                temporary.write_text(lines, encoding="utf-8")
         board.mkdir(parents=True, exist_ok=True)
         purge = None if purge_step is None else purge_step + 1
         self._board = SummaryWriter(str(board), purge_step=purge)

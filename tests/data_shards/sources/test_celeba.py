@@ -102,6 +102,13 @@ def test_a_missing_list_is_named(folder: Path) -> None:
         celeba.read(folder)
 
 
+def test_a_list_that_is_no_utf_8_is_named(folder: Path) -> None:
+    with (folder / celeba.ATTRIBUTES).open("ab") as file:
+        file.write(b"\xe9.jpg")
+    with pytest.raises(DataError, match=r"list_attr_celeba.txt is not UTF-8 .*copy the published"):
+        celeba.read(folder)
+
+
 @pytest.mark.parametrize(("listed", "missing"), [(4, "2"), (0, "6")])
 def test_a_partition_that_is_cut_off_is_refused(folder: Path, listed: int, missing: str) -> None:
     lines = (folder / celeba.PARTITION).read_text().splitlines()
