@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_shards.errors import INTERRUPTED, DataError, exit_code_and_message, named
+from data_shards.images.limits import add_limit_options, limits_of
 from data_shards.importing.long_tail import imbalance_ratio
 from data_shards.importing.plan import ImportOptions, ImportPlan, plan_import
 from data_shards.importing.run import write_import
@@ -36,7 +37,8 @@ examples:
     clmle import --verify data/lfw
 
 The summary at the end says how many images were skipped, and names the first ones. 16-bit grey
-images are scaled to 8 bits by dividing by 257; floating-point images cannot be used.
+images are scaled to 8 bits by dividing by 257, 32-bit TIFFs unless they hold nothing above 255;
+floating-point images cannot be used. Of an animation the first picture counts.
 An import that was stopped continues where it was when the same command runs again.
 """
 
@@ -196,6 +198,7 @@ def _add_writing_options(parser: argparse.ArgumentParser) -> None:
         default="stop",
         help="what to do at an image that cannot be read (default stop); skipped ones are listed",
     )
+    add_limit_options(parser)
 
 
 def _import(arguments: argparse.Namespace) -> str:
@@ -214,6 +217,7 @@ def _import(arguments: argparse.Namespace) -> str:
         seed=arguments.seed,
         samples_per_shard=arguments.samples_per_shard,
         on_error=arguments.on_error,
+        limits=limits_of(arguments),
     )
     plan = plan_import(read_source(arguments.source, arguments.path), options)
     return describe_import(write_import(plan, options), plan)

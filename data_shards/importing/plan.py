@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data_shards.errors import DataError, named
+from data_shards.images.limits import USUAL_LIMITS, ImageLimits
 from data_shards.importing.long_tail import long_tail_counts, split_per_class, thin
 from data_shards.shards.manifest import FORMAT
 from data_shards.sources.base import Source, SourceItem
@@ -49,6 +50,8 @@ class ImportOptions:
     samples_per_shard: int = 2000
     on_error: Literal["stop", "skip"] = "stop"
     """What to do at an image that cannot be read."""
+    limits: ImageLimits = USUAL_LIMITS
+    """Images beyond them cannot be read."""
 
     def __post_init__(self) -> None:
         rules = {

@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 from data_shards.atomic import TEMPORARY_PREFIX, clear_leftovers, read_json, write_json
 from data_shards.errors import DataError, named
 from data_shards.folder_lock import FolderLock
-from data_shards.images.transforms import open_image
+from data_shards.images.transforms import check_image
 from data_shards.importing.plan import ImportOptions, ImportPlan, check_every_class, class_counts
 from data_shards.progress import Progress
 from data_shards.shards.index import sample_ids
@@ -216,7 +216,7 @@ class _Run:
         """Load an image; None when it is skipped."""
         try:
             image = item.load()
-            open_image(image)
+            check_image(image, self.options.limits)
         except (DataError, OSError) as error:
             if self.options.on_error == "stop":
                 raise DataError(
