@@ -118,6 +118,19 @@ def test_lab_is_grey_as_its_colours_are() -> None:
     np.testing.assert_array_equal(grey, np.asarray(colours.convert("L")))
 
 
+def test_colours_that_cannot_be_converted_are_a_data_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("data_shards.images.transforms._BY_WAY_OF", {})
+    data = files_of("TIFF")["LAB"]
+    for read in (
+        lambda data: decode_image(data, size=6, channels=1),
+        lambda data: check_image(data, USUAL_LIMITS),
+    ):
+        with pytest.raises(DataError, match="conversion from LAB"):
+            read(data)
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_grey_that_is_multiplied_by_its_transparency_is_divided_again(channels: int) -> None:
     pixels = np.tile(np.array([50, 100], dtype=np.uint8), (4, 4, 1))
