@@ -21,6 +21,7 @@ from trainer.config.run_config import RunConfig
 from trainer.errors import LostRanks
 from trainer.losses.outputs import TaskOutput
 from trainer.models.network import Network
+from trainer.run.deepspeed_version import check_deepspeed
 from trainer.runtime.world import (
     World,
     first_line,
@@ -34,7 +35,13 @@ does not come to a collective, by that collective's time-out: a little later."""
 
 
 def start_distributed(config: RunConfig) -> World:
-    """Start the process group; without a launcher, a single rank."""
+    """Start the process group; without a launcher, a single rank.
+
+    Raises:
+        ConfigError: this host has a DeepSpeed that computes wrong gradients.
+        LostRanks: not all ranks came.
+    """
+    check_deepspeed(deepspeed.__version__)
     for name, value in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0")):
         os.environ.setdefault(name, value)
     os.environ.setdefault("MASTER_ADDR", "127.0.0.1")

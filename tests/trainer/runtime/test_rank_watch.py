@@ -1,4 +1,4 @@
-"""A rank that is silent is named by the others in time; one that is busy, or was stopped, is not."""
+"""A silent rank is named by the others in time; one that is busy, or was stopped, is not."""
 
 import os
 import queue
