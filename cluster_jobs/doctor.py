@@ -25,6 +25,8 @@ from typing import Literal
 from cluster_jobs import machine
 from cluster_jobs.errors import run_job
 from cluster_jobs.ray_cluster.local_ray import ray_session
+from data_shards.errors import ConfigError
+from trainer.run.deepspeed_version import check_deepspeed
 
 # Not read from the package's metadata: a checkout that is not installed has none.
 _NEEDED = (
@@ -135,6 +137,10 @@ def _launcher() -> Finding:
     if not (Path(spec.origin).parent / "launcher" / "launch.py").exists():
         remedy = "install the version that constraints.txt names"
         return Finding("fail", "DeepSpeed launcher", "this version has none", remedy)
+    try:
+        check_deepspeed()
+    except ConfigError as error:
+        return Finding("fail", "DeepSpeed launcher", str(error))
     return Finding("ok", "DeepSpeed launcher", "found")
 
 

@@ -47,6 +47,7 @@ from trainer.run.lock import TRAINER, claimed_alone
 from trainer.run.start import check_start
 from trainer.runtime.engine import Engine, start_distributed
 from trainer.runtime.precision import emulation_warning
+from trainer.runtime.rank_watch import RankWatch
 from trainer.runtime.stop import StopFlag, end_process
 from trainer.runtime.table_feed import FeedState, TableFeed
 from trainer.runtime.world import World
@@ -132,6 +133,8 @@ def train(config: RunConfig, *, resume: str = "auto") -> dict[str, Any]:
             stack.enter_context(_claimed(config, run, resume))
             _warn_of_settings(config, manifest)
         world = start_distributed(config)
+        watch = RankWatch(world, config.train.communication_timeout_seconds)
+        stack.enter_context(watch.watching())
         stack.callback(torch.distributed.destroy_process_group)
         slow = emulation_warning(config.train.precision, world.device)
         if slow is not None and world.is_first:
@@ -146,7 +149,7 @@ def train(config: RunConfig, *, resume: str = "auto") -> dict[str, Any]:
             checkpoint.remove_later(run, first_step)
             parts.metrics = MetricWriter(run, purge_step=first_step)
             stack.callback(parts.metrics.close)
-        loop = Loop(parts, stop_requested=stop_requested, resumed=resumed)
+        loop = Loop(parts, stop_requested=stop_requested, resumed=resumed, now_at=watch.at)
         evaluation = loop.run()
         if world.is_first:
             stalled = stall_warning(config, parts.feed.state, loop.train_seconds)

@@ -8,6 +8,7 @@ from safetensors import SafetensorError, safe_open
 
 from data_shards.errors import ConfigError
 from trainer.config.run_config import RunConfig
+from trainer.run.deepspeed_version import check_deepspeed
 from trainer.run.folder import (
     CHECKPOINT_MANIFEST,
     SNAPSHOT_WEIGHTS,
@@ -53,8 +54,9 @@ def check_start(config: RunConfig, resume: str) -> None:
         resume: as for `find_checkpoint`.
 
     Raises:
-        ConfigError: from `find_checkpoint` or `check_weights`.
+        ConfigError: from `find_checkpoint`, `check_weights` or `check_deepspeed`.
     """
+    check_deepspeed()
     is_new = find_checkpoint(resume, RunFolder(config.run_path)) is None
     if is_new and config.model.weights:
         check_weights(Path(config.model.weights))

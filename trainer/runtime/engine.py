@@ -11,19 +11,37 @@ from pathlib import Path
 from typing import Any
 
 import deepspeed
+import deepspeed.comm.comm
 import deepspeed.ops
 import torch
 from torch import nn
 
 from data_shards.errors import ConfigError
 from trainer.config.run_config import RunConfig
+from trainer.errors import LostRanks
 from trainer.losses.outputs import TaskOutput
 from trainer.models.network import Network
-from trainer.runtime.world import World, micro_batches_per_rank
+from trainer.run.deepspeed_version import check_deepspeed
+from trainer.runtime.world import (
+    World,
+    first_line,
+    is_lost_connection,
+    micro_batches_per_rank,
+)
+
+_COLLECTIVE_PER_SILENCE = 1.25
+"""A rank that is silent ends the others by their watch, which can name it; one that is alive but
+does not come to a collective, by that collective's time-out: a little later."""
 
 
 def start_distributed(config: RunConfig) -> World:
-    """Start the process group; without a launcher, a single rank."""
+    """Start the process group; without a launcher, a single rank.
+
+    Raises:
+        ConfigError: this host has a DeepSpeed that computes wrong gradients.
+        LostRanks: not all ranks came.
+    """
+    check_deepspeed(deepspeed.__version__)
     for name, value in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0")):
         os.environ.setdefault(name, value)
     os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
@@ -36,13 +54,30 @@ def start_distributed(config: RunConfig) -> World:
         # DeepSpeed would compile a shared-memory op for CPU inference (30 s), which training does
         # not use.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.init_distributed(
-        dist_backend="nccl" if world.device.type == "cuda" else "gloo",
-        auto_mpi_discovery=False,
-        verbose=False,
-        timeout=timedelta(seconds=config.train.communication_timeout_seconds),
-    )
+    _start_groups(config.train.communication_timeout_seconds, world)
     return world
+
+
+def _start_groups(limit_seconds: float, world: World) -> None:
+    timeout = timedelta(seconds=_COLLECTIVE_PER_SILENCE * limit_seconds)
+    try:
+        deepspeed.init_distributed(
+            dist_backend="nccl" if world.device.type == "cuda" else "gloo",
+            auto_mpi_discovery=False,
+            verbose=False,
+            timeout=timeout,
+        )
+    except RuntimeError as error:
+        if not is_lost_connection(error):
+            raise
+        raise LostRanks(
+            f"rank {world.rank} did not meet the other {world.size - 1} within "
+            f"{timeout.total_seconds():g} s ({first_line(error)}); start all of them within that "
+            "time (train.communication_timeout_seconds), and see that every host reaches "
+            f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        ) from error
+    # The groups that DeepSpeed makes for its own collectives would have torch's: half an hour.
+    deepspeed.comm.comm.cdb.new_group = partial(torch.distributed.new_group, timeout=timeout)
 
 
 def _free_port() -> int:
