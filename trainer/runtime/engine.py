@@ -19,6 +19,7 @@ from data_shards.errors import ConfigError
 from trainer.config.run_config import RunConfig
 from trainer.losses.outputs import TaskOutput
 from trainer.models.network import Network
+from trainer.runtime.threads import limit_threads
 from trainer.runtime.world import World, micro_batches_per_rank
 
 
@@ -30,6 +31,7 @@ def start_distributed(config: RunConfig) -> World:
     if "MASTER_PORT" not in os.environ:
         os.environ["MASTER_PORT"] = str(_free_port())
     world = World.from_environment()
+    limit_threads()
     if world.device.type == "cuda":
         torch.cuda.set_device(world.device)
     else:
