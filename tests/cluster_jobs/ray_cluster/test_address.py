@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 import time
@@ -25,7 +26,7 @@ def server(answer: bytes | None) -> Iterator[int]:
 
         def serve() -> None:
             connection, _ = listening.accept()
-            with connection:
+            with connection, contextlib.suppress(ConnectionResetError):
                 if answer is not None:
                     connection.sendall(answer)
                 while connection.recv(1024):

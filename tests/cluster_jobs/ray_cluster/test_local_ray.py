@@ -33,6 +33,12 @@ from cluster_jobs.ray_cluster.local_ray import ray_session
 with ray_session() as cpus:
     print(cpus, ray.get(ray.remote(lambda: 6 * 7).remote(), timeout=30))
 """
+OF_OUR_OWN = """
+import os, tempfile
+from cluster_jobs.ray_cluster.local_ray import ray_session
+with ray_session(num_cpus=1) as cpus:
+    print(cpus, sum(name.startswith("clmle-") for name in os.listdir(tempfile.gettempdir())))
+"""
 LONG_TASK = """
 import signal, sys, time
 from cluster_jobs.recluster import _sigterm_ends
@@ -127,6 +133,20 @@ def test_it_asks_for_a_token_that_only_this_user_can_read(
     assert len(token.read_text()) == 64
 
 
+def test_the_address_that_was_announced_answers(
+    held: tuple[Part, dict[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", held[1]["RAY_ADDRESS"])
+    check_ray_address()
+
+
+def test_no_socket_has_a_longer_name_than_foreseen(held: tuple[Part, dict[str, str]]) -> None:
+    folder = Path(held[1]["RAY_AUTH_TOKEN_PATH"]).parent / private_folder.RAY
+    names = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_socket()]
+    assert len(names) >= 2
+    assert max(map(len, names)) <= len(private_folder._LONGEST_NAME)
+
+
 def test_sigterm_interrupts_a_wait_for_a_task(
     held: tuple[Part, dict[str, str]], environment: dict[str, str]
 ) -> None:
@@ -182,36 +202,19 @@ def test_a_session_leaves_environment_and_signals_as_they_were(
     assert result.returncode == 0, result.stdout + result.stderr
 
 
-def test_the_address_that_was_announced_answers(
-    held: tuple[Part, dict[str, str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("RAY_ADDRESS", held[1]["RAY_ADDRESS"])
-    check_ray_address()
-
-
-def test_no_socket_has_a_longer_name_than_foreseen(held: tuple[Part, dict[str, str]]) -> None:
-    folder = Path(held[1]["RAY_AUTH_TOKEN_PATH"]).parent / private_folder.RAY
-    names = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_socket()]
-    assert len(names) >= 2
-    assert max(map(len, names)) <= len(private_folder._LONGEST_NAME)
-
-
 @pytest.mark.parametrize("more", [0, 1])
 def test_ray_starts_in_the_longest_place_and_beyond(environment: dict[str, str], more: int) -> None:
-    """The place is in use, up to the length at which another one is taken."""
+    """TMPDIR itself is used up to the length from which on sockets do not fit in it."""
     with tempfile.TemporaryDirectory(dir="/tmp") as made:
-        length = private_folder.longest_place() + more
-        place = Path(made) / ("x" * (length - len(made) - 1))
+        place = Path(made) / ("x" * (private_folder.longest_place() + more - len(made) - 1))
         place.mkdir()
-        code = WITHIN_SESSION + f"    print(len(os.listdir({str(place)!r})))"
-        result = run_driver("import os" + code, {**environment, "TMPDIR": str(place)})
-        assert result.stdout.splitlines()[-1] == str(1 - more), result.stderr
+        result = run_driver(OF_OUR_OWN, {**environment, "TMPDIR": str(place)})
+    assert result.stdout == f"1 {1 - more}\n", result.stderr
 
 
 def test_local_means_a_ray_of_our_own(environment: dict[str, str]) -> None:
-    result = run_driver(WITHIN_SESSION, {**environment, "RAY_ADDRESS": "local"})
-    assert result.stdout.endswith(" 42\n"), result.stderr
-    assert "RAY_ADDRESS" not in result.stderr
+    result = run_driver(OF_OUR_OWN, {**environment, "RAY_ADDRESS": "local"})
+    assert result.stdout.startswith("1 "), result.stderr
 
 
 @pytest.mark.parametrize(
