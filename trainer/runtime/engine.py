@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
@@ -24,12 +22,7 @@ from trainer.runtime.world import World, micro_batches_per_rank
 
 
 def start_distributed(config: RunConfig) -> World:
-    """Start the process group; without a launcher, a single rank."""
-    for name, value in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0")):
-        os.environ.setdefault(name, value)
-    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
-    if "MASTER_PORT" not in os.environ:
-        os.environ["MASTER_PORT"] = str(_free_port())
+    """Start the process group of ranks that `settle_rank` has settled."""
     world = World.from_environment()
     limit_threads()
     if world.device.type == "cuda":
@@ -45,12 +38,6 @@ def start_distributed(config: RunConfig) -> World:
         timeout=timedelta(seconds=config.train.communication_timeout_seconds),
     )
     return world
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 # Decided by the sections sampler, optim and train, in other ways than through this JSON.
