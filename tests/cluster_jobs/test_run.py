@@ -592,11 +592,19 @@ def test_it_is_said_why_ranks_are_on_the_cpu(
     reason: str,
 ) -> None:
     monkeypatch.setenv("DS_ACCELERATOR", wanted)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(machine, "has_gpu_file", lambda: file)
     monkeypatch.setattr(machine, "cuda_devices", lambda: [])
     assert run_job(run.main, configure(tiny, {})) == 0
     assert f"ranks on the CPU ({reason}), logs in" in capsys.readouterr().out
     assert doctor._devices().found.endswith(f"ranks run on the CPU ({reason})")
+
+
+def test_a_choice_of_no_gpu_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DS_ACCELERATOR", "")
+    monkeypatch.setattr(machine, "has_gpu_file", lambda: True)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+    assert machine.why_on_cpu() == "torch finds no CUDA device of CUDA_VISIBLE_DEVICES=7"
 
 
 def test_no_part_sees_the_launcher_around_it(monkeypatch: pytest.MonkeyPatch) -> None:
