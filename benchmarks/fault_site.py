@@ -21,7 +21,7 @@ import psutil
 import torch
 from sklearn.datasets import load_digits
 
-from cluster_jobs.ray_cluster.local_ray import private_folder
+from cluster_jobs.ray_cluster.private_folder import private_folder
 from cluster_jobs.service.executor import LocalExecutor
 from cluster_jobs.service.refresh import Refresher
 from clustering.table import store

@@ -1,4 +1,4 @@
-"""What this machine has: cores, CUDA devices, shared memory, ports. Nothing is started."""
+"""What this machine has: CUDA devices, shared memory, ports. Nothing is started."""
 
 from __future__ import annotations
 
@@ -15,13 +15,6 @@ from clustering.kmeans.gpu_files import has_gpu_file
 from data_shards.streams import is_utf8
 
 _PROBE_SECONDS = 120
-
-
-def num_cores() -> int:
-    """CPU cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def cuda_devices() -> list[str]:
@@ -51,16 +44,16 @@ def why_on_cpu() -> str:
     """Why `cuda_devices` found none."""
     if _is_cpu_wanted():
         return "DS_ACCELERATOR=cpu"
-    return "torch finds no CUDA device" if has_gpu_file() else "no GPU's device file in /dev"
+    if not has_gpu_file():
+        return "no GPU's device file in /dev"
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return "torch finds no CUDA device"
+    return f"torch finds no CUDA device of CUDA_VISIBLE_DEVICES={visible}"
 
 
 def _is_cpu_wanted() -> bool:
     return os.environ.get("DS_ACCELERATOR") == "cpu"
-
-
-def ray_address() -> str | None:
-    """Address of the Ray cluster that the environment names."""
-    return os.environ.get("RAY_ADDRESS") or None
 
 
 def check_names(names: Iterable[str]) -> None:

@@ -60,7 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _serve(config: RunConfig, manifest: Manifest, *, once: bool) -> None:
     from cluster_jobs.ray_cluster.executor import RayExecutor
     from cluster_jobs.service.service import Service
+    from clustering.kmeans.backends import limit_threads
 
+    limit_threads()
     gpus = config.launch.embed_gpus > 0
     with (
         ray_session(num_cpus=config.launch.ray_cpus, gpus=gpus),

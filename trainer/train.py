@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -46,6 +47,7 @@ from trainer.run.folder import RunFolder, is_service_given_up
 from trainer.run.lock import TRAINER, claimed_alone
 from trainer.run.start import check_start
 from trainer.runtime.engine import Engine, start_distributed
+from trainer.runtime.launcher import settle_rank
 from trainer.runtime.precision import emulation_warning
 from trainer.runtime.rank_watch import RankWatch
 from trainer.runtime.stop import StopFlag, end_process
@@ -72,9 +74,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     write_any_name()
     options = parse_options(argv)
-    rank = World.from_environment().rank
+    rank = os.environ.get("RANK", "0")
     logging.basicConfig(
-        level=logging.INFO if rank == 0 else logging.WARNING,
+        level=logging.INFO if rank == "0" else logging.WARNING,
         format=f"%(asctime)s rank {rank} %(levelname)s %(message)s",
         datefmt="%H:%M:%S",
         force=True,
@@ -123,6 +125,7 @@ def train(config: RunConfig, *, resume: str = "auto") -> dict[str, Any]:
     Returns:
         The final evaluation, the same on every rank.
     """
+    settle_rank()
     run = RunFolder(config.run_path)
     is_first = World.from_environment().is_first
     if is_first:  # a mistake leaves the folder as it is

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from cluster_jobs import machine
 from cluster_jobs.errors import PartFailed
 from cluster_jobs.launch import command_lines
 from cluster_jobs.launch.processes import Part
+from cluster_jobs.ray_cluster.address import check_ray_address, ray_address
 from data_shards.atomic import read_json
 from trainer.config.run_config import RunConfig
 
@@ -19,15 +19,20 @@ class SharedRay:
     """The Ray that the training runs of this process share: its own, or that of RAY_ADDRESS."""
 
     def __init__(self, config: RunConfig, logs: Path) -> None:
-        """Start it, unless RAY_ADDRESS names one; `announced` tells when it is up."""
+        """Start it, unless RAY_ADDRESS names one; `announced` tells when it is up.
+
+        Raises:
+            JobError: no Ray answers at RAY_ADDRESS.
+        """
         self._config = config
         self._logs = logs
         self._announcement = logs / "ray.json"
         self._part: Part | None = None
         self._environment: dict[str, str] | None = None
-        if machine.ray_address() is None:
+        if ray_address() is None:
             self.restart()
         else:
+            check_ray_address()
             self._environment = {}
 
     def restart(self) -> None:
@@ -60,6 +65,11 @@ class SharedRay:
         if self.announced() is None and time.monotonic() - part.started > timeout:
             return part.failure(f"did not start in {timeout:g} s (launch.start_timeout_seconds)")
         return None
+
+    @property
+    def was_mistaken(self) -> bool:
+        """Whether it ended by a mistake, which would end it again."""
+        return self._part is not None and self._part.was_mistaken
 
     def stop(self) -> None:
         """End our own."""

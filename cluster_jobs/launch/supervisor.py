@@ -20,6 +20,7 @@ from cluster_jobs.launch.training_progress import TrainingProgress
 from cluster_jobs.service.heartbeat import LONGEST_SILENCE_SECONDS, Heartbeat, HeartbeatWatch
 from clustering.table import store
 from data_shards.atomic import read_json
+from data_shards.cgroups import num_cores
 from data_shards.errors import DataError
 from trainer.config.run_config import RunConfig
 from trainer.run.folder import GIVEN_UP, RunFolder
@@ -146,17 +147,21 @@ class Supervisor:
             ),
             log=self._run.logs / "trainer.log",
             environment=command_lines.trainer_environment(
-                config, share=max(1, machine.num_cores() // ranks), on_gpu=bool(devices)
+                config, share=max(1, num_cores() // ranks), on_gpu=bool(devices)
             ),
             grace_seconds=_TRAINER_GRACE_SECONDS,
         )
 
     def _watch_service(self) -> None:
-        """Start the service when Ray is up; restart either when it fails, at most twice."""
+        """Start the service when Ray is up; restart either when it fails, at most twice.
+
+        A mistake that ends one before it works would do so again.
+        """
         if self._given_up:
             return
         if (problem := self._ray.failure()) is not None:
-            self._restart_or_raise(problem, with_ray=True)
+            is_final = self._ray.was_mistaken
+            self._restart_or_raise(problem, with_ray=True, is_final=is_final)
         elif self._service is None:
             # The service would end at an old report, which the trainer removes.
             if self._old_report is not None and _time_written(self._run.report) == self._old_report:
@@ -167,7 +172,9 @@ class Supervisor:
             return  # it may end, and has nothing more to say
         elif (code := self._service.poll()) is not None:
             problem = self._service.failure(f"ended early (exit code {code})")
-            self._restart_or_raise(problem, with_ray=False)
+            self._heartbeat.poll()
+            is_final = self._service.was_mistaken and self._heartbeat.state is None
+            self._restart_or_raise(problem, with_ray=False, is_final=is_final)
         elif self._heartbeat.silent_seconds > LONGEST_SILENCE_SECONDS and self._heartbeat.state:
             problem = self._service.failure(
                 f"hangs: its heartbeat, {self._heartbeat.path}, was not renewed for "
@@ -186,12 +193,14 @@ class Supervisor:
             grace_seconds=_SERVICE_GRACE_SECONDS,
         )
 
-    def _restart_or_raise(self, problem: PartFailed, *, with_ray: bool) -> None:
+    def _restart_or_raise(
+        self, problem: PartFailed, *, with_ray: bool, is_final: bool = False
+    ) -> None:
         latest = store.latest_version(self._run.tables)
         if latest != self._table_at_failure:  # there was progress since
             self._restarts, self._table_at_failure = 0, latest
         self._restarts += 1
-        self._given_up = self._restarts > _MOST_RESTARTS
+        self._given_up = is_final or self._restarts > _MOST_RESTARTS
         if self._given_up and self._config.refresh.on_late == "wait":
             raise problem
         then = "its table ages from now on" if self._given_up else "starting it again"

@@ -19,7 +19,7 @@ import pytest
 
 from cluster_jobs import doctor, machine, run
 from cluster_jobs.errors import JobError, run_job
-from cluster_jobs.launch import command_lines, supervisor, training_progress
+from cluster_jobs.launch import command_lines, shared_ray, supervisor, training_progress
 from data_shards.atomic import read_json, write_json
 from tests.cluster_jobs.conftest import TinyRun
 from trainer.config.builder import build_config, with_settings
@@ -61,6 +61,7 @@ def scripts(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     monkeypatch.setattr(command_lines, "trainer_command", command("trainer"))
     monkeypatch.setattr(command_lines, "service_command", command("service"))
     monkeypatch.setenv("RAY_ADDRESS", "none is started")
+    monkeypatch.setattr(shared_ray, "check_ray_address", lambda: None)
     return chosen
 
 
@@ -286,6 +287,59 @@ def test_a_service_that_dies_again_and_again_ends_a_run_that_waits_for_it(
     assert all_gone(tiny)
 
 
+@pytest.mark.parametrize("on_late", ["wait", "continue"])
+def test_a_mistake_that_ends_the_service_at_its_start_is_not_repeated(
+    tiny: TinyRun, scripts: dict[str, str], capsys: pytest.CaptureFixture[str], on_late: str
+) -> None:
+    scripts["service"] = "sys.stderr.write('error: no such thing'); sys.exit(2)"
+    goes_on = on_late == "continue"
+    scripts["trainer"] = f"time.sleep(3); {FINISH}" if goes_on else SLEEP
+    command = configure(tiny, {"refresh.on_late": on_late})
+    assert run_job(run.main, command) == (0 if goes_on else 1)
+    said = capsys.readouterr().err
+    assert "| error: no such thing" in said
+    assert "starting it again" not in said
+    assert len(pids_in(tiny.run.logs / "service.log")) == 1
+    assert all_gone(tiny)
+
+
+def test_a_mistake_of_a_service_at_work_may_be_none_the_next_time(
+    tiny: TinyRun, scripts: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A shard that is damaged in the middle, for example, is made again."""
+    state = """(folder / 'service.json').write_text('{"state": "embedding", "version": 5}');"""
+    scripts["service"] = f"{state} sys.exit(2)"
+    scripts["trainer"] = SLEEP
+    assert run_job(run.main, configure(tiny, {})) == 1
+    assert capsys.readouterr().err.count("starting it again") == 2
+
+
+def test_a_ray_that_cannot_start_is_tried_once(
+    tiny: TinyRun,
+    scripts: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    fails = [sys.executable, "-c", "import sys; sys.stderr.write('error: no place'); sys.exit(2)"]
+    monkeypatch.setattr(command_lines, "ray_command", lambda *options: fails)
+    monkeypatch.delenv("RAY_ADDRESS")
+    scripts["trainer"] = SLEEP
+    assert run_job(run.main, configure(tiny, {})) == 1
+    said = capsys.readouterr().err
+    assert "the local Ray ended with exit code 2" in said
+    assert "| error: no place" in said
+    assert "starting it again" not in said
+
+
+def test_an_old_address_of_ray_is_said_before_anything_starts(
+    tiny: TinyRun, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    assert run_job(run.main, configure(tiny, {})) == 2
+    assert "error: RAY_ADDRESS is 127.0.0.1:1, where no Ray answers" in capsys.readouterr().err
+    assert not tiny.run.logs.exists()
+
+
 def test_a_dead_service_is_started_again_if_the_run_may_go_on(
     tiny: TinyRun, scripts: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -420,7 +474,8 @@ def start_in_background(tiny: TinyRun) -> subprocess.Popen[str]:
         # Tests that a shell started with & ignore SIGINT, and so would all that they start.
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
         "import sys; from cluster_jobs import run; from cluster_jobs.errors import run_job;"
-        "from cluster_jobs.launch import command_lines;"
+        "from cluster_jobs.launch import command_lines, shared_ray;"
+        "shared_ray.check_ray_address = lambda: None;"
         f"part = lambda config_file, **_: [sys.executable, '-c', {script!r}, str(config_file)];"
         "command_lines.trainer_command = command_lines.service_command = part;"
         f"sys.exit(run_job(run.main, ['--config', {str(tiny.config_file)!r}]))"
@@ -537,11 +592,29 @@ def test_it_is_said_why_ranks_are_on_the_cpu(
     reason: str,
 ) -> None:
     monkeypatch.setenv("DS_ACCELERATOR", wanted)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(machine, "has_gpu_file", lambda: file)
     monkeypatch.setattr(machine, "cuda_devices", lambda: [])
     assert run_job(run.main, configure(tiny, {})) == 0
     assert f"ranks on the CPU ({reason}), logs in" in capsys.readouterr().out
     assert doctor._devices().found.endswith(f"ranks run on the CPU ({reason})")
+
+
+def test_a_choice_of_no_gpu_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DS_ACCELERATOR", "")
+    monkeypatch.setattr(machine, "has_gpu_file", lambda: True)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+    assert machine.why_on_cpu() == "torch finds no CUDA device of CUDA_VISIBLE_DEVICES=7"
+
+
+def test_no_part_sees_the_launcher_around_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    around = ("OMPI_COMM_WORLD_LOCAL_RANK", "SLURM_PROCID", "RANK", "TORCHELASTIC_RUN_ID")
+    for name in around:
+        monkeypatch.setenv(name, "1")
+    ranks = command_lines.trainer_environment(RunConfig(), share=8, on_gpu=False)
+    ray_and_service = command_lines.job_environment({"RAY_ADDRESS": "here:1"})
+    assert not set(around) & (set(ranks) | set(ray_and_service))
+    assert ray_and_service["RAY_ADDRESS"] == "here:1"
 
 
 def test_no_rank_sees_ray(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 ROOMS = {
     "data_shards": (
         "public_names errors streams",
-        "atomic folder_lock progress paths",
+        "cgroups atomic folder_lock progress paths",
         "images",
         "shards",
         "features",

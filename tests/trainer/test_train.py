@@ -67,6 +67,15 @@ def test_a_rank_ends_before_the_interpreter_clears_up(config, seed, exit_code):
     assert "clears up" not in ended.stdout
 
 
+def test_started_by_mpi_without_ranks_it_leaves_the_folder_alone(config, capsys, monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
+    assert main(["--config", str(config)]) == 2
+    assert "rank 0: error: this is one of several processes" in capsys.readouterr().err
+    assert not (config.parent / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

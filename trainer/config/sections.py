@@ -310,13 +310,14 @@ class LaunchConfig:
 
     threads_per_rank: int = 0
     """CPU threads per rank, of `clmle run`. 0 = OMP_NUM_THREADS of the environment or, without it,
-    an equal share of the machine's cores."""
+    an equal share of the cores that affinity and a container leave."""
 
     master_port: int = 0
     """TCP port on which the ranks meet. 0 = a free one."""
 
     ray_cpus: int = 0
-    """CPUs of the local Ray cluster, so the number of clustering workers. 0 = all cores."""
+    """CPUs of the local Ray cluster, so the number of clustering workers. 0 = all cores that
+    affinity and a container leave."""
 
     ray_dashboard: bool = False
     """Start Ray's dashboard (on the loopback interface)."""

@@ -26,6 +26,7 @@ from trainer.evaluation.registry import available_readouts, by_training_images, 
 from trainer.models.embed import embed_images
 from trainer.models.network import Network
 from trainer.run.folder import RunFolder
+from trainer.runtime.threads import limit_threads
 from trainer.runtime.world import World
 from trainer.state.served_snapshot import check_data, served_snapshot
 from trainer.state.snapshot import load_network
@@ -146,6 +147,7 @@ def load_classifier(
     manifest = read_manifest(config)
     snapshot = served_snapshot(checkpoint, run)
     check_data(snapshot, manifest)
+    limit_threads()
     classifier = Classifier(
         step=snapshot.step,
         network=load_network(snapshot).to(World.from_environment().device),

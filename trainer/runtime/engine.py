@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
@@ -22,6 +21,7 @@ from trainer.errors import LostRanks
 from trainer.losses.outputs import TaskOutput
 from trainer.models.network import Network
 from trainer.run.deepspeed_version import check_deepspeed
+from trainer.runtime.threads import limit_threads
 from trainer.runtime.world import (
     World,
     first_line,
@@ -35,19 +35,15 @@ does not come to a collective, by that collective's time-out: a little later."""
 
 
 def start_distributed(config: RunConfig) -> World:
-    """Start the process group; without a launcher, a single rank.
+    """Start the process group of ranks that `settle_rank` has settled.
 
     Raises:
         ConfigError: this host has a DeepSpeed that computes wrong gradients.
         LostRanks: not all ranks came.
     """
     check_deepspeed(deepspeed.__version__)
-    for name, value in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0")):
-        os.environ.setdefault(name, value)
-    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
-    if "MASTER_PORT" not in os.environ:
-        os.environ["MASTER_PORT"] = str(_free_port())
     world = World.from_environment()
+    limit_threads()
     if world.device.type == "cuda":
         torch.cuda.set_device(world.device)
     else:
@@ -78,12 +74,6 @@ def _start_groups(limit_seconds: float, world: World) -> None:
         ) from error
     # The groups that DeepSpeed makes for its own collectives would have torch's: half an hour.
     deepspeed.comm.comm.cdb.new_group = partial(torch.distributed.new_group, timeout=timeout)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 # Decided by the sections sampler, optim and train, in other ways than through this JSON.
