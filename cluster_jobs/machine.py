@@ -30,7 +30,7 @@ def cuda_devices() -> list[str]:
     Raises:
         JobError: torch does not answer.
     """
-    if _is_cpu_wanted() or not has_gpu_file():
+    if is_cpu_wanted() or not has_gpu_file():
         return []
     command = [sys.executable, "-c", "import torch; print(torch.cuda.device_count())"]
     try:
@@ -49,12 +49,13 @@ def cuda_devices() -> list[str]:
 
 def why_on_cpu() -> str:
     """Why `cuda_devices` found none."""
-    if _is_cpu_wanted():
+    if is_cpu_wanted():
         return "DS_ACCELERATOR=cpu"
     return "torch finds no CUDA device" if has_gpu_file() else "no GPU's device file in /dev"
 
 
-def _is_cpu_wanted() -> bool:
+def is_cpu_wanted() -> bool:
+    """Whether the ranks are to train on the CPU, whatever the machine has."""
     return os.environ.get("DS_ACCELERATOR") == "cpu"
 
 

@@ -25,6 +25,7 @@ from tests.cluster_jobs.conftest import TinyRun
 from trainer.config.builder import build_config, with_settings
 from trainer.config.run_config import RunConfig
 from trainer.config.yaml_file import to_yaml
+from trainer.run.claim import claim_folder
 from trainer.run.folder import step_name
 
 REPORT = {
@@ -166,7 +167,7 @@ def test_an_old_report_is_no_end_of_a_training_that_goes_on(
     tiny: TinyRun, scripts: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Neither for the service, which starts when the trainer has removed it, nor for the run."""
-    tiny.run.claim(tiny.config, fresh=False)
+    claim_folder(tiny.run, tiny.config, fresh=False)
     command = [*configure(tiny, {}), "--resume", str(write_checkpoint(tiny, 5))]
     write_json(tiny.run.report, REPORT)
     remove = "time.sleep(1); (folder / 'report.json').unlink(); time.sleep(1);"
@@ -321,7 +322,7 @@ def test_a_part_that_says_nothing_is_not_waited_for_for_ever(
 
 def test_requests_beyond_the_checkpoint_are_dropped(tiny: TinyRun, scripts: dict[str, str]) -> None:
     command = configure(tiny, {})
-    tiny.run.claim(tiny.config, fresh=True)
+    claim_folder(tiny.run, tiny.config, fresh=True)
     for step in (0, 5, 10):
         tiny.snapshot(step)
     write_checkpoint(tiny, 5)

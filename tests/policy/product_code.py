@@ -58,6 +58,7 @@ ROOMS = {
         "ray_cluster",
         "service",
         "launch comparison",
+        "preflight",
         "run evaluate classify embed recluster doctor",
         "cli",
         "__init__",

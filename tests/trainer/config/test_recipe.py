@@ -15,6 +15,7 @@ from trainer.config.recipe import DERIVED_SETTINGS, derive, derived_settings
 from trainer.config.tasks import resolve_tasks
 from trainer.config.yaml_file import derive_open, load_config, load_with_recipe, to_yaml
 from trainer.losses.registry import LOSSES
+from trainer.run.claim import claim_folder
 from trainer.run.folder import RunFolder
 
 ROOT = Path(__file__).parents[3]
@@ -313,10 +314,11 @@ def test_a_resolved_configuration_has_nothing_open(overrides, tmp_path):
 def test_a_run_folder_knows_its_run_by_the_values(overrides):
     config, _ = load_with_recipe(LONG_TAIL, overrides)
     run = RunFolder(config.run_path)
-    run.claim(config, fresh=False)
-    run.claim(with_settings(config, {"recipe": "none"}), fresh=False)
+    claim_folder(run, config, fresh=False)
+    claim_folder(run, with_settings(config, {"recipe": "none"}), fresh=False)
+    run.report.touch()  # something was made, so no other run may take the folder over
     with pytest.raises(ConfigError, match=r"another run: loss\.scale"):
-        run.claim(load_config(LONG_TAIL, [*overrides, "loss.scale=5"]), fresh=False)
+        claim_folder(run, load_config(LONG_TAIL, [*overrides, "loss.scale=5"]), fresh=False)
 
 
 def whys(path, overrides):
