@@ -11,6 +11,9 @@ from typing import Any, Literal
 
 from clustering.settings import MAY_CHANGE
 from data_shards.errors import require as _require
+from trainer.config.deepspeed_extra import check_deepspeed_extra
+
+_SEEDS = 2**64  # torch takes no larger one
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,7 +28,7 @@ class RunSection:
 
     def __post_init__(self) -> None:
         _require(bool(self.folder), "run.folder", "a path", self.folder)
-        _require(self.seed >= 0, "run.seed", ">= 0", self.seed)
+        _require(0 <= self.seed < _SEEDS, "run.seed", "in [0, 2^64)", self.seed)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -206,6 +209,7 @@ class TrainConfig:
     """Further keys for DeepSpeed's own JSON. Keys that this file already decides are refused."""
 
     def __post_init__(self) -> None:
+        check_deepspeed_extra(self.deepspeed_extra)
         _require(self.steps >= 1, "train.steps", ">= 1", self.steps)
         _require(
             0 <= self.classifier_share < 1,

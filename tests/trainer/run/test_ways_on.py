@@ -2,20 +2,16 @@
 
 import re
 import shutil
-from dataclasses import asdict
 
 import pytest
 
-from data_shards.atomic import write_json
 from data_shards.errors import ConfigError
-from data_shards.shards.manifest import Manifest
+from tests.helpers.run_folders import write_checkpoint, write_snapshot_manifest
 from tests.helpers.tiny_data import TEST_COUNTS, TRAIN_COUNTS, write_tiny_data
 from tests.helpers.training import tiny_config
 from trainer.config.builder import with_settings
-from trainer.config.tasks import classes_of_tasks
 from trainer.run.claim import claim_folder
-from trainer.run.folder import CHECKPOINT_MANIFEST, SNAPSHOT_MANIFEST, RunFolder, step_name
-from trainer.run.network import NetworkSettings
+from trainer.run.folder import RunFolder, step_name
 
 
 @pytest.fixture(scope="module")
@@ -38,21 +34,9 @@ def run(config):
     """The folder of a finished run of 20 steps, as far as a claim looks at it."""
     run = RunFolder(config.run_path)
     claim_folder(run, config, fresh=True)
-    manifest = Manifest.load(config.data.shards)
-    network = asdict(NetworkSettings.of(config, classes_of_tasks(config, manifest)))
     for step in (16, 20):
-        state = {
-            "step": step,
-            "network": network,
-            "data_checksum": manifest.checksum,
-            "world_size": 2,
-            "zero_stage": config.train.zero_stage,
-            "optimizer": config.optim.name,
-        }
-        for folder in (run.checkpoints, run.snapshots):
-            (folder / step_name(step)).mkdir(parents=True)
-        write_json(run.checkpoints / step_name(step) / CHECKPOINT_MANIFEST, {"state": state})
-        write_json(run.snapshots / step_name(step) / SNAPSHOT_MANIFEST, {"network": network})
+        write_checkpoint(config, step)
+        write_snapshot_manifest(config, step)
     return run
 
 
