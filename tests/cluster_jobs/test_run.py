@@ -415,6 +415,49 @@ def test_dry_run_prints_the_configuration_and_touches_nothing(
     assert not tiny.run.path.exists()
 
 
+def test_a_dry_run_says_what_would_not_work(
+    tiny: TinyRun, scripts: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [*configure(tiny, {"launch.num_ranks": 3}), "--dry-run"]
+    assert run_job(run.main, command) == 2
+    printed = capsys.readouterr()
+    assert "num_ranks: 3" in printed.out
+    assert "launch.num_ranks 3 does not divide sampler.micro_batches 2" in printed.err
+    assert not tiny.run.path.exists()
+
+
+def test_the_corrected_command_gets_the_folder_of_a_mistaken_one(
+    tiny: TinyRun, scripts: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A typo in `--set model.backbone`, say, that was found by the ranks."""
+    scripts["trainer"] = "sys.exit('rank 0: error: unknown model.backbone')"
+    assert run_job(run.main, configure(tiny, {"model.backbone": "tny"})) == 1
+    assert "tny" in tiny.run.config.read_text()
+    scripts["trainer"] = FINISH
+    assert run_job(run.main, configure(tiny, {})) == 0
+    assert "tny" not in tiny.run.config.read_text()
+
+
+def test_what_was_warned_of_stands_at_the_end_too(
+    tiny: TinyRun, scripts: dict[str, str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    scripts["trainer"] = "print('10:00:00 rank 0 WARNING small clusters', flush=True);" + FINISH
+    command = configure(tiny, {"launch.threads_per_rank": 1000})
+    assert run_job(run.main, command) == 0
+    end = capfd.readouterr().err.split("\nwarnings of this run:\n")[1].splitlines()
+    assert end[0].startswith("- launch.num_ranks=2 of 1000 threads share")
+    assert end[1:] == ["- small clusters"]
+
+
+def test_it_is_said_where_a_run_resumes(
+    tiny: TinyRun, scripts: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    claim_folder(tiny.run, tiny.config, fresh=True)
+    write_checkpoint(tiny.config, 5)
+    assert run_job(run.main, configure(tiny, {})) == 0
+    assert "clmle: resuming from step 5 of 20\n" in capsys.readouterr().err
+
+
 def start_in_background(tiny: TinyRun) -> subprocess.Popen[str]:
     """`clmle run` in a process of its own, with parts that never end."""
     script = PROLOGUE + SLEEP
