@@ -25,6 +25,7 @@ from typing import Literal
 from cluster_jobs import machine
 from cluster_jobs.errors import run_job
 from cluster_jobs.ray_cluster.local_ray import ray_session
+from data_shards.options import OptionParser
 
 # Not read from the package's metadata: a checkout that is not installed has none.
 _NEEDED = (
@@ -194,7 +195,7 @@ def _ray() -> Finding:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the findings; returns 1 if something that is needed does not work."""
-    parser = argparse.ArgumentParser(
+    parser = OptionParser(
         prog="clmle doctor",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -11,6 +11,7 @@ from data_shards.errors import INTERRUPTED, DataError, exit_code_and_message, na
 from data_shards.importing.long_tail import imbalance_ratio
 from data_shards.importing.plan import ImportOptions, ImportPlan, plan_import
 from data_shards.importing.run import write_import
+from data_shards.options import OptionParser
 from data_shards.progress import Progress
 from data_shards.shards.manifest import Manifest, verify_shard
 from data_shards.sources.base import Source
@@ -101,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = OptionParser(
         prog="clmle import",
         usage="clmle import SOURCE [PATH] --out DIR [options]\n       clmle import --verify DIR",
         description="Turn images into the shards that training, clustering and evaluation read.",

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 ROOMS = {
     "data_shards": (
         "public_names errors",
-        "atomic folder_lock progress",
+        "atomic folder_lock options progress",
         "images",
         "shards",
         "features",

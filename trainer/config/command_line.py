@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from data_shards.options import OptionParser
 from trainer.config.recipe import Derived
 from trainer.config.run_config import RunConfig
 from trainer.config.yaml_file import load_with_recipe, to_yaml
@@ -13,9 +14,10 @@ from trainer.config.yaml_file import load_with_recipe, to_yaml
 
 def config_parser(prog: str, description: str | None) -> argparse.ArgumentParser:
     """A parser with the options that name a configuration and change it."""
-    parser = argparse.ArgumentParser(
+    parser = OptionParser(
         prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.takes_settings = True
     parser.add_argument(
         "--config",
         required=True,
