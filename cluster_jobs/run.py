@@ -4,7 +4,8 @@
     clmle run --config digits --set train.steps=600 --set run.folder=runs/longer
 
 Everything that it starts ends with it: at the end, on Ctrl-C, and when a part fails. The same
-command again resumes from the newest checkpoint. With RAY_ADDRESS set, that cluster is used.
+command again resumes from the newest checkpoint. With RAY_ADDRESS set, that cluster is used. What
+can be known is checked before anything starts; --dry-run only checks.
 """
 
 from __future__ import annotations

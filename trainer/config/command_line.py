@@ -33,7 +33,9 @@ def config_parser(prog: str, description: str | None) -> argparse.ArgumentParser
         help="change one setting, such as --set train.steps=100 (repeatable)",
     )
     parser.add_argument(
-        "--dry-run", action="store_true", help="print the resolved configuration and stop"
+        "--dry-run",
+        action="store_true",
+        help="print the resolved configuration and stop; clmle run also checks what can be known",
     )
     return parser
 

@@ -320,7 +320,8 @@ class LaunchConfig:
 
     embed_gpus: float = 0.0
     """Share of a GPU that an embedding or evaluation task asks Ray for; 0 = CPU workers. The ranks
-    use the same GPUs, so memory must be left there. A cluster without GPUs uses its CPUs."""
+    use the same GPUs, so memory must be left there. A cluster without GPUs uses its CPUs, and
+    says so."""
 
     start_timeout_seconds: float = 300.0
     """How long `clmle run` waits for the first sign of life of a part."""
