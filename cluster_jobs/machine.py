@@ -59,6 +59,11 @@ def is_cpu_wanted() -> bool:
     return os.environ.get("DS_ACCELERATOR") == "cpu"
 
 
+def no_gpu_warning(embed_gpus: float) -> str:
+    """What is said of `launch.embed_gpus` where Ray has no GPU."""
+    return f"launch.embed_gpus is {embed_gpus:g}, but Ray has no GPU here: embedding on CPUs"
+
+
 def ray_address() -> str | None:
     """Address of the Ray cluster that the environment names."""
     return os.environ.get("RAY_ADDRESS") or None

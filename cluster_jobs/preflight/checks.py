@@ -160,10 +160,7 @@ def _ranks(start: Start) -> Iterator[str]:
 def _embedding(start: Start) -> Iterator[str]:
     launch, backbone = start.config.launch, start.config.model.backbone
     if start.has_own_ray and launch.embed_gpus and not start.has_gpu:
-        yield (
-            f"launch.embed_gpus={launch.embed_gpus:g}, but this machine has no GPU "
-            f"({machine.why_on_cpu()}): embedding runs on the CPU"
-        )
+        yield machine.no_gpu_warning(launch.embed_gpus)
     if start.devices and not launch.embed_gpus and backbone != "tiny":
         yield (
             f"{backbone} embeds the training images for each table on CPUs, which may take longer "

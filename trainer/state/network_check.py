@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,11 @@ def num_parameters(network: NetworkSettings, backbone: Backbone) -> int:
     return heads + sum(parameter.numel() for parameter in backbone.parameters())
 
 
+@lru_cache(maxsize=1)  # a run's baselines have its backbone
+def _built(name: str, channels: int, input_size: int) -> Backbone:
+    return build_backbone(name, channels=channels, input_size=input_size)
+
+
 def check_network(network: NetworkSettings, weights: str) -> int:
     """Build a network's backbone, and compare it with the weights that a run starts from.
 
@@ -42,9 +48,7 @@ def check_network(network: NetworkSettings, weights: str) -> int:
         ConfigError: there is no such backbone here, it does not take such images, or the weights
             do not fit.
     """
-    backbone = build_backbone(
-        network.backbone, channels=network.channels, input_size=network.input_size
-    )
+    backbone = _built(network.backbone, network.channels, network.input_size)
     if weights:
         check_initial_weights(backbone, Path(weights))
     return num_parameters(network, backbone)
