@@ -29,6 +29,7 @@ from cluster_jobs.ray_cluster.address import ray_address
 from cluster_jobs.ray_cluster.local_ray import ray_session
 from data_shards.cgroups import memory_bytes, num_cores
 from data_shards.errors import ClmleError, ConfigError
+from data_shards.options import OptionParser
 from trainer.run.deepspeed_version import check_deepspeed
 
 # Not read from the package's metadata: a checkout that is not installed has none.
@@ -216,7 +217,7 @@ def _ray() -> Finding:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the findings; returns 1 if something that is needed does not work."""
-    parser = argparse.ArgumentParser(
+    parser = OptionParser(
         prog="clmle doctor",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

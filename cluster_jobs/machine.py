@@ -25,7 +25,7 @@ def cuda_devices() -> list[str]:
     Raises:
         JobError: torch does not answer.
     """
-    if _is_cpu_wanted() or not has_gpu_file():
+    if is_cpu_wanted() or not has_gpu_file():
         return []
     command = [sys.executable, "-c", "import torch; print(torch.cuda.device_count())"]
     try:
@@ -42,7 +42,7 @@ def cuda_devices() -> list[str]:
 
 def why_on_cpu() -> str:
     """Why `cuda_devices` found none."""
-    if _is_cpu_wanted():
+    if is_cpu_wanted():
         return "DS_ACCELERATOR=cpu"
     if not has_gpu_file():
         return "no GPU's device file in /dev"
@@ -52,7 +52,8 @@ def why_on_cpu() -> str:
     return f"torch finds no CUDA device of CUDA_VISIBLE_DEVICES={visible}"
 
 
-def _is_cpu_wanted() -> bool:
+def is_cpu_wanted() -> bool:
+    """Whether the ranks are to train on the CPU, whatever the machine has."""
     return os.environ.get("DS_ACCELERATOR") == "cpu"
 
 
@@ -69,6 +70,11 @@ def check_names(names: Iterable[str]) -> None:
                 "command; work in another folder, put the name into the configuration file, or "
                 "set LC_ALL=C.UTF-8"
             )
+
+
+def no_gpu_warning(embed_gpus: float) -> str:
+    """What is said of `launch.embed_gpus` where Ray has no GPU."""
+    return f"launch.embed_gpus is {embed_gpus:g}, but Ray has no GPU here: embedding on CPUs"
 
 
 def free_shared_memory_bytes() -> int:

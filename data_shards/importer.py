@@ -14,6 +14,7 @@ from data_shards.importing.plan import ImportOptions, ImportPlan
 from data_shards.importing.prepare import prepare_import
 from data_shards.importing.run import check_free, write_import
 from data_shards.importing.summary import describe_import
+from data_shards.options import OptionParser
 from data_shards.paths import path_option
 from data_shards.progress import Progress
 from data_shards.shards.manifest import Manifest, verify_shard
@@ -78,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = OptionParser(
         prog="clmle import",
         usage="clmle import SOURCE [PATH] --out DIR [options]\n       clmle import --verify DIR",
         description="Turn images into the shards that training, clustering and evaluation read.",

@@ -8,7 +8,7 @@ from pathlib import Path
 from cluster_jobs.errors import PartFailed
 from cluster_jobs.launch import command_lines
 from cluster_jobs.launch.processes import Part
-from cluster_jobs.ray_cluster.address import check_ray_address, ray_address
+from cluster_jobs.ray_cluster.address import ray_address
 from data_shards.atomic import read_json
 from trainer.config.run_config import RunConfig
 
@@ -19,11 +19,7 @@ class SharedRay:
     """The Ray that the training runs of this process share: its own, or that of RAY_ADDRESS."""
 
     def __init__(self, config: RunConfig, logs: Path) -> None:
-        """Start it, unless RAY_ADDRESS names one; `announced` tells when it is up.
-
-        Raises:
-            JobError: no Ray answers at RAY_ADDRESS.
-        """
+        """Start it, unless RAY_ADDRESS names one; `announced` tells when it is up."""
         self._config = config
         self._logs = logs
         self._announcement = logs / "ray.json"
@@ -32,7 +28,6 @@ class SharedRay:
         if ray_address() is None:
             self.restart()
         else:
-            check_ray_address()
             self._environment = {}
 
     def restart(self) -> None:

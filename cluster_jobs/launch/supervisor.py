@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from cluster_jobs import machine
@@ -15,6 +16,7 @@ from cluster_jobs.errors import PartFailed
 from cluster_jobs.launch import command_lines
 from cluster_jobs.launch.log_warnings import LogWarnings
 from cluster_jobs.launch.processes import Part, stop_all
+from cluster_jobs.launch.screen_warnings import ScreenWarnings
 from cluster_jobs.launch.shared_ray import SharedRay
 from cluster_jobs.launch.training_progress import TrainingProgress
 from cluster_jobs.service.heartbeat import LONGEST_SILENCE_SECONDS, Heartbeat, HeartbeatWatch
@@ -50,23 +52,39 @@ def _time_written(file: Path) -> int | None:
         return None
 
 
+@dataclass(frozen=True)
+class Training:
+    """A training run that is to be done."""
+
+    name: str
+    """In its progress, and in the comparison."""
+    config: RunConfig
+    resume: str
+    """As `--resume` of the trainer."""
+
+    @property
+    def folder(self) -> RunFolder:
+        """The run's folder."""
+        return RunFolder(self.config.run_path)
+
+
 class Supervisor:
     """Starts, watches and ends the parts of one training run."""
 
     def __init__(
-        self, config: RunConfig, ray: SharedRay, *, label: str, resume: str, devices: Sequence[str]
+        self, training: Training, ray: SharedRay, *, devices: Sequence[str], screen: ScreenWarnings
     ) -> None:
         """Start the ranks; the service follows when Ray is up.
 
         Args:
-            config: the run; its folder holds the configuration already.
+            training: the run; its folder holds the configuration already.
             ray: shared with other training runs.
-            label: name of the run in its progress.
-            resume: as `--resume` of the trainer.
             devices: ids of the CUDA devices; empty on a machine without.
+            screen: where warnings are shown.
         """
+        config = training.config
         self._config = config
-        self._run = RunFolder(config.run_path)
+        self._run = training.folder
         self._ray = ray
         self._restarts = 0
         self._table_at_failure: int | None = None
@@ -75,10 +93,12 @@ class Supervisor:
         self._heartbeat = HeartbeatWatch(self._run)
         self._heartbeat.clear()
         self._old_report = _time_written(self._run.report)
-        self._progress = TrainingProgress(self._run.metrics, label=label, steps=config.train.steps)
+        self._progress = TrainingProgress(
+            self._run.metrics, label=training.name, steps=config.train.steps
+        )
         logs = [self._run.logs / name for name in ("trainer.log", "service.log")]
-        self._warnings = LogWarnings(logs, known=config.warnings())
-        self._trainer = self._start_trainer(resume, devices)
+        self._warnings = LogWarnings(logs, screen, known=config.warnings())
+        self._trainer = self._start_trainer(training.resume, devices)
 
     def finish(self) -> None:
         """Watch until the training run is finished; ends everything, whatever happens.

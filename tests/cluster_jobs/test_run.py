@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,17 @@ import pytest
 
 from cluster_jobs import doctor, machine, run
 from cluster_jobs.errors import JobError, run_job
-from cluster_jobs.launch import command_lines, shared_ray, supervisor, training_progress
+from cluster_jobs.launch import command_lines, supervisor, training_progress
+from cluster_jobs.preflight import checks
+from cluster_jobs.preflight.networks import Networks
 from data_shards.atomic import read_json, write_json
+from data_shards.shards.manifest import Manifest
 from tests.cluster_jobs.conftest import TinyRun
+from tests.helpers.run_folders import write_checkpoint
 from trainer.config.builder import build_config, with_settings
 from trainer.config.run_config import RunConfig
 from trainer.config.yaml_file import to_yaml
-from trainer.run.folder import step_name
+from trainer.run.claim import claim_folder
 
 REPORT = {
     "loss": "clmle",
@@ -61,8 +65,14 @@ def scripts(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     monkeypatch.setattr(command_lines, "trainer_command", command("trainer"))
     monkeypatch.setattr(command_lines, "service_command", command("service"))
     monkeypatch.setenv("RAY_ADDRESS", "none is started")
-    monkeypatch.setattr(shared_ray, "check_ray_address", lambda: None)
+    monkeypatch.setattr(checks, "check_ray_address", lambda: None)
+    monkeypatch.setattr(checks, "check_networks", no_networks)
     return chosen
+
+
+def no_networks(configs: Sequence[RunConfig], manifest: Manifest) -> Networks:
+    """In the place of a process that imports torch."""
+    return Networks(num_parameters=(1000,) * len(configs), warnings=())
 
 
 def configure(tiny: TinyRun, settings: dict[str, Any]) -> list[str]:
@@ -73,13 +83,6 @@ def configure(tiny: TinyRun, settings: dict[str, Any]) -> list[str]:
 def pids_in(log: Path) -> list[int]:
     lines = log.read_text().splitlines() if log.exists() else []
     return [int(line.split()[2]) for line in lines if line.startswith("at work")]
-
-
-def write_checkpoint(tiny: TinyRun, step: int) -> Path:
-    folder = tiny.run.checkpoints / step_name(step)
-    folder.mkdir(parents=True)
-    write_json(folder / "manifest.json", {})
-    return folder
 
 
 def all_gone(tiny: TinyRun) -> bool:
@@ -142,7 +145,7 @@ def test_resuming_from_a_path_trains_the_run_again_and_no_baseline(
 ) -> None:
     command = configure(tiny, {"baselines": {"softmax": {"loss.name": "softmax"}}})
     assert run_job(run.main, command) == 0
-    assert run_job(run.main, [*command, "--resume", str(write_checkpoint(tiny, 5))]) == 0
+    assert run_job(run.main, [*command, "--resume", str(write_checkpoint(tiny.config, 5))]) == 0
     assert len(pids_in(tiny.run.logs / "trainer.log")) == 2
     baseline = tiny.run.path / "baselines" / "softmax" / "logs" / "trainer.log"
     assert len(pids_in(baseline)) == 1
@@ -167,8 +170,8 @@ def test_an_old_report_is_no_end_of_a_training_that_goes_on(
     tiny: TinyRun, scripts: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Neither for the service, which starts when the trainer has removed it, nor for the run."""
-    tiny.run.claim(tiny.config, fresh=False)
-    command = [*configure(tiny, {}), "--resume", str(write_checkpoint(tiny, 5))]
+    claim_folder(tiny.run, tiny.config, fresh=False)
+    command = [*configure(tiny, {}), "--resume", str(write_checkpoint(tiny.config, 5))]
     write_json(tiny.run.report, REPORT)
     remove = "time.sleep(1); (folder / 'report.json').unlink(); time.sleep(1);"
     scripts["trainer"] = remove + FINISH
@@ -375,10 +378,10 @@ def test_a_part_that_says_nothing_is_not_waited_for_for_ever(
 
 def test_requests_beyond_the_checkpoint_are_dropped(tiny: TinyRun, scripts: dict[str, str]) -> None:
     command = configure(tiny, {})
-    tiny.run.claim(tiny.config, fresh=True)
+    claim_folder(tiny.run, tiny.config, fresh=True)
     for step in (0, 5, 10):
         tiny.snapshot(step)
-    write_checkpoint(tiny, 5)
+    write_checkpoint(tiny.config, 5)
     assert run_job(run.main, command) == 0
     assert sorted(p.name for p in tiny.run.snapshots.iterdir()) == ["step_000000", "step_000005"]
 
@@ -431,9 +434,8 @@ def test_of_a_baseline_the_ignored_settings_that_it_names_are_warned_of(
     command = configure(tiny, {"sampler.siblings": 1, "baselines": {"plain": baseline}})
     assert run_job(run.main, command) == 0
     warnings = [line for line in capsys.readouterr().err.splitlines() if "ignored" in line]
-    assert warnings == [
-        "warning: baseline plain: loss.reweight_from is ignored: loss.class_weight is none"
-    ]
+    told = "baseline plain: loss.reweight_from is ignored: loss.class_weight is none"
+    assert warnings == [f"warning: {told}", f"- {told}"], "when it starts, and at the end"
 
 
 @pytest.mark.parametrize(
@@ -467,6 +469,49 @@ def test_dry_run_prints_the_configuration_and_touches_nothing(
     assert not tiny.run.path.exists()
 
 
+def test_a_dry_run_says_what_would_not_work(
+    tiny: TinyRun, scripts: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [*configure(tiny, {"launch.num_ranks": 3}), "--dry-run"]
+    assert run_job(run.main, command) == 2
+    printed = capsys.readouterr()
+    assert "num_ranks: 3" in printed.out
+    assert "launch.num_ranks 3 does not divide sampler.micro_batches 2" in printed.err
+    assert not tiny.run.path.exists()
+
+
+def test_the_corrected_command_gets_the_folder_of_a_mistaken_one(
+    tiny: TinyRun, scripts: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A typo in `--set model.backbone`, say, that was found by the ranks."""
+    scripts["trainer"] = "sys.exit('rank 0: error: unknown model.backbone')"
+    assert run_job(run.main, configure(tiny, {"model.backbone": "tny"})) == 1
+    assert "tny" in tiny.run.config.read_text()
+    scripts["trainer"] = FINISH
+    assert run_job(run.main, configure(tiny, {})) == 0
+    assert "tny" not in tiny.run.config.read_text()
+
+
+def test_what_was_warned_of_stands_at_the_end_too(
+    tiny: TinyRun, scripts: dict[str, str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    scripts["trainer"] = "print('10:00:00 rank 0 WARNING small clusters', flush=True);" + FINISH
+    command = configure(tiny, {"launch.threads_per_rank": 1000})
+    assert run_job(run.main, command) == 0
+    end = capfd.readouterr().err.split("\nwarnings of this run:\n")[1].splitlines()
+    assert end[0].startswith("- launch.num_ranks=2 of 1000 threads share")
+    assert end[1:] == ["- small clusters"]
+
+
+def test_it_is_said_where_a_run_resumes(
+    tiny: TinyRun, scripts: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    claim_folder(tiny.run, tiny.config, fresh=True)
+    write_checkpoint(tiny.config, 5)
+    assert run_job(run.main, configure(tiny, {})) == 0
+    assert "clmle: resuming from step 5 of 20\n" in capsys.readouterr().err
+
+
 def start_in_background(tiny: TinyRun) -> subprocess.Popen[str]:
     """`clmle run` in a process of its own, with parts that never end."""
     script = PROLOGUE + SLEEP
@@ -474,8 +519,10 @@ def start_in_background(tiny: TinyRun) -> subprocess.Popen[str]:
         # Tests that a shell started with & ignore SIGINT, and so would all that they start.
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
         "import sys; from cluster_jobs import run; from cluster_jobs.errors import run_job;"
-        "from cluster_jobs.launch import command_lines, shared_ray;"
-        "shared_ray.check_ray_address = lambda: None;"
+        "from cluster_jobs.preflight import checks, networks;"
+        "made = lambda configs, _: networks.Networks((1000,) * len(configs), ());"
+        "checks.check_networks = made; checks.check_ray_address = lambda: None;"
+        "from cluster_jobs.launch import command_lines;"
         f"part = lambda config_file, **_: [sys.executable, '-c', {script!r}, str(config_file)];"
         "command_lines.trainer_command = command_lines.service_command = part;"
         f"sys.exit(run_job(run.main, ['--config', {str(tiny.config_file)!r}]))"

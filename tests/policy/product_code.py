@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 ROOMS = {
     "data_shards": (
         "public_names errors streams",
-        "cgroups atomic folder_lock progress paths",
+        "cgroups atomic folder_lock options progress paths",
         "images",
         "shards",
         "features",
@@ -58,6 +58,7 @@ ROOMS = {
         "ray_cluster",
         "service",
         "launch comparison",
+        "preflight",
         "run evaluate classify embed recluster doctor",
         "cli",
         "__init__",

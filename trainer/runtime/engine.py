@@ -76,18 +76,13 @@ def _start_groups(limit_seconds: float, world: World) -> None:
     deepspeed.comm.comm.cdb.new_group = partial(torch.distributed.new_group, timeout=timeout)
 
 
-# Decided by the sections sampler, optim and train, in other ways than through this JSON.
-_DECIDED_ELSEWHERE = {"train_batch_size", "optimizer", "scheduler", "fp16", "bf16", "amp"}
-
-
 def deepspeed_config(config: RunConfig, world_size: int) -> dict[str, Any]:
     """DeepSpeed's own JSON, made from our configuration.
 
     A rank accumulates gradients over its micro-batches of a step.
 
     Raises:
-        ConfigError: the micro-batches do not divide among the ranks, or
-            `train.deepspeed_extra` sets a key that is decided here.
+        ConfigError: the micro-batches do not divide among the ranks.
     """
     sampler, train = config.sampler, config.train
     generated: dict[str, Any] = {
@@ -101,23 +96,8 @@ def deepspeed_config(config: RunConfig, world_size: int) -> dict[str, Any]:
         "torch_autocast": {"enabled": train.precision == "bf16", "dtype": "bfloat16"},
         "steps_per_print": 10**9,
     }
-    extra = dict(train.deepspeed_extra)
-    zero_extra = extra.pop("zero_optimization", {})
-    if not isinstance(zero_extra, dict):
-        raise ConfigError(
-            "train.deepspeed_extra: zero_optimization must map names to values, got "
-            f"{zero_extra!r}; the stage itself is set by train.zero_stage"
-        )
-    decided = sorted(set(extra) & (set(generated) | _DECIDED_ELSEWHERE)) + [
-        f"zero_optimization.{key}" for key in zero_extra if key in generated["zero_optimization"]
-    ]
-    if decided:
-        raise ConfigError(
-            f"train.deepspeed_extra sets {', '.join(decided)}, which this configuration decides "
-            "elsewhere (sections sampler, optim, train); remove it there"
-        )
-    generated["zero_optimization"] |= zero_extra
-    return generated | extra
+    zero = generated["zero_optimization"] | train.deepspeed_extra.get("zero_optimization", {})
+    return generated | train.deepspeed_extra | {"zero_optimization": zero}
 
 
 def make_optimizer(network: Network, config: RunConfig) -> torch.optim.Optimizer:
