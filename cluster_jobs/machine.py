@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cluster_jobs.errors import JobError
 from clustering.kmeans.gpu_files import has_gpu_file
-from data_shards.streams import is_utf8
+from data_shards.streams import without_surrogates
 
 _PROBE_SECONDS = 120
 
@@ -64,7 +64,7 @@ def check_names(names: Iterable[str]) -> None:
         JobError: Ray cannot take one, since it is not in UTF-8.
     """
     for name in names:
-        if not is_utf8(name):
+        if name != without_surrogates(name):
             raise JobError(
                 f"Ray takes only names in UTF-8, got {name!r} as the working directory or in the "
                 "command; work in another folder, put the name into the configuration file, or "

@@ -686,3 +686,9 @@ def test_a_free_port_is_free_and_a_taken_one_is_not() -> None:
     machine.check_port(machine.free_port())
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(JobError, match="port"):
         machine.check_port(taken.getsockname()[1])
+
+
+def test_a_name_that_ray_cannot_take_is_said_before_it_starts() -> None:
+    machine.check_names(["/tmp/Jürgen", "日本", ""])
+    with pytest.raises(JobError, match=r"Ray takes only names in UTF-8, got 'b.udce9' as the work"):
+        machine.check_names(["run", "b\udce9"])
