@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from cluster_jobs import doctor, machine
+from cluster_jobs.ray_cluster.address import check_ray_address
 
 ROOT = Path(__file__).parents[2]
 HEALTHY = {"ok", "warn"}
@@ -107,7 +108,11 @@ def test_the_cores_of_a_container_are_told_from_those_of_its_machine(
 
 
 def test_an_address_where_nobody_answers_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    def checked(**settings: object) -> None:
+        check_ray_address()
+
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    monkeypatch.setattr(doctor, "ray_session", checked)  # another test may be connected
     finding = doctor._ray()
     assert finding.state == "fail"
     assert finding.found.startswith("RAY_ADDRESS is 127.0.0.1:1, where no Ray answers")
