@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import suppress
 from typing import Any, TextIO
 
 from tqdm import tqdm
@@ -97,8 +98,9 @@ class Progress:
         self._shown = (self.done, dict(self._postfix))
         seconds = now - self._started
         rate = (self.done - self._done_before) / seconds if seconds > 0 else 0.0
-        self._stream.write(f"{self._label}: {', '.join(self._parts(rate))}\n")
-        self._stream.flush()
+        with suppress(OSError):  # a log on a full disk: the work itself goes on
+            self._stream.write(f"{self._label}: {', '.join(self._parts(rate))}\n")
+            self._stream.flush()
 
     def _parts(self, rate: float) -> list[str]:
         if self._total is None:

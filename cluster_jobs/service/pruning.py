@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from clustering.table import store
-from data_shards.atomic import read_json
+from data_shards.atomic import read_json, remove_folder
 from data_shards.errors import DataError
 from trainer.run.folder import (
     CHECKPOINT_MANIFEST,
@@ -44,9 +44,9 @@ def prune(run: RunFolder, version: int) -> None:
         return
     needed = {*named, version}
     for old in _removable(store.versions(run.tables), version, needed):
-        _remove(run.tables / f"{old:06d}", store.MANIFEST_NAME)
+        remove_folder(run.tables / f"{old:06d}", store.MANIFEST_NAME)
     for old in _removable(snapshot_steps(run), version, needed):
-        _remove(run.snapshots / step_name(old), SNAPSHOT_MANIFEST)
+        remove_folder(run.snapshots / step_name(old), SNAPSHOT_MANIFEST)
 
 
 def _removable(steps: list[int], version: int, needed: set[int]) -> list[int]:
@@ -68,12 +68,6 @@ def _needed_by_checkpoints(run: RunFolder) -> set[int] | None:
             logger.warning("no old table is removed while %s cannot be read (%s)", path, error)
             return None
     return named
-
-
-def _remove(folder: Path, manifest: str) -> None:
-    # Without its manifest it is nothing, should this be the last act of a killed process.
-    (folder / manifest).unlink(missing_ok=True)
-    _remove_rest(folder)
 
 
 def _remove_rest(folder: Path) -> None:

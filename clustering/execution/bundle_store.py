@@ -70,7 +70,7 @@ class BundleStore:
         """Write the clusters of a bundle.
 
         Raises:
-            OSError: they cannot be written.
+            DiskError: the disk is full, or fails.
         """
         keys = np.frombuffer(b"".join(self._keys(work)), dtype=np.uint8)
         arrays = {
@@ -88,7 +88,7 @@ class BundleStore:
             }
         )
         name = hashlib.sha256(content).hexdigest() + _SUFFIX
-        with atomic_file(self._folder / name) as temporary:
+        with atomic_file(self._folder / name, "finished classes to") as temporary:
             temporary.write_bytes(content)
 
     def _keys(self, work: BundleWork) -> list[bytes]:

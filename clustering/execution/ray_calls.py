@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from clustering.config import ClusterConfig
 from clustering.errors import ClusterError
-from data_shards.errors import DataError
+from data_shards.errors import ClmleError
 
 # `ray` is imported in functions: it reads its environment then, which a job sets up first.
 
@@ -109,7 +109,7 @@ class CallRunner:
             ClusterError: when a call fails by itself, or is lost or late too often. It is late
                 `call_timeout_seconds` after it was sent, or after a call that was sent earlier
                 returned, in any thread.
-            DataError: when a call raises it.
+            ClmleError: when a call raises it.
             InputLostError: when values that the arguments refer to are gone.
             StoppedError: after `stop`.
         """
@@ -159,7 +159,7 @@ def run_calls(
 
     Raises:
         ClusterError: when a call fails by itself, or is lost or late too often.
-        DataError: when a call raises it.
+        ClmleError: when a call raises it.
     """
     calls = [Call(str(work), (work,)) for work in works]
     runner = CallRunner(config, num_gpus=num_gpus)
@@ -269,7 +269,7 @@ class _Calls:
         """Raise the error of a call, unless another attempt restores what it failed for."""
         import ray
 
-        if isinstance(error.cause, (ClusterError, DataError)):
+        if isinstance(error.cause, ClmleError):
             raise error.cause from None
         call = self._calls[attempt.number]
         if not isinstance(error.cause, ray.exceptions.ObjectLostError):

@@ -33,6 +33,7 @@ from data_shards.atomic import (
     write_json,
 )
 from data_shards.errors import DataError
+from data_shards.replacing import finish_replacements, read_whole
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ def publish(folder: Path | str, version: int, tables: Mapping[str, ClusterTable]
     folder.mkdir(parents=True, exist_ok=True)
     clear_leftovers(folder)
     target = folder / _version_name(version)
-    with atomic_folder(target) as new:
+    with atomic_folder(target, "the cluster tables") as new:
         for task, table in tables.items():
             arrays_name, stats_name = _file_names(task)
             # Not save_file: it makes files that only their owner can read.
@@ -114,6 +115,7 @@ def versions(folder: Path | str) -> list[int]:
     folder = Path(folder)
     if not folder.is_dir():
         return []
+    finish_replacements(folder)
     found = sorted(int(p.name) for p in folder.iterdir() if _VERSION_NAME.fullmatch(p.name))
     return [version for version in found if _is_complete(folder, version)]
 
@@ -128,6 +130,10 @@ def load(folder: Path | str, version: int) -> dict[str, ClusterTable]:
         ClusterError: when the version is not there, or naming the file that is damaged.
     """
     folder = Path(folder)
+    return read_whole(folder / _version_name(version), lambda: _load(folder, version))
+
+
+def _load(folder: Path, version: int) -> dict[str, ClusterTable]:
     manifest = _read_manifest(folder, version)
     tables = {}
     for task in manifest["tasks"]:
@@ -154,8 +160,12 @@ def stats(folder: Path | str, version: int) -> dict[str, dict[str, Any]]:
         ClusterError: when the version is not there, or naming the file that is damaged.
     """
     folder = Path(folder)
-    manifest = _read_manifest(folder, version)
-    return {task: _read_stats(folder, task, manifest) for task in manifest["tasks"]}
+
+    def read() -> dict[str, dict[str, Any]]:
+        manifest = _read_manifest(folder, version)
+        return {task: _read_stats(folder, task, manifest) for task in manifest["tasks"]}
+
+    return read_whole(folder / _version_name(version), read)
 
 
 def _version_name(version: int) -> str:
@@ -184,7 +194,9 @@ def _check_tables(version: int, tables: Mapping[str, ClusterTable]) -> None:
 
 def _is_complete(folder: Path, version: int) -> bool:
     try:
-        manifest = _read_manifest(folder, version)
+        manifest = read_whole(
+            folder / _version_name(version), lambda: _read_manifest(folder, version)
+        )
     except ClusterError:
         return False
     return all((folder / _version_name(version) / name).is_file() for name in manifest["sha256"])

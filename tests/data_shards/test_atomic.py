@@ -13,6 +13,7 @@ from data_shards.atomic import (
     atomic_folder,
     clear_leftovers,
     read_json,
+    remove_folder,
     sha256_of,
     write_json,
 )
@@ -70,26 +71,6 @@ def test_a_failed_replacement_keeps_the_old_folder(tmp_path: Path) -> None:
     assert os.listdir(tmp_path / "made") == ["old"]
 
 
-def test_the_old_folder_comes_back_when_the_new_one_cannot_be_renamed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with atomic_folder(tmp_path / "made") as temporary:
-        (temporary / "old").write_text("old")
-    rename, calls = os.rename, []
-
-    def fails_second_time(source: Path, target: Path) -> None:
-        calls.append(target)
-        if len(calls) == 2:
-            raise OSError("no")
-        rename(source, target)
-
-    monkeypatch.setattr(os, "rename", fails_second_time)
-    with pytest.raises(OSError, match="no"), atomic_folder(tmp_path / "made"):
-        pass
-    assert os.listdir(tmp_path) == ["made"]
-    assert os.listdir(tmp_path / "made") == ["old"]
-
-
 def test_an_old_folder_that_cannot_be_removed_is_no_obstacle(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -140,3 +121,19 @@ def test_damaged_json_is_named(tmp_path: Path, content: bytes) -> None:
 def test_missing_json_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"cannot read .*a\.json: No such file"):
         read_json(tmp_path / "a.json")
+
+
+def test_a_folder_is_removed_by_its_marker_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed in the middle, it leaves nothing that counts."""
+    folder = tmp_path / "made"
+    folder.mkdir()
+    for name in ("weights", "manifest.json"):
+        (folder / name).write_text(name)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", _busy)
+        remove_folder(folder, "manifest.json")
+    assert os.listdir(folder) == ["weights"]
+    remove_folder(folder, "manifest.json")
+    assert not folder.exists()

@@ -12,7 +12,8 @@ ROOT = Path(__file__).parents[2]
 ROOMS = {
     "data_shards": (
         "public_names errors",
-        "atomic folder_lock progress",
+        "disk replacing progress",
+        "atomic folder_lock",
         "images",
         "shards",
         "features",

@@ -1,0 +1,97 @@
+"""The disk as the cause of a failure: what could not be written, how much room there is.
+
+A failed `write` names no file, whatever the reason; so who writes says what it writes.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from data_shards.errors import DiskError
+
+_REMEDIES = {
+    errno.ENOSPC: "make room there",
+    errno.EDQUOT: "make room within your quota",
+    errno.EFBIG: "raise the limit on the size of a file (ulimit -f)",
+    errno.EIO: "look at that disk, whose errors are in the system's log (dmesg)",
+    errno.EROFS: "make that file system writable",
+    errno.ESTALE: "make that network file system reachable",
+}
+
+
+@contextmanager
+def writing(path: Path | str, what: str = "") -> Iterator[None]:
+    """Inside the block, errors of the disk say what was being written and what to do.
+
+    Args:
+        path: the file or folder that is written.
+        what: what it is, such as "the snapshot"; "" where its name says it.
+
+    Raises:
+        DiskError: in place of an OSError that a disk causes: full, failing, read-only. Of nested
+            blocks the outer one says it.
+    """
+    try:
+        yield
+    except DiskError as error:
+        if isinstance(error.__cause__, OSError):
+            raise write_error(error.__cause__, path, what) from error.__cause__
+        raise  # of another process
+    except OSError as error:
+        if error.errno in _REMEDIES:
+            raise write_error(error, path, what) from error
+        raise
+
+
+def write_error(error: OSError, path: Path | str, what: str = "") -> DiskError:
+    """The error that says what could not be written, why, and what to do; see `writing`."""
+    remedy = _REMEDIES.get(error.errno or 0, "make it writable")
+    return DiskError(
+        f"cannot write {what}{' ' if what else ''}{path}: {error.strerror or error} "
+        f"({free_space(path)}); {remedy}, then run the same command again"
+    )
+
+
+def free_space(path: Path | str) -> str:
+    """How much room there is for a file, such as "3.0 MiB of 4.0 GiB free there"."""
+    found = _statistics(Path(path))
+    if found is None:
+        return "its free space is not known"
+    free, total = found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
+    text = f"{size_text(free)} of {size_text(total)} free there"
+    return f"{text}, but no file more: its {found.f_files:,} are used" if _no_file(found) else text
+
+
+def full_disk(path: Path | str) -> str:
+    """`free_space` of a disk without any room; "" if there is some."""
+    found = _statistics(Path(path))
+    is_full = found is not None and (found.f_bavail == 0 or _no_file(found))
+    return free_space(path) if is_full else ""
+
+
+def size_text(num_bytes: int) -> str:
+    """Bytes in the largest unit of which there is at least one, such as "1.5 MiB"."""
+    units = ("B", "KiB", "MiB", "GiB", "TiB")
+    power = min(len(units) - 1, max(0, num_bytes.bit_length() - 1) // 10)
+    return f"{num_bytes / 1024**power:,.1f} {units[power]}"
+
+
+def _statistics(path: Path) -> os.statvfs_result | None:
+    """Of the file system of a path, which need not exist yet; None where it does not answer."""
+    for place in (path, *path.absolute().parents):
+        try:
+            return os.statvfs(place)
+        except FileNotFoundError:
+            continue
+        except OSError:
+            return None
+    return None
+
+
+def _no_file(found: os.statvfs_result) -> bool:
+    """Whether there is no room for one more name; some file systems do not count them."""
+    return found.f_files > 0 and found.f_favail == 0
