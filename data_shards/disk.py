@@ -77,7 +77,7 @@ def size_text(num_bytes: int) -> str:
     """Bytes in the largest unit of which there is at least one, such as "1.5 MiB"."""
     units = ("B", "KiB", "MiB", "GiB", "TiB")
     power = min(len(units) - 1, max(0, num_bytes.bit_length() - 1) // 10)
-    return f"{num_bytes / 1024**power:,.1f} {units[power]}"
+    return f"{num_bytes / 1024**power:,.{min(power, 1)}f} {units[power]}"
 
 
 def _statistics(path: Path) -> os.statvfs_result | None:

@@ -230,9 +230,14 @@ class Engine:
 
 
 def _write_opened(write: Callable[[Any, Any], None], state: Any, path: str) -> None:
-    """Open the file ourselves: torch would not say why it could not write it."""
+    """Open the file ourselves: given its name, torch does not say why it cannot write it."""
     with open(path, "wb") as file:
-        write(state, file)
+        try:
+            write(state, file)
+        except RuntimeError as error:  # that the file was cut off
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 class _Evaluating:

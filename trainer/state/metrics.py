@@ -31,6 +31,11 @@ def _leave_to_writer(error: threading.ExceptHookArgs) -> None:
         _show(error)
 
 
+def _tensorboard(folder: Path, *, purge_step: int | None = None) -> SummaryWriter:
+    threading.excepthook = _leave_to_writer
+    return SummaryWriter(str(folder), purge_step=purge_step)
+
+
 class MetricWriter:
     """Appends scalars; a resumed run first drops those of later steps than it resumes from."""
 
@@ -55,8 +60,7 @@ class MetricWriter:
         with writing(board, _OF_TENSORBOARD):
             board.mkdir(parents=True, exist_ok=True)
             purge = None if purge_step is None else purge_step + 1
-            threading.excepthook = _leave_to_writer
-            self._board = SummaryWriter(str(board), purge_step=purge)
+            self._board = _tensorboard(board, purge_step=purge)
         with writing(rows, "the metrics"):
             self._rows = rows.open("a", encoding="utf-8")
             if _is_cut_off(rows):
@@ -111,7 +115,7 @@ def write_projection(
     """
     board = run.tensorboard / "projector" / name
     shutil.rmtree(board, ignore_errors=True)
-    with writing(board, "the projector's files to"), SummaryWriter(str(board)) as writer:
+    with writing(board, "the projector's files to"), _tensorboard(board) as writer:
         writer.add_embedding(
             torch.from_numpy(embeddings),
             metadata=[list(pair) for pair in zip(classes, ids.tolist(), strict=True)],
