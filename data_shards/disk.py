@@ -66,11 +66,12 @@ def free_space(path: Path | str) -> str:
     return f"{text}, but no file more: its {found.f_files:,} are used" if _no_file(found) else text
 
 
-def full_disk(path: Path | str) -> str:
-    """`free_space` of a disk without any room; "" if there is some."""
+def full_disk(path: Path | str, *, needed: int = 1) -> str:
+    """`free_space` of a disk with fewer free bytes than needed; "" if there are as many."""
     found = _statistics(Path(path))
-    is_full = found is not None and (found.f_bavail == 0 or _no_file(found))
-    return free_space(path) if is_full else ""
+    if found is None or (found.f_bavail * found.f_frsize >= needed and not _no_file(found)):
+        return ""
+    return free_space(path)
 
 
 def size_text(num_bytes: int) -> str:

@@ -25,6 +25,7 @@ import psutil
 from cluster_jobs import machine
 from cluster_jobs.errors import JobError, PartFailed, run_job
 from data_shards.atomic import write_json
+from data_shards.disk import writing
 
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -123,9 +124,10 @@ def _own_environment(folder: Path) -> dict[str, str]:
     environment = {_OUTSIDE_INTERFACES: "0"}
     if "RAY_AUTH_MODE" not in os.environ:
         token = folder / "token"
-        descriptor = os.open(token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(secrets.token_hex(32))
+        with writing(token, "Ray's"):
+            descriptor = os.open(token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "w") as file:
+                file.write(secrets.token_hex(32))
         environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
     return environment
 

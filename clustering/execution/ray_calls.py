@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 from clustering.config import ClusterConfig
 from clustering.errors import ClusterError
+from clustering.execution.ray_disk import remedy, spilling
 from data_shards.errors import ClmleError
 
 # `ray` is imported in functions: it reads its environment then, which a job sets up first.
@@ -163,9 +164,10 @@ def run_calls(
     """
     calls = [Call(str(work), (work,)) for work in works]
     runner = CallRunner(config, num_gpus=num_gpus)
-    return runner.run(
-        RemoteFunction(function=function, on_gpu=True), calls, num_at_once=num_at_once
-    )
+    with spilling():
+        yield from runner.run(
+            RemoteFunction(function=function, on_gpu=True), calls, num_at_once=num_at_once
+        )
 
 
 class _Answers:
@@ -256,6 +258,8 @@ class _Calls:
             answer = ray.get(reference, timeout=self._timeout_seconds)
         except ray.exceptions.RayTaskError as error:
             self._handle_failure(attempt, error)
+        except ray.exceptions.OutOfDiskError:
+            raise  # again, it would be no better
         except ray.exceptions.ObjectLostError as error:
             self._try_again(attempt, f"its answer was lost with its node ({error})")
         except ray.exceptions.RayError as error:
@@ -269,7 +273,7 @@ class _Calls:
         """Raise the error of a call, unless another attempt restores what it failed for."""
         import ray
 
-        if isinstance(error.cause, ClmleError):
+        if isinstance(error.cause, (ClmleError, ray.exceptions.OutOfDiskError)):
             raise error.cause from None
         call = self._calls[attempt.number]
         if not isinstance(error.cause, ray.exceptions.ObjectLostError):
@@ -298,9 +302,7 @@ class _Calls:
         name = self._calls[attempt.number].name
         if attempt.retries >= self._max_retries:
             raise ClusterError(
-                f"{name}: {reason}, in the last of {attempt.retries + 1} attempts; look at memory "
-                "and load of the Ray nodes, or raise cluster.call_timeout_seconds or "
-                "cluster.max_retries"
+                f"{name}: {reason}, in the last of {attempt.retries + 1} attempts; {remedy()}"
             )
         logger.warning("%s: %s; trying again", name, reason)
         self.waiting.appendleft((attempt.number, attempt.retries + 1))

@@ -37,6 +37,7 @@ def small_disk(folder: Path, *, kib: int = 1024) -> Iterator[Path]:
         yield folder
     finally:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
+        folder.rmdir()
 
 
 def fill(disk: Path, *, left_kib: int = 0) -> None:
