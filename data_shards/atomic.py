@@ -19,9 +19,11 @@ from typing import Any
 
 from data_shards.disk import writing
 from data_shards.errors import DataError
+from data_shards.progress import OnStep
 from data_shards.replacing import clear_unfinished, put_in_place
 
 TEMPORARY_PREFIX = ".tmp-"
+_PART_BYTES = 64 * 2**20
 
 
 @contextmanager
@@ -120,6 +122,22 @@ def sha256_of(path: Path | str) -> str:
     """Return the SHA-256 of a file as 64 hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_in_parts(path: Path, content: bytes, on_step: OnStep) -> None:
+    """Write a large file, not atomically, and flush each part: so a slow disk is seen to be alive.
+
+    Args:
+        path: the file.
+        content: of the file.
+        on_step: called when another part is on the disk.
+    """
+    with path.open("wb") as file:
+        for start in range(0, len(content), _PART_BYTES):
+            file.write(memoryview(content)[start : start + _PART_BYTES])
+            file.flush()
+            os.fsync(file.fileno())
+            on_step()
 
 
 def write_json(path: Path | str, obj: Any, what: str = "") -> None:

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, TextIO
 
 from tqdm import tqdm
+
+OnStep = Callable[[], None]
+"""Called after each step of a long work, such as a block of rows: as long as it is called, the work
+does not hang. It is cheap, and any thread may call it."""
+
+
+def no_step() -> None:
+    """Where nobody waits."""
 
 
 class Progress:

@@ -30,9 +30,11 @@ from data_shards.atomic import (
     clear_leftovers,
     read_json,
     sha256_of,
+    write_in_parts,
     write_json,
 )
 from data_shards.errors import DataError
+from data_shards.progress import OnStep, no_step
 from data_shards.replacing import finish_replacements, read_whole
 
 logger = logging.getLogger(__name__)
@@ -45,7 +47,12 @@ _TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _REMEDY = "cluster that snapshot again, or remove the version's folder"
 
 
-def publish(folder: Path | str, version: int, tables: Mapping[str, ClusterTable]) -> Path:
+def publish(
+    folder: Path | str,
+    version: int,
+    tables: Mapping[str, ClusterTable],
+    on_step: OnStep = no_step,
+) -> Path:
     """Publish the tables of all tasks as one version; an older version of that number is replaced.
 
     Also removes the leftovers of a killed publisher, so no other process may publish here.
@@ -54,14 +61,16 @@ def publish(folder: Path | str, version: int, tables: Mapping[str, ClusterTable]
         folder: the store; made when missing.
         version: the step whose weights made the tables, >= 0.
         tables: task -> its table.
+        on_step: called after each table is checked, and each part of a file is written or read.
 
     Returns:
         The version's folder.
 
     Raises:
         ClusterError: when a table is broken, or is not of this version and task.
+        DiskError: when the disk is full, or fails.
     """
-    _check_tables(version, tables)
+    _check_tables(version, tables, on_step)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     clear_leftovers(folder)
@@ -70,9 +79,12 @@ def publish(folder: Path | str, version: int, tables: Mapping[str, ClusterTable]
         for task, table in tables.items():
             arrays_name, stats_name = _file_names(task)
             # Not save_file: it makes files that only their owner can read.
-            (new / arrays_name).write_bytes(save_arrays(table.arrays()))
+            write_in_parts(new / arrays_name, save_arrays(table.arrays()), on_step)
             write_json(new / stats_name, dict(table.stats))
-        checksums = {path.name: sha256_of(path) for path in sorted(new.iterdir())}
+        checksums = {}
+        for path in sorted(new.iterdir()):
+            checksums[path.name] = sha256_of(path)
+            on_step()
         content = {
             "format": FORMAT,
             "version": version,
@@ -172,7 +184,7 @@ def _version_name(version: int) -> str:
     return f"{version:06d}"
 
 
-def _check_tables(version: int, tables: Mapping[str, ClusterTable]) -> None:
+def _check_tables(version: int, tables: Mapping[str, ClusterTable], on_step: OnStep) -> None:
     if version < 0 or not tables:
         raise ClusterError(
             f"expected a version >= 0 and at least one table, got version {version} and "
@@ -190,6 +202,7 @@ def _check_tables(version: int, tables: Mapping[str, ClusterTable]) -> None:
                 f"{table.version}, task {table.task}"
             )
         table.validate()
+        on_step()
 
 
 def _is_complete(folder: Path, version: int) -> bool:

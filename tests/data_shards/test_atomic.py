@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data_shards import atomic
 from data_shards.atomic import (
     atomic_file,
     atomic_folder,
@@ -15,6 +16,7 @@ from data_shards.atomic import (
     read_json,
     remove_folder,
     sha256_of,
+    write_in_parts,
     write_json,
 )
 from data_shards.errors import DataError
@@ -100,6 +102,17 @@ def test_leftovers_are_cleared_and_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "kept").write_text("whole")
     clear_leftovers(tmp_path)
     assert os.listdir(tmp_path) == ["kept"]
+
+
+@pytest.mark.parametrize(("size", "parts"), [(0, 0), (1, 1), (10, 1), (11, 2), (25, 3)])
+def test_a_large_file_is_written_in_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, parts: int
+) -> None:
+    monkeypatch.setattr(atomic, "_PART_BYTES", 10)
+    content, done = bytes(range(size)), []
+    write_in_parts(tmp_path / "a", content, lambda: done.append((tmp_path / "a").stat().st_size))
+    assert (tmp_path / "a").read_bytes() == content
+    assert done == [min(10 * (part + 1), size) for part in range(parts)]
 
 
 def test_json_comes_back_and_equal_objects_make_equal_bytes(tmp_path: Path) -> None:
