@@ -116,15 +116,17 @@ def table_quality(
     if table.neighbours.shape[1]:
         quality["clusters/separation_rad"] = _separation(table)
         on_step()
-    if previous is not None:
-        quality["clusters/churn"] = _churn(previous, table)
-        on_step()
-        quality["clusters/moved"] = _moved(previous, table)
-        on_step()
-        information = _adjusted_mutual_information(previous, table, on_step)
-        if information is not None:
-            quality["clusters/ami"] = information
-    return quality
+    return quality if previous is None else quality | _changes(previous, table, on_step)
+
+
+def _changes(old: ClusterTable, new: ClusterTable, on_step: OnStep) -> dict[str, float]:
+    """The measures that compare a table with the one before."""
+    changes = {"clusters/churn": _churn(old, new)}
+    on_step()
+    changes["clusters/moved"] = _moved(old, new)
+    on_step()
+    information = _adjusted_mutual_information(old, new, on_step)
+    return changes if information is None else changes | {"clusters/ami": information}
 
 
 def _separation(table: ClusterTable) -> float:
