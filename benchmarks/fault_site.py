@@ -63,8 +63,8 @@ class Site:
         """The same under another name."""
         copy = Site(_config(self.run.path.parent, self.config.data.shards, name))
         shutil.copytree(self.run.path, copy.run.path, ignore=shutil.ignore_patterns("service*"))
-        copy.config_file.write_text(to_yaml(copy.config))
-        copy.run.config.write_text(to_yaml(copy.config))
+        copy.config_file.write_text(to_yaml(copy.config), encoding="utf-8")
+        copy.run.config.write_text(to_yaml(copy.config), encoding="utf-8")
         return copy
 
     def start_service(self, address: str | None = None) -> subprocess.Popen[str]:
@@ -78,7 +78,7 @@ class Site:
             env=environment,
             stdout=subprocess.DEVNULL,  # Ray repeats worker messages there
             stderr=subprocess.PIPE,
-            text=True,
+            encoding="utf-8",
         )
 
     def table_digest(self) -> str | None:
@@ -109,7 +109,7 @@ def make_site(folder: Path, *, scale: float = 1.0) -> Site:
     manifest = _write_digits(folder / "shards", scale)
     site = Site(_config(folder, str(manifest.folder), "base"))
     site.run.claim(site.config, fresh=True)
-    site.config_file.write_text(to_yaml(site.config))
+    site.config_file.write_text(to_yaml(site.config), encoding="utf-8")
     write_request(site, manifest, OLD_STEP)
     executor = LocalExecutor(site.config.cluster)
     snapshot = read_snapshot(site.run.snapshots / step_name(OLD_STEP))

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from data_shards.errors import DataError
 from data_shards.images.transforms import decode_image
+from data_shards.paths import home_expanded
 from data_shards.shards.index import SampleIndex
 from data_shards.shards.manifest import Manifest
 
@@ -83,6 +84,6 @@ def read_shards(
     Raises:
         DataError: no finished import there, no such split or label, or a damaged file (named).
     """
-    manifest = Manifest.load(folder)
+    manifest = Manifest.load(home_expanded(str(folder)), split=split)
     column = manifest.label_columns[0] if label is None else label
     return ShardImages(manifest, split, label=column, size=size, channels=channels)

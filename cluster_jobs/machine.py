@@ -7,10 +7,12 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from cluster_jobs.errors import JobError
 from clustering.kmeans.gpu_files import has_gpu_file
+from data_shards.streams import is_utf8
 
 _PROBE_SECONDS = 120
 
@@ -34,9 +36,7 @@ def cuda_devices() -> list[str]:
         return []
     command = [sys.executable, "-c", "import torch; print(torch.cuda.device_count())"]
     try:
-        answer = subprocess.run(
-            command, capture_output=True, text=True, timeout=_PROBE_SECONDS, check=False
-        )
+        answer = subprocess.run(command, capture_output=True, timeout=_PROBE_SECONDS, check=False)
     except subprocess.TimeoutExpired as error:
         raise JobError(
             f"torch did not list the CUDA devices in {_PROBE_SECONDS} s; look at "
@@ -61,6 +61,21 @@ def _is_cpu_wanted() -> bool:
 def ray_address() -> str | None:
     """Address of the Ray cluster that the environment names."""
     return os.environ.get("RAY_ADDRESS") or None
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Check names that Ray keeps, such as the working directory and the words of a command.
+
+    Raises:
+        JobError: Ray cannot take one, since it is not in UTF-8.
+    """
+    for name in names:
+        if not is_utf8(name):
+            raise JobError(
+                f"Ray takes only names in UTF-8, got {name!r} as the working directory or in the "
+                "command; work in another folder, put the name into the configuration file, or "
+                "set LC_ALL=C.UTF-8"
+            )
 
 
 def free_shared_memory_bytes() -> int:

@@ -26,7 +26,7 @@ from clustering.kmeans.faiss_installed import require_faiss
 from data_shards.shards.manifest import Manifest
 from trainer.config.command_line import config_parser, print_if_dry_run, resolved
 from trainer.config.run_config import RunConfig
-from trainer.config.tasks import load_manifest, resolve_tasks
+from trainer.config.tasks import load_manifest, read_manifest, resolve_tasks
 from trainer.run.folder import RunFolder
 from trainer.run.lock import SERVICE, claimed_alone
 
@@ -43,10 +43,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     require_faiss()
     logging.basicConfig(level=logging.INFO, format=_LOG_FORMAT, datefmt="%H:%M:%S")
-    manifest = load_manifest(config)
     if options.plan:
-        sys.stdout.write(run_plan(config, manifest, num_workers=options.workers))
+        sys.stdout.write(run_plan(config, read_manifest(config), num_workers=options.workers))
         return 0
+    manifest = load_manifest(config)
     run = RunFolder(config.run_path)
     busy = (
         f"another clustering service is running in {run.path}; let it run, or stop it first "

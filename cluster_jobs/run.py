@@ -10,6 +10,7 @@ command again resumes from the newest checkpoint. With RAY_ADDRESS set, that clu
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -83,6 +84,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def _checked(config: RunConfig, resume: str) -> Manifest:
     """Check now what would otherwise fail minutes later; the shards."""
     require_faiss()
+    machine.check_names([os.getcwd()])
     manifest = load_manifest(config)
     manifest.split("train")
     resolve_tasks(config, manifest)

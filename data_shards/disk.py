@@ -13,14 +13,8 @@ from pathlib import Path
 
 from data_shards.errors import DiskError
 
-_REMEDIES = {
-    errno.ENOSPC: "make room there",
-    errno.EDQUOT: "make room within your quota",
-    errno.EFBIG: "raise the limit on the size of a file (ulimit -f)",
-    errno.EIO: "look at that disk, whose errors are in the system's log (dmesg)",
-    errno.EROFS: "make that file system writable",
-    errno.ESTALE: "make that network file system reachable",
-}
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_OF_DISKS = (*_FULL, errno.EIO, errno.EROFS, errno.ESTALE)
 
 
 @contextmanager
@@ -42,17 +36,18 @@ def writing(path: Path | str, what: str = "") -> Iterator[None]:
             raise write_error(error.__cause__, path, what) from error.__cause__
         raise  # of another process
     except OSError as error:
-        if error.errno in _REMEDIES:
+        if error.errno in _OF_DISKS:
             raise write_error(error, path, what) from error
         raise
 
 
 def write_error(error: OSError, path: Path | str, what: str = "") -> DiskError:
     """The error that says what could not be written, why, and what to do; see `writing`."""
-    remedy = _REMEDIES.get(error.errno or 0, "make it writable")
+    reason, room = error.strerror or str(error), free_space(path)
+    remedy = "make room there" if error.errno in _FULL else "make it writable again"
     return DiskError(
-        f"cannot write {what}{' ' if what else ''}{path}: {error.strerror or error} "
-        f"({free_space(path)}); {remedy}, then run the same command again"
+        f"cannot write {what}{' ' if what else ''}{path}: {reason} ({room}); {remedy}, then run "
+        "the same command again"
     )
 
 

@@ -6,7 +6,9 @@ that something failed while it ran, 130 that the user stopped it.
 
 from __future__ import annotations
 
+import codecs
 import errno
+import sys
 from collections.abc import Sequence
 
 FAILED, MISTAKE, INTERRUPTED = 1, 2, 130
@@ -66,7 +68,18 @@ def exit_code_and_message(error: BaseException) -> tuple[int, str]:
         return error.exit_code, f"error: {error}"
     if isinstance(error, OSError):
         return FAILED, f"error: {os_error_text(error)}"
+    if isinstance(error, UnicodeEncodeError) and _is_of_locale(error.encoding):
+        return MISTAKE, (
+            f"error: {error.object!a} cannot be the name of a file in this locale, whose encoding "
+            f"is {error.encoding}; set LC_ALL=C.UTF-8"
+        )
     raise error
+
+
+def _is_of_locale(encoding: str) -> bool:
+    """Whether names of files have an encoding that lacks most letters, and it is this one."""
+    of_files = codecs.lookup(sys.getfilesystemencoding())
+    return codecs.lookup(encoding) == of_files != codecs.lookup("utf-8")
 
 
 def os_error_text(error: OSError) -> str:

@@ -25,7 +25,7 @@ class FolderLock:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
         self._is_new = not path.exists()
-        self._file = path.open("w")
+        self._file = path.open("wb")
 
     @contextmanager
     def claimed(

@@ -26,6 +26,7 @@ from data_shards.atomic import clear_leftovers
 from data_shards.errors import FAILED, exit_code_and_message
 from data_shards.shards.index import SampleIndex
 from data_shards.shards.manifest import Manifest
+from data_shards.streams import write_any_name
 from trainer.config.command_line import (
     add_resume_option,
     config_parser,
@@ -68,6 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 when the training run reached its end and `RUN/report.json` was written; 1 when it failed
         or was stopped; 2 for a mistake in the configuration or the data.
     """
+    write_any_name()
     options = parse_options(argv)
     rank = World.from_environment().rank
     logging.basicConfig(

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from cluster_jobs.errors import PartFailed
 from data_shards.disk import full_disk, writing
+from data_shards.streams import ANY_NAME
 
 _POLL_SECONDS = 0.05
 _LINES_SHOWN = 25
@@ -37,7 +38,8 @@ class Part:
             name: its name in messages.
             command: program and arguments.
             log: file to which its output is appended; its folder is made.
-            environment: its whole environment; this process's own when None.
+            environment: its whole environment, but for the encoding of its log; this process's own
+                when None.
             grace_seconds: time between SIGTERM and SIGKILL.
         """
         self.name = name
@@ -55,7 +57,7 @@ class Part:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=environment,
+                env={**(environment or os.environ), "PYTHONIOENCODING": ANY_NAME},
                 start_new_session=True,
             )
 

@@ -26,6 +26,7 @@ from cluster_jobs import machine
 from cluster_jobs.errors import JobError, PartFailed, run_job
 from data_shards.atomic import write_json
 from data_shards.disk import writing
+from data_shards.paths import path_option
 
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -58,13 +59,14 @@ def ray_session(*, num_cpus: int = 0, dashboard: bool = False, gpus: bool = Fals
         CPUs of the whole cluster.
 
     Raises:
-        JobError: Ray does not start, or does not answer.
+        JobError: Ray does not start, does not answer, or cannot take a name.
     """
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     if "ray" in sys.modules and sys.modules["ray"].is_initialized():
         yield _num_cpus()
         return
+    machine.check_names([os.getcwd(), *sys.argv])
     if os.environ.get(_ADDRESS):
         with _connected(address=os.environ[_ADDRESS]) as cpus:
             yield cpus
@@ -126,7 +128,7 @@ def _own_environment(folder: Path) -> dict[str, str]:
         token = folder / "token"
         with writing(token, "Ray's"):
             descriptor = os.open(token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "w") as file:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
                 file.write(secrets.token_hex(32))
         environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
     return environment
@@ -183,7 +185,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m cluster_jobs.ray_cluster.local_ray", description=__doc__
     )
-    parser.add_argument("--announce", required=True, type=Path, metavar="FILE")
+    parser.add_argument("--announce", required=True, type=path_option, metavar="FILE")
     parser.add_argument("--cpus", type=int, default=0)
     parser.add_argument("--dashboard", action="store_true")
     parser.add_argument("--gpus", action="store_true")

@@ -89,7 +89,7 @@ def embed_one_shard(work: EmbedWork) -> EmbeddedShard:
         DiskError: the embeddings cannot be written.
     """
     torch.set_num_threads(1)
-    manifest = _manifest(work.shards, work.snapshot.data_checksum)
+    manifest = _manifest(work.shards, work.snapshot.data_checksum, work.split)
     shard = manifest.split(work.split).shards[work.number]
     finished = {
         task.name: finished_shard(work.out / task.name, shard.name, work.origin)
@@ -167,7 +167,7 @@ def count_right_answers(work: CountWork) -> Counts:
         training = training_embeddings(work.embeddings, work.tasks, tables)
         if training is None:
             raise DataError(f"{work.embeddings} was removed or replaced while in use; try again")
-    manifest = _manifest(work.shards, work.snapshot.data_checksum)
+    manifest = _manifest(work.shards, work.snapshot.data_checksum, work.split)
     counts = count_batches(
         _network(work.snapshot.path, work.snapshot.checksum, _device()),
         _index(work.shards, work.snapshot.data_checksum, work.split),
@@ -209,8 +209,8 @@ def _replaced(path: Path) -> DataError:
 
 
 @lru_cache(maxsize=1)
-def _manifest(folder: Path, checksum: str) -> Manifest:
-    manifest = Manifest.load(folder)
+def _manifest(folder: Path, checksum: str, split: str) -> Manifest:
+    manifest = Manifest.load(folder, split=split)
     if manifest.checksum != checksum:
         raise DataError(
             f"the shards in {folder} are not those that the run trains on; set data.shards back, "
@@ -221,7 +221,7 @@ def _manifest(folder: Path, checksum: str) -> Manifest:
 
 @lru_cache(maxsize=1)
 def _index(folder: Path, checksum: str, split: str) -> SampleIndex:
-    return SampleIndex(_manifest(folder, checksum), split)
+    return SampleIndex(_manifest(folder, checksum, split), split)
 
 
 @lru_cache(maxsize=1)

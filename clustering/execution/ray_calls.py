@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from clustering.config import ClusterConfig
 from clustering.errors import ClusterError
-from clustering.execution.ray_disk import remedy, spilling
+from clustering.execution.ray_disk import lost_too_often, spilling
 from data_shards.errors import ClmleError
 
 # `ray` is imported in functions: it reads its environment then, which a job sets up first.
@@ -277,7 +277,9 @@ class _Calls:
             raise error.cause from None
         call = self._calls[attempt.number]
         if not isinstance(error.cause, ray.exceptions.ObjectLostError):
-            raise ClusterError(f"{call.name} failed: {error}") from error
+            raise ClusterError(
+                f"{call.name} failed on a worker; the end of this says why: {error}"
+            ) from error
         if any(isinstance(argument, ray.ObjectRef) for argument in call.arguments):
             raise InputLostError(str(error.cause)) from error
         # Ray keeps a large plain argument in an object store too; it is sent again.
@@ -301,9 +303,7 @@ class _Calls:
     def _try_again(self, attempt: _Attempt, reason: str) -> None:
         name = self._calls[attempt.number].name
         if attempt.retries >= self._max_retries:
-            raise ClusterError(
-                f"{name}: {reason}, in the last of {attempt.retries + 1} attempts; {remedy()}"
-            )
+            raise lost_too_often(f"{name}: {reason}", attempt.retries + 1)
         logger.warning("%s: %s; trying again", name, reason)
         self.waiting.appendleft((attempt.number, attempt.retries + 1))
 

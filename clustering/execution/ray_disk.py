@@ -34,8 +34,17 @@ def spilling() -> Iterator[None]:
         ) from error
 
 
-def remedy() -> str:
-    """What to do about calls that are lost or late again and again."""
+def lost_too_often(what: str, attempts: int) -> ClusterError:
+    """The error about calls that are lost or late again and again.
+
+    Args:
+        what: which call, and how it ended the last time.
+        attempts: how often it was made.
+    """
+    return ClusterError(f"{what}, in the last of {attempts} attempts; {_remedy()}")
+
+
+def _remedy() -> str:
     folder = session_folder()
     if folder is not None and (room := full_disk(folder, needed=_LEAST_BYTES)):
         return (

@@ -80,8 +80,8 @@ def _class_sizes(shards: EmbeddingShards, num_classes: int) -> npt.NDArray[np.in
     if outside.any():
         first = int(np.argmax(outside))
         raise ClusterError(
-            f"expected classes 0..{num_classes - 1}; {np.count_nonzero(outside)} embeddings in "
-            f"{shards.folder} have others, the first is of sample {shards.ids[first]}, class "
+            f"{np.count_nonzero(outside)} embeddings in {shards.folder} have classes outside of "
+            f"0..{num_classes - 1}, the first is of sample {shards.ids[first]}, class "
             f"{shards.labels[first]}: they were made from other data; embed again"
         )
     return np.bincount(shards.labels, minlength=num_classes)

@@ -187,7 +187,7 @@ def choose_backend(wanted: Backend) -> BackendName:
     if wanted in ("auto", "faiss-cpu"):
         return "faiss-cpu"
     raise ClusterError(
-        f"cluster.backend is {wanted}, which finds no GPU here: install the extra gpu (faiss-gpu) "
+        f"cluster.backend is {wanted}, which finds no GPU here; install the extra gpu (faiss-gpu) "
         "or a CUDA build of torch on a machine with a GPU, or set it to auto"
     )
 

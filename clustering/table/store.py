@@ -198,7 +198,7 @@ def _check_tables(version: int, tables: Mapping[str, ClusterTable], on_step: OnS
             )
         if (table.version, table.task) != (version, task):
             raise ClusterError(
-                f"expected the table of version {version}, task {task}; got one of version "
+                f"expected the table of version {version}, task {task}, got one of version "
                 f"{table.version}, task {table.task}"
             )
         table.validate()

@@ -55,12 +55,13 @@ def finish_embeddings(folder: Path | str, infos: Sequence[EmbeddingShardInfo], o
         DataError: when there is no shard, or the shards differ in origin or dimension.
     """
     if not infos:
-        raise DataError(f"there is no embedding shard to finish in {folder}")
+        raise DataError(f"there is no embedding shard to finish in {folder}; {REMEDY}")
     for info in infos:
         if info.origin != origin or info.dim != infos[0].dim:
             raise DataError(
-                f"embedding shard {info.name} in {folder} does not belong here: dimension "
-                f"{info.dim}, origin {info.origin!r}; expected {infos[0].dim}, {origin!r}"
+                f"embedding shard {info.name} in {folder} does not belong here: got dimension "
+                f"{info.dim} and origin {info.origin!r}, expected {infos[0].dim} and {origin!r}; "
+                f"{REMEDY}"
             )
     content = {"format": FORMAT, "origin": origin, "shards": [asdict(info) for info in infos]}
     write_json(Path(folder) / MANIFEST_NAME, content)
@@ -189,7 +190,10 @@ def _read_manifest(path: Path) -> tuple[tuple[EmbeddingShardInfo, ...], str]:
     content = read_json(path)
     if content.get("format") != FORMAT or not content.get("shards"):
         raise DataError(f"{path} is not a manifest of {FORMAT}; {REMEDY}")
-    shards = tuple(record_from_json(EmbeddingShardInfo, entry) for entry in content["shards"])
+    try:
+        shards = tuple(record_from_json(EmbeddingShardInfo, entry) for entry in content["shards"])
+    except (DataError, TypeError) as error:
+        raise DataError(f"{path} is damaged ({error}); {REMEDY}") from error
     return shards, str(content.get("origin", ""))
 
 

@@ -19,8 +19,8 @@ def fail(number: int) -> None:
     ("number", "remedy"),
     [
         (errno.ENOSPC, r"No space left on device .*; make room there, then run the same"),
-        (errno.EDQUOT, r"quota exceeded .*; make room within your quota, then run the same"),
-        (errno.EIO, r"Input/output error .*dmesg"),
+        (errno.EDQUOT, r"quota exceeded .*; make room there, then run the same"),
+        (errno.EIO, r"Input/output error .*; make it writable again, then run the same"),
     ],
 )
 def test_what_the_disk_does_names_file_room_and_remedy(

@@ -11,8 +11,8 @@ ROOT = Path(__file__).parents[2]
 # rooms on one line do not import each other. `__init__` is the package's front door.
 ROOMS = {
     "data_shards": (
-        "public_names errors",
-        "disk replacing progress",
+        "public_names errors streams",
+        "disk replacing progress paths",
         "atomic folder_lock",
         "images",
         "shards",

@@ -7,17 +7,22 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from clustering.settings import MAY_CHANGE
 from data_shards.errors import require as _require
+from data_shards.paths import home_expanded
+from data_shards.streams import is_utf8
+
+UserPath = Annotated[str, home_expanded]
+"""A path that may begin with `~`; the builder calls the function."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunSection:
     """Where a run lives, and the one seed from which all its randomness comes."""
 
-    folder: str = field(default="runs/unnamed", metadata=MAY_CHANGE)
+    folder: UserPath = field(default="runs/unnamed", metadata=MAY_CHANGE)
     """Everything that the run writes goes here. Relative to where the command is run."""
 
     seed: int = 0
@@ -25,6 +30,8 @@ class RunSection:
 
     def __post_init__(self) -> None:
         _require(bool(self.folder), "run.folder", "a path", self.folder)
+        utf8 = "in UTF-8, as TensorBoard and Ray need it (set LC_ALL=C.UTF-8, or another folder)"
+        _require(is_utf8(self.folder), "run.folder", utf8, self.folder)
         _require(self.seed >= 0, "run.seed", ">= 0", self.seed)
 
 
@@ -32,7 +39,7 @@ class RunSection:
 class DataConfig:
     """The images, and how they are varied in training."""
 
-    shards: str = ""
+    shards: UserPath = ""
     """Folder that `clmle import` wrote; holds the train split and, for evaluation, a test split."""
 
     every_label: bool = False
@@ -106,7 +113,7 @@ class ModelConfig:
     classifier_input: Literal["features", "embedding"] = "features"
     """What the softmax head sees: the embedding before normalisation, or after it (scaled)."""
 
-    weights: str = field(default="", metadata=MAY_CHANGE)
+    weights: UserPath = field(default="", metadata=MAY_CHANGE)
     """Initial weights: a snapshot of another run (RUN/snapshots/step_000200), or a
     .safetensors file of a backbone. All of the backbone must be in it; heads are loaded where they
     fit, others are initialised at random. "" = all at random."""

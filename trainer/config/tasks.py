@@ -11,16 +11,34 @@ from trainer.config.run_config import RunConfig
 from trainer.config.sections import TaskConfig
 
 
-def load_manifest(config: RunConfig) -> Manifest:
-    """The manifest of the run's shards.
+def load_manifest(config: RunConfig, *, split: str | None = None) -> Manifest:
+    """The manifest of the run's shards, which are there.
+
+    Args:
+        config: the run.
+        split: the only one whose shards are needed; None for all.
 
     Raises:
         ConfigError: the run names no shards.
         DataError: what it names holds none that can be read.
     """
+    return Manifest.load(_shards(config), split=split)
+
+
+def read_manifest(config: RunConfig) -> Manifest:
+    """The manifest of the run's shards alone: classes, their names and sizes.
+
+    Raises:
+        ConfigError: the run names no shards.
+        DataError: what it names holds no manifest.
+    """
+    return Manifest.read(_shards(config))
+
+
+def _shards(config: RunConfig) -> str:
     if not config.data.shards:
         raise ConfigError("data.shards is not set: the folder that `clmle import ... --out` wrote")
-    return Manifest.load(config.data.shards)
+    return config.data.shards
 
 
 def resolve_tasks(config: RunConfig, manifest: Manifest) -> tuple[TaskConfig, ...]:

@@ -10,7 +10,7 @@ import yaml
 
 from data_shards.errors import ConfigError
 from trainer.config.baselines import check_baseline
-from trainer.config.builder import build_config, given_settings, place
+from trainer.config.builder import build_config, given_settings, is_text, place
 from trainer.config.recipe import Derived, derive_for
 from trainer.config.run_config import RunConfig, as_dict
 from trainer.config.shipped import config_path
@@ -69,6 +69,8 @@ def _read(path: str | Path) -> dict[str, Any]:
         text = config_path(path).read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 ({error}); save it as UTF-8") from error
     try:
         raw = _parsed(text) or {}
     except yaml.YAMLError as error:
@@ -79,7 +81,9 @@ def _read(path: str | Path) -> dict[str, Any]:
 
 
 def parse_override(override: str) -> tuple[str, Any]:
-    """The dotted setting and the value of one "a.b=value", whose value is YAML.
+    """The dotted setting and the value of one "a.b=value".
+
+    A text is taken as it is written, with its quotes and `#`; any other value is YAML.
 
     Raises:
         ConfigError: it has no key or no value, or the value is not YAML.
@@ -87,6 +91,8 @@ def parse_override(override: str) -> tuple[str, Any]:
     key, equals, value = override.partition("=")
     if not equals or not key:
         raise ConfigError(f"--set needs KEY=VALUE, such as --set train.steps=100, got {override!r}")
+    if is_text(key):
+        return key, value
     try:
         return key, _parsed(value)
     except yaml.YAMLError as error:

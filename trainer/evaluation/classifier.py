@@ -19,7 +19,7 @@ from data_shards.images.transforms import decode_image
 from data_shards.shards.manifest import Manifest
 from trainer.config.run_config import RunConfig
 from trainer.config.sections import EvaluationConfig, TaskConfig
-from trainer.config.tasks import load_manifest, resolve_tasks
+from trainer.config.tasks import read_manifest, resolve_tasks
 from trainer.evaluation.readout import TaskContext
 from trainer.evaluation.registry import available_readouts, by_training_images, predict
 from trainer.models.embed import embed_images
@@ -39,7 +39,7 @@ class Classifier:
     network: Network
     """In evaluation mode."""
     manifest: Manifest
-    """Of the training images: their numbers and the names of the classes."""
+    """Of the training images, which may be gone: their numbers and the names of the classes."""
     tasks: Sequence[TaskConfig]
     tables: Mapping[str, ClusterTable]
     config: EvaluationConfig
@@ -101,7 +101,7 @@ class Classifier:
             if self.readout not in available:
                 raise ConfigError(
                     f"read-out {self.readout} is not available{why}; "
-                    f"this run has {', '.join(available)}"
+                    f"choose one that this run has: {', '.join(available)}"
                 )
 
     def _context(self, task: TaskConfig) -> TaskContext:
@@ -119,7 +119,7 @@ def load_classifier(
     """Load weights of a run and their cluster tables, on a GPU if there is one.
 
     Args:
-        config: the run's; its shards name the classes.
+        config: the run's; the manifest of its shards names the classes, no image is read.
         run: the run's folder.
         checkpoint: a step of the run, or the folder of a snapshot or a checkpoint; None for the
             newest that has its tables.
@@ -128,12 +128,12 @@ def load_classifier(
 
     Raises:
         ConfigError: the run does not have the read-out; says which it has.
-        DataError: the shards cannot be read, or are not those of the run.
+        DataError: the manifest cannot be read, or is not that of the run.
         UnusableSnapshot: there are no such weights, or no tables of them.
         TrainingError: the weights are damaged.
         ClusterError: the tables are damaged.
     """
-    manifest = load_manifest(config)
+    manifest = read_manifest(config)
     snapshot = served_snapshot(checkpoint, run)
     check_data(snapshot, manifest)
     classifier = Classifier(

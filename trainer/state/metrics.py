@@ -55,7 +55,8 @@ class MetricWriter:
         if purge_step is not None and rows.exists():
             kept = [row for row in read_metrics(rows) if row["step"] <= purge_step]
             with atomic_file(rows, "the metrics") as temporary:
-                temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
+                lines = "".join(json.dumps(row) + "\n" for row in kept)
+                temporary.write_text(lines, encoding="utf-8")
         self._path = rows
         with writing(board, _OF_TENSORBOARD):
             board.mkdir(parents=True, exist_ok=True)

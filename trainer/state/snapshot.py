@@ -138,7 +138,14 @@ def describe_snapshot(path: Path) -> Snapshot:
             network=NetworkDescription(**stored["network"]),
         )
     except (DataError, KeyError, TypeError) as error:
-        raise TrainingError(f"{path} is not a complete snapshot of a run: {error}") from error
+        raise _incomplete(path, error) from error
+
+
+def _incomplete(path: Path, error: Exception) -> TrainingError:
+    return TrainingError(
+        f"{path} is not a complete snapshot of a run ({error}); name a folder such as "
+        "RUN/snapshots/step_000200"
+    )
 
 
 def read_snapshot(path: str | Path) -> Snapshot:
@@ -156,7 +163,7 @@ def _checked(path: Path) -> Snapshot:
     try:
         actual = sha256_of(path / SNAPSHOT_WEIGHTS)
     except OSError as error:
-        raise TrainingError(f"{path} is not a complete snapshot of a run: {error}") from error
+        raise _incomplete(path, error) from error
     if actual != snapshot.checksum:
         raise TrainingError(
             f"{path / SNAPSHOT_WEIGHTS} is damaged: its checksum differs from "
@@ -224,7 +231,7 @@ def load_initial_weights(network: Network, path: Path) -> list[str]:
         raise ConfigError(
             f"model.weights {path} has no tensor of the right shape for {lacking[0]} and "
             f"{len(lacking) - 1} more of the backbone: it was made with another model.backbone, "
-            "model.channels or model.input_size"
+            "model.channels or model.input_size; set them to those"
         )
     network.load_state_dict(fitting, strict=False)
     return others

@@ -52,6 +52,14 @@ def grandchild_of(part: Part) -> int:
     return int(part.tail(9).splitlines()[0])
 
 
+@pytest.mark.parametrize("environment", [None, {**os.environ, "PYTHONIOENCODING": "ascii:strict"}])
+def test_a_part_can_log_any_name(tmp_path: Path, environment: dict[str, str] | None) -> None:
+    command = [sys.executable, "-c", r"print('J\xfcrgen b\udce9a')"]
+    part = Part("part", command, log=tmp_path / "part.log", environment=environment)
+    assert part.wait(10) == 0
+    assert part.tail(5) == "Jürgen b\\udce9a"
+
+
 @pytest.mark.parametrize("code", [0, 1, 7])
 def test_the_exit_code_is_the_commands(tmp_path: Path, code: int) -> None:
     part = start(f"import sys; print('bye'); sys.exit({code})", tmp_path)

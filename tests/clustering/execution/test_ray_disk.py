@@ -13,7 +13,7 @@ import ray
 from clustering.config import ClusterConfig
 from clustering.errors import ClusterError
 from clustering.execution.ray_calls import run_calls
-from clustering.execution.ray_disk import remedy
+from clustering.execution.ray_disk import lost_too_often
 from tests.helpers.small_disk import fill, small_disk
 from tests.helpers.small_ray import small_ray
 
@@ -55,4 +55,7 @@ def test_workers_that_a_full_disk_ends_are_explained_by_it(disk: Path) -> None:
 
 
 def test_without_a_ray_the_disk_is_not_known() -> None:
-    assert "memory and load" in remedy()
+    error = lost_too_often("a call: no result in 9 s", 3)
+    assert str(error).startswith(
+        "a call: no result in 9 s, in the last of 3 attempts; look at memory"
+    )
