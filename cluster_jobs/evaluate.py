@@ -9,6 +9,7 @@ images. The numbers are those of the trainer's own evaluation, for any number of
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 
@@ -27,6 +28,12 @@ from trainer.state.metrics import MetricWriter
 from trainer.state.served_snapshot import served_snapshot
 
 _ITEMS_PER_CPU = 4  # evens out slow workers
+_IMAGES_PER_ITEM = 2000  # at most: so that it ends within the time of a call, as a shard does
+
+
+def num_items(images: int, cpus: int) -> int:
+    """Work items that classify so many images on so many CPUs."""
+    return max(_ITEMS_PER_CPU * cpus, math.ceil(images / _IMAGES_PER_ITEM))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         ray_session(num_cpus=config.launch.ray_cpus, gpus=config.launch.embed_gpus > 0) as cpus,
         Progress(images, label=f"evaluate step {snapshot.step}", unit="images") as progress,
     ):
-        works = count_works(config, manifest, snapshot, most=_ITEMS_PER_CPU * cpus)
+        works = count_works(config, manifest, snapshot, most=num_items(images, cpus))
         executor = RayExecutor(config, cpus=cpus)
         counts = count_split(works, executor, on_images=progress.update)
     summary = summarise(

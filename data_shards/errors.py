@@ -7,6 +7,7 @@ that something failed while it ran, 130 that the user stopped it.
 from __future__ import annotations
 
 import codecs
+import errno
 import sys
 from collections.abc import Sequence
 
@@ -31,6 +32,12 @@ class ConfigError(ClmleError, ValueError):
     """A setting is unknown, out of range, or does not fit the others; says what to set."""
 
     exit_code = MISTAKE
+
+
+class DiskError(ClmleError, RuntimeError):
+    """A file cannot be written; says which, why, how much room there is, and what to do."""
+
+    exit_code = FAILED
 
 
 def require(condition: bool, name: str, expected: str, got: object) -> None:
@@ -77,8 +84,12 @@ def _is_of_locale(encoding: str) -> bool:
 
 def os_error_text(error: OSError) -> str:
     """The operating system's reason, with the file if it names one."""
-    where = f"{error.filename}: " if error.filename else ""
-    return f"{where}{error.strerror or error}"
+    reason = error.strerror or str(error)
+    if error.filename:
+        return f"{error.filename}: {reason}"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):  # what we write ourselves is a DiskError
+        return f"{reason}: make room where the output goes, and in the folder that TMPDIR names"
+    return reason
 
 
 def named(names: Sequence[str]) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cluster_jobs.errors import PartFailed
+from data_shards.disk import full_disk, writing
 from data_shards.errors import MISTAKE
 from data_shards.streams import ANY_NAME
 
@@ -46,7 +47,9 @@ class Part:
         self.log = log
         self.started = time.monotonic()
         self._grace_seconds = grace_seconds
-        log.parent.mkdir(parents=True, exist_ok=True)
+        with writing(log, "the log"):
+            log.parent.mkdir(parents=True, exist_ok=True)
+            log.touch()
         reaper = [sys.executable, "-m", "cluster_jobs.launch.reaper", str(os.getpid())]
         with log.open("ab") as output:
             self._log_start = output.tell()
@@ -117,6 +120,8 @@ class Part:
     def failure(self, what: str) -> PartFailed:
         """The error that says what happened to it, with the end of its log."""
         lines = self.tail(_LINES_SHOWN).splitlines() or ["(it wrote nothing)"]
+        if room := full_disk(self.log):
+            lines.append(f"(its disk is full, {room}: make room; the log lacks what was to follow)")
         shown = "\n".join(f"  | {line}" for line in lines)
         return PartFailed(f"the {self.name} {what}; the end of its log, {self.log}:\n{shown}")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 
@@ -11,9 +10,10 @@ from cluster_jobs.launch import command_lines
 from cluster_jobs.launch.screen_warnings import ScreenWarnings
 from cluster_jobs.launch.shared_ray import SharedRay
 from cluster_jobs.launch.supervisor import Supervisor, Training, is_finished
+from data_shards.atomic import remove_folder
 from data_shards.shards.manifest import Manifest
 from trainer.config.run_config import RunConfig
-from trainer.run.folder import RunFolder, checkpoint_steps, step_of
+from trainer.run.folder import SNAPSHOT_MANIFEST, RunFolder, checkpoint_steps, step_of
 from trainer.run.start import find_checkpoint
 
 _NO_PATHS = ("auto", "none")  # of --resume
@@ -99,4 +99,4 @@ def _drop_stale_requests(run: RunFolder, resume: str) -> None:
     saved = max(checkpoint_steps(run), default=0)
     for folder in run.snapshots.glob("step_*"):
         if (step_of(folder.name) or 0) > saved:
-            shutil.rmtree(folder)
+            remove_folder(folder, SNAPSHOT_MANIFEST)

@@ -25,6 +25,7 @@ from clustering.kmeans.faiss_installed import require_faiss
 from clustering.kmeans.gpu_files import has_gpu_file
 from clustering.settings import changed
 from data_shards.cgroups import num_cores
+from data_shards.disk import size_text
 from data_shards.errors import ClmleError
 from data_shards.shards.manifest import Manifest
 from trainer.config.run_config import RunConfig
@@ -228,9 +229,9 @@ def _disk(start: Start) -> Iterator[str]:
     free = shutil.disk_usage(there).free
     if needed > free:
         yield (
-            f"run.folder={start.config.run.folder}: {there} has {_gib(free)} free, and "
-            f"checkpoints, snapshots and embeddings take some {_gib(needed)}; set run.folder to a "
-            "larger disk, or lower checkpoint.keep"
+            f"run.folder={start.config.run.folder}: {there} has {size_text(free)} free, and "
+            f"checkpoints, snapshots and embeddings take some {size_text(needed)}; set run.folder "
+            "to a larger disk, or lower checkpoint.keep"
         )
 
 
@@ -242,10 +243,6 @@ def _bytes_written(config: RunConfig, manifest: Manifest, num_parameters: int) -
     num_tasks = len(classes_of_tasks(config, manifest))
     rows = manifest.split("train").num_samples * num_tasks * _EMBEDDINGS_KEPT
     return _BYTES * (weights + rows * config.model.embedding_dim)
-
-
-def _gib(num_bytes: int) -> str:
-    return f"{num_bytes / 2**30:,.1f} GiB"
 
 
 OF_MACHINE: tuple[Check, ...] = (_packages, _ray_there, _folders, _port, _backends)

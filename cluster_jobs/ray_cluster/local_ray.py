@@ -28,6 +28,7 @@ from cluster_jobs.ray_cluster.address import ADDRESS, check_ray_address, ray_add
 from cluster_jobs.ray_cluster.private_folder import RAY, private_folder
 from data_shards.atomic import write_json
 from data_shards.cgroups import memory_bytes, num_cores
+from data_shards.disk import writing
 from data_shards.errors import ClmleError
 from data_shards.paths import path_option
 
@@ -140,9 +141,10 @@ def _own_environment(folder: Path) -> dict[str, str]:
     environment = {_OUTSIDE_INTERFACES: "0"}
     if "RAY_AUTH_MODE" not in os.environ:
         token = folder / "token"
-        descriptor = os.open(token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(secrets.token_hex(32))
+        with writing(token, "Ray's"):
+            descriptor = os.open(token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                file.write(secrets.token_hex(32))
         environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
     return environment
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from clustering.errors import ClusterError
 from data_shards.features.embedding_shard import EmbeddingShardInfo
 from data_shards.features.embeddings import EmbeddingShards
+from data_shards.progress import OnStep, no_step
 
 
 @dataclass(kw_only=True)
@@ -35,14 +36,14 @@ class Rows:
     order, and the order of the rows in the shards on who embedded them."""
 
     @classmethod
-    def read(cls, folder: Path, num_classes: int) -> Rows:
-        """Read ids and labels, and compare them with their checksums.
+    def read(cls, folder: Path, num_classes: int, on_step: OnStep = no_step) -> Rows:
+        """Read ids and labels, and compare them with their checksums; a step is a shard.
 
         Raises:
             ClusterError: when there are other classes.
             DataError: when the embeddings are not finished or damaged.
         """
-        shards = EmbeddingShards.open(folder, verify_vectors=False)
+        shards = EmbeddingShards.open(folder, verify_vectors=False, on_step=on_step)
         return cls(
             folder=str(folder),
             shards=shards.shards,

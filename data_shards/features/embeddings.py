@@ -31,6 +31,7 @@ from data_shards.features.embedding_shard import (
     vectors_path,
 )
 from data_shards.features.gather import gather_from
+from data_shards.progress import OnStep, no_step
 from data_shards.shards.record import check_file, record_from_json
 
 MANIFEST_NAME = "manifest.json"
@@ -90,7 +91,12 @@ class EmbeddingShards:
 
     @classmethod
     def open(
-        cls, folder: Path | str, verify: bool = True, *, verify_vectors: bool = True
+        cls,
+        folder: Path | str,
+        verify: bool = True,
+        *,
+        verify_vectors: bool = True,
+        on_step: OnStep = no_step,
     ) -> EmbeddingShards:
         """Open a folder that `finish_embeddings` completed, and read its ids and labels.
 
@@ -99,6 +105,7 @@ class EmbeddingShards:
             verify: compare checksums, and check that no sample id occurs twice.
             verify_vectors: compare the checksums of the vectors too; False if another process does
                 it, since they are nearly all of the bytes.
+            on_step: called after each shard.
 
         Raises:
             DataError: when the folder is not complete or a file is damaged (named).
@@ -107,6 +114,7 @@ class EmbeddingShards:
         opened = cls(folder, *_read_manifest(folder / MANIFEST_NAME))
         for shard in opened.shards:
             check_shard(folder, shard, verify=verify, verify_vectors=verify_vectors)
+            on_step()
         # Read now: a damaged file should show here, not in the middle of an evaluation.
         _ = opened.ids, opened.labels
         if verify:

@@ -44,13 +44,14 @@ def write_shard(
 
     Raises:
         DataError: when a sample lacks a label column or the ids do not ascend.
+        DiskError: when the disk is full, or fails.
     """
     tar, index, labels_file, entry = _paths(Path(folder), name)
     entry.unlink(missing_ok=True)
     ids: list[int] = []
     rows: list[list[int]] = []
     with (
-        atomic_file(tar) as temporary,
+        atomic_file(tar, "the shard") as temporary,
         temporary.open("wb") as stream,
         # Fixed times and owners make the bytes a function of the samples alone.
         TarWriter(stream, user="clmle", group="clmle", mtime=0, encoder=False) as writer,

@@ -47,6 +47,15 @@ def test_groups_hold_every_batch_once(tiny: TinyRun, most: int) -> None:
     assert all(groups)
 
 
+@pytest.mark.parametrize(
+    ("images", "cpus", "expected"), [(10, 2, 8), (16_000, 2, 8), (16_001, 2, 9), (10**6, 4, 500)]
+)
+def test_an_item_is_never_of_more_images_than_a_call_has_time_for(
+    images: int, cpus: int, expected: int
+) -> None:
+    assert evaluate.num_items(images, cpus) == expected
+
+
 @pytest.mark.parametrize("most", [1, 2, 5])
 def test_the_sum_over_workers_is_the_count_of_one_process(
     served: TinyRun, ray_cpus: int, most: int

@@ -12,7 +12,8 @@ ROOT = Path(__file__).parents[2]
 ROOMS = {
     "data_shards": (
         "public_names errors streams",
-        "cgroups atomic folder_lock options progress paths",
+        "cgroups disk replacing options progress paths",
+        "atomic folder_lock",
         "images",
         "shards",
         "features",

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from data_shards.atomic import read_json
 from data_shards.errors import DataError
+from data_shards.replacing import finish_replacements
 from trainer.config.shipped import RUN_CONFIG
 
 
@@ -100,6 +101,7 @@ def snapshot_steps(run: RunFolder) -> list[int]:
     """Steps of the complete snapshots, ascending."""
     if not run.snapshots.is_dir():
         return []
+    finish_replacements(run.snapshots)
     steps = {step_of(f.parent.name) for f in run.snapshots.glob(f"*/{SNAPSHOT_MANIFEST}")}
     return sorted(step for step in steps if step is not None)
 

@@ -13,6 +13,7 @@ import deepspeed
 import deepspeed.comm.comm
 import deepspeed.ops
 import torch
+from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
 from torch import nn
 
 from data_shards.errors import ConfigError
@@ -158,6 +159,8 @@ class Engine:
         self._unwritten: list[Callable[[], None]] = []
         writer = self._engine.checkpoint_engine
         write = writer.save
+        if isinstance(writer, TorchCheckpointEngine):
+            write = partial(_write_opened, write)
         writer.save = lambda state_dict, path: self._unwritten.append(
             partial(write, state_dict, path)
         )
@@ -229,6 +232,17 @@ class Engine:
             group.update(mine)
         if hasattr(self._optimizer, "clip_grad"):  # ZeRO 1 and 2 restore the checkpoint's
             self._optimizer.clip_grad = self._engine.gradient_clipping()
+
+
+def _write_opened(write: Callable[[Any, Any], None], state: Any, path: str) -> None:
+    """Open the file ourselves: given its name, torch does not say why it cannot write it."""
+    with open(path, "wb") as file:
+        try:
+            write(state, file)
+        except RuntimeError as error:  # that the file was cut off
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 class _Evaluating:

@@ -6,7 +6,6 @@ The files are in DeepSpeed's own format (torch.save): load only checkpoints that
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +14,8 @@ import torch
 from safetensors.numpy import load_file
 from safetensors.torch import save as safetensors_of
 
-from data_shards.atomic import flush_tree, read_json, sha256_of, write_json
+from data_shards.atomic import flush_tree, read_json, remove_folder, sha256_of, write_json
+from data_shards.disk import writing
 from data_shards.errors import DataError
 from trainer.config.run_config import RunConfig
 from trainer.errors import TrainingError
@@ -59,17 +59,27 @@ def save(
         state: the loop's state, the same on every rank.
         keep: newest checkpoints to keep.
         statistics: of `Objective.state`, if the loss keeps any.
+
+    Raises:
+        DiskError: the disk is full, or fails; on the ranks that write to it.
+        TrainingError: on the other ranks.
     """
     folder = run.checkpoints / step_name(state.step)
     if engine.world.is_first:
         (folder / _MANIFEST).unlink(missing_ok=True)  # of an older attempt at this step
         run.checkpoints.mkdir(parents=True, exist_ok=True)
     engine.world.barrier()
-    engine.save(run.checkpoints, step_name(state.step))
-    # Checksums take as long as reading all of it.
-    engine.world.run_on_rank_zero(
-        lambda: _complete(folder, run, state, statistics or {}, keep=keep)
-    )
+    try:
+        with writing(folder, "the checkpoint"):
+            engine.save(run.checkpoints, step_name(state.step))
+            # Checksums take as long as reading all of it.
+            engine.world.run_on_rank_zero(
+                lambda: _complete(folder, run, state, statistics or {}, keep=keep)
+            )
+    except Exception:
+        if engine.world.is_first:  # it would only take the room that the disk lacks
+            remove_folder(folder, _MANIFEST)
+        raise
 
 
 def _complete(
@@ -102,7 +112,7 @@ def _remove_others(run: RunFolder, newest: int, *, keep: int) -> None:
     for folder in run.checkpoints.iterdir():
         step = step_of(folder.name)
         if step is not None and step not in kept:
-            _remove(folder)
+            remove_folder(folder, _MANIFEST)
 
 
 def remove_later(run: RunFolder, step: int) -> None:
@@ -112,15 +122,7 @@ def remove_later(run: RunFolder, step: int) -> None:
     """
     for later in checkpoint_steps(run):
         if later > step:
-            _remove(run.checkpoints / step_name(later))
-
-
-def _remove(folder: Path) -> None:
-    # The manifest first, in case the process is killed in between.
-    (folder / _MANIFEST).unlink(missing_ok=True)
-    # Without its manifest it is incomplete; what cannot be removed now (some network file systems
-    # keep a file while it is being read) is removed by the next save.
-    shutil.rmtree(folder, ignore_errors=True)
+            remove_folder(run.checkpoints / step_name(later), _MANIFEST)
 
 
 def find_intact(resume: str, run: RunFolder) -> Path | None:

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save
 
 from data_shards.atomic import atomic_folder, read_json, sha256_of, write_json
 from data_shards.errors import DataError
+from data_shards.replacing import read_whole
 from trainer.errors import TrainingError
 from trainer.models import build_network
 from trainer.models.network import Network
@@ -62,7 +63,7 @@ def write_snapshot(
     """
     path = run.snapshots / step_name(step)
     run.snapshots.mkdir(parents=True, exist_ok=True)
-    with atomic_folder(path) as folder:
+    with atomic_folder(path, "the snapshot") as folder:
         weights = folder / SNAPSHOT_WEIGHTS
         # Cloned, so that tensors which share storage are written as separate tensors.
         plain = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
@@ -90,7 +91,7 @@ def describe_snapshot(path: Path) -> Snapshot:
         TrainingError: it has no manifest, or none of a snapshot.
     """
     try:
-        stored = read_json(path / SNAPSHOT_MANIFEST)
+        stored = read_whole(path, lambda: read_json(path / SNAPSHOT_MANIFEST))
         return Snapshot(
             path=path,
             step=stored["step"],
@@ -116,6 +117,10 @@ def read_snapshot(path: str | Path) -> Snapshot:
         TrainingError: not a complete snapshot, or its weights are damaged.
     """
     path = Path(path)
+    return read_whole(path, lambda: _checked(path))
+
+
+def _checked(path: Path) -> Snapshot:
     snapshot = describe_snapshot(path)
     try:
         actual = sha256_of(path / SNAPSHOT_WEIGHTS)
@@ -137,9 +142,10 @@ def copy_snapshot(source: RunFolder, run: RunFolder, step: int) -> None:
     """
     original = read_snapshot(source.snapshots / step_name(step))
     run.snapshots.mkdir(parents=True, exist_ok=True)
-    with atomic_folder(run.snapshots / step_name(step)) as folder:
+    with atomic_folder(run.snapshots / step_name(step), "the snapshot") as folder:
         # With new file times: the request written last is served, and this request is made now.
-        shutil.copytree(original.path, folder, dirs_exist_ok=True, copy_function=shutil.copyfile)
+        for file in original.path.iterdir():
+            shutil.copyfile(file, folder / file.name)
 
 
 def load_network(snapshot: Snapshot) -> Network:

@@ -108,7 +108,10 @@ def test_a_wish_that_is_not_met_is_a_warning(
     ("settings", "message"),
     [
         ({"launch.num_ranks": 3}, "launch.num_ranks 3 does not divide sampler.micro_batches 2"),
-        ({"evaluation.split": "validation"}, "has no split 'validation'; name one that it has: train, test"),
+        (
+            {"evaluation.split": "validation"},
+            "has no split 'validation'; name one that it has: train, test",
+        ),
         ({"tasks": [{"name": "age", "label": "age"}]}, "have no label 'age'"),
         ({"model.weights": "nowhere"}, "model.weights nowhere cannot be read"),
     ],

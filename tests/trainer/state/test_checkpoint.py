@@ -4,6 +4,7 @@ import datetime
 import json
 import os
 import re
+import shutil
 import time
 from dataclasses import replace
 
@@ -261,7 +262,7 @@ def test_an_old_one_that_cannot_be_removed_does_no_harm(run, monkeypatch):
             raise OSError(39, "Directory not empty")
 
     save(run, 10)
-    monkeypatch.setattr(checkpoint.shutil, "rmtree", busy)
+    monkeypatch.setattr(shutil, "rmtree", busy)
     save(run, 20, keep=1)
     assert checkpoint_steps(run) == [20]
 

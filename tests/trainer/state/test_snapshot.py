@@ -242,7 +242,7 @@ def test_only_complete_snapshots_are_listed(run, network):
 KILLED_IN = {
     "after the weights": ("trainer.state.snapshot", "sha256_of"),
     "after the manifest": ("data_shards.atomic", "flush_tree"),
-    "before the rename": ("data_shards.atomic", "_put_in_place"),
+    "before the rename": ("data_shards.atomic", "put_in_place"),
 }
 
 
