@@ -155,7 +155,9 @@ def read_json(path: Path | str) -> dict[str, Any]:
     try:
         obj = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from error
+        raise DataError(
+            f"cannot read {path}: {error.strerror}; make it readable, or create it again"
+        ) from error
     except ValueError as error:
         raise DataError(
             f"{path} is damaged: it is not valid JSON ({error}); create it again"

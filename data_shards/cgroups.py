@@ -89,6 +89,6 @@ def _words(file: Path) -> list[str]:
 def _lines(file: Path) -> list[str]:
     """Nothing where the file is not there, as on other systems than Linux."""
     try:
-        return file.read_text(errors="surrogateescape").splitlines()
+        return file.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     except OSError:
         return []

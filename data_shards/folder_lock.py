@@ -72,7 +72,7 @@ class FolderLock:
 def is_held(path: Path) -> bool:
     """Whether a process holds a lock file; one that cannot be asked counts as held."""
     try:
-        with path.open("r+") as file:
+        with path.open("rb+") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:
         return False

@@ -60,14 +60,18 @@ def only_data_errors(data: bytes, limits: ImageLimits) -> Iterator[None]:
         raise
     except UnidentifiedImageError as error:  # its text names an object in memory, not a file
         raise DataError(
-            "not an image that Pillow can read as one of --formats "
-            f"{','.join(limits.formats)} ({size})"
+            f"not an image that Pillow can read ({size}); expected one of --formats "
+            f"{','.join(limits.formats)}"
         ) from error
     except _TOO_LARGE as error:
-        raise DataError(f"more than --max-pixels {limits.max_pixels:,} ({size})") from error
+        raise DataError(
+            f"more than --max-pixels {limits.max_pixels:,} ({size}); raise that to accept it"
+        ) from error
     except Exception as error:  # noqa: BLE001 - on broken files Pillow's parsers raise many kinds
         reason = str(error) or type(error).__name__
-        raise DataError(f"not an image that Pillow can read ({size}): {reason}") from error
+        raise DataError(
+            f"not an image that Pillow can read ({size}): {reason}; expected an undamaged file"
+        ) from error
 
 
 def _loaded(data: bytes, limits: ImageLimits) -> Image.Image:

@@ -222,7 +222,8 @@ def ordered_columns(source: Source, first: str | None) -> tuple[str, ...]:
         return source.label_columns
     if first not in source.label_columns:
         raise DataError(
-            f"{source.name} has no label {first!r}, it has {', '.join(source.label_columns)}"
+            f"{source.name} has no label {first!r}; name one that it has: "
+            f"{', '.join(source.label_columns)}"
         )
     return (first, *(column for column in source.label_columns if column != first))
 

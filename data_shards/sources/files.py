@@ -137,7 +137,7 @@ def _tar_files(path: Path) -> Files:
                 elif not member.isdir():
                     skipped.append(member.name)
     except (tarfile.TarError, lzma.LZMAError, zlib.error, OSError, EOFError) as error:
-        raise DataError(f"{path} is not a readable tar: {error}") from error
+        raise DataError(f"{path} is not a readable tar: {error}; download it again") from error
     if skipped:
         _logger.warning(
             "%s: skipped %d links and special files: %s; if they are images, make the tar with "

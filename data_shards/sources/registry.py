@@ -87,7 +87,7 @@ def read_source(name: str, path: Path | None, *, class_depth: int | None = None)
     """
     entry = find_source(name)
     if not entry.has_path and path is not None:
-        raise DataError(f"{name} takes no path ({entry.layout}), got {path}")
+        raise DataError(f"{name} takes no path ({entry.layout}), got {path}; leave it out")
     if entry.has_path and path is None:
         raise DataError(f"{name} needs a path: clmle import {name} PATH --out DIR")
     if path is not None and not path.exists():

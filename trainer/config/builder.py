@@ -79,7 +79,9 @@ def place(raw: dict[str, Any], dotted: str, value: Any) -> None:
         if inner is None:  # a section left empty in the file
             inner = raw[section] = {}
         if not isinstance(inner, dict):
-            raise ConfigError(f"{dotted}: {section} has no settings inside it")
+            raise ConfigError(
+                f"{dotted}: {section} has no settings inside it; set {section} itself"
+            )
         raw = inner
     raw[last] = value
 
@@ -135,7 +137,7 @@ def _build(kind: Any, raw: Any, where: str) -> Any:
         required = item.default is item.default_factory is dataclasses.MISSING
         if required and item.name not in raw:
             example = _EXAMPLES.get(where.split("[")[0], "")
-            raise ConfigError(f"{prefix}{item.name} is missing{example}")
+            raise ConfigError(f"{prefix}{item.name} is missing; add it{example}")
     values = {
         key: _convert(hints[key], value, f"{prefix}{key}")
         for key, value in raw.items()

@@ -37,7 +37,9 @@ def read_manifest(config: RunConfig) -> Manifest:
 
 def _shards(config: RunConfig) -> str:
     if not config.data.shards:
-        raise ConfigError("data.shards is not set: the folder that `clmle import ... --out` wrote")
+        raise ConfigError(
+            "data.shards is not set; set it to the folder that `clmle import ... --out` wrote"
+        )
     return config.data.shards
 
 
@@ -115,5 +117,6 @@ def _check_table(table: ClusterTable, *, embedding_dim: int, num_classes: int) -
     if table.num_classes != num_classes:
         raise ConfigError(
             f"cluster table {table.version} of task {table.task} has {table.num_classes} classes, "
-            f"the shards have {num_classes}: it was made from other data"
+            f"the shards have {num_classes}: it was made from other data; set data.shards to "
+            "those, or run.folder to a new folder"
         )

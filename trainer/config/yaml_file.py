@@ -68,13 +68,15 @@ def _read(path: str | Path) -> dict[str, Any]:
     try:
         text = config_path(path).read_text(encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
+        raise ConfigError(
+            f"cannot read the configuration {path}: {error.strerror}; name a file that you can read"
+        ) from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not UTF-8 ({error}); save it as UTF-8") from error
     try:
         raw = _parsed(text) or {}
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+        raise ConfigError(f"{path} is not valid YAML; correct it: {error}") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"{path} must hold sections (name: ...), got a {type(raw).__name__}")
     return raw
@@ -96,7 +98,9 @@ def parse_override(override: str) -> tuple[str, Any]:
     try:
         return key, _parsed(value)
     except yaml.YAMLError as error:
-        raise ConfigError(f"--set {key}: the value {value!r} is not valid YAML") from error
+        raise ConfigError(
+            f"--set {key}: the value {value!r} is not valid YAML; quote a text"
+        ) from error
 
 
 def derive_open(raw: Mapping[str, Any]) -> list[Derived]:

@@ -68,7 +68,7 @@ def check_claim(
         _check_abandoned(run, config, differing, holding)
     elif fresh and run.checkpoints.exists():
         raise ConfigError(
-            f"{run.path} already holds checkpoints of this run: continue with --resume auto, "
+            f"{run.path} already holds checkpoints of this run; continue with --resume auto, "
             "or set another run.folder, or remove the folder"
         )
 

@@ -55,7 +55,7 @@ def read_saved(path: Path) -> Saved:
             optimizer=raw["optimizer"],
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{file} is no checkpoint's manifest: {error}") from error
+        raise DataError(f"{file} is no checkpoint's manifest: {error}; name another one") from error
 
 
 def check_fits(path: Path, saved: Saved, mine: Continuation) -> None:

@@ -227,7 +227,9 @@ class Engine:
         settings = [{k: v for k, v in group.items() if k != "params"} for group in groups]
         loaded, _ = self._engine.load_checkpoint(str(folder), tag=tag)
         if loaded is None:
-            raise ConfigError(f"DeepSpeed could not load the checkpoint {folder / tag}")
+            raise ConfigError(
+                f"DeepSpeed could not load the checkpoint {folder / tag}; name another with --resume"
+            )
         for group, mine in zip(self._optimizer.param_groups, settings, strict=True):
             group.update(mine)
         if hasattr(self._optimizer, "clip_grad"):  # ZeRO 1 and 2 restore the checkpoint's
