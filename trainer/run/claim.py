@@ -14,7 +14,7 @@ from data_shards.folder_lock import is_held
 from trainer.config.run_config import RunConfig, as_dict
 from trainer.config.yaml_file import load_config, to_yaml
 from trainer.run.folder import RunFolder, checkpoint_steps
-from trainer.run.lock import LOCKS
+from trainer.run.lock import LOCKS, SERVICE
 from trainer.run.ways_on import way_on
 
 _MOST_SHOWN = 3
@@ -26,7 +26,8 @@ def claim_folder(
     """Claim a folder for a run and write its configuration.
 
     Launcher, service and trainer may all claim the same folder for the same run. One that another
-    run died in before it made a checkpoint or a table is cleared and taken over.
+    run died in before it made a checkpoint or a table is cleared and taken over, but not by a
+    service, which serves what is trained there.
 
     Args:
         run: the folder.
@@ -119,7 +120,8 @@ def _check_abandoned(
         f"the run folder {run.path} already holds another run: "
         f"{', '.join(differing[:_MOST_SHOWN])}{more}"
     )
-    if checkpoint_steps(run) or store.versions(run.tables) or run.report.exists():
+    has_made = checkpoint_steps(run) or store.versions(run.tables) or run.report.exists()
+    if has_made or holding == SERVICE:
         raise ConfigError(
             f"{found}; {way_on(run, config)}set run.folder to a new folder, or remove this one"
         )

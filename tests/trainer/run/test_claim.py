@@ -204,7 +204,7 @@ def test_a_folder_in_which_something_was_made_may_not(run, made):
 
 
 @pytest.mark.parametrize("lock", [LAUNCHER, SERVICE, TRAINER])
-@pytest.mark.parametrize("holding", [None, LAUNCHER, SERVICE, TRAINER])
+@pytest.mark.parametrize("holding", [None, LAUNCHER, TRAINER])
 def test_another_run_that_is_at_work_keeps_its_folder(run, lock, holding):
     claim(run, train={"steps": 7})
     with FolderLock(run.path / lock).claimed(lambda: None, busy=AssertionError()):
@@ -214,6 +214,13 @@ def test_another_run_that_is_at_work_keeps_its_folder(run, lock, holding):
             with pytest.raises(ConfigError, match=rf"at work there \({lock} is held\); stop it"):
                 claim(run, holding=holding)
     claim(run)
+
+
+def test_a_service_takes_over_no_folder(run):
+    claim(run, train={"steps": 7})
+    with pytest.raises(ConfigError, match=r"already holds another run.*; set run\.folder"):
+        claim(run, holding=SERVICE)
+    assert load_config(run.config) == config(train={"steps": 7})
 
 
 def test_checking_a_claim_writes_nothing(run):
