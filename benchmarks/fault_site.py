@@ -21,7 +21,7 @@ import psutil
 import torch
 from sklearn.datasets import load_digits
 
-from cluster_jobs.ray_cluster.local_ray import private_folder
+from cluster_jobs.ray_cluster.private_folder import private_folder
 from cluster_jobs.service.executor import LocalExecutor
 from cluster_jobs.service.refresh import Refresher
 from clustering.table import store
@@ -32,6 +32,7 @@ from data_shards.shards.writer import write_shard
 from trainer.config.builder import build_config
 from trainer.config.run_config import RunConfig
 from trainer.config.yaml_file import to_yaml
+from trainer.run.claim import claim_folder
 from trainer.run.folder import RunFolder, step_name
 from trainer.state.snapshot import NetworkDescription, read_snapshot, write_snapshot
 
@@ -108,7 +109,7 @@ def make_site(folder: Path, *, scale: float = 1.0) -> Site:
     """
     manifest = _write_digits(folder / "shards", scale)
     site = Site(_config(folder, str(manifest.folder), "base"))
-    site.run.claim(site.config, fresh=True)
+    claim_folder(site.run, site.config, fresh=True)
     site.config_file.write_text(to_yaml(site.config), encoding="utf-8")
     write_request(site, manifest, OLD_STEP)
     executor = LocalExecutor(site.config.cluster)

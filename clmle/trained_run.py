@@ -26,7 +26,8 @@ from trainer.run.folder import RunFolder
 
 Pixels = npt.NDArray[np.uint8]
 ImageLike = str | Path | Pixels
-"""A file's path, or (H, W), (H, W, 1) or (H, W, 3) uint8 pixels."""
+"""A file's path, within the default limits of `clmle classify`, or (H, W), (H, W, 1) or (H, W, 3)
+uint8 pixels."""
 Images = Sequence[ImageLike] | Pixels
 """A list of them, or (N, H, W) or (N, H, W, C) uint8 pixels."""
 

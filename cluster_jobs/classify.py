@@ -25,6 +25,7 @@ from cluster_jobs.errors import run_job
 from cluster_jobs.service.checkpoint_option import add_checkpoint_option
 from data_shards.atomic import atomic_file
 from data_shards.errors import DataError
+from data_shards.images.limits import add_limit_options, limits_of
 from data_shards.paths import path_option
 from data_shards.progress import Progress
 from data_shards.sources.files import visible_files
@@ -98,12 +99,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     config, derived = resolved(options)
     if print_if_dry_run(options, config, derived):
         return 0
+    limits = limits_of(options)
     files = image_files(options.images)
     classifier = load_classifier(
         config,
         RunFolder(config.run_path),
         checkpoint=options.checkpoint,
         readout=options.readout,
+        limits=limits,
     )
     with ExitStack() as stack:
         file: TextIO = sys.stdout
@@ -145,6 +148,7 @@ def _parser() -> argparse.ArgumentParser:
         default="stop",
         help="what to do about a file that cannot be read or is not an image (default: stop)",
     )
+    add_limit_options(parser)
     return parser
 
 

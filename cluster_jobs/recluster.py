@@ -27,6 +27,7 @@ from data_shards.shards.manifest import Manifest
 from trainer.config.command_line import config_parser, print_if_dry_run, resolved
 from trainer.config.run_config import RunConfig
 from trainer.config.tasks import load_manifest, read_manifest, resolve_tasks
+from trainer.run.claim import claim_folder
 from trainer.run.folder import RunFolder
 from trainer.run.lock import SERVICE, claimed_alone
 
@@ -52,7 +53,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"another clustering service is running in {run.path}; let it run, or stop it first "
         "(its process id is in service.json)"
     )
-    with claimed_alone(run, SERVICE, lambda: run.claim(config, fresh=False), busy=busy):
+    resolve_tasks(config, manifest)  # a mistake leaves the folder as it is
+    with claimed_alone(
+        run,
+        SERVICE,
+        lambda: claim_folder(run, config, fresh=False, holding=SERVICE),
+        busy=busy,
+    ):
         _serve(config, manifest, once=options.once)
     return 0
 
@@ -60,7 +67,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _serve(config: RunConfig, manifest: Manifest, *, once: bool) -> None:
     from cluster_jobs.ray_cluster.executor import RayExecutor
     from cluster_jobs.service.service import Service
+    from clustering.kmeans.backends import limit_threads
 
+    limit_threads()
     gpus = config.launch.embed_gpus > 0
     with (
         ray_session(num_cpus=config.launch.ray_cpus, gpus=gpus),

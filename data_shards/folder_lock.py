@@ -67,3 +67,15 @@ class FolderLock:
                 return True
             else:
                 return True
+
+
+def is_held(path: Path) -> bool:
+    """Whether a process holds a lock file; one that cannot be asked counts as held."""
+    try:
+        with path.open("r+") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:  # BlockingIOError: held; others: no access, or no locks on this file system
+        return True
+    return False

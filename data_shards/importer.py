@@ -9,10 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_shards.errors import INTERRUPTED, DataError, exit_code_and_message
+from data_shards.images.limits import add_limit_options, limits_of
 from data_shards.importing.plan import ImportOptions, ImportPlan
 from data_shards.importing.prepare import prepare_import
 from data_shards.importing.run import check_free, write_import
 from data_shards.importing.summary import describe_import
+from data_shards.options import OptionParser
 from data_shards.paths import path_option
 from data_shards.progress import Progress
 from data_shards.shards.manifest import Manifest, verify_shard
@@ -45,7 +47,8 @@ examples:
 
 Names of folders and files need not be UTF-8: their odd bytes become \\xe9 or the like.
 The summary at the end says how many images were skipped, and names the first ones. 16-bit grey
-images are scaled to 8 bits by dividing by 257; floating-point images cannot be used.
+images are scaled to 8 bits by dividing by 257, 32-bit TIFFs unless they hold nothing above 255;
+floating-point images cannot be used. Of an animation the first picture counts.
 An import that was stopped continues where it was when the same command runs again.
 """
 
@@ -76,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = OptionParser(
         prog="clmle import",
         usage="clmle import SOURCE [PATH] --out DIR [options]\n       clmle import --verify DIR",
         description="Turn images into the shards that training, clustering and evaluation read.",
@@ -197,6 +200,7 @@ def _add_writing_options(parser: argparse.ArgumentParser) -> None:
         "several splits (default), keep all, or drop: each stays once, in the test split if it is "
         "there, else in validation, else in train, and none stays of those with different labels",
     )
+    add_limit_options(parser)
 
 
 def _import(arguments: argparse.Namespace) -> str:
@@ -216,6 +220,7 @@ def _import(arguments: argparse.Namespace) -> str:
         samples_per_shard=arguments.samples_per_shard,
         on_error=arguments.on_error,
         duplicates=arguments.duplicates,
+        limits=limits_of(arguments),
     )
     source = read_source(arguments.source, arguments.path, class_depth=arguments.class_depth)
     plan, manifest = _plan_and_write(source, options)

@@ -16,6 +16,10 @@ class NonFiniteLoss(TrainingError):
     """
 
 
+class LostRanks(TrainingError):
+    """Ranks do not answer, or were never there."""
+
+
 class UnusableSnapshot(ClmleError, RuntimeError):
     """A snapshot that was asked for does not exist, or has no cluster tables."""
 

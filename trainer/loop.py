@@ -69,6 +69,7 @@ class Loop:
         *,
         stop_requested: Callable[[], bool],
         resumed: LoopState | None = None,
+        now_at: Callable[[str], None] = lambda place: None,
     ) -> None:
         """Start before the first step, or where a checkpoint was saved.
 
@@ -76,9 +77,11 @@ class Loop:
             parts: everything, with the checkpoint's weights if there was one.
             stop_requested: whether this process was asked to end.
             resumed: the checkpoint's loop state.
+            now_at: told what this rank does from now on, as `RankWatch.at`.
         """
         self._parts = parts
         self._stop_requested = stop_requested
+        self._now_at = now_at
         self._step = TrainingStep(parts.config, parts.engine, parts.objective, parts.loader)
         self._watch = CollapseWatch()
         self._record = StepRecord()
@@ -115,11 +118,13 @@ class Loop:
             if self._lacks_evaluation():
                 self._evaluate()
             while self.step < steps:
+                self._now_at(f"step {self.step}")
                 self._follow_tables()
                 stopping = self._step.run(self.step, self._record, stop=self._stop_requested())
                 self.step += 1
                 self._after_step(stopping)
                 progress.update(1)
+        self._now_at("the wait for the last tables")
         self._ask_for_tables()
         if parts.feed.finish(self.step):
             self._write(self._table_metrics())
@@ -264,6 +269,7 @@ class Loop:
         if self._saved == self.step:
             return
         parts = self._parts
+        self._now_at(f"the checkpoint of step {self.step}")
         self._step.check_weights(self.step)
         state = LoopState(
             step=self.step,
@@ -288,6 +294,7 @@ class Loop:
         parts = self._parts
         if parts.evaluator is None:
             return {}
+        self._now_at(f"the evaluation after step {self.step}")
         with parts.engine.evaluate():
             summary, metrics = parts.evaluator.run(
                 parts.engine.network, self.step, parts.feed.tables, parts.feed.version

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Sequence
 from typing import get_args
 
@@ -13,6 +12,7 @@ from benchmarks.accuracy.run.jobs import Split
 from benchmarks.accuracy.run.methods import METHODS
 from benchmarks.accuracy.run.plan import Plan
 from benchmarks.accuracy.run.suites import SUITES
+from data_shards.cgroups import num_cores
 from data_shards.paths import path_option
 
 COMMAND = "python -m benchmarks.accuracy"
@@ -61,10 +61,8 @@ def _parser(description: str) -> argparse.ArgumentParser:
         "--jobs",
         type=_positive,
         metavar="N",
-        default=len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
-        help="training runs at a time, one thread each (default: the machine's cores)",
+        default=num_cores(),
+        help="training runs at a time, one thread each (default: all cores)",
     )
     images = parser.add_mutually_exclusive_group()
     images.add_argument(

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from cluster_jobs.errors import PartFailed
 from data_shards.disk import full_disk, writing
+from data_shards.errors import MISTAKE
 from data_shards.streams import ANY_NAME
 
 _POLL_SECONDS = 0.05
@@ -73,6 +74,11 @@ class Part:
         if code is not None and code < 0 and not ended_before:
             self._kill_group()  # the reaper itself was killed, so its children are still running
         return 128 - code if code is not None and code < 0 else code
+
+    @property
+    def was_mistaken(self) -> bool:
+        """Whether it ended by a mistake that the user can correct."""
+        return self.poll() == MISTAKE
 
     def terminate(self) -> None:
         """Ask it to end; a second time: at once."""

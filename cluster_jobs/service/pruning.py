@@ -15,10 +15,10 @@ from trainer.run.folder import (
     SNAPSHOT_MANIFEST,
     RunFolder,
     checkpoint_steps,
+    snapshot_steps,
     step_name,
     step_of,
 )
-from trainer.state.snapshot import snapshot_steps
 
 logger = logging.getLogger(__name__)
 

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data_shards.errors import DataError, named
+from data_shards.images.limits import ImageLimits
 from data_shards.importing.classes import classes_without
 from data_shards.importing.plan import ImportOptions, ImportPlan
 from data_shards.importing.usable import UNUSABLE, why_unusable
@@ -86,7 +87,7 @@ def settle_copies(plan: ImportPlan, options: ImportOptions) -> ImportPlan:
         DataError: there are copies with different labels or in several splits, and
             `options.duplicates` is "stop"; or dropping them takes all training images of a class.
     """
-    copies = find_copies(plan)
+    copies = find_copies(plan, options.limits)
     if options.duplicates == "stop" and (copies.contradicting or copies.leaking):
         raise DataError(
             f"{'; '.join(replace(copies, harmless=()).described())}; remove all copies but the "
@@ -100,7 +101,7 @@ def settle_copies(plan: ImportPlan, options: ImportOptions) -> ImportPlan:
     return replace(made, notes=(*made.notes, *notes))
 
 
-def find_copies(plan: ImportPlan) -> Copies:
+def find_copies(plan: ImportPlan, limits: ImageLimits) -> Copies:
     """Find the images of a plan that have the same bytes; files that are no images do not count."""
     items = [item for split in _STAYING for item in plan.splits.get(split, ())]
     ends = np.cumsum([len(plan.splits.get(split, ())) for split in _STAYING])
@@ -111,7 +112,7 @@ def find_copies(plan: ImportPlan) -> Copies:
     groups = [
         [place(position) for position in positions]
         for positions in same_bytes(items, label=f"look for copies in {plan.source}")
-        if why_unusable(items[positions[0]]) is None
+        if why_unusable(items[positions[0]], limits) is None
     ]
     contradicting = [group for group in groups if _has_several_labels(group, plan.label_columns)]
     agreeing = [group for group in groups if not _has_several_labels(group, plan.label_columns)]

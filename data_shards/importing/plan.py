@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data_shards.errors import DataError
+from data_shards.images.limits import USUAL_LIMITS, ImageLimits
 from data_shards.importing.classes import (
     check_every_class,
     class_counts,
@@ -61,6 +62,8 @@ class ImportOptions:
     """What to do at an image that cannot be read, and at a class without an image."""
     duplicates: Literal["stop", "keep", "drop"] = "stop"
     """What to do with copies of an image, see `importing.copies`."""
+    limits: ImageLimits = USUAL_LIMITS
+    """Images beyond them cannot be read."""
 
     def __post_init__(self) -> None:
         rules = {

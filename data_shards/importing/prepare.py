@@ -6,6 +6,7 @@ import logging
 from dataclasses import replace
 
 from data_shards.errors import DataError, named
+from data_shards.images.limits import ImageLimits
 from data_shards.importing.classes import columns_left, without_classes
 from data_shards.importing.copies import settle_copies
 from data_shards.importing.plan import ImportOptions, ImportPlan, plan_import
@@ -28,13 +29,13 @@ def prepare_import(source: Source, options: ImportOptions) -> ImportPlan:
     left_out: tuple[str, ...] = ()
     while True:
         plan = settle_copies(plan_import(source, options), options)
-        lacking = unusable_classes(plan)
+        lacking = unusable_classes(plan, options.limits)
         column = plan.label_columns[0]
         names = lacking.get(column, ())
         if not names:
             break
         if options.on_error == "stop":
-            raise _unusable(plan, names)
+            raise _unusable(plan, names, options.limits)
         left_out += names
         source = without_classes(source, column, names)
     left_out += plan.unusable_classes
@@ -52,13 +53,13 @@ def prepare_import(source: Source, options: ImportOptions) -> ImportPlan:
     )
 
 
-def _unusable(plan: ImportPlan, names: tuple[str, ...]) -> DataError:
+def _unusable(plan: ImportPlan, names: tuple[str, ...], limits: ImageLimits) -> DataError:
     """The error about classes of which no training image can be used."""
     column = plan.label_columns[0]
     number = plan.label_names[column].index(names[0])
     example = next(item for item in plan.splits["train"] if item.labels[column] == number)
     return DataError(
         f"no training image of {len(names):,} class(es) of {column!r} can be used: {named(names)} "
-        f"({example.name}: {why_unusable(example)}); repair one of each, remove these classes, or "
-        "leave them out with --on-error skip"
+        f"({example.name}: {why_unusable(example, limits)}); repair one of each, remove these "
+        "classes, or leave them out with --on-error skip"
     )

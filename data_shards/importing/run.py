@@ -223,7 +223,7 @@ class _Run:
     def _sample(self, sample_id: int, item: SourceItem) -> Sample | None:
         """Load an image; None when it is skipped."""
         try:
-            image = read_image(item)
+            image = read_image(item, self.options.limits)
         except UNUSABLE as error:
             if self.options.on_error == "stop":
                 raise DataError(

@@ -16,6 +16,7 @@ from data_shards.errors import ConfigError, DataError
 from data_shards.shards.index import SampleIndex
 from data_shards.shards.manifest import MANIFEST_NAME
 from tests.cluster_jobs.conftest import NUM_TEST, TinyRun
+from tests.helpers.image_files import files_of
 from tests.helpers.image_shards import COLUMN
 from trainer.config.readout_names import READOUT_ORDER
 from trainer.config.tasks import resolve_tasks
@@ -128,6 +129,22 @@ def test_what_is_no_image_is_named_or_skipped(
     shown = capsys.readouterr().err
     assert len(re.findall(r"warning: skipped \S+\.txt: not an image", shown)) == 12
     assert lines_of(out) == whole
+
+
+def test_images_beyond_the_limits_are_named_or_skipped(
+    served: TinyRun, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["--config", str(served.config_file), str(photos / "000.png")]
+    assert main([*command, "--max-pixels", "64"]) == 0
+    for limit in (["--max-pixels", "63"], ["--formats", "JPEG"]):
+        with pytest.raises(DataError, match=rf"000\.png: .*{limit[0]} {limit[1]}.*--on-error skip"):
+            main([*command, *limit])
+        capsys.readouterr()
+        assert main([*command, *limit, "--on-error", "skip"]) == 0
+        assert len(capsys.readouterr().out.splitlines()) == 1
+    lab = files_of("TIFF")["LAB"]
+    (photos / "000.png").write_bytes(lab)
+    assert main(command) == 0
 
 
 def test_a_file_that_cannot_be_read_is_named_or_skipped(

@@ -6,9 +6,11 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 
 from data_shards.shards.index import SampleIndex
 from data_shards.shards.manifest import Manifest
+from tests.helpers.plain_engine import PlainEngine
 from tests.helpers.ranks import run_ranks
 from tests.helpers.training import tiny_config
 from trainer.config.builder import with_settings
@@ -17,6 +19,7 @@ from trainer.losses.objective import Objective, TaskTarget
 from trainer.models.embed import decode_batch, embed_images
 from trainer.run.folder import RunFolder
 from trainer.runtime.engine import Engine, start_distributed
+from trainer.runtime.world import World
 from trainer.sampling.batch_loader import BatchLoader
 from trainer.sampling.batch_plan import BatchPlan
 from trainer.state.snapshot import NetworkDescription, load_network, write_snapshot
@@ -29,6 +32,12 @@ STAGES, PRECISIONS = (0, 1, 2, 3), ("fp32", "bf16")
 IN_PARTS = {"loss.name": "arcface", "train.classifier_share": 0.9}
 # So that a step does nothing but shrink the matrices.
 OTHER = {"train.gradient_clipping": 1e-9, "optim.momentum": 0.0, "optim.weight_decay": 0.25}
+# What plain PyTorch on one process trains, too.
+PLAIN = {
+    "fp32": {},
+    "bf16": {"train.precision": "bf16"},
+    "adamw": {"optim.name": "adamw", "train.gradient_clipping": 0.05},
+}
 STEPS = 4
 NUM_RANKS = 2
 
@@ -39,6 +48,12 @@ def train_everything(rank, num_ranks, folder, shards):
     base = tiny_config(folder / "run", shards, loss__name="softmax", sampler__micro_batches=4)
     world = start_distributed(base)
     results = {}
+    for variant, settings in PLAIN.items():
+        results["plain", variant] = _plain_weights(with_settings(base, settings))
+    for stage in STAGES:
+        settings = PLAIN["adamw"] | {"train.zero_stage": stage}
+        results[stage, "adamw"] = _Trained(with_settings(base, settings), world).weights()
+    results["time-outs"] = sorted(_time_outs(world))
     for stage, precision in product(STAGES, PRECISIONS):
         settings = {"train.zero_stage": stage, "train.precision": precision}
         trained = _Trained(with_settings(base, settings), world)
@@ -55,7 +70,7 @@ def train_everything(rank, num_ranks, folder, shards):
         checkpoints = RunFolder(folder / f"{stage}_fp32").checkpoints
         results[stage, "other settings"] = trained.shrinkage_after(checkpoints)
         world.barrier()
-    torch.distributed.destroy_process_group()
+    dist.destroy_process_group()
     return results
 
 
@@ -85,7 +100,7 @@ def save_slowly(rank, num_ranks, folder, shards):
     trained.run_steps(2, STEPS)
     trained.engine.load(folder / "checkpoints", "tag")
     now = trained.engine.full_state()
-    torch.distributed.destroy_process_group()
+    dist.destroy_process_group()
     return len(written), all(torch.equal(now[name], state[name]) for name in state)
 
 
@@ -95,14 +110,27 @@ def test_a_slow_disk_does_not_make_ranks_time_out(tmp_path, tiny_shards):
     assert found == [(2, True), (1, True)]
 
 
+def _plain_weights(config):
+    alone = World(rank=0, size=1, local_rank=0, device=torch.device("cpu"))
+    trained = _Trained(config, alone, make_engine=PlainEngine)
+    before = {name: tensor.numpy().copy() for name, tensor in trained.engine.full_state().items()}
+    return before, trained.weights()
+
+
+def _time_outs(world):
+    """Of every group that there is, ours and DeepSpeed's own, in seconds."""
+    for group in dist.distributed_c10d._world.pg_map:
+        yield group._get_backend(world.device).options._timeout.total_seconds()
+
+
 class _Trained:
-    def __init__(self, config, world):
+    def __init__(self, config, world, make_engine=Engine):
         torch.manual_seed(0)
         manifest = Manifest.load(config.data.shards)
         tasks = resolve_tasks(config, manifest)
         self.world = world
         self.description = NetworkDescription.of(config, {"shape": 4})
-        self.engine = Engine(self.description.build(), config, world)
+        self.engine = make_engine(self.description.build(), config, world)
         self.index = SampleIndex(manifest, "train")
         objective = Objective(
             config.loss,
@@ -131,6 +159,12 @@ class _Trained:
         assert not self.step.run(step, record, stop=False)
         assert record.counts["loss"] == 4 // self.world.size
         return float(self.world.mean(record.parts["loss"] / record.counts["loss"]))
+
+    def weights(self):
+        """After all steps."""
+        self.run_steps(0, STEPS)
+        self.loader.close()
+        return {name: tensor.numpy() for name, tensor in self.engine.full_state().items()}
 
     def look_at_everything(self, run):
         losses = self.run_steps(0, 2)
@@ -193,9 +227,30 @@ def embed(network, index, count):
 def results(tmp_path_factory, tiny_shards):
     folder = tmp_path_factory.mktemp("zero")
     first, second = run_ranks(train_everything, NUM_RANKS, folder, tiny_shards, timeout=100)
-    for key in (key for key in first if key[1] != "other settings"):
+    for key in product(STAGES, [*PRECISIONS, "in parts"]):
         assert first[key]["losses"] == second[key]["losses"]
     return first
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize(
+    ("variant", "tolerance"), [("fp32", 1e-4), ("adamw", 1e-3), ("bf16", 1e-1)]
+)
+def test_every_stage_takes_the_steps_of_plain_pytorch(results, stage, variant, tolerance):
+    """So its gradient, of two micro-batches on each of two ranks, is that of all four."""
+    before, expected = results["plain", variant]
+    found = results[stage, variant]
+    after = found["state"] if variant in PRECISIONS else found
+    assert after.keys() == expected.keys()
+    for name, weight in expected.items():
+        step, error = weight - before[name], after[name] - weight
+        assert np.linalg.norm(error) <= tolerance * np.linalg.norm(step), name
+
+
+def test_every_group_has_the_limit_of_communication(results):
+    """DeepSpeed makes groups of its own, which would wait for half an hour."""
+    assert len(results["time-outs"]) > 1
+    assert set(results["time-outs"]) == {37.5}
 
 
 @pytest.mark.parametrize("stage", STAGES[1:])

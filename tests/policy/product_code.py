@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 ROOMS = {
     "data_shards": (
         "public_names errors streams",
-        "disk replacing progress paths",
+        "cgroups disk replacing options progress paths",
         "atomic folder_lock",
         "images",
         "shards",
@@ -59,6 +59,7 @@ ROOMS = {
         "ray_cluster",
         "service",
         "launch comparison",
+        "preflight",
         "run evaluate classify embed recluster doctor",
         "cli",
         "__init__",

@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from data_shards.options import OptionParser
 from data_shards.paths import path_or_name
 from data_shards.streams import write_file_to_stdout
 from trainer.config.recipe import Derived
@@ -15,9 +16,10 @@ from trainer.config.yaml_file import load_with_recipe, to_yaml
 
 def config_parser(prog: str, description: str | None) -> argparse.ArgumentParser:
     """A parser with the options that name a configuration and change it."""
-    parser = argparse.ArgumentParser(
+    parser = OptionParser(
         prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.takes_settings = True
     parser.add_argument(
         "--config",
         required=True,
@@ -35,7 +37,9 @@ def config_parser(prog: str, description: str | None) -> argparse.ArgumentParser
         "it is written, any other value is YAML",
     )
     parser.add_argument(
-        "--dry-run", action="store_true", help="print the resolved configuration and stop"
+        "--dry-run",
+        action="store_true",
+        help="print the resolved configuration and stop; clmle run also checks what can be known",
     )
     return parser
 

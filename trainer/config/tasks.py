@@ -59,6 +59,12 @@ def resolve_tasks(config: RunConfig, manifest: Manifest) -> tuple[TaskConfig, ..
     return tasks
 
 
+def classes_of_tasks(config: RunConfig, manifest: Manifest) -> dict[str, int]:
+    """Number of classes of each task of the run; raises as `resolve_tasks`."""
+    tasks = resolve_tasks(config, manifest)
+    return {task.name: manifest.num_classes(task.label) for task in tasks}
+
+
 def evaluated_split(config: RunConfig, manifest: Manifest) -> str | None:
     """The split that the run's evaluation reads; None when the shards have no test split.
 

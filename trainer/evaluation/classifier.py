@@ -15,6 +15,7 @@ import numpy.typing as npt
 from clustering.table import store
 from clustering.table.table import ClusterTable
 from data_shards.errors import ConfigError, DataError
+from data_shards.images.limits import USUAL_LIMITS, ImageLimits
 from data_shards.images.transforms import decode_image
 from data_shards.shards.manifest import Manifest
 from trainer.config.run_config import RunConfig
@@ -25,6 +26,7 @@ from trainer.evaluation.registry import available_readouts, by_training_images, 
 from trainer.models.embed import embed_images
 from trainer.models.network import Network
 from trainer.run.folder import RunFolder
+from trainer.runtime.threads import limit_threads
 from trainer.runtime.world import World
 from trainer.state.served_snapshot import check_data, served_snapshot
 from trainer.state.snapshot import load_network
@@ -44,6 +46,8 @@ class Classifier:
     tables: Mapping[str, ClusterTable]
     config: EvaluationConfig
     readout: str
+    limits: ImageLimits = USUAL_LIMITS
+    """Of the image files that `read_image` decodes."""
 
     def classify(
         self, images: npt.NDArray[np.uint8]
@@ -80,7 +84,8 @@ class Classifier:
         """
         size, channels = self.network.input_size, self.network.channels
         try:
-            return decode_image(path.read_bytes(), size=size, channels=channels)
+            file = path.read_bytes()
+            return decode_image(file, size=size, channels=channels, limits=self.limits)
         except (DataError, OSError) as error:
             reason = (error.strerror if isinstance(error, OSError) else None) or error
             raise DataError(f"{path}: {reason}") from error
@@ -114,7 +119,12 @@ class Classifier:
 
 
 def load_classifier(
-    config: RunConfig, run: RunFolder, *, checkpoint: str | None = None, readout: str | None = None
+    config: RunConfig,
+    run: RunFolder,
+    *,
+    checkpoint: str | None = None,
+    readout: str | None = None,
+    limits: ImageLimits = USUAL_LIMITS,
 ) -> Classifier:
     """Load weights of a run and their cluster tables, on a GPU if there is one.
 
@@ -125,6 +135,7 @@ def load_classifier(
             newest that has its tables.
         readout: what makes a class of an embedding; None for the one that the run's method is
             meant for.
+        limits: of the image files that it is to read.
 
     Raises:
         ConfigError: the run does not have the read-out; says which it has.
@@ -136,6 +147,7 @@ def load_classifier(
     manifest = read_manifest(config)
     snapshot = served_snapshot(checkpoint, run)
     check_data(snapshot, manifest)
+    limit_threads()
     classifier = Classifier(
         step=snapshot.step,
         network=load_network(snapshot).to(World.from_environment().device),
@@ -144,6 +156,7 @@ def load_classifier(
         tables=store.load(run.tables, snapshot.step),
         config=config.evaluation,
         readout=readout or config.readout,
+        limits=limits,
     )
     classifier.check_readout()
     return classifier

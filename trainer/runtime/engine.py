@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import deepspeed
+import deepspeed.comm.comm
 import deepspeed.ops
 import torch
 from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
@@ -18,42 +18,63 @@ from torch import nn
 
 from data_shards.errors import ConfigError
 from trainer.config.run_config import RunConfig
+from trainer.errors import LostRanks
 from trainer.losses.outputs import TaskOutput
 from trainer.models.network import Network
-from trainer.runtime.world import World, micro_batches_per_rank
+from trainer.run.deepspeed_version import check_deepspeed
+from trainer.runtime.threads import limit_threads
+from trainer.runtime.world import (
+    World,
+    first_line,
+    is_lost_connection,
+    micro_batches_per_rank,
+)
+
+_COLLECTIVE_PER_SILENCE = 1.25
+"""A rank that is silent ends the others by their watch, which can name it; one that is alive but
+does not come to a collective, by that collective's time-out: a little later."""
 
 
 def start_distributed(config: RunConfig) -> World:
-    """Start the process group; without a launcher, a single rank."""
-    for name, value in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0")):
-        os.environ.setdefault(name, value)
-    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
-    if "MASTER_PORT" not in os.environ:
-        os.environ["MASTER_PORT"] = str(_free_port())
+    """Start the process group of ranks that `settle_rank` has settled.
+
+    Raises:
+        ConfigError: this host has a DeepSpeed that computes wrong gradients.
+        LostRanks: not all ranks came.
+    """
+    check_deepspeed(deepspeed.__version__)
     world = World.from_environment()
+    limit_threads()
     if world.device.type == "cuda":
         torch.cuda.set_device(world.device)
     else:
         # DeepSpeed would compile a shared-memory op for CPU inference (30 s), which training does
         # not use.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.init_distributed(
-        dist_backend="nccl" if world.device.type == "cuda" else "gloo",
-        auto_mpi_discovery=False,
-        verbose=False,
-        timeout=timedelta(seconds=config.train.communication_timeout_seconds),
-    )
+    _start_groups(config.train.communication_timeout_seconds, world)
     return world
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-# Decided by the sections sampler, optim and train, in other ways than through this JSON.
-_DECIDED_ELSEWHERE = {"train_batch_size", "optimizer", "scheduler", "fp16", "bf16", "amp"}
+def _start_groups(limit_seconds: float, world: World) -> None:
+    timeout = timedelta(seconds=_COLLECTIVE_PER_SILENCE * limit_seconds)
+    try:
+        deepspeed.init_distributed(
+            dist_backend="nccl" if world.device.type == "cuda" else "gloo",
+            auto_mpi_discovery=False,
+            verbose=False,
+            timeout=timeout,
+        )
+    except RuntimeError as error:
+        if not is_lost_connection(error):
+            raise
+        raise LostRanks(
+            f"rank {world.rank} did not meet the other {world.size - 1} within "
+            f"{timeout.total_seconds():g} s ({first_line(error)}); start all of them within that "
+            "time (train.communication_timeout_seconds), and see that every host reaches "
+            f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        ) from error
+    # The groups that DeepSpeed makes for its own collectives would have torch's: half an hour.
+    deepspeed.comm.comm.cdb.new_group = partial(torch.distributed.new_group, timeout=timeout)
 
 
 def deepspeed_config(config: RunConfig, world_size: int) -> dict[str, Any]:
@@ -62,8 +83,7 @@ def deepspeed_config(config: RunConfig, world_size: int) -> dict[str, Any]:
     A rank accumulates gradients over its micro-batches of a step.
 
     Raises:
-        ConfigError: the micro-batches do not divide among the ranks, or
-            `train.deepspeed_extra` sets a key that is decided here.
+        ConfigError: the micro-batches do not divide among the ranks.
     """
     sampler, train = config.sampler, config.train
     generated: dict[str, Any] = {
@@ -77,23 +97,8 @@ def deepspeed_config(config: RunConfig, world_size: int) -> dict[str, Any]:
         "torch_autocast": {"enabled": train.precision == "bf16", "dtype": "bfloat16"},
         "steps_per_print": 10**9,
     }
-    extra = dict(train.deepspeed_extra)
-    zero_extra = extra.pop("zero_optimization", {})
-    if not isinstance(zero_extra, dict):
-        raise ConfigError(
-            "train.deepspeed_extra: zero_optimization must map names to values, got "
-            f"{zero_extra!r}; the stage itself is set by train.zero_stage"
-        )
-    decided = sorted(set(extra) & (set(generated) | _DECIDED_ELSEWHERE)) + [
-        f"zero_optimization.{key}" for key in zero_extra if key in generated["zero_optimization"]
-    ]
-    if decided:
-        raise ConfigError(
-            f"train.deepspeed_extra sets {', '.join(decided)}, which this configuration decides "
-            "elsewhere (sections sampler, optim, train); remove it there"
-        )
-    generated["zero_optimization"] |= zero_extra
-    return generated | extra
+    zero = generated["zero_optimization"] | train.deepspeed_extra.get("zero_optimization", {})
+    return generated | train.deepspeed_extra | {"zero_optimization": zero}
 
 
 def make_optimizer(network: Network, config: RunConfig) -> torch.optim.Optimizer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -142,6 +143,24 @@ class World:
             dist.broadcast(tensor, src=0)
             result[name] = tensor.cpu().numpy()
         return result
+
+
+_LOSSES = ("timed out", "connection closed", "connection reset", "broken pipe", "connectfullmesh")
+
+
+def is_lost_connection(error: RuntimeError) -> bool:
+    """Whether ranks lost each other, or did not meet: torch's own errors, and gloo's by its words.
+
+    Other errors of gloo, such as about tensors of two sizes, are bugs.
+    """
+    text = str(error).lower()
+    gloo = "gloo" in text and any(words in text for words in _LOSSES)
+    return gloo or isinstance(error, dist.DistError)
+
+
+def first_line(error: RuntimeError) -> str:
+    """What an error of torch says, without the place in its source and the calls that led there."""
+    return re.sub(r"^\[\S+:\d+\] ", "", str(error).strip().partition("\n")[0]).rstrip(".")
 
 
 def micro_batches_per_rank(micro_batches: int, world_size: int) -> int:

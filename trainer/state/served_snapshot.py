@@ -11,8 +11,8 @@ from clustering.table import store
 from data_shards.errors import DataError
 from data_shards.shards.manifest import Manifest
 from trainer.errors import TrainingError, UnusableSnapshot
-from trainer.run.folder import SNAPSHOT_CHECKSUM, RunFolder, step_name, step_of
-from trainer.state.snapshot import Snapshot, describe_snapshot, read_snapshot, snapshot_steps
+from trainer.run.folder import SNAPSHOT_CHECKSUM, RunFolder, snapshot_steps, step_name, step_of
+from trainer.state.snapshot import Snapshot, describe_snapshot, read_snapshot
 
 
 def identity(snapshot: Snapshot) -> dict[str, str]:

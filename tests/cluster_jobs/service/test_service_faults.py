@@ -30,6 +30,7 @@ from data_shards.errors import DataError
 from tests.cluster_jobs.conftest import TinyRun
 from tests.helpers.image_shards import COLUMN
 from tests.helpers.small_disk import fill, make_room, small_disk
+from trainer.run.claim import claim_folder
 from trainer.run.folder import step_name
 from trainer.state.metrics import read_metrics
 from trainer.state.snapshot import NetworkDescription, write_snapshot
@@ -91,7 +92,7 @@ def ray_cpus() -> Iterator[int]:
 @pytest.fixture
 def expected(tiny: TinyRun, ray_cpus: int) -> bytes:
     """The table that the newest snapshot gets without a fault; the old one is published."""
-    tiny.run.claim(tiny.config, fresh=True)
+    claim_folder(tiny.run, tiny.config, fresh=True)
     refresher = Refresher(tiny.config, tiny.manifest, RayExecutor(tiny.config, cpus=ray_cpus))
     for step in (OLD, NEW):
         refresher.serve(tiny.snapshot(step))

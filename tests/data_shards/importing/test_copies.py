@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from data_shards.errors import DataError
+from data_shards.images.limits import USUAL_LIMITS
 from data_shards.importing.copies import find_copies, same_bytes, settle_copies
 from data_shards.importing.plan import ImportOptions, ImportPlan, plan_import
 from data_shards.sources.base import Source, SourceItem
@@ -127,7 +128,7 @@ def test_what_is_no_image_is_no_copy() -> None:
     whole = [item("a4", png(1)), item("b4", png(2))]
     source = Source("made", {"train": broken + lost + whole}, ("class",), {"class": ("a", "b")})
     made = plan_import(source, ImportOptions(out=Path("unused"), test_fraction=0))
-    assert find_copies(made).described() == []
+    assert find_copies(made, USUAL_LIMITS).described() == []
 
 
 def test_files_of_a_size_of_their_own_are_not_read(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ import pytest
 from PIL import Image
 
 from data_shards.errors import DataError
+from data_shards.images.limits import ImageLimits
 from data_shards.importer import import_source, main
 from data_shards.importing import run as import_run
 from data_shards.importing.plan import ImportOptions
@@ -261,9 +262,9 @@ def test_what_lacks_an_image_is_kept_while_it_cannot_be_read(
     before = {path.name: identity(path) for path in with_skipped.iterdir()}
     tried = list[str]()
 
-    def counted(item: SourceItem) -> bytes:
+    def counted(item: SourceItem, limits: ImageLimits) -> bytes:
         tried.append(item.name)
-        return read_image(item)
+        return read_image(item, limits)
 
     monkeypatch.setattr(import_run, "read_image", counted)
     for has_finished in (True, False):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from data_shards.errors import DataError
-from data_shards.images.transforms import open_image
+from data_shards.images.opening import open_image
 from data_shards.sources import idx
 
 IMAGES = np.random.default_rng(0).integers(0, 256, size=(6, 5, 4), dtype=np.uint8)
