@@ -228,7 +228,7 @@ class Engine:
         loaded, _ = self._engine.load_checkpoint(str(folder), tag=tag)
         if loaded is None:
             raise ConfigError(
-                f"DeepSpeed could not load the checkpoint {folder / tag}; name another with --resume"
+                f"DeepSpeed could not load the checkpoint {folder / tag}; --resume another"
             )
         for group, mine in zip(self._optimizer.param_groups, settings, strict=True):
             group.update(mine)
