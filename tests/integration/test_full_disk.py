@@ -30,9 +30,9 @@ from tests.helpers.training import NETWORK, tiny_config
 from trainer.config.run_config import RunConfig
 from trainer.config.yaml_file import to_yaml
 from trainer.evaluation.report import write_evaluation
-from trainer.run.folder import RunFolder, checkpoint_steps
+from trainer.run.folder import RunFolder, checkpoint_steps, snapshot_steps
 from trainer.state.metrics import MetricWriter, read_metrics, write_projection
-from trainer.state.snapshot import snapshot_steps, write_snapshot
+from trainer.state.snapshot import write_snapshot
 
 ROOM = r"No space left on device \(0 B of [\d.]+ MiB free there\); make room there, then run the"
 KINDS: dict[str, Callable[[Path], object]] = {}
