@@ -17,7 +17,7 @@ from trainer.config.builder import build_config
 from trainer.errors import LostRanks
 from trainer.runtime.engine import start_distributed
 from trainer.runtime.rank_watch import RankWatch
-from trainer.runtime.world import World, is_lost_connection
+from trainer.runtime.world import World, first_line, is_lost_connection
 
 LIMIT, STILL = 3.0, 5.0
 ALONE = World(rank=0, size=1, local_rank=0, device=torch.device("cpu"))
@@ -105,6 +105,13 @@ def test_ranks_that_do_not_meet_say_where_they_waited():
         assert text.startswith(f"rank {rank} did not meet the other 1 within 2.5 s (")
         assert text.endswith(f"see that every host reaches 127.0.0.1:{port}")
         assert "\n" not in text
+
+
+def test_of_an_error_only_what_happened_is_shown():
+    error = RuntimeError("[/gloo/pair.cc:547] Connection closed by peer [::1]:9. This is typical.")
+    assert first_line(error) == "Connection closed by peer [::1]:9"
+    error = RuntimeError("1/2 clients joined.\nException raised from x")
+    assert first_line(error) == "1/2 clients joined"
 
 
 def test_alone_there_is_nobody_to_watch():
