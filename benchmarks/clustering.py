@@ -16,7 +16,6 @@ import platform
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from pathlib import Path
 
 for _name, _value in {
     "OMP_NUM_THREADS": "",  # FAISS's default is part of what is compared
@@ -37,6 +36,7 @@ from benchmarks.clustering_cases import (  # noqa: E402 - the environment comes 
 )
 from benchmarks.measure import Figure  # noqa: E402
 from benchmarks.table_cases import neighbours, plan  # noqa: E402
+from data_shards.paths import path_option  # noqa: E402
 
 CASES: dict[str, Callable[[float], list[Figure]]] = {
     "plan": plan,
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
+    parser.add_argument("--out", type=path_option, required=True, help="JSON file to write")
     parser.add_argument(
         "--only",
         nargs="+",
@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "figures": [asdict(figure) for figure in figures],
     }
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(content, indent=2) + "\n")
+    options.out.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return 0
 
 

@@ -21,7 +21,7 @@ import psutil
 import torch
 from sklearn.datasets import load_digits
 
-from cluster_jobs.ray_cluster.local_ray import private_folder
+from cluster_jobs.ray_cluster.private_folder import private_folder
 from cluster_jobs.service.executor import LocalExecutor
 from cluster_jobs.service.refresh import Refresher
 from clustering.table import store
@@ -32,6 +32,7 @@ from data_shards.shards.writer import write_shard
 from trainer.config.builder import build_config
 from trainer.config.run_config import RunConfig
 from trainer.config.yaml_file import to_yaml
+from trainer.run.claim import claim_folder
 from trainer.run.folder import RunFolder, step_name
 from trainer.state.snapshot import NetworkDescription, read_snapshot, write_snapshot
 
@@ -63,8 +64,8 @@ class Site:
         """The same under another name."""
         copy = Site(_config(self.run.path.parent, self.config.data.shards, name))
         shutil.copytree(self.run.path, copy.run.path, ignore=shutil.ignore_patterns("service*"))
-        copy.config_file.write_text(to_yaml(copy.config))
-        copy.run.config.write_text(to_yaml(copy.config))
+        copy.config_file.write_text(to_yaml(copy.config), encoding="utf-8")
+        copy.run.config.write_text(to_yaml(copy.config), encoding="utf-8")
         return copy
 
     def start_service(self, address: str | None = None) -> subprocess.Popen[str]:
@@ -78,7 +79,7 @@ class Site:
             env=environment,
             stdout=subprocess.DEVNULL,  # Ray repeats worker messages there
             stderr=subprocess.PIPE,
-            text=True,
+            encoding="utf-8",
         )
 
     def table_digest(self) -> str | None:
@@ -108,8 +109,8 @@ def make_site(folder: Path, *, scale: float = 1.0) -> Site:
     """
     manifest = _write_digits(folder / "shards", scale)
     site = Site(_config(folder, str(manifest.folder), "base"))
-    site.run.claim(site.config, fresh=True)
-    site.config_file.write_text(to_yaml(site.config))
+    claim_folder(site.run, site.config, fresh=True)
+    site.config_file.write_text(to_yaml(site.config), encoding="utf-8")
     write_request(site, manifest, OLD_STEP)
     executor = LocalExecutor(site.config.cluster)
     snapshot = read_snapshot(site.run.snapshots / step_name(OLD_STEP))

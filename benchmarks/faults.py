@@ -39,6 +39,7 @@ from benchmarks.fault_site import (  # noqa: E402 - the environment comes first
 from benchmarks.measure import Figure  # noqa: E402
 from data_shards.atomic import read_json  # noqa: E402
 from data_shards.errors import DataError  # noqa: E402
+from data_shards.paths import path_option  # noqa: E402
 from data_shards.shards.manifest import Manifest  # noqa: E402
 
 LIMIT_SECONDS = 60.0
@@ -287,7 +288,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--seed", type=int, default=0, help="seed of every random choice (default: 0)"
     )
-    parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
+    parser.add_argument("--out", type=path_option, required=True, help="JSON file to write")
     parser.add_argument("--scale", type=float, default=1.0, help="factor on the sizes of the data")
     options = parser.parse_args(argv)
     if options.runs < 1:
@@ -296,7 +297,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(summary(outcomes))
     options.out.parent.mkdir(parents=True, exist_ok=True)
     content = {"seed": options.seed, "figures": [asdict(f) for f in figures(outcomes)]}
-    options.out.write_text(json.dumps(content, indent=2) + "\n")
+    options.out.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return int(any(_count(outcomes, bad) for bad in (UNCLEAR, DIFFERENT, HUNG)))
 
 

@@ -132,5 +132,6 @@ def peak_memory() -> Iterator[Callable[[], int]]:
 
 
 def _own_bytes() -> int:
-    fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    fields = dict(line.split(":", 1) for line in status.splitlines())
     return int(fields["RssAnon"].split()[0]) * 1024

@@ -9,7 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from data_shards.errors import DataError
+from data_shards.images.limits import SHARD_LIMITS
 from data_shards.images.transforms import decode_image
+from data_shards.paths import home_expanded
 from data_shards.shards.index import SampleIndex
 from data_shards.shards.manifest import Manifest
 
@@ -60,7 +62,12 @@ class ShardImages:
         return np.stack(found)
 
     def _image(self, sample_id: int) -> npt.NDArray[np.uint8]:
-        return decode_image(self._index.read(sample_id), size=self._size, channels=self._channels)
+        return decode_image(
+            self._index.read(sample_id),
+            size=self._size,
+            channels=self._channels,
+            limits=SHARD_LIMITS,
+        )
 
 
 def read_shards(
@@ -83,6 +90,6 @@ def read_shards(
     Raises:
         DataError: no finished import there, no such split or label, or a damaged file (named).
     """
-    manifest = Manifest.load(folder)
+    manifest = Manifest.load(home_expanded(str(folder)), split=split)
     column = manifest.label_columns[0] if label is None else label
     return ShardImages(manifest, split, label=column, size=size, channels=channels)

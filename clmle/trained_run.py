@@ -17,6 +17,7 @@ import numpy.typing as npt
 from clustering.table.table import ClusterTable
 from data_shards.errors import DataError
 from data_shards.images.transforms import fit_pixels
+from data_shards.paths import home_expanded
 from trainer.config.run_config import RunConfig
 from trainer.config.yaml_file import load_config
 from trainer.evaluation.classifier import Classifier, load_classifier
@@ -25,7 +26,8 @@ from trainer.run.folder import RunFolder
 
 Pixels = npt.NDArray[np.uint8]
 ImageLike = str | Path | Pixels
-"""A file's path, or (H, W), (H, W, 1) or (H, W, 3) uint8 pixels."""
+"""A file's path, within the default limits of `clmle classify`, or (H, W), (H, W, 1) or (H, W, 3)
+uint8 pixels."""
 Images = Sequence[ImageLike] | Pixels
 """A list of them, or (N, H, W) or (N, H, W, C) uint8 pixels."""
 
@@ -97,7 +99,9 @@ class TrainedRun:
 
     def _task(self, task: str | None) -> str:
         if task is not None and task not in self.tasks:
-            raise DataError(f"this run has no task {task!r}, it has {', '.join(self.tasks)}")
+            raise DataError(
+                f"this run has no task {task!r}; name one that it has: {', '.join(self.tasks)}"
+            )
         return self.tasks[0] if task is None else task
 
     def _batches(
@@ -138,14 +142,14 @@ def load_run(
             newest.
         readout: how an embedding is turned into a class; None for the one that suits the run's
             method.
-        shards: folder of the training images, which name the classes; None for the one that the run
-            was trained on, relative to the working directory.
+        shards: folder of the training images, whose `manifest.json` names the classes; None for
+            the one that the run was trained on, relative to the working directory.
 
     Raises:
         ClmleError: no such run, no complete weights or tables, other shards than the run's, or a
             read-out that the run does not have; says what to do.
     """
-    run = RunFolder(Path(folder))
+    run = RunFolder(Path(home_expanded(str(folder))))
     if not run.config.is_file():
         raise DataError(
             f"{folder} is not a run (seen from {Path.cwd()}): there is no {run.config}; name the "
@@ -157,10 +161,10 @@ def load_run(
 
 def _with_shards(config: RunConfig, shards: Path | str | None) -> RunConfig:
     if shards is not None:
-        return replace(config, data=replace(config.data, shards=str(shards)))
+        return replace(config, data=replace(config.data, shards=home_expanded(str(shards))))
     if not Path(config.data.shards).is_dir():
         raise DataError(
-            f"the run's images are not in {config.data.shards} (seen from {Path.cwd()}); start "
+            f"the run's data are not in {config.data.shards} (seen from {Path.cwd()}); start "
             "Python where the run was started, or call load_run(..., shards=FOLDER)"
         )
     return config

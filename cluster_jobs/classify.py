@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import io
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -26,15 +25,17 @@ from cluster_jobs.errors import run_job
 from cluster_jobs.service.checkpoint_option import add_checkpoint_option
 from data_shards.atomic import atomic_file
 from data_shards.errors import DataError
+from data_shards.images.limits import add_limit_options, limits_of
+from data_shards.paths import path_option
 from data_shards.progress import Progress
 from data_shards.sources.files import visible_files
+from data_shards.streams import FILE_ERRORS, in_utf8, write_file_to_stdout
 from trainer.config.command_line import config_parser, print_if_dry_run, resolved
 from trainer.evaluation.classifier import Classifier, load_classifier
 from trainer.evaluation.registry import READ_OUTS, by_training_images
 from trainer.run.folder import RunFolder
 
 HEADER = ("image", "task", "class", "similarity")
-_NAME_ERRORS = "surrogateescape"  # writes the bytes of a file name that is not UTF-8 as they are
 
 
 def image_files(named: Iterable[Path]) -> list[Path]:
@@ -72,7 +73,7 @@ def classified(
         return []
     found = classifier.classify(np.stack([pixels for _, pixels in images]))
     return [
-        (str(path), task, name, f"{value:.4f}")
+        (in_utf8(path), task, name, f"{value:.4f}")
         for task, (names, nearest) in found.items()
         for (path, _), name, value in zip(images, names, nearest, strict=True)
     ]
@@ -98,21 +99,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     config, derived = resolved(options)
     if print_if_dry_run(options, config, derived):
         return 0
+    limits = limits_of(options)
     files = image_files(options.images)
     classifier = load_classifier(
         config,
         RunFolder(config.run_path),
         checkpoint=options.checkpoint,
         readout=options.readout,
+        limits=limits,
     )
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors=_NAME_ERRORS)
     with ExitStack() as stack:
         file: TextIO = sys.stdout
-        if options.out is not None:
+        if options.out is None:
+            write_file_to_stdout()
+        else:
             temporary = stack.enter_context(atomic_file(options.out))
             file = stack.enter_context(
-                temporary.open("w", encoding="utf-8", errors=_NAME_ERRORS, newline="")
+                temporary.open("w", encoding="utf-8", errors=FILE_ERRORS, newline="")
             )
         progress = stack.enter_context(Progress(len(files), label="classify", unit="images"))
         _write(file, classifier, files, progress, skip=options.on_error == "skip")
@@ -126,11 +129,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "images",
         nargs="+",
-        type=Path,
+        type=path_option,
         metavar="IMAGE|FOLDER",
         help="image files, or folders whose files at any depth are images; hidden ones are skipped",
     )
-    parser.add_argument("--out", type=Path, metavar="FILE", help="default: standard output")
+    parser.add_argument("--out", type=path_option, metavar="FILE", help="default: standard output")
     parser.add_argument(
         "--readout",
         metavar="NAME",
@@ -145,6 +148,7 @@ def _parser() -> argparse.ArgumentParser:
         default="stop",
         help="what to do about a file that cannot be read or is not an image (default: stop)",
     )
+    add_limit_options(parser)
     return parser
 
 

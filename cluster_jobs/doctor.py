@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import os
 import shutil
 import sys
 import tempfile
@@ -24,8 +25,11 @@ from typing import Literal
 
 from cluster_jobs import machine
 from cluster_jobs.errors import run_job
+from cluster_jobs.ray_cluster.address import ray_address
 from cluster_jobs.ray_cluster.local_ray import ray_session
-from data_shards.errors import ConfigError
+from data_shards.cgroups import memory_bytes, num_cores
+from data_shards.errors import ClmleError, ConfigError
+from data_shards.options import OptionParser
 from trainer.run.deepspeed_version import check_deepspeed
 
 # Not read from the package's metadata: a checkout that is not installed has none.
@@ -48,6 +52,7 @@ _NEEDED = (
 _LEAST_PYTHON = (3, 11)
 _LEAST_SHARED_MEMORY = 256 * 2**20
 _LEAST_DISK = 2 * 2**30
+_LEAST_MEMORY_PER_CORE = 2**30
 _CALL_SECONDS = 60
 
 
@@ -69,7 +74,7 @@ def findings() -> Iterator[Finding]:
     """Check everything, the slow things last."""
     yield _python()
     yield from map(_package, _NEEDED)
-    yield from (_faiss(), _compiler(), _launcher(), _port(), _shared_memory())
+    yield from (_faiss(), _compiler(), _launcher(), _port(), _shared_memory(), _memory())
     yield from (_folder("temporary files", Path(tempfile.gettempdir())), _folder("runs", Path()))
     yield from (_torch(), _devices(), _ray())
 
@@ -161,6 +166,15 @@ def _shared_memory() -> Finding:
     return Finding("warn", "shared memory", found, remedy)
 
 
+def _memory() -> Finding:
+    cores, memory = num_cores(), memory_bytes()
+    found = f"{memory / 2**30:,.1f} GiB for {cores} cores"
+    if memory >= cores * _LEAST_MEMORY_PER_CORE:
+        return Finding("ok", "memory", found)
+    remedy = "Ray starts a worker of up to 1 GiB for each core; set launch.ray_cpus to fewer"
+    return Finding("warn", "memory", found, remedy)
+
+
 def _folder(name: str, folder: Path) -> Finding:
     folder = folder.absolute()
     try:
@@ -176,31 +190,34 @@ def _folder(name: str, folder: Path) -> Finding:
 
 
 def _devices() -> Finding:
-    cores = machine.num_cores()
+    cores, all_cores = num_cores(), os.cpu_count()
+    of_cores = f"{cores} cores" if cores == all_cores else f"{cores} of {all_cores} cores"
     devices = machine.cuda_devices()
     if devices:
-        return Finding("ok", "devices", f"{cores} cores, {len(devices)} CUDA devices")
-    found = f"{cores} cores; ranks run on the CPU ({machine.why_on_cpu()})"
+        return Finding("ok", "devices", f"{of_cores}, {len(devices)} CUDA devices")
+    found = f"{of_cores}; ranks run on the CPU ({machine.why_on_cpu()})"
     return Finding("ok", "devices", found)
 
 
 def _ray() -> Finding:
-    address = machine.ray_address()
+    address = ray_address()
     where = f"the cluster of RAY_ADDRESS {address}" if address else "a local cluster"
     try:
         with ray_session(num_cpus=1) as cpus:
             import ray
 
             ray.get(ray.remote(lambda: None).remote(), timeout=_CALL_SECONDS)
+    except ClmleError as error:
+        return Finding("fail", "Ray", str(error))
     except Exception as error:  # noqa: BLE001 - whatever it is, it is the finding
-        remedy = "look at /dev/shm, memory and the folder of temporary files; unset RAY_ADDRESS"
+        remedy = "look at memory and load"
         return Finding("fail", "Ray", f"{where} does not work ({error})", remedy)
     return Finding("ok", "Ray", f"{where} ran a call; {cpus} CPUs")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the findings; returns 1 if something that is needed does not work."""
-    parser = argparse.ArgumentParser(
+    parser = OptionParser(
         prog="clmle doctor",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

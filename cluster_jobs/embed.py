@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -21,6 +20,7 @@ from cluster_jobs.service.embedding import embed_split, embed_works
 from cluster_jobs.service.work_items import EmbedWork
 from data_shards.features.embeddings import EmbeddingShards
 from data_shards.importing.long_tail import even_counts, thin
+from data_shards.paths import path_option, path_or_name
 from data_shards.progress import Progress
 from data_shards.shards.manifest import Manifest
 from trainer.config.command_line import config_parser, print_if_dry_run, resolved
@@ -56,11 +56,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         default="test",
         help="split to embed: train, validation or test (default: test)",
     )
-    parser.add_argument("--snapshot", metavar="STEP|FOLDER", help="default: the run's newest")
+    parser.add_argument(
+        "--snapshot",
+        type=path_or_name,
+        metavar="STEP|FOLDER",
+        help="default: the run's newest",
+    )
     parser.add_argument(
         "--out",
         required=True,
-        type=Path,
+        type=path_option,
         metavar="DIR",
         help="folder to write to; finished shards in it are kept",
     )
@@ -78,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if options.projector < 0:
         raise JobError(f"--projector must be >= 0, got {options.projector}")
-    manifest = load_manifest(config)
+    manifest = load_manifest(config, split=options.split)
     images = manifest.split(options.split).num_samples
     snapshot = find_snapshot(options.snapshot, RunFolder(config.run_path))
     works = embed_works(config, manifest, snapshot, split=options.split, out=options.out)

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from data_shards.errors import FAILED, MISTAKE, ClmleError, exit_code_and_message
+from data_shards.streams import write_any_name
 
 
 class JobError(ClmleError, RuntimeError):
@@ -30,6 +31,7 @@ def run_job(job: Callable[[Sequence[str] | None], int], argv: Sequence[str] | No
     Returns:
         The job's own code, or that of the error that ended it (`exit_code_and_message`).
     """
+    write_any_name()
     try:
         return job(argv)
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - raised again if a bug

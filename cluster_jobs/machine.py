@@ -1,4 +1,4 @@
-"""What this machine has: cores, CUDA devices, shared memory, ports. Nothing is started."""
+"""What this machine has: CUDA devices, shared memory, ports. Nothing is started."""
 
 from __future__ import annotations
 
@@ -7,19 +7,14 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from cluster_jobs.errors import JobError
 from clustering.kmeans.gpu_files import has_gpu_file
+from data_shards.streams import without_surrogates
 
 _PROBE_SECONDS = 120
-
-
-def num_cores() -> int:
-    """CPU cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def cuda_devices() -> list[str]:
@@ -30,13 +25,11 @@ def cuda_devices() -> list[str]:
     Raises:
         JobError: torch does not answer.
     """
-    if _is_cpu_wanted() or not has_gpu_file():
+    if is_cpu_wanted() or not has_gpu_file():
         return []
     command = [sys.executable, "-c", "import torch; print(torch.cuda.device_count())"]
     try:
-        answer = subprocess.run(
-            command, capture_output=True, text=True, timeout=_PROBE_SECONDS, check=False
-        )
+        answer = subprocess.run(command, capture_output=True, timeout=_PROBE_SECONDS, check=False)
     except subprocess.TimeoutExpired as error:
         raise JobError(
             f"torch did not list the CUDA devices in {_PROBE_SECONDS} s; look at "
@@ -49,18 +42,39 @@ def cuda_devices() -> list[str]:
 
 def why_on_cpu() -> str:
     """Why `cuda_devices` found none."""
-    if _is_cpu_wanted():
+    if is_cpu_wanted():
         return "DS_ACCELERATOR=cpu"
-    return "torch finds no CUDA device" if has_gpu_file() else "no GPU's device file in /dev"
+    if not has_gpu_file():
+        return "no GPU's device file in /dev"
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return "torch finds no CUDA device"
+    return f"torch finds no CUDA device of CUDA_VISIBLE_DEVICES={visible}"
 
 
-def _is_cpu_wanted() -> bool:
+def is_cpu_wanted() -> bool:
+    """Whether the ranks are to train on the CPU, whatever the machine has."""
     return os.environ.get("DS_ACCELERATOR") == "cpu"
 
 
-def ray_address() -> str | None:
-    """Address of the Ray cluster that the environment names."""
-    return os.environ.get("RAY_ADDRESS") or None
+def check_names(names: Iterable[str]) -> None:
+    """Check names that Ray keeps, such as the working directory and the words of a command.
+
+    Raises:
+        JobError: Ray cannot take one, since it is not in UTF-8.
+    """
+    for name in names:
+        if name != without_surrogates(name):
+            raise JobError(
+                f"Ray takes only names in UTF-8, got {name!r} as the working directory or in the "
+                "command; work in another folder, put the name into the configuration file, or "
+                "set LC_ALL=C.UTF-8"
+            )
+
+
+def no_gpu_warning(embed_gpus: float) -> str:
+    """What is said of `launch.embed_gpus` where Ray has no GPU."""
+    return f"launch.embed_gpus is {embed_gpus:g}, but Ray has no GPU here: embedding on CPUs"
 
 
 def free_shared_memory_bytes() -> int:

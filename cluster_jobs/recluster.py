@@ -26,7 +26,8 @@ from clustering.kmeans.faiss_installed import require_faiss
 from data_shards.shards.manifest import Manifest
 from trainer.config.command_line import config_parser, print_if_dry_run, resolved
 from trainer.config.run_config import RunConfig
-from trainer.config.tasks import load_manifest, resolve_tasks
+from trainer.config.tasks import load_manifest, read_manifest, resolve_tasks
+from trainer.run.claim import claim_folder
 from trainer.run.folder import RunFolder
 from trainer.run.lock import SERVICE, claimed_alone
 
@@ -43,16 +44,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     require_faiss()
     logging.basicConfig(level=logging.INFO, format=_LOG_FORMAT, datefmt="%H:%M:%S")
-    manifest = load_manifest(config)
     if options.plan:
-        sys.stdout.write(run_plan(config, manifest, num_workers=options.workers))
+        sys.stdout.write(run_plan(config, read_manifest(config), num_workers=options.workers))
         return 0
+    manifest = load_manifest(config)
     run = RunFolder(config.run_path)
     busy = (
         f"another clustering service is running in {run.path}; let it run, or stop it first "
         "(its process id is in service.json)"
     )
-    with claimed_alone(run, SERVICE, lambda: run.claim(config, fresh=False), busy=busy):
+    resolve_tasks(config, manifest)  # a mistake leaves the folder as it is
+    with claimed_alone(
+        run,
+        SERVICE,
+        lambda: claim_folder(run, config, fresh=False, holding=SERVICE),
+        busy=busy,
+    ):
         _serve(config, manifest, once=options.once)
     return 0
 
@@ -60,7 +67,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _serve(config: RunConfig, manifest: Manifest, *, once: bool) -> None:
     from cluster_jobs.ray_cluster.executor import RayExecutor
     from cluster_jobs.service.service import Service
+    from clustering.kmeans.backends import limit_threads
 
+    limit_threads()
     gpus = config.launch.embed_gpus > 0
     with (
         ray_session(num_cpus=config.launch.ray_cpus, gpus=gpus),

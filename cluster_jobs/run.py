@@ -4,7 +4,8 @@
     clmle run --config digits --set train.steps=600 --set run.folder=runs/longer
 
 Everything that it starts ends with it: at the end, on Ctrl-C, and when a part fails. The same
-command again resumes from the newest checkpoint. With RAY_ADDRESS set, that cluster is used.
+command again resumes from the newest checkpoint. With RAY_ADDRESS set, that cluster is used. What
+can be known is checked before anything starts; --dry-run only checks.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from cluster_jobs import machine
 from cluster_jobs.comparison import comparison_table
 from cluster_jobs.errors import PartFailed, run_job
-from cluster_jobs.launch.training_runs import train_all
-from clustering.kmeans.faiss_installed import require_faiss
+from cluster_jobs.launch.screen_warnings import ScreenWarnings
+from cluster_jobs.launch.training_runs import train_all, unfinished
+from cluster_jobs.preflight.checks import Start, warnings_of
 from data_shards.atomic import read_json, write_json
 from data_shards.shards.manifest import Manifest
 from trainer.config.baselines import baseline_config
@@ -31,11 +32,12 @@ from trainer.config.command_line import (
     resolved,
 )
 from trainer.config.run_config import RunConfig
-from trainer.config.tasks import load_manifest, resolve_tasks
+from trainer.config.tasks import load_manifest
 from trainer.config.yaml_file import recipe_lines
+from trainer.run.claim import claim_folder
 from trainer.run.folder import RunFolder
 from trainer.run.lock import LAUNCHER, claimed_alone
-from trainer.run.start import check_start
+from trainer.run.start import find_checkpoint
 
 _TERMINATED = 128 + signal.SIGTERM
 _RESUMING = (
@@ -47,11 +49,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Train a run and its baselines, then compare them."""
     options = _parse(argv)
     config, derived = resolved(options)
-    if print_if_dry_run(options, config, derived):
+    is_dry = print_if_dry_run(options, config, derived)
+    methods, screen = _methods(config), ScreenWarnings()
+    start = _checked(methods, options.resume, screen, dry_run=is_dry)
+    if is_dry:
         return 0
-    methods = _methods(config)
-    _warn_of_settings(methods, config.baselines)
-    manifest = _checked(config, options.resume)
     for line in recipe_lines(config, derived):
         sys.stdout.write(f"{line}\n")
     run = RunFolder(config.run_path)
@@ -64,13 +66,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             with claimed_alone(
                 run, LAUNCHER, lambda: _claim_all(methods, options.resume), busy=busy
             ):
-                train_all(methods, manifest, options.resume)
+                train_all(start.config, start.trainings, start.manifest, start.devices, screen)
         except PartFailed as error:
             raise PartFailed(f"{error}\n{_RESUMING}") from error
         except (KeyboardInterrupt, SystemExit):
             sys.stderr.write(f"{_RESUMING}\n")
             raise
-    _report(run, methods, manifest)
+    _report(run, methods, start.manifest)
+    screen.repeat()
     return 0
 
 
@@ -80,28 +83,30 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _checked(config: RunConfig, resume: str) -> Manifest:
-    """Check now what would otherwise fail minutes later; the shards."""
-    require_faiss()
-    manifest = load_manifest(config)
-    manifest.split("train")
-    resolve_tasks(config, manifest)
-    if config.launch.master_port:
-        machine.check_port(config.launch.master_port)
-    check_start(config, resume)
-    return manifest
+def _checked(
+    methods: Mapping[str, RunConfig], resume: str, screen: ScreenWarnings, *, dry_run: bool
+) -> Start:
+    """Check now what would otherwise fail, or not be as it was wished, minutes later."""
+    config = next(iter(methods.values()))
+    for warning in _settings_warnings(methods, config.baselines):
+        screen.show(warning)
+    find_checkpoint(resume, RunFolder(config.run_path))
+    start = Start(config, unfinished(methods, resume), load_manifest(config))
+    for warning in warnings_of(start, dry_run=dry_run):
+        screen.show(warning)
+    return start
 
 
-def _warn_of_settings(
+def _settings_warnings(
     methods: Mapping[str, RunConfig], baselines: Mapping[str, Mapping[str, Any]]
-) -> None:
-    """Show the warnings about settings; for a baseline only about those that it sets itself."""
+) -> Iterator[str]:
+    """The warnings about settings; for a baseline only about those that it sets itself."""
     for name, config in methods.items():
         for warning in config.warnings():
             if name not in baselines:
-                sys.stderr.write(f"warning: {warning}\n")
+                yield warning
             elif warning.split()[0] in baselines[name]:
-                sys.stderr.write(f"warning: baseline {name}: {warning}\n")
+                yield f"baseline {name}: {warning}"
 
 
 def _methods(config: RunConfig) -> dict[str, RunConfig]:
@@ -113,7 +118,8 @@ def _methods(config: RunConfig) -> dict[str, RunConfig]:
 
 def _claim_all(methods: Mapping[str, RunConfig], resume: str) -> None:
     for config in methods.values():
-        RunFolder(config.run_path).claim(config, fresh=resume == "none")
+        run = RunFolder(config.run_path)
+        claim_folder(run, config, fresh=resume == "none", holding=LAUNCHER)
 
 
 def _report(run: RunFolder, methods: Mapping[str, RunConfig], manifest: Manifest) -> None:

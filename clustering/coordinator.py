@@ -27,6 +27,7 @@ from clustering.kmeans.bundle import BundleWork
 from clustering.table.neighbours import neighbour_lists
 from clustering.table.quality import class_quality, table_quality
 from clustering.table.table import ClusterTable
+from data_shards.progress import OnStep, no_step
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ def cluster_embeddings(  # noqa: PLR0913 - what identifies a table, and how to m
     seed: int,
     previous: ClusterTable | None = None,
     on_progress: OnProgress | None = None,
+    on_step: OnStep = no_step,
     workers: Workers | None = None,
 ) -> ClusterTable:
     """Cluster every class of a task's embeddings.
@@ -64,6 +66,8 @@ def cluster_embeddings(  # noqa: PLR0913 - what identifies a table, and how to m
         previous: the task's previous table: its numbering is continued, k-means may start from it,
             and churn is measured against it.
         on_progress: called whenever classes are done.
+        on_step: called after each step of what this process does itself: reading ids and labels,
+            assembly, neighbours, quality.
         workers: who clusters; None for Ray, to which this process must be connected.
 
     Returns:
@@ -79,11 +83,11 @@ def cluster_embeddings(  # noqa: PLR0913 - what identifies a table, and how to m
         DataError: when the embeddings are not finished or damaged.
     """
     started = time.monotonic()
-    rows = Rows.read(Path(embeddings_folder).resolve(), num_classes)
+    rows = Rows.read(Path(embeddings_folder).resolve(), num_classes, on_step)
     if workers is None:
         workers = RayWorkers(config, class_sizes=[rows.class_sizes])
     order = TableOrder(task=task, version=version, config=config, seed=seed, previous=previous)
-    return make_table(rows, order, workers, on_progress, started=started)
+    return make_table(rows, order, workers, on_progress, on_step=on_step, started=started)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +107,7 @@ def make_table(
     workers: Workers,
     on_progress: OnProgress | None = None,
     *,
+    on_step: OnStep = no_step,
     started: float,
 ) -> ClusterTable:
     """Cluster every class of some rows; see `cluster_embeddings`.
@@ -112,6 +117,7 @@ def make_table(
         order: the table to make.
         workers: who clusters; they must know where the vectors are.
         on_progress: called whenever classes are done.
+        on_step: called after each step of what this process does itself.
         started: on the monotonic clock, in seconds; the table's `seconds` count from then.
     """
     config = order.config
@@ -120,13 +126,15 @@ def make_table(
     plan = _plan(rows, config, workers)
     backend = describe_backend(workers.backend)
     logger.info("task %s, version %d, %s: %s", order.task, order.version, backend, plan.summary())
+    on_step()
     initial = comparable if INITIALISATIONS[config.init].uses_previous else None
     settings = _Settings(config=config, seed=order.seed, backend=workers.backend, initial=initial)
-    done = _run(workers, _work_list(plan, rows, settings), on_progress)
-    arrays, work_stats = assemble(rows.ids, done, comparable)
-    arrays.update(_lists(arrays, config))
+    done = _run(workers, _work_list(plan, rows, settings), on_progress, on_step)
+    arrays, work_stats = assemble(rows.ids, done, comparable, on_step)
+    arrays.update(_lists(arrays, config, on_step))
     table = ClusterTable.from_arrays(arrays, version=order.version, task=order.task, stats={})
     table.validate()
+    on_step()
     stats: dict[str, float | int | str] = {
         "backend": backend,
         "transport": plan.transport.route,
@@ -134,7 +142,7 @@ def make_table(
         "embeddings_origin": rows.origin,
         "clusters/dropped": int(plan.num_clusters.sum()) - table.num_clusters,
         "worst_classes": ", ".join(map(str, class_quality(table).worst(_NUM_WORST_CLASSES))),
-        **table_quality(table, order.previous),
+        **table_quality(table, order.previous, on_step),
         **work_stats,
         "worker_seconds": round(work_stats["worker_seconds"] + workers.seconds - moving_before, 3),
         "seconds": round(time.monotonic() - started, 3),
@@ -218,7 +226,9 @@ def _work_list(plan: Plan, rows: Rows, settings: _Settings) -> WorkList:
     )
 
 
-def _run(workers: Workers, works: WorkList, on_progress: OnProgress | None) -> Iterator[Done]:
+def _run(
+    workers: Workers, works: WorkList, on_progress: OnProgress | None, on_step: OnStep
+) -> Iterator[Done]:
     """Do all the work; yields it as it is done."""
     num_done = 0
     for work, result in workers.run(works):
@@ -226,10 +236,11 @@ def _run(workers: Workers, works: WorkList, on_progress: OnProgress | None) -> I
         num_done += len(work.classes)
         if on_progress is not None:
             on_progress(num_done, works.num_classes)
+        on_step()
 
 
 def _lists(
-    arrays: Mapping[str, npt.NDArray[Any]], config: ClusterConfig
+    arrays: Mapping[str, npt.NDArray[Any]], config: ClusterConfig, on_step: OnStep
 ) -> dict[str, npt.NDArray[np.int64]]:
     neighbours, siblings = neighbour_lists(
         arrays["centroids"],
@@ -237,5 +248,6 @@ def _lists(
         neighbours=config.listed_neighbours,
         siblings=config.listed_siblings,
         exact_up_to=config.exact_neighbours,
+        on_step=on_step,
     )
     return {"neighbours": neighbours, "siblings": siblings}

@@ -6,6 +6,9 @@ that something failed while it ran, 130 that the user stopped it.
 
 from __future__ import annotations
 
+import codecs
+import errno
+import sys
 from collections.abc import Sequence
 
 FAILED, MISTAKE, INTERRUPTED = 1, 2, 130
@@ -29,6 +32,12 @@ class ConfigError(ClmleError, ValueError):
     """A setting is unknown, out of range, or does not fit the others; says what to set."""
 
     exit_code = MISTAKE
+
+
+class DiskError(ClmleError, RuntimeError):
+    """A file cannot be written; says which, why, how much room there is, and what to do."""
+
+    exit_code = FAILED
 
 
 def require(condition: bool, name: str, expected: str, got: object) -> None:
@@ -59,13 +68,28 @@ def exit_code_and_message(error: BaseException) -> tuple[int, str]:
         return error.exit_code, f"error: {error}"
     if isinstance(error, OSError):
         return FAILED, f"error: {os_error_text(error)}"
+    if isinstance(error, UnicodeEncodeError) and _is_of_locale(error.encoding):
+        return MISTAKE, (
+            f"error: {error.object!a} cannot be the name of a file in this locale, whose encoding "
+            f"is {error.encoding}; set LC_ALL=C.UTF-8"
+        )
     raise error
+
+
+def _is_of_locale(encoding: str) -> bool:
+    """Whether names of files have an encoding that lacks most letters, and it is this one."""
+    of_files = codecs.lookup(sys.getfilesystemencoding())
+    return codecs.lookup(encoding) == of_files != codecs.lookup("utf-8")
 
 
 def os_error_text(error: OSError) -> str:
     """The operating system's reason, with the file if it names one."""
-    where = f"{error.filename}: " if error.filename else ""
-    return f"{where}{error.strerror or error}"
+    reason = error.strerror or str(error)
+    if error.filename:
+        return f"{error.filename}: {reason}"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):  # what we write ourselves is a DiskError
+        return f"{reason}: make room where the output goes, and in the folder that TMPDIR names"
+    return reason
 
 
 def named(names: Sequence[str]) -> str:

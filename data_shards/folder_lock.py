@@ -25,7 +25,7 @@ class FolderLock:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
         self._is_new = not path.exists()
-        self._file = path.open("w")
+        self._file = path.open("wb")
 
     @contextmanager
     def claimed(
@@ -67,3 +67,15 @@ class FolderLock:
                 return True
             else:
                 return True
+
+
+def is_held(path: Path) -> bool:
+    """Whether a process holds a lock file; one that cannot be asked counts as held."""
+    try:
+        with path.open("rb+") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:  # BlockingIOError: held; others: no access, or no locks on this file system
+        return True
+    return False

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import argparse
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_shards.errors import INTERRUPTED, DataError, exit_code_and_message, named
-from data_shards.importing.long_tail import imbalance_ratio
-from data_shards.importing.plan import ImportOptions, ImportPlan, plan_import
-from data_shards.importing.run import write_import
+from data_shards.errors import INTERRUPTED, DataError, exit_code_and_message
+from data_shards.images.limits import add_limit_options, limits_of
+from data_shards.importing.plan import ImportOptions, ImportPlan
+from data_shards.importing.prepare import prepare_import
+from data_shards.importing.run import check_free, write_import
+from data_shards.importing.summary import describe_import
+from data_shards.options import OptionParser
+from data_shards.paths import path_option
 from data_shards.progress import Progress
 from data_shards.shards.manifest import Manifest, verify_shard
 from data_shards.sources.base import Source
 from data_shards.sources.registry import SOURCES, find_source, read_source
+from data_shards.streams import write_any_name
 
 _EXAMPLES = """\
 examples:
@@ -28,15 +34,21 @@ examples:
     clmle import lfw lfw.tgz --out data/lfw --min-images 10 --test-fraction 0.2
   UTKFace with one woman to ten men; race, age_decade and age60 stay as further labels:
     clmle import utkface UTKFace.tar.gz --out data/gender10 --label gender --long-tail-ratio 10
-  the same, with a tenth of the other images set aside for choosing settings:
-    clmle import utkface UTKFace.tar.gz --out data/utk --on-error skip --validation-fraction 0.1
+  UTKFace, each face once, without the images whose names lack a label:
+    clmle import utkface UTKFace.tar.gz --out data/utk --on-error skip --duplicates drop
+  faces with a tenth of the images that are not for testing set aside for choosing settings:
+    clmle import lfw lfw.tgz --out data/lfw_chosen --min-images 10 --validation-fraction 0.1
+  photos that lie in YEAR/CLASS/:
+    clmle import image-folder archive --out data/archive --class-depth 2
   CelebA with its forty attributes and official splits:
     clmle import celeba CelebA --out data/celeba
   compare every byte of an import with its checksums:
     clmle import --verify data/lfw
 
+Names of folders and files need not be UTF-8: their odd bytes become \\xe9 or the like.
 The summary at the end says how many images were skipped, and names the first ones. 16-bit grey
-images are scaled to 8 bits by dividing by 257; floating-point images cannot be used.
+images are scaled to 8 bits by dividing by 257, 32-bit TIFFs unless they hold nothing above 255;
+floating-point images cannot be used. Of an animation the first picture counts.
 An import that was stopped continues where it was when the same command runs again.
 """
 
@@ -50,46 +62,12 @@ def import_source(source: Source, options: ImportOptions) -> Manifest:
     Raises:
         DataError: on images, options or a folder that cannot be used; the message says which.
     """
-    return write_import(plan_import(source, options), options)
-
-
-def describe_import(manifest: Manifest, plan: ImportPlan) -> str:
-    """Return the summary of an import: counts, imbalance, what is missing, the folder."""
-    column = manifest.label_columns[0]
-    lines = [f"{manifest.folder}: {plan.source}, {manifest.num_classes(column):,} classes"]
-    if len(manifest.label_columns) > 1:
-        lines[0] += f" of {column} (also labelled: {named(manifest.label_columns[1:])})"
-    for name, split in manifest.splits.items():
-        counts = manifest.class_counts(name, column)
-        lines.append(
-            f"  {name}: {split.num_samples:,} images, {len(split.shards):,} shard(s), "
-            f"{counts.min():,} to {counts.max():,} a class, "
-            f"imbalance ratio {imbalance_ratio(counts):.1f}"
-        )
-    got = manifest.class_counts("train", column)
-    fewer = [
-        f"{name!r} {have:,} of {wanted:,}"
-        for name, have, wanted in zip(
-            manifest.label_names[column], got, plan.wanted_counts, strict=True
-        )
-        if have < wanted
-    ]
-    if plan.dropped_classes:
-        dropped = plan.dropped_classes
-        lines.append(
-            f"  left out {len(dropped):,} class(es) with fewer than "
-            f"{plan.settings['min_images']:,} images: {named(dropped)}"
-        )
-    if fewer and plan.settings["long_tail_ratio"] > 1:
-        lines.append(f"  fewer images than the long tail asked for: {named(fewer)}")
-    if manifest.skipped:
-        skipped = manifest.skipped
-        lines.append(f"  skipped {len(skipped):,} image(s) that cannot be used: {named(skipped)}")
-    return "\n".join(lines) + "\n"
+    return _plan_and_write(source, options)[1]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Import images, or verify an import. Launch: `clmle import --help`."""
+    write_any_name()
     arguments = _parser().parse_args(argv)
     try:
         sys.stdout.write(_import(arguments) if arguments.verify is None else _verify(arguments))
@@ -101,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = OptionParser(
         prog="clmle import",
         usage="clmle import SOURCE [PATH] --out DIR [options]\n       clmle import --verify DIR",
         description="Turn images into the shards that training, clustering and evaluation read.",
@@ -110,19 +88,28 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("source", nargs="?", metavar="SOURCE", help=", ".join(SOURCES))
-    add("path", nargs="?", metavar="PATH", type=Path, help="folder or file of the source's images")
-    add("--out", metavar="DIR", type=Path, help="folder to fill")
+    add(
+        "path",
+        nargs="?",
+        metavar="PATH",
+        type=path_option,
+        help="folder or file of the source's images",
+    )
+    add("--out", metavar="DIR", type=path_option, help="folder to fill")
     _add_class_options(parser)
     _add_split_options(parser)
     _add_writing_options(parser)
-    add("--verify", metavar="DIR", type=Path, help="check an import instead of making one")
+    add("--verify", metavar="DIR", type=path_option, help="check an import instead of making one")
     return parser
 
 
 def _source_lines() -> str:
     """What each source expects at PATH, one line each."""
     width = max(map(len, SOURCES))
-    lines = [f"  {name:{width}}  {entry.layout}" for name, entry in SOURCES.items()]
+    lines = []
+    for name, entry in SOURCES.items():
+        lines.append(f"  {name:{width}}  {entry.layout}")
+        lines += [f"  {'':{width}}  {line}" for line in textwrap.wrap(entry.more, 80)]
     return "\n".join(
         [
             "sources, and what to have at PATH:",
@@ -150,6 +137,14 @@ def _add_class_options(parser: argparse.ArgumentParser) -> None:
         default=1,
         metavar="N",
         help="leave out classes with fewer images than N",
+    )
+    add(
+        "--class-depth",
+        type=int,
+        metavar="N",
+        help="image-folder: classes are the folders at level N below PATH, or below its train/, "
+        "test/ ...; 1 for CLASS/images, 2 for YEAR/CLASS/images (default 1, unless those folders "
+        "do not look like classes: then it must be said)",
     )
     add(
         "--label",
@@ -194,8 +189,18 @@ def _add_writing_options(parser: argparse.ArgumentParser) -> None:
         "--on-error",
         choices=("stop", "skip"),
         default="stop",
-        help="what to do at an image that cannot be read (default stop); skipped ones are listed",
+        help="what to do at an image that cannot be read, or a class without any (default stop); "
+        "what is skipped is listed",
     )
+    add(
+        "--duplicates",
+        choices=("stop", "keep", "drop"),
+        default="stop",
+        help="what to do with images of the same bytes: stop at those with different labels or in "
+        "several splits (default), keep all, or drop: each stays once, in the test split if it is "
+        "there, else in validation, else in train, and none stays of those with different labels",
+    )
+    add_limit_options(parser)
 
 
 def _import(arguments: argparse.Namespace) -> str:
@@ -214,9 +219,18 @@ def _import(arguments: argparse.Namespace) -> str:
         seed=arguments.seed,
         samples_per_shard=arguments.samples_per_shard,
         on_error=arguments.on_error,
+        duplicates=arguments.duplicates,
+        limits=limits_of(arguments),
     )
-    plan = plan_import(read_source(arguments.source, arguments.path), options)
-    return describe_import(write_import(plan, options), plan)
+    source = read_source(arguments.source, arguments.path, class_depth=arguments.class_depth)
+    plan, manifest = _plan_and_write(source, options)
+    return describe_import(manifest, plan)
+
+
+def _plan_and_write(source: Source, options: ImportOptions) -> tuple[ImportPlan, Manifest]:
+    check_free(options.out)  # before the images are looked at
+    plan = prepare_import(source, options)
+    return plan, write_import(plan, options)
 
 
 def _verify(arguments: argparse.Namespace) -> str:

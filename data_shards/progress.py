@@ -4,9 +4,19 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TextIO
 
 from tqdm import tqdm
+
+OnStep = Callable[[], None]
+"""Called after each step of a long work, such as a block of rows: as long as it is called, the work
+does not hang. It is cheap, and any thread may call it."""
+
+
+def no_step() -> None:
+    """Where nobody waits."""
 
 
 class Progress:
@@ -97,8 +107,9 @@ class Progress:
         self._shown = (self.done, dict(self._postfix))
         seconds = now - self._started
         rate = (self.done - self._done_before) / seconds if seconds > 0 else 0.0
-        self._stream.write(f"{self._label}: {', '.join(self._parts(rate))}\n")
-        self._stream.flush()
+        with suppress(OSError):  # a log on a full disk: the work itself goes on
+            self._stream.write(f"{self._label}: {', '.join(self._parts(rate))}\n")
+            self._stream.flush()
 
     def _parts(self, rate: float) -> list[str]:
         if self._total is None:

@@ -137,7 +137,7 @@ class TrainingStep:
         bad = torch.tensor(not engine.is_finite(), dtype=torch.int32)
         if engine.world.sum(bad):
             raise NonFiniteLoss(
-                f"the loss was finite, but the weights are not after step {step}: nothing is "
+                f"the loss was finite, but the weights are not after step {step}; nothing is "
                 f"written of them. {_REMEDY}"
             )
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -26,6 +27,7 @@ from data_shards.atomic import clear_leftovers
 from data_shards.errors import FAILED, exit_code_and_message
 from data_shards.shards.index import SampleIndex
 from data_shards.shards.manifest import Manifest
+from data_shards.streams import write_any_name
 from trainer.config.command_line import (
     add_resume_option,
     config_parser,
@@ -34,17 +36,25 @@ from trainer.config.command_line import (
 )
 from trainer.config.run_config import RunConfig
 from trainer.config.sections import TaskConfig
-from trainer.config.tasks import check_tables, evaluated_split, load_manifest, resolve_tasks
+from trainer.config.tasks import (
+    check_tables,
+    classes_of_tasks,
+    evaluated_split,
+    load_manifest,
+    resolve_tasks,
+)
 from trainer.config.yaml_file import recipe_lines
 from trainer.errors import Stopped
 from trainer.evaluation.ranks import RankEvaluator
 from trainer.loop import Loop, Parts
 from trainer.losses.objective import Objective, TaskTarget
 from trainer.models.network import Network
+from trainer.run.claim import claim_folder
 from trainer.run.folder import RunFolder, is_service_given_up
 from trainer.run.lock import TRAINER, claimed_alone
-from trainer.run.start import check_start
+from trainer.run.start import check_start, find_checkpoint
 from trainer.runtime.engine import Engine, start_distributed
+from trainer.runtime.launcher import settle_rank
 from trainer.runtime.precision import emulation_warning
 from trainer.runtime.rank_watch import RankWatch
 from trainer.runtime.stop import StopFlag, end_process
@@ -53,9 +63,10 @@ from trainer.runtime.world import World
 from trainer.sampling.batch_loader import BatchLoader
 from trainer.state import checkpoint
 from trainer.state.checkpoint import LoopState
+from trainer.state.initial_weights import check_initial_weights, load_initial_weights
 from trainer.state.metrics import MetricWriter
 from trainer.state.report import stall_warning, write_report
-from trainer.state.snapshot import NetworkDescription, copy_snapshot, load_initial_weights
+from trainer.state.snapshot import NetworkDescription, copy_snapshot
 
 logger = logging.getLogger(__name__)
 
@@ -69,10 +80,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 when the training run reached its end and `RUN/report.json` was written; 1 when it failed
         or was stopped; 2 for a mistake in the configuration or the data.
     """
+    write_any_name()
     options = parse_options(argv)
-    rank = World.from_environment().rank
+    rank = os.environ.get("RANK", "0")
     logging.basicConfig(
-        level=logging.INFO if rank == 0 else logging.WARNING,
+        level=logging.INFO if rank == "0" else logging.WARNING,
         format=f"%(asctime)s rank {rank} %(levelname)s %(message)s",
         datefmt="%H:%M:%S",
         force=True,
@@ -121,13 +133,12 @@ def train(config: RunConfig, *, resume: str = "auto") -> dict[str, Any]:
     Returns:
         The final evaluation, the same on every rank.
     """
+    settle_rank()
     run = RunFolder(config.run_path)
-    is_first = World.from_environment().is_first
-    if is_first:  # a mistake leaves the folder as it is
-        check_start(config, resume)
-    manifest = load_manifest(config)
+    # Before the folder is claimed: a mistake leaves it as it is.
+    manifest, network = _checked(config, resume)
     with StopFlag() as stop_requested, ExitStack() as stack:
-        if is_first:
+        if World.from_environment().is_first:
             stack.enter_context(_claimed(config, run, resume))
             _warn_of_settings(config, manifest)
         world = start_distributed(config)
@@ -140,7 +151,9 @@ def train(config: RunConfig, *, resume: str = "auto") -> dict[str, Any]:
         # One rank decides: on a shared file system another may not see the newest checkpoint yet.
         found = world.run_on_rank_zero(lambda: checkpoint.find_intact(resume, run))
         named = world.broadcast_text(str(found) if found is not None else None)
-        parts = _build(config, world, manifest, stack, stop_requested, fresh=named is None)
+        if named is None and config.model.weights:
+            _load_weights(network, Path(config.model.weights))
+        parts = _build(config, world, manifest, network, stack, stop_requested)
         resumed = _restore(parts, Path(named)) if named is not None else None
         if world.is_first:
             first_step = resumed.step if resumed else 0
@@ -175,7 +188,7 @@ def _claimed(config: RunConfig, run: RunFolder, resume: str) -> Iterator[None]:
     with claimed_alone(
         run,
         TRAINER,
-        lambda: run.claim(config, fresh=resume == "none"),
+        lambda: claim_folder(run, config, fresh=resume == "none", holding=TRAINER),
         busy=busy,
         patience_seconds=_PREDECESSOR_SECONDS,
     ):
@@ -217,33 +230,50 @@ def _adopt(former: RunFolder, run: RunFolder, feed: FeedState) -> None:
         copy_snapshot(former, run, int(version))
 
 
-def _network(config: RunConfig, description: NetworkDescription, *, fresh: bool) -> Network:
-    """The network before the first step, the same on every rank; a checkpoint may replace it."""
+def _checked(config: RunConfig, resume: str) -> tuple[Manifest, Network]:
+    """The shards and the fresh network; the first rank checks what the run starts from."""
+    world = World.from_environment()
+    if world.is_first:
+        find_checkpoint(resume, RunFolder(config.run_path))
+    manifest = load_manifest(config)
+    evaluated_split(config, manifest)
+    network = _network(config, manifest)
+    if world.is_first:
+        found = check_start(config, resume, manifest=manifest, num_ranks=world.size)
+        if found is None and config.model.weights:
+            check_initial_weights(network.backbone, Path(config.model.weights))
+    return manifest, network
+
+
+def _network(config: RunConfig, manifest: Manifest) -> Network:
+    """The network with fresh weights, the same on every rank."""
     torch.manual_seed(config.run.seed)
-    network = description.build()
-    if fresh and config.model.weights:
-        others = load_initial_weights(network, Path(config.model.weights))
-        random = ", ".join(others) or "nothing"
-        logger.info("weights of %s loaded; at random: %s", config.model.weights, random)
+    network = _description(config, manifest).build()
     if config.loss.needs_logit_slopes:
         network.give_slopes()
     return network
+
+
+def _description(config: RunConfig, manifest: Manifest) -> NetworkDescription:
+    return NetworkDescription.of(config, classes_of_tasks(config, manifest))
+
+
+def _load_weights(network: Network, path: Path) -> None:
+    others = load_initial_weights(network, path)
+    logger.info("weights of %s loaded; at random: %s", path, ", ".join(others) or "nothing")
 
 
 def _build(
     config: RunConfig,
     world: World,
     manifest: Manifest,
+    network: Network,
     stack: ExitStack,
     stop_requested: StopFlag,
-    *,
-    fresh: bool,
 ) -> Parts:
     """Put the loop's parts together; what holds threads or files is closed by the stack."""
     run = RunFolder(config.run_path)
     tasks = resolve_tasks(config, manifest)
-    num_classes = {task.name: manifest.num_classes(task.label) for task in tasks}
-    description = NetworkDescription.of(config, num_classes)
     index = SampleIndex(manifest, "train")
     stack.callback(index.close)
     loader = BatchLoader(index, config.data, config.model)
@@ -264,14 +294,16 @@ def _build(
         run=run,
         manifest=manifest,
         tasks=tasks,
-        description=description,
-        engine=Engine(_network(config, description, fresh=fresh), config, world),
+        description=_description(config, manifest),
+        engine=Engine(network, config, world),
         feed=TableFeed(
             run.tables,
             config.refresh,
             world,
             check=lambda tables: check_tables(
-                tables, embedding_dim=config.model.embedding_dim, num_classes=num_classes
+                tables,
+                embedding_dim=config.model.embedding_dim,
+                num_classes=classes_of_tasks(config, manifest),
             ),
             stop_requested=stop_requested,
             given_up=lambda: is_service_given_up(run),

@@ -41,9 +41,11 @@ from benchmarks.accuracy.run.plan import Plan  # noqa: E402
 from benchmarks.accuracy.run.search import search  # noqa: E402
 from data_shards.errors import INTERRUPTED, DataError, exit_code_and_message  # noqa: E402
 from data_shards.folder_lock import FolderLock  # noqa: E402
+from data_shards.streams import write_any_name  # noqa: E402
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    write_any_name()
     plan = read_plan(list(sys.argv[1:] if argv is None else argv), __doc__)
     busy = DataError(
         f"another benchmark is running in {plan.folder}; wait for it, or name a file in another "

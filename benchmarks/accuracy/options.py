@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import get_args
 
 from benchmarks.accuracy.run import recipes
@@ -14,6 +12,8 @@ from benchmarks.accuracy.run.jobs import Split
 from benchmarks.accuracy.run.methods import METHODS
 from benchmarks.accuracy.run.plan import Plan
 from benchmarks.accuracy.run.suites import SUITES
+from data_shards.cgroups import num_cores
+from data_shards.paths import path_option
 
 COMMAND = "python -m benchmarks.accuracy"
 
@@ -52,8 +52,8 @@ def _parser(description: str) -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--suite", choices=sorted(SUITES), default="quick", help="(default quick)")
-    add("--data", type=Path, metavar="DIR", help="folder with the sources' files")
-    add("--out", type=Path, required=True, metavar="FILE", help="JSON file to write")
+    add("--data", type=path_option, metavar="DIR", help="folder with the sources' files")
+    add("--out", type=path_option, required=True, metavar="FILE", help="JSON file to write")
     add("--datasets", nargs="+", choices=sorted(DATASETS), metavar="NAME", help=", ".join(DATASETS))
     add("--methods", nargs="+", choices=sorted(METHODS), metavar="NAME", help=", ".join(METHODS))
     add("--seeds", type=_positive, metavar="N", help="of every method (default: the suite's)")
@@ -61,10 +61,8 @@ def _parser(description: str) -> argparse.ArgumentParser:
         "--jobs",
         type=_positive,
         metavar="N",
-        default=len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
-        help="training runs at a time, one thread each (default: the machine's cores)",
+        default=num_cores(),
+        help="training runs at a time, one thread each (default: all cores)",
     )
     images = parser.add_mutually_exclusive_group()
     images.add_argument(
@@ -75,13 +73,13 @@ def _parser(description: str) -> argparse.ArgumentParser:
     )
     add(
         "--records",
-        type=Path,
+        type=path_option,
         metavar="FILE",
         help="finished training runs, read and added (default trainings.jsonl beside --out)",
     )
     add(
         "--recipes",
-        type=Path,
+        type=path_option,
         default=recipes.DEFAULT_PATH,
         metavar="FILE",
         help="file of chosen settings",

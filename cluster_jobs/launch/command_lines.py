@@ -11,6 +11,7 @@ from pathlib import Path
 
 from cluster_jobs.errors import JobError
 from trainer.config.run_config import RunConfig
+from trainer.runtime.launcher import without_launcher
 
 
 def num_ranks(config: RunConfig, devices: Sequence[str]) -> int:
@@ -51,7 +52,7 @@ def trainer_command(
 
 
 def trainer_environment(config: RunConfig, *, share: int, on_gpu: bool) -> dict[str, str]:
-    """The environment of the ranks: this one without Ray's, quiet, and with their CPU threads.
+    """The environment of the ranks: this one, quiet, without Ray's and a launcher's around it.
 
     Args:
         config: the run; `launch.threads_per_rank` wins over OMP_NUM_THREADS of this process, which
@@ -59,7 +60,8 @@ def trainer_environment(config: RunConfig, *, share: int, on_gpu: bool) -> dict[
         share: of the machine's cores, for each rank.
         on_gpu: whether the ranks train on CUDA devices.
     """
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    around = without_launcher(os.environ)
+    environment = {k: v for k, v in around.items() if not k.startswith("RAY_")}
     defaults = {
         "OMP_NUM_THREADS": str(share),
         "TORCH_CPP_LOG_LEVEL": "ERROR",
@@ -96,4 +98,5 @@ def ray_command(config: RunConfig, announce: Path) -> list[str]:
 
 def job_environment(ray: Mapping[str, str]) -> dict[str, str]:
     """The environment of a part that uses or holds Ray: this one, and how to reach it."""
-    return {**os.environ, **ray, "PYTHONUNBUFFERED": "1", "NO_COLOR": "1"}
+    around = without_launcher(os.environ)
+    return {**around, **ray, "PYTHONUNBUFFERED": "1", "NO_COLOR": "1"}

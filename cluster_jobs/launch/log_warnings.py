@@ -8,6 +8,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from cluster_jobs.launch.screen_warnings import ScreenWarnings
+
 _MARK = " WARNING "
 _MOST_SHOWN = 20
 
@@ -15,14 +17,18 @@ _MOST_SHOWN = 20
 class LogWarnings:
     """Follows log files and shows the first twenty distinct warnings, each once."""
 
-    def __init__(self, logs: Iterable[Path], *, known: Iterable[str] = ()) -> None:
+    def __init__(
+        self, logs: Iterable[Path], screen: ScreenWarnings, *, known: Iterable[str] = ()
+    ) -> None:
         """Start to follow; what the files hold already belongs to an earlier attempt.
 
         Args:
             logs: there or not yet.
-            known: warnings that were shown before.
+            screen: where they are shown.
+            known: warnings that need not be shown.
         """
         self._offsets = {log: log.stat().st_size if log.exists() else 0 for log in logs}
+        self._screen = screen
         self._known = set(known)
         self._num_shown = 0
 
@@ -34,13 +40,13 @@ class LogWarnings:
                 text = text.strip()
                 if mark and text not in self._known:
                     self._known.add(text)
-                    self._show(f"warning: {text}", log)
+                    self._show(text, log)
 
     def _show(self, text: str, log: Path) -> None:
-        self._num_shown += 1
-        if self._num_shown <= _MOST_SHOWN:
-            tqdm.write(text, file=sys.stderr)  # beside a progress bar, not through it
-        elif self._num_shown == _MOST_SHOWN + 1:
+        if self._num_shown < _MOST_SHOWN:
+            self._num_shown += self._screen.show(text)
+        elif self._num_shown == _MOST_SHOWN:
+            self._num_shown += 1
             tqdm.write(f"more warnings are in {log.parent}", file=sys.stderr)
 
     def _new_lines(self, log: Path) -> list[str]:

@@ -12,6 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cluster_jobs.errors import PartFailed
+from data_shards.disk import full_disk, writing
+from data_shards.errors import MISTAKE
+from data_shards.streams import ANY_NAME
 
 _POLL_SECONDS = 0.05
 _LINES_SHOWN = 25
@@ -36,14 +39,17 @@ class Part:
             name: its name in messages.
             command: program and arguments.
             log: file to which its output is appended; its folder is made.
-            environment: its whole environment; this process's own when None.
+            environment: its whole environment, but for the encoding of its log; this process's own
+                when None.
             grace_seconds: time between SIGTERM and SIGKILL.
         """
         self.name = name
         self.log = log
         self.started = time.monotonic()
         self._grace_seconds = grace_seconds
-        log.parent.mkdir(parents=True, exist_ok=True)
+        with writing(log, "the log"):
+            log.parent.mkdir(parents=True, exist_ok=True)
+            log.touch()
         reaper = [sys.executable, "-m", "cluster_jobs.launch.reaper", str(os.getpid())]
         with log.open("ab") as output:
             self._log_start = output.tell()
@@ -52,7 +58,7 @@ class Part:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=environment,
+                env={**(environment or os.environ), "PYTHONIOENCODING": ANY_NAME},
                 start_new_session=True,
             )
 
@@ -68,6 +74,11 @@ class Part:
         if code is not None and code < 0 and not ended_before:
             self._kill_group()  # the reaper itself was killed, so its children are still running
         return 128 - code if code is not None and code < 0 else code
+
+    @property
+    def was_mistaken(self) -> bool:
+        """Whether it ended by a mistake that the user can correct."""
+        return self.poll() == MISTAKE
 
     def terminate(self) -> None:
         """Ask it to end; a second time: at once."""
@@ -109,6 +120,8 @@ class Part:
     def failure(self, what: str) -> PartFailed:
         """The error that says what happened to it, with the end of its log."""
         lines = self.tail(_LINES_SHOWN).splitlines() or ["(it wrote nothing)"]
+        if room := full_disk(self.log):
+            lines.append(f"(its disk is full, {room}: make room; the log lacks what was to follow)")
         shown = "\n".join(f"  | {line}" for line in lines)
         return PartFailed(f"the {self.name} {what}; the end of its log, {self.log}:\n{shown}")
 

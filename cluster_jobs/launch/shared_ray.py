@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from cluster_jobs import machine
 from cluster_jobs.errors import PartFailed
 from cluster_jobs.launch import command_lines
 from cluster_jobs.launch.processes import Part
+from cluster_jobs.ray_cluster.address import ray_address
 from data_shards.atomic import read_json
 from trainer.config.run_config import RunConfig
 
@@ -25,7 +25,7 @@ class SharedRay:
         self._announcement = logs / "ray.json"
         self._part: Part | None = None
         self._environment: dict[str, str] | None = None
-        if machine.ray_address() is None:
+        if ray_address() is None:
             self.restart()
         else:
             self._environment = {}
@@ -60,6 +60,11 @@ class SharedRay:
         if self.announced() is None and time.monotonic() - part.started > timeout:
             return part.failure(f"did not start in {timeout:g} s (launch.start_timeout_seconds)")
         return None
+
+    @property
+    def was_mistaken(self) -> bool:
+        """Whether it ended by a mistake, which would end it again."""
+        return self._part is not None and self._part.was_mistaken
 
     def stop(self) -> None:
         """End our own."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from cluster_jobs import machine
@@ -15,11 +16,13 @@ from cluster_jobs.errors import PartFailed
 from cluster_jobs.launch import command_lines
 from cluster_jobs.launch.log_warnings import LogWarnings
 from cluster_jobs.launch.processes import Part, stop_all
+from cluster_jobs.launch.screen_warnings import ScreenWarnings
 from cluster_jobs.launch.shared_ray import SharedRay
 from cluster_jobs.launch.training_progress import TrainingProgress
 from cluster_jobs.service.heartbeat import LONGEST_SILENCE_SECONDS, Heartbeat, HeartbeatWatch
 from clustering.table import store
 from data_shards.atomic import read_json
+from data_shards.cgroups import num_cores
 from data_shards.errors import DataError
 from trainer.config.run_config import RunConfig
 from trainer.run.folder import GIVEN_UP, RunFolder
@@ -49,23 +52,39 @@ def _time_written(file: Path) -> int | None:
         return None
 
 
+@dataclass(frozen=True)
+class Training:
+    """A training run that is to be done."""
+
+    name: str
+    """In its progress, and in the comparison."""
+    config: RunConfig
+    resume: str
+    """As `--resume` of the trainer."""
+
+    @property
+    def folder(self) -> RunFolder:
+        """The run's folder."""
+        return RunFolder(self.config.run_path)
+
+
 class Supervisor:
     """Starts, watches and ends the parts of one training run."""
 
     def __init__(
-        self, config: RunConfig, ray: SharedRay, *, label: str, resume: str, devices: Sequence[str]
+        self, training: Training, ray: SharedRay, *, devices: Sequence[str], screen: ScreenWarnings
     ) -> None:
         """Start the ranks; the service follows when Ray is up.
 
         Args:
-            config: the run; its folder holds the configuration already.
+            training: the run; its folder holds the configuration already.
             ray: shared with other training runs.
-            label: name of the run in its progress.
-            resume: as `--resume` of the trainer.
             devices: ids of the CUDA devices; empty on a machine without.
+            screen: where warnings are shown.
         """
+        config = training.config
         self._config = config
-        self._run = RunFolder(config.run_path)
+        self._run = training.folder
         self._ray = ray
         self._restarts = 0
         self._table_at_failure: int | None = None
@@ -74,10 +93,12 @@ class Supervisor:
         self._heartbeat = HeartbeatWatch(self._run)
         self._heartbeat.clear()
         self._old_report = _time_written(self._run.report)
-        self._progress = TrainingProgress(self._run.metrics, label=label, steps=config.train.steps)
+        self._progress = TrainingProgress(
+            self._run.metrics, label=training.name, steps=config.train.steps
+        )
         logs = [self._run.logs / name for name in ("trainer.log", "service.log")]
-        self._warnings = LogWarnings(logs, known=config.warnings())
-        self._trainer = self._start_trainer(resume, devices)
+        self._warnings = LogWarnings(logs, screen, known=config.warnings())
+        self._trainer = self._start_trainer(training.resume, devices)
 
     def finish(self) -> None:
         """Watch until the training run is finished; ends everything, whatever happens.
@@ -146,17 +167,21 @@ class Supervisor:
             ),
             log=self._run.logs / "trainer.log",
             environment=command_lines.trainer_environment(
-                config, share=max(1, machine.num_cores() // ranks), on_gpu=bool(devices)
+                config, share=max(1, num_cores() // ranks), on_gpu=bool(devices)
             ),
             grace_seconds=_TRAINER_GRACE_SECONDS,
         )
 
     def _watch_service(self) -> None:
-        """Start the service when Ray is up; restart either when it fails, at most twice."""
+        """Start the service when Ray is up; restart either when it fails, at most twice.
+
+        A mistake that ends one before it works would do so again.
+        """
         if self._given_up:
             return
         if (problem := self._ray.failure()) is not None:
-            self._restart_or_raise(problem, with_ray=True)
+            is_final = self._ray.was_mistaken
+            self._restart_or_raise(problem, with_ray=True, is_final=is_final)
         elif self._service is None:
             # The service would end at an old report, which the trainer removes.
             if self._old_report is not None and _time_written(self._run.report) == self._old_report:
@@ -167,7 +192,9 @@ class Supervisor:
             return  # it may end, and has nothing more to say
         elif (code := self._service.poll()) is not None:
             problem = self._service.failure(f"ended early (exit code {code})")
-            self._restart_or_raise(problem, with_ray=False)
+            self._heartbeat.poll()
+            is_final = self._service.was_mistaken and self._heartbeat.state is None
+            self._restart_or_raise(problem, with_ray=False, is_final=is_final)
         elif self._heartbeat.silent_seconds > LONGEST_SILENCE_SECONDS and self._heartbeat.state:
             problem = self._service.failure(
                 f"hangs: its heartbeat, {self._heartbeat.path}, was not renewed for "
@@ -186,12 +213,14 @@ class Supervisor:
             grace_seconds=_SERVICE_GRACE_SECONDS,
         )
 
-    def _restart_or_raise(self, problem: PartFailed, *, with_ray: bool) -> None:
+    def _restart_or_raise(
+        self, problem: PartFailed, *, with_ray: bool, is_final: bool = False
+    ) -> None:
         latest = store.latest_version(self._run.tables)
         if latest != self._table_at_failure:  # there was progress since
             self._restarts, self._table_at_failure = 0, latest
         self._restarts += 1
-        self._given_up = self._restarts > _MOST_RESTARTS
+        self._given_up = is_final or self._restarts > _MOST_RESTARTS
         if self._given_up and self._config.refresh.on_late == "wait":
             raise problem
         then = "its table ages from now on" if self._given_up else "starting it again"

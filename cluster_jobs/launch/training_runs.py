@@ -2,52 +2,78 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 
 from cluster_jobs import machine
 from cluster_jobs.launch import command_lines
+from cluster_jobs.launch.screen_warnings import ScreenWarnings
 from cluster_jobs.launch.shared_ray import SharedRay
-from cluster_jobs.launch.supervisor import Supervisor, is_finished
+from cluster_jobs.launch.supervisor import Supervisor, Training, is_finished
+from data_shards.atomic import remove_folder
 from data_shards.shards.manifest import Manifest
 from trainer.config.run_config import RunConfig
-from trainer.run.folder import RunFolder, checkpoint_steps, step_of
+from trainer.run.folder import SNAPSHOT_MANIFEST, RunFolder, checkpoint_steps, step_of
+from trainer.run.start import find_checkpoint
 
 _NO_PATHS = ("auto", "none")  # of --resume
 
 
-def train_all(methods: Mapping[str, RunConfig], manifest: Manifest, resume: str) -> None:
-    """Train every method that is not finished, one after another, on one Ray.
+def unfinished(methods: Mapping[str, RunConfig], resume: str) -> list[Training]:
+    """The training runs that are not finished, in their order.
 
     Args:
         methods: name -> configuration: the run itself, then its baselines.
-        manifest: the shards of all of them.
         resume: as `--resume` of the run itself.
+    """
+    first = next(iter(methods))
+    # A path names a checkpoint of the run itself; baselines have their own.
+    resumes = dict.fromkeys(methods, "none" if resume == "none" else "auto") | {first: resume}
+    return [
+        Training(name, config, resumes[name])
+        for name, config in methods.items()
+        if resumes[name] != "auto" or not is_finished(RunFolder(config.run_path))
+    ]
+
+
+def train_all(
+    config: RunConfig,
+    trainings: Sequence[Training],
+    manifest: Manifest,
+    devices: Sequence[str],
+    screen: ScreenWarnings,
+) -> None:
+    """Train one after another, on one Ray.
+
+    Args:
+        config: of the run itself.
+        trainings: what is to be done.
+        manifest: the shards of all of them.
+        devices: ids of the CUDA devices; empty on a machine without.
+        screen: where warnings are shown.
 
     Raises:
         PartFailed: a process failed; says which, with the end of its log.
         JobError: the machine cannot start them.
     """
-    first, *baselines = methods
-    # A path names a checkpoint of the run itself; baselines have their own.
-    resumes = {first: resume} | dict.fromkeys(baselines, "none" if resume == "none" else "auto")
-    unfinished = [
-        name
-        for name, config in methods.items()
-        if resumes[name] != "auto" or not is_finished(RunFolder(config.run_path))
-    ]
-    if not unfinished:
+    if not trainings:
         sys.stdout.write("this run is already finished\n")
         return
-    devices = machine.cuda_devices()
-    _print_start(methods[first], manifest, devices)
-    with SharedRay(methods[first], RunFolder(methods[first].run_path).logs) as ray:
-        for name in unfinished:
-            run, start = RunFolder(methods[name].run_path), resumes[name]
-            _drop_stale_requests(run, start)
-            sys.stderr.write(f"{name}: starting\n")
-            Supervisor(methods[name], ray, label=name, resume=start, devices=devices).finish()
+    _print_start(config, manifest, devices)
+    with SharedRay(config, RunFolder(config.run_path).logs) as ray:
+        for training in trainings:
+            _drop_stale_requests(training.folder, training.resume)
+            sys.stderr.write(f"{training.name}: {_beginning(training)}\n")
+            Supervisor(training, ray, devices=devices, screen=screen).finish()
+
+
+def _beginning(training: Training) -> str:
+    checkpoint = find_checkpoint(training.resume, training.folder)
+    if checkpoint is None:
+        return "starting"
+    step = step_of(checkpoint.name)
+    where = checkpoint if step is None else f"step {step:,}"
+    return f"resuming from {where} of {training.config.train.steps:,}"
 
 
 def _print_start(config: RunConfig, manifest: Manifest, devices: Sequence[str]) -> None:
@@ -59,16 +85,6 @@ def _print_start(config: RunConfig, manifest: Manifest, devices: Sequence[str]) 
         f"{config.run_path}: {images} images of {manifest.folder}, {ranks} ranks on {where}, "
         f"logs in {RunFolder(config.run_path).logs}\n"
     )
-    if devices and ranks < config.launch.num_ranks:
-        sys.stderr.write(
-            f"warning: {ranks} ranks instead of {config.launch.num_ranks}: there are "
-            f"{len(devices)} CUDA devices; the batches are the same\n"
-        )
-    if devices and config.launch.embed_gpus == 0 and config.model.backbone != "tiny":
-        sys.stderr.write(
-            f"warning: {config.model.backbone} embeds the training images for each table on CPUs, "
-            "which may take longer than training; set launch.embed_gpus, such as 0.2\n"
-        )
     sys.stdout.flush()
 
 
@@ -83,4 +99,4 @@ def _drop_stale_requests(run: RunFolder, resume: str) -> None:
     saved = max(checkpoint_steps(run), default=0)
     for folder in run.snapshots.glob("step_*"):
         if (step_of(folder.name) or 0) > saved:
-            shutil.rmtree(folder)
+            remove_folder(folder, SNAPSHOT_MANIFEST)

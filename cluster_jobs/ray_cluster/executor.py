@@ -9,6 +9,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from cluster_jobs.machine import no_gpu_warning
 from clustering.execution.ray_calls import run_calls
 from clustering.execution.ray_workers import RayWorkers
 from trainer.config.run_config import RunConfig
@@ -66,7 +67,7 @@ def call_resources(cpus: int, gpus: float) -> tuple[int, float]:
     cpus = cpus or max(1, int(resources.get("CPU", 0)))
     there = float(resources.get("GPU", 0.0)) if gpus else 0.0
     if gpus and not there:
-        logger.warning("launch.embed_gpus is %g, but the Ray cluster has no GPU: using CPUs", gpus)
+        logger.warning("%s", no_gpu_warning(gpus))
     if not there:
         return cpus, 0.0
     # A call stays on one GPU.

@@ -16,7 +16,7 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,21 +24,25 @@ import psutil
 
 from cluster_jobs import machine
 from cluster_jobs.errors import JobError, PartFailed, run_job
+from cluster_jobs.ray_cluster.address import ADDRESS, check_ray_address, ray_address
+from cluster_jobs.ray_cluster.private_folder import RAY, private_folder
 from data_shards.atomic import write_json
+from data_shards.cgroups import memory_bytes, num_cores
+from data_shards.disk import writing
+from data_shards.errors import ClmleError
+from data_shards.paths import path_option
 
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # Otherwise a call after the end of a session would start a second cluster.
     "RAY_ENABLE_AUTO_CONNECT": "0",
 }
-_ADDRESS = "RAY_ADDRESS"
 # Decides, on every system, whether Ray binds to outside interfaces or to loopback.
 _OUTSIDE_INTERFACES = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
-_SHARED = (_ADDRESS, "RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH", _OUTSIDE_INTERFACES)
+_SHARED = (ADDRESS, "RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH", _OUTSIDE_INTERFACES)
 
 _LEAST_STORE_BYTES = 75 * 2**20  # Ray's own least
 _MOST_STORE_BYTES = 16 * 2**30  # partitioned classes keep their rows in it
-_LONGEST_TEMP_PATH = 40  # Ray's sockets lie some 65 characters below; a socket's path has 107
 _VITAL = ("gcs_server", "raylet")
 _CHECK_SECONDS = 1.0
 _END_SECONDS = 3.0
@@ -57,15 +61,19 @@ def ray_session(*, num_cpus: int = 0, dashboard: bool = False, gpus: bool = Fals
         CPUs of the whole cluster.
 
     Raises:
-        JobError: Ray does not start, or does not answer.
+        JobError: the Ray of RAY_ADDRESS does not answer or refuses this process, or a name is no
+            UTF-8.
+        PartFailed: a Ray of our own does not start.
     """
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     if "ray" in sys.modules and sys.modules["ray"].is_initialized():
         yield _num_cpus()
         return
-    if os.environ.get(_ADDRESS):
-        with _connected(address=os.environ[_ADDRESS]) as cpus:
+    machine.check_names([os.getcwd(), *sys.argv])
+    if (address := ray_address()) is not None:
+        check_ray_address()
+        with _connected(_refused, address=address) as cpus:
             yield cpus
         return
     folder = private_folder()
@@ -73,30 +81,28 @@ def ray_session(*, num_cpus: int = 0, dashboard: bool = False, gpus: bool = Fals
     processes: list[psutil.Process] = []
     try:
         os.environ.update(_own_environment(folder))
-        with _connected(**_own_settings(folder, num_cpus, dashboard=dashboard, gpus=gpus)) as cpus:
+        settings = _own_settings(folder, num_cpus, dashboard=dashboard, gpus=gpus)
+        with _connected(_not_started, **settings) as cpus:
             try:
                 yield cpus
             finally:
                 processes = _processes_of(folder)
     finally:
         _restore(previous)
-        _end(processes)
+        _end(processes or _processes_of(folder))
         shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
-def _connected(**settings: object) -> Iterator[int]:
+def _connected(failure: Callable[[Exception], ClmleError], **settings: object) -> Iterator[int]:
     import ray
 
     in_main_thread = threading.current_thread() is threading.main_thread()
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(log_to_driver=False, logging_level="error", **settings)
-    except (OSError, RuntimeError, ValueError, TimeoutError) as error:
-        raise JobError(
-            f"Ray does not start or answer ({error}); `clmle doctor` checks this machine. Usual "
-            "causes: an old RAY_ADDRESS in the environment, a full /dev/shm"
-        ) from error
+    except Exception as error:  # Ray raises some as no more than that
+        raise failure(error) from error
     if in_main_thread:
         signal.signal(signal.SIGTERM, on_sigterm)  # ray.init replaces it
     try:
@@ -105,27 +111,40 @@ def _connected(**settings: object) -> Iterator[int]:
         ray.shutdown()
 
 
+def _refused(error: Exception) -> JobError:
+    return JobError(
+        f"{ADDRESS} is {ray_address()}; a Ray answers there, but cannot be used ({error}). Use the "
+        f"same versions of Ray and Python, and the same token, or unset {ADDRESS}"
+    )
+
+
+def _not_started(error: Exception) -> PartFailed:
+    free = {
+        "of memory": min(psutil.virtual_memory().available, memory_bytes()),
+        f"in {tempfile.gettempdir()}": shutil.disk_usage(tempfile.gettempdir()).free,
+        "in /dev/shm": machine.free_shared_memory_bytes(),
+    }
+    found = ", ".join(f"{size / 2**20:,.0f} MiB {where}" for where, size in free.items())
+    return PartFailed(
+        f"Ray does not start ({error}). Free are {found}; if that is enough, look at the load of "
+        "this machine and at `ulimit -a`"
+    )
+
+
 def _num_cpus() -> int:
     import ray
 
     return int(ray.cluster_resources().get("CPU", 1))
 
 
-def private_folder() -> Path:
-    """Make a folder for Ray's files: only this user can enter it, and its path is short."""
-    base = tempfile.gettempdir()
-    return Path(
-        tempfile.mkdtemp(prefix="clmle-", dir=base if len(base) <= _LONGEST_TEMP_PATH else "/tmp")
-    )
-
-
 def _own_environment(folder: Path) -> dict[str, str]:
     environment = {_OUTSIDE_INTERFACES: "0"}
     if "RAY_AUTH_MODE" not in os.environ:
         token = folder / "token"
-        descriptor = os.open(token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(secrets.token_hex(32))
+        with writing(token, "Ray's"):
+            descriptor = os.open(token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                file.write(secrets.token_hex(32))
         environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
     return environment
 
@@ -133,19 +152,19 @@ def _own_environment(folder: Path) -> dict[str, str]:
 def _own_settings(folder: Path, num_cpus: int, *, dashboard: bool, gpus: bool) -> dict[str, object]:
     return {
         "address": "local",
-        "num_cpus": num_cpus or machine.num_cores(),
+        "num_cpus": num_cpus or num_cores(),
         "num_gpus": None if gpus else 0,  # None: Ray looks; otherwise they are the trainer's alone
         "include_dashboard": dashboard,
         "dashboard_host": "127.0.0.1",
         "object_store_memory": object_store_bytes(),
         "_node_ip_address": "127.0.0.1",
-        "_temp_dir": str(folder / "ray"),  # Ray opens this one to everybody
+        "_temp_dir": str(folder / RAY),  # Ray opens this one to everybody
     }
 
 
 def object_store_bytes() -> int:
-    """Size of the object store: no more than /dev/shm can hold."""
-    free = machine.free_shared_memory_bytes()
+    """Size of the object store: no more than /dev/shm, or this process, can hold."""
+    free = min(machine.free_shared_memory_bytes(), memory_bytes())
     return max(_LEAST_STORE_BYTES, min(_MOST_STORE_BYTES, int(0.3 * free)))
 
 
@@ -181,7 +200,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m cluster_jobs.ray_cluster.local_ray", description=__doc__
     )
-    parser.add_argument("--announce", required=True, type=Path, metavar="FILE")
+    parser.add_argument("--announce", required=True, type=path_option, metavar="FILE")
     parser.add_argument("--cpus", type=int, default=0)
     parser.add_argument("--dashboard", action="store_true")
     parser.add_argument("--gpus", action="store_true")
@@ -192,7 +211,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         import ray
 
         context = ray.get_runtime_context()
-        environment = {_ADDRESS: context.gcs_address} | {
+        environment = {ADDRESS: context.gcs_address} | {
             name: os.environ[name] for name in (*_SHARED, *_QUIET) if name in os.environ
         }
         write_json(options.announce, environment)

@@ -12,7 +12,7 @@ from typing import Any
 
 from clustering.config import ClusterConfig
 from data_shards.atomic import read_json, write_json
-from data_shards.errors import DataError
+from data_shards.errors import DataError, DiskError
 from trainer.run.folder import RunFolder
 
 logger = logging.getLogger(__name__)
@@ -98,9 +98,9 @@ class Heartbeat:
         content = {"state": state, "version": version, "time": time.time(), "pid": os.getpid()}
         try:
             write_json(self._path, content)
-        except OSError as error:
+        except (DiskError, OSError) as error:
             # It must not hide what else a full disk breaks; `HeartbeatWatch` notices the silence.
-            logger.warning("cannot write %s: %s", self._path, error)
+            logger.warning("no sign of life: %s", error)
 
 
 class HeartbeatWatch:

@@ -7,17 +7,18 @@ import shutil
 from pathlib import Path
 
 from clustering.table import store
-from data_shards.atomic import read_json
+from data_shards.atomic import read_json, remove_folder
 from data_shards.errors import DataError
+from data_shards.progress import OnStep, no_step
 from trainer.run.folder import (
     CHECKPOINT_MANIFEST,
     SNAPSHOT_MANIFEST,
     RunFolder,
     checkpoint_steps,
+    snapshot_steps,
     step_name,
     step_of,
 )
-from trainer.state.snapshot import snapshot_steps
 
 logger = logging.getLogger(__name__)
 
@@ -26,27 +27,32 @@ BUNDLES = "bundles"
 """In the folder of a task's embeddings: its finished classes, until its table is published."""
 
 
-def prune(run: RunFolder, version: int) -> None:
+def prune(run: RunFolder, version: int, on_step: OnStep = no_step) -> None:
     """Keep what the newest versions and the checkpoints need, after a version was published.
 
     Args:
         run: the run's folder.
         version: the version just published; nothing newer is touched.
+        on_step: called after each folder is removed.
     """
     for folder in run.embeddings.glob("step_*"):
         step = step_of(folder.name)
         if step is None or step < version:
             _remove_rest(folder)
+            on_step()
     for bundles in (run.embeddings / step_name(version)).glob(f"*/{BUNDLES}"):
         _remove_rest(bundles)
+        on_step()
     named = _needed_by_checkpoints(run)
     if named is None:
         return
     needed = {*named, version}
     for old in _removable(store.versions(run.tables), version, needed):
-        _remove(run.tables / f"{old:06d}", store.MANIFEST_NAME)
+        remove_folder(run.tables / f"{old:06d}", store.MANIFEST_NAME)
+        on_step()
     for old in _removable(snapshot_steps(run), version, needed):
-        _remove(run.snapshots / step_name(old), SNAPSHOT_MANIFEST)
+        remove_folder(run.snapshots / step_name(old), SNAPSHOT_MANIFEST)
+        on_step()
 
 
 def _removable(steps: list[int], version: int, needed: set[int]) -> list[int]:
@@ -68,12 +74,6 @@ def _needed_by_checkpoints(run: RunFolder) -> set[int] | None:
             logger.warning("no old table is removed while %s cannot be read (%s)", path, error)
             return None
     return named
-
-
-def _remove(folder: Path, manifest: str) -> None:
-    # Without its manifest it is nothing, should this be the last act of a killed process.
-    (folder / manifest).unlink(missing_ok=True)
-    _remove_rest(folder)
 
 
 def _remove_rest(folder: Path) -> None:

@@ -76,7 +76,8 @@ class Refresher:
             manifest: its shards.
             executor: who embeds and clusters.
             on_phase: called with ("embedding" | "clustering" | "publishing", version) as it begins.
-            on_progress: called whenever a part of the work has ended well, from several threads.
+            on_progress: called whenever a part of the work has ended well, here or at a worker,
+                from several threads.
         """
         self._config = config
         self._manifest = manifest
@@ -115,9 +116,10 @@ class Refresher:
                 task: dataclasses.replace(table, stats={**table.stats, **recorded})
                 for task, table in tables.items()
             },
+            self._on_progress,
         )
         publish_seconds = time.monotonic() - started
-        prune(self._run, version)
+        prune(self._run, version, self._on_progress)
         measured = Measured(
             rows=embedded.rows,
             num_tasks=len(tables),
@@ -164,7 +166,10 @@ class Refresher:
         for task in tasks:
             folder = out / task.name
             embeddings = sha256_of(folder / EMBEDDINGS_MANIFEST)
-            kept.append(KeptWorkers(workers, BundleStore(folder / BUNDLES, embeddings=embeddings)))
+            bundles = BundleStore(
+                folder / BUNDLES, embeddings=embeddings, on_step=self._on_progress
+            )
+            kept.append(KeptWorkers(workers, bundles))
             tables[task.name] = self._cluster(
                 folder, task, version, previous.get(task.name), kept[-1]
             )
@@ -194,6 +199,7 @@ class Refresher:
                 seed=self._config.run.seed,
                 previous=previous,
                 on_progress=on_classes,
+                on_step=self._on_progress,
                 workers=workers,
             )
 

@@ -12,7 +12,7 @@ from cluster_jobs.service.metrics import ServiceMetrics
 from cluster_jobs.service.refresh import Refresher
 from cluster_jobs.service.table_requests import NewestRequest, newest_request, waiting_requests
 from clustering.errors import ClusterError
-from data_shards.errors import DataError
+from data_shards.errors import DataError, DiskError
 from data_shards.shards.manifest import Manifest
 from trainer.config.run_config import RunConfig
 from trainer.errors import TrainingError
@@ -22,7 +22,7 @@ from trainer.state.snapshot import Snapshot
 logger = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.2
-_FAILURES = (ClusterError, DataError, JobError, OSError, TrainingError)
+_FAILURES = (ClusterError, DataError, DiskError, JobError, OSError, TrainingError)
 
 
 class Service:

@@ -6,9 +6,9 @@ import dataclasses
 from pathlib import Path
 
 from trainer.errors import TrainingError
-from trainer.run.folder import SNAPSHOT_MANIFEST, RunFolder, step_name
+from trainer.run.folder import SNAPSHOT_MANIFEST, RunFolder, snapshot_steps, step_name
 from trainer.state.served_snapshot import is_served, looks_served
-from trainer.state.snapshot import Snapshot, read_snapshot, snapshot_steps
+from trainer.state.snapshot import Snapshot, read_snapshot
 
 
 @dataclasses.dataclass(frozen=True, order=True)

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import torch
 
-from clustering.errors import ClusterError
 from clustering.table import store
 from clustering.table.table import ClusterTable
+from data_shards.disk import write_error, writing
 from data_shards.errors import DataError
 from data_shards.features.embedding_shard import (
     EmbeddingShardInfo,
@@ -32,7 +32,12 @@ from trainer.evaluation.training_embeddings import training_embeddings
 from trainer.models.embed import ShardEmbeddings, embed_shard
 from trainer.models.network import Network
 from trainer.run.folder import SNAPSHOT_CHECKSUM
-from trainer.state.snapshot import Snapshot, load_network, read_snapshot
+from trainer.state.snapshot import (
+    Snapshot,
+    describe_snapshot,
+    load_network,
+    read_snapshot,
+)
 
 Counts = dict[tuple[str, str], ClassCounts]
 """(task, read-out) -> counts."""
@@ -81,10 +86,10 @@ def embed_one_shard(work: EmbedWork) -> EmbeddedShard:
 
     Raises:
         DataError: the shard is damaged, or an embedding is not finite.
-        ClusterError: the embeddings cannot be written.
+        DiskError: the embeddings cannot be written.
     """
     torch.set_num_threads(1)
-    manifest = _manifest(work.shards, work.snapshot.data_checksum)
+    manifest = _manifest(work.shards, work.snapshot.data_checksum, work.split)
     shard = manifest.split(work.split).shards[work.number]
     finished = {
         task.name: finished_shard(work.out / task.name, shard.name, work.origin)
@@ -110,24 +115,22 @@ def embed_one_shard(work: EmbedWork) -> EmbeddedShard:
 def _written(
     work: EmbedWork, name: str, embedded: Mapping[str, ShardEmbeddings]
 ) -> dict[str, EmbeddingShardInfo]:
+    what = f"the embeddings of shard {name} to"
     try:
-        return {
-            task: write_embedding_shard(
-                work.out / task,
-                name,
-                embeddings=rows.embeddings,
-                ids=rows.ids,
-                labels=rows.labels,
-                origin=work.origin,
-            )
-            for task, rows in embedded.items()
-        }
-    except OSError as error:
-        # The worker's file system: the driver's message would not name it.
-        raise ClusterError(
-            f"cannot write the embeddings of shard {name} to {work.out}: {error.strerror}; make "
-            "room or repair the file system, then start the job again: finished shards are kept"
-        ) from error
+        with writing(work.out, what):
+            return {
+                task: write_embedding_shard(
+                    work.out / task,
+                    name,
+                    embeddings=rows.embeddings,
+                    ids=rows.ids,
+                    labels=rows.labels,
+                    origin=work.origin,
+                )
+                for task, rows in embedded.items()
+            }
+    except OSError as error:  # not as a failure of the worker
+        raise write_error(error, work.out, what) from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +167,7 @@ def count_right_answers(work: CountWork) -> Counts:
         training = training_embeddings(work.embeddings, work.tasks, tables)
         if training is None:
             raise DataError(f"{work.embeddings} was removed or replaced while in use; try again")
-    manifest = _manifest(work.shards, work.snapshot.data_checksum)
+    manifest = _manifest(work.shards, work.snapshot.data_checksum, work.split)
     counts = count_batches(
         _network(work.snapshot.path, work.snapshot.checksum, _device()),
         _index(work.shards, work.snapshot.data_checksum, work.split),
@@ -194,13 +197,20 @@ def _device() -> str:
 def _network(path: Path, checksum: str, device: str) -> Network:
     snapshot = read_snapshot(path)
     if snapshot.checksum != checksum:
-        raise DataError(f"the weights in {path} were replaced while they were in use; try again")
-    return load_network(snapshot).to(device)
+        raise _replaced(path)
+    network = load_network(snapshot).to(device)
+    if describe_snapshot(path).checksum != checksum:
+        raise _replaced(path)
+    return network
+
+
+def _replaced(path: Path) -> DataError:
+    return DataError(f"the weights in {path} were replaced while they were in use; try again")
 
 
 @lru_cache(maxsize=1)
-def _manifest(folder: Path, checksum: str) -> Manifest:
-    manifest = Manifest.load(folder)
+def _manifest(folder: Path, checksum: str, split: str) -> Manifest:
+    manifest = Manifest.load(folder, split=split)
     if manifest.checksum != checksum:
         raise DataError(
             f"the shards in {folder} are not those that the run trains on; set data.shards back, "
@@ -211,7 +221,7 @@ def _manifest(folder: Path, checksum: str) -> Manifest:
 
 @lru_cache(maxsize=1)
 def _index(folder: Path, checksum: str, split: str) -> SampleIndex:
-    return SampleIndex(_manifest(folder, checksum), split)
+    return SampleIndex(_manifest(folder, checksum, split), split)
 
 
 @lru_cache(maxsize=1)

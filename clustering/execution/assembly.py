@@ -15,6 +15,7 @@ import numpy.typing as npt
 from clustering.kmeans.bundle import BundleResult, BundleWork
 from clustering.table.matching import matched_order
 from clustering.table.table import ClusterTable
+from data_shards.progress import OnStep, no_step
 
 _NO_ROWS = np.empty(0, dtype=np.int32)
 
@@ -48,6 +49,7 @@ def assemble(
     ids: npt.NDArray[np.int64],
     done: Iterable[tuple[BundleWork, BundleResult]],
     previous: ClusterTable | None,
+    on_step: OnStep = no_step,
 ) -> tuple[dict[str, npt.NDArray[Any]], dict[str, float]]:
     """Put all clusters in order of class, and the members of each in order of their id.
 
@@ -57,6 +59,7 @@ def assemble(
         ids: (N,) sample ids by row number.
         done: the bundles and their clusters, in any order.
         previous: the table whose numbering is continued; None for the order of first members.
+        on_step: called after each class is numbered, and each bundle's members are put in order.
 
     Returns:
         The arrays of a `ClusterTable` except neighbours and siblings; and stats of the work.
@@ -68,7 +71,7 @@ def assemble(
     centroids = np.concatenate([result.centroids for result in results])
     order = np.argsort(class_of, kind="stable")
     if previous is not None:
-        order = order[matched_order(centroids[order], class_of[order], previous)]
+        order = order[matched_order(centroids[order], class_of[order], previous, on_step)]
     sizes = np.concatenate([part.sizes for part in parts])
     work_stats = {
         "worker_seconds": sum(result.seconds for result in results),
@@ -80,13 +83,16 @@ def assemble(
         "spread": np.concatenate([result.spread for result in results])[order],
         "concentration": np.concatenate([result.concentration for result in results])[order],
         "member_ptr": np.concatenate([[0], np.cumsum(sizes[order])]),
-        "member_ids": _members(parts, sizes, order),
+        "member_ids": _members(parts, sizes, order, on_step),
     }
     return arrays, work_stats
 
 
 def _members(
-    parts: Sequence[_Part], sizes: npt.NDArray[np.int64], order: npt.NDArray[np.int64]
+    parts: Sequence[_Part],
+    sizes: npt.NDArray[np.int64],
+    order: npt.NDArray[np.int64],
+    on_step: OnStep,
 ) -> npt.NDArray[np.int64]:
     """(N,) sample ids, cluster after cluster in their final order."""
     starts = np.empty(len(order), dtype=np.int64)
@@ -99,4 +105,5 @@ def _members(
         shifts = starts[own] - (np.cumsum(part.sizes) - part.sizes)
         members[np.arange(len(part.member_ids)) + np.repeat(shifts, part.sizes)] = part.member_ids
         first = own.stop
+        on_step()
     return members

@@ -29,6 +29,7 @@ from clustering.kmeans.backends import BackendName, describe_backend
 from clustering.kmeans.bundle import BundleResult, BundleWork
 from clustering.settings import fixed_settings
 from data_shards.atomic import atomic_file, clear_leftovers, sha256_of
+from data_shards.progress import OnStep, no_step
 
 logger = logging.getLogger(__name__)
 
@@ -43,13 +44,15 @@ Clusters = BundleResult
 class BundleStore:
     """The finished classes of one task's embeddings. One process writes at a time."""
 
-    def __init__(self, folder: Path, *, embeddings: str) -> None:
+    def __init__(self, folder: Path, *, embeddings: str, on_step: OnStep = no_step) -> None:
         """Read what an earlier attempt has left; damaged files are ignored and removed.
 
         Args:
             folder: where the files lie; made when missing.
             embeddings: checksum of all embeddings of the task.
+            on_step: called after each file is read, and each bundle looked up or written.
         """
+        self._on_step = on_step
         self._folder = folder
         self._embeddings = embeddings
         self._found: dict[bytes, Clusters] = {}
@@ -60,17 +63,20 @@ class BundleStore:
             if arrays is not None:
                 classes = split_classes(_result_in(arrays), arrays["class_sizes"])
                 self._found.update(zip(_keys_in(arrays), classes, strict=True))
+            on_step()
 
     def find(self, work: BundleWork) -> dict[int, Clusters]:
         """The classes of a bundle that are finished: number in the bundle -> its clusters."""
         keys = enumerate(self._keys(work))
-        return {number: self._found[key] for number, key in keys if key in self._found}
+        found = {number: self._found[key] for number, key in keys if key in self._found}
+        self._on_step()
+        return found
 
     def save(self, work: BundleWork, result: BundleResult) -> None:
         """Write the clusters of a bundle.
 
         Raises:
-            OSError: they cannot be written.
+            DiskError: the disk is full, or fails.
         """
         keys = np.frombuffer(b"".join(self._keys(work)), dtype=np.uint8)
         arrays = {
@@ -88,8 +94,9 @@ class BundleStore:
             }
         )
         name = hashlib.sha256(content).hexdigest() + _SUFFIX
-        with atomic_file(self._folder / name) as temporary:
+        with atomic_file(self._folder / name, "finished classes to") as temporary:
             temporary.write_bytes(content)
+        self._on_step()
 
     def _keys(self, work: BundleWork) -> list[bytes]:
         """A checksum of what decides the clusters, for each class."""

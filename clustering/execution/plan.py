@@ -23,6 +23,7 @@ from clustering.execution.balancing import Bundle, choose_partitions, jobs_of, m
 from clustering.execution.schedule import makespan
 from clustering.execution.transport import Transport, choose_transport
 from clustering.kmeans.partitions import CHUNK_ROWS
+from data_shards.disk import size_text
 
 Regime = Literal["mean", "fits", "partitioned"]
 """How a class is clustered: a single cluster is a mean; k-means of a class that fits a worker; a
@@ -123,12 +124,14 @@ class Plan:
         held, stored, read = self._bytes()
         rows = [
             ("workers", f"{self.num_workers:,}; the busiest has {self.balance:.2f} of the mean"),
-            ("bundles", f"{len(self.bundles):,}, the largest of {_size(held)} of rows"),
+            ("bundles", f"{len(self.bundles):,}, the largest of {size_text(held)} of rows"),
             ("rows by", f"{self.transport.route}: {self.transport.reason}"),
-            ("moved", f"{_size(read)} read, {_size(stored)} through the object store"),
+            ("moved", f"{size_text(read)} read, {size_text(stored)} through the object store"),
         ]
         if self.waves:
-            rows.append(("waves", f"{len(self.waves):,} of at most {_size(self._wave_bytes())}"))
+            rows.append(
+                ("waves", f"{len(self.waves):,} of at most {size_text(self._wave_bytes())}")
+            )
         return "\n".join([*lines, *(f"{name:11} {text}" for name, text in rows), ""])
 
     def _wave_bytes(self) -> int:
@@ -265,10 +268,3 @@ def _too_large(
     if num_workers > 1:
         too_slow[heaviest_first] = np.logical_and.accumulate(waited_for)
     return (class_sizes > CHUNK_ROWS) & (too_large | too_slow)
-
-
-def _size(num_bytes: int) -> str:
-    """In the largest unit of which there is at least one."""
-    units = ("B", "KiB", "MiB", "GiB", "TiB")
-    power = min(len(units) - 1, max(0, num_bytes.bit_length() - 1) // 10)
-    return f"{num_bytes / 1024**power:,.1f} {units[power]}"

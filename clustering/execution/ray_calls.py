@@ -19,7 +19,8 @@ from typing import Any, TypeVar
 
 from clustering.config import ClusterConfig
 from clustering.errors import ClusterError
-from data_shards.errors import DataError
+from clustering.execution.ray_disk import lost_too_often, spilling
+from data_shards.errors import ClmleError
 
 # `ray` is imported in functions: it reads its environment then, which a job sets up first.
 
@@ -109,7 +110,7 @@ class CallRunner:
             ClusterError: when a call fails by itself, or is lost or late too often. It is late
                 `call_timeout_seconds` after it was sent, or after a call that was sent earlier
                 returned, in any thread.
-            DataError: when a call raises it.
+            ClmleError: when a call raises it.
             InputLostError: when values that the arguments refer to are gone.
             StoppedError: after `stop`.
         """
@@ -159,13 +160,14 @@ def run_calls(
 
     Raises:
         ClusterError: when a call fails by itself, or is lost or late too often.
-        DataError: when a call raises it.
+        ClmleError: when a call raises it.
     """
     calls = [Call(str(work), (work,)) for work in works]
     runner = CallRunner(config, num_gpus=num_gpus)
-    return runner.run(
-        RemoteFunction(function=function, on_gpu=True), calls, num_at_once=num_at_once
-    )
+    with spilling():
+        yield from runner.run(
+            RemoteFunction(function=function, on_gpu=True), calls, num_at_once=num_at_once
+        )
 
 
 class _Answers:
@@ -256,6 +258,8 @@ class _Calls:
             answer = ray.get(reference, timeout=self._timeout_seconds)
         except ray.exceptions.RayTaskError as error:
             self._handle_failure(attempt, error)
+        except ray.exceptions.OutOfDiskError:
+            raise  # again, it would be no better
         except ray.exceptions.ObjectLostError as error:
             self._try_again(attempt, f"its answer was lost with its node ({error})")
         except ray.exceptions.RayError as error:
@@ -269,11 +273,13 @@ class _Calls:
         """Raise the error of a call, unless another attempt restores what it failed for."""
         import ray
 
-        if isinstance(error.cause, (ClusterError, DataError)):
+        if isinstance(error.cause, (ClmleError, ray.exceptions.OutOfDiskError)):
             raise error.cause from None
         call = self._calls[attempt.number]
         if not isinstance(error.cause, ray.exceptions.ObjectLostError):
-            raise ClusterError(f"{call.name} failed: {error}") from error
+            raise ClusterError(
+                f"{call.name} failed on a worker; the end of this says why: {error}"
+            ) from error
         if any(isinstance(argument, ray.ObjectRef) for argument in call.arguments):
             raise InputLostError(str(error.cause)) from error
         # Ray keeps a large plain argument in an object store too; it is sent again.
@@ -297,11 +303,7 @@ class _Calls:
     def _try_again(self, attempt: _Attempt, reason: str) -> None:
         name = self._calls[attempt.number].name
         if attempt.retries >= self._max_retries:
-            raise ClusterError(
-                f"{name}: {reason}, in the last of {attempt.retries + 1} attempts; look at memory "
-                "and load of the Ray nodes, or raise cluster.call_timeout_seconds or "
-                "cluster.max_retries"
-            )
+            raise lost_too_often(f"{name}: {reason}", attempt.retries + 1)
         logger.warning("%s: %s; trying again", name, reason)
         self.waiting.appendleft((attempt.number, attempt.retries + 1))
 

@@ -21,6 +21,7 @@ from clustering.execution.partitioned_kmeans import (
 )
 from clustering.execution.plan import clusters_per_class
 from clustering.execution.ray_calls import Call, CallRunner, InputLostError, RemoteFunction
+from clustering.execution.ray_disk import lost_too_often, spilling
 from clustering.execution.schedule import Job, run_jobs
 from clustering.execution.shuffle import Shuffle, cluster_pieces
 from clustering.execution.workers import Done, WorkList, check_shards
@@ -65,7 +66,7 @@ class RayWorkers:
 
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         if not _total("CPU", nodes):
-            raise ClusterError("the Ray cluster has no CPU: start a worker node with at least one")
+            raise ClusterError("the Ray cluster has no CPU; start a worker node with at least one")
         if class_sizes is not None and config.backend == "auto" and _all_small(class_sizes, config):
             config = replace(config, backend="faiss-cpu")
         self.backend = _backend_of_nodes(config, nodes)
@@ -92,10 +93,11 @@ class RayWorkers:
         """See `Workers`. All checks come first: damaged rows would fail in stranger ways."""
         runner = CallRunner(self._config, num_gpus=self._num_gpus, on_answer=self._on_call)
         jobs = _Jobs(works, runner, self.num_workers)
-        for phase in (jobs.checks(), jobs.clustering()):
-            for end in run_jobs(phase, self.num_workers, stop=runner.stop):
-                self.seconds += end.seconds
-                yield from end.done
+        with spilling():
+            for phase in (jobs.checks(), jobs.clustering()):
+                for end in run_jobs(phase, self.num_workers, stop=runner.stop):
+                    self.seconds += end.seconds
+                    yield from end.done
 
 
 def gpus_per_call(num_workers: int, num_gpus: int) -> float:
@@ -136,7 +138,7 @@ def _backend_of_nodes(config: ClusterConfig, nodes: Sequence[Mapping[str, float]
         if config.backend == "auto":
             return "faiss-cpu"
         raise ClusterError(
-            f"cluster.backend is {config.backend}, but the Ray cluster has no GPU: start Ray on a "
+            f"cluster.backend is {config.backend}, but the Ray cluster has no GPU; start Ray on a "
             "machine with one (clmle run does with launch.embed_gpus > 0), or set it to auto"
         )
     # Asks for the smallest fraction: others may be using all GPUs.
@@ -231,10 +233,8 @@ class _Jobs:
                 return _End(done=((work, cluster_partitions(work, partitions)),))
             except InputLostError as error:
                 if attempt == work.config.max_retries:
-                    raise ClusterError(
-                        f"{work}: its rows were lost ({error}), in the last of {attempt + 1} "
-                        "attempts; look at memory and load of the Ray nodes, or raise "
-                        "cluster.max_retries"
+                    raise lost_too_often(
+                        f"{work}: its rows were lost ({error})", attempt + 1
                     ) from error
                 logger.warning("%s: its rows were lost (%s); trying again", work, error)
         raise AssertionError("unreachable")

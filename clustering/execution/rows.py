@@ -14,6 +14,7 @@ import numpy.typing as npt
 from clustering.errors import ClusterError
 from data_shards.features.embedding_shard import EmbeddingShardInfo
 from data_shards.features.embeddings import EmbeddingShards
+from data_shards.progress import OnStep, no_step
 
 
 @dataclass(kw_only=True)
@@ -35,14 +36,14 @@ class Rows:
     order, and the order of the rows in the shards on who embedded them."""
 
     @classmethod
-    def read(cls, folder: Path, num_classes: int) -> Rows:
-        """Read ids and labels, and compare them with their checksums.
+    def read(cls, folder: Path, num_classes: int, on_step: OnStep = no_step) -> Rows:
+        """Read ids and labels, and compare them with their checksums; a step is a shard.
 
         Raises:
             ClusterError: when there are other classes.
             DataError: when the embeddings are not finished or damaged.
         """
-        shards = EmbeddingShards.open(folder, verify_vectors=False)
+        shards = EmbeddingShards.open(folder, verify_vectors=False, on_step=on_step)
         return cls(
             folder=str(folder),
             shards=shards.shards,
@@ -79,8 +80,8 @@ def _class_sizes(shards: EmbeddingShards, num_classes: int) -> npt.NDArray[np.in
     if outside.any():
         first = int(np.argmax(outside))
         raise ClusterError(
-            f"expected classes 0..{num_classes - 1}; {np.count_nonzero(outside)} embeddings in "
-            f"{shards.folder} have others, the first is of sample {shards.ids[first]}, class "
+            f"{np.count_nonzero(outside)} embeddings in {shards.folder} have classes outside of "
+            f"0..{num_classes - 1}, the first is of sample {shards.ids[first]}, class "
             f"{shards.labels[first]}: they were made from other data; embed again"
         )
     return np.bincount(shards.labels, minlength=num_classes)

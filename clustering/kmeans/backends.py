@@ -21,6 +21,7 @@ from clustering.config import Backend
 from clustering.errors import ClusterError
 from clustering.kmeans.faiss_installed import require_faiss
 from clustering.kmeans.gpu_files import has_gpu_file
+from data_shards.cgroups import num_cores
 
 try:
     import faiss
@@ -187,7 +188,7 @@ def choose_backend(wanted: Backend) -> BackendName:
     if wanted in ("auto", "faiss-cpu"):
         return "faiss-cpu"
     raise ClusterError(
-        f"cluster.backend is {wanted}, which finds no GPU here: install the extra gpu (faiss-gpu) "
+        f"cluster.backend is {wanted}, which finds no GPU here; install the extra gpu (faiss-gpu) "
         "or a CUDA build of torch on a machine with a GPU, or set it to auto"
     )
 
@@ -199,6 +200,11 @@ def describe_backend(backend: BackendName) -> str:
 
         return f"{backend} {torch.__version__}"
     return f"{backend} {faiss.__version__}"
+
+
+def limit_threads() -> None:
+    """Let FAISS use no more threads than this process has cores; it counts the machine's."""
+    faiss.omp_set_num_threads(min(faiss.omp_get_max_threads(), num_cores()))
 
 
 @contextmanager

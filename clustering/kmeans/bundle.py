@@ -19,6 +19,7 @@ from clustering.kmeans.lloyd import KMeansResult
 from clustering.kmeans.one_class import spherical_kmeans
 from clustering.kmeans.partitions import CHUNK_ROWS
 from clustering.kmeans.small_classes import Means, class_means, cluster_small_classes
+from data_shards.features.embedding_shard import DIVERGED
 from data_shards.features.embeddings import EmbeddingShards
 
 ReadRows = Callable[[npt.NDArray[np.integer]], npt.NDArray[np.float32]]
@@ -145,7 +146,7 @@ def check_rows(
         raise ClusterError(
             f"{np.count_nonzero(~good)} of {len(rows)} embeddings are not finite vectors of "
             f"length 1, the first is row {positions[first]} of {folder}, of class "
-            f"{class_of(first)}; did the training run diverge?"
+            f"{class_of(first)}; {DIVERGED}"
         )
 
 

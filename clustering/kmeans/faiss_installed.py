@@ -15,6 +15,6 @@ def require_faiss() -> None:
     """
     if find_spec("faiss") is None:
         raise FaissMissingError(
-            "clustering needs FAISS, which is not installed: pip install 'clmle[cpu]', or, for "
-            "CUDA GPUs, 'clmle[gpu]' (in a checkout '.[cpu]' or '.[gpu]'); never both"
+            "clustering needs FAISS, which is not installed; pip install 'clmle[cpu]', or, for "
+            "CUDA GPUs, 'clmle[gpu]' (in a checkout '.[cpu]' or '.[gpu]'), never both"
         )

@@ -14,14 +14,19 @@ from scipy.optimize import linear_sum_assignment
 
 from clustering.table.table import ClusterTable
 from clustering.table.top_k import row_blocks
+from data_shards.progress import OnStep, no_step
 
 _LARGEST_EXACT = 2000  # clusters of a class; with more, the best assignment takes seconds
 _CANDIDATES = 16  # earlier clusters that a new one may be paired with, if there are more
 _PAIRS_AT_A_TIME = 1 << 16
+_SEARCHED_ROWS = 1 << 15  # of a block whose candidates are searched
 
 
 def matched_order(
-    centroids: npt.NDArray[np.float32], class_of: npt.NDArray[np.int64], earlier: ClusterTable
+    centroids: npt.NDArray[np.float32],
+    class_of: npt.NDArray[np.int64],
+    earlier: ClusterTable,
+    on_step: OnStep = no_step,
 ) -> npt.NDArray[np.int64]:
     """Order the clusters of each class like the most similar earlier ones.
 
@@ -35,6 +40,7 @@ def matched_order(
         centroids: (M, D) float32 unit rows.
         class_of: (M,) int64, ascending.
         earlier: a table of the same dimension.
+        on_step: called after each class, and blocks of the clusters of a large one.
 
     Returns:
         (M,) int64, which cluster comes first, second, ...; sorted by class.
@@ -44,19 +50,22 @@ def matched_order(
     for start, end in zip(starts.tolist(), [*starts[1:].tolist(), len(class_of)], strict=True):
         numbers = earlier.clusters_of_class(int(class_of[start]))
         if end - start > 1 and len(numbers):
-            places = _places(centroids[start:end], earlier.centroids[numbers])
+            places = _places(centroids[start:end], earlier.centroids[numbers], on_step)
             order[start + places] = np.arange(start, end)
+        on_step()
     return order
 
 
 def _places(
-    centroids: npt.NDArray[np.float32], earlier_centroids: npt.NDArray[np.float32]
+    centroids: npt.NDArray[np.float32],
+    earlier_centroids: npt.NDArray[np.float32],
+    on_step: OnStep = no_step,
 ) -> npt.NDArray[np.int64]:
     """(K,) place of each cluster of a class."""
     if max(len(centroids), len(earlier_centroids)) <= _LARGEST_EXACT:
         new, old = linear_sum_assignment(centroids @ earlier_centroids.T, maximize=True)
     else:
-        new, old = _greedy(centroids, earlier_centroids)
+        new, old = _greedy(centroids, earlier_centroids, on_step)
     places = np.full(len(centroids), -1)
     there = old < len(centroids)
     places[new[there]] = old[there]
@@ -65,7 +74,9 @@ def _places(
 
 
 def _greedy(
-    centroids: npt.NDArray[np.float32], earlier_centroids: npt.NDArray[np.float32]
+    centroids: npt.NDArray[np.float32],
+    earlier_centroids: npt.NDArray[np.float32],
+    on_step: OnStep = no_step,
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Pair the two most similar clusters that are left, until none are; equal ones by number.
 
@@ -75,23 +86,27 @@ def _greedy(
     Args:
         centroids: (K, D) float32 unit rows.
         earlier_centroids: (J, D) float32 unit rows.
+        on_step: called after each block of clusters.
 
     Returns:
         New and earlier clusters of the pairs; no cluster is in two pairs.
     """
     num_candidates = min(_CANDIDATES, len(earlier_centroids))
-    cosines, near = faiss.knn(
-        np.ascontiguousarray(centroids),
-        earlier_centroids,
-        num_candidates,
-        metric=faiss.METRIC_INNER_PRODUCT,
-    )
+    cosines = np.empty((len(centroids), num_candidates), dtype=np.float32)
+    near = np.empty(cosines.shape, dtype=np.int64)
+    for rows in row_blocks(len(centroids), 1, _SEARCHED_ROWS, on_step):
+        cosines[rows], near[rows] = faiss.knn(
+            np.ascontiguousarray(centroids[rows]),
+            earlier_centroids,
+            num_candidates,
+            metric=faiss.METRIC_INNER_PRODUCT,
+        )
     pairs = np.lexsort(
         (near.ravel(), np.repeat(np.arange(len(near)), num_candidates), -cosines.ravel())
     )
     partner = np.full(len(centroids), -1)
     free = [True] * len(earlier_centroids)
-    for part in row_blocks(len(pairs), 1, _PAIRS_AT_A_TIME):
+    for part in row_blocks(len(pairs), 1, _PAIRS_AT_A_TIME, on_step):
         new_of_pair, old_of_pair = pairs[part] // num_candidates, near.ravel()[pairs[part]]
         for new, old in zip(new_of_pair.tolist(), old_of_pair.tolist(), strict=True):
             if free[old] and partner[new] < 0:

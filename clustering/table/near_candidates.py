@@ -19,6 +19,7 @@ from scipy.sparse import csr_matrix
 
 from clustering.kmeans.backends import one_thread
 from clustering.table.top_k import row_blocks, top_k
+from data_shards.progress import OnStep, no_step
 
 FEWEST_VECTORS = 256
 """With fewer, comparing all with all takes no time, and codes cannot be trained."""
@@ -31,6 +32,7 @@ _CANDIDATES_WANTED = 3.5
 _TRAINING_ITERATIONS = 8
 _TRAINING_ROWS_PER_CELL = 64
 _BLOCK_ROWS = 4096
+_ADDED_ROWS = 1 << 17
 _WIDTHS = 8  # parts of a block, each of vectors with about as many candidates
 
 
@@ -39,6 +41,7 @@ def near_candidates(
     num_wanted: int,
     *,
     side: npt.NDArray[np.bool_] | None = None,
+    on_step: OnStep = no_step,
 ) -> Iterator[tuple[slice, npt.NDArray[np.int64], npt.NDArray[np.float32]]]:
     """Find vectors that are near each other.
 
@@ -50,6 +53,7 @@ def near_candidates(
         num_wanted: k, 1 <= k <= M; a vector counts as near itself.
         side: (M,) which of two sides a vector is on, neither empty: only vectors of the other side
             are found for it. None: vectors of all.
+        on_step: called after each block of vectors.
 
     Yields:
         (rows, found, cosines): a range of vectors; (rows, k) int64 vectors found for them by
@@ -58,25 +62,30 @@ def near_candidates(
     """
     num_candidates = min(round(_CANDIDATES_WANTED * num_wanted), len(vectors))
     if side is None:
-        found = _search(vectors, vectors, num_candidates)
+        found = _search(vectors, vectors, num_candidates, on_step)
     else:
         found = np.empty((len(vectors), num_candidates), dtype=np.int32)
         for own, other in ((side, ~side), (~side, side)):
             numbers = np.flatnonzero(other).astype(np.int32)
-            columns = _search(vectors[other], vectors[own], num_candidates)
+            columns = _search(vectors[other], vectors[own], num_candidates, on_step)
             found[own] = np.where(columns < 0, -1, numbers[columns])
     mutual = _mutual(found)
-    for rows in row_blocks(len(vectors), 1, _BLOCK_ROWS):
+    on_step()
+    for rows in row_blocks(len(vectors), 1, _BLOCK_ROWS, on_step):
         yield rows, *_nearest(vectors, mutual[rows], rows, num_wanted)
 
 
 def _search(
-    vectors: npt.NDArray[np.float32], queries: npt.NDArray[np.float32], num_wanted: int
+    vectors: npt.NDArray[np.float32],
+    queries: npt.NDArray[np.float32],
+    num_wanted: int,
+    on_step: OnStep,
 ) -> npt.NDArray[np.int32]:
     """(queries, num_wanted) vectors that are probably near, judged by codes; -1 for none."""
-    index = _exact_index(vectors) if len(vectors) < FEWEST_VECTORS else _coded_index(vectors)
+    few = len(vectors) < FEWEST_VECTORS
+    index = _exact_index(vectors) if few else _coded_index(vectors, on_step)
     found = np.empty((len(queries), num_wanted), dtype=np.int32)
-    for rows in row_blocks(len(queries), 1, _BLOCK_ROWS):
+    for rows in row_blocks(len(queries), 1, _BLOCK_ROWS, on_step):
         found[rows] = index.search(queries[rows], num_wanted)[1]
     return found
 
@@ -87,7 +96,7 @@ def _exact_index(vectors: npt.NDArray[np.float32]) -> faiss.Index:
     return index
 
 
-def _coded_index(vectors: npt.NDArray[np.float32]) -> faiss.Index:
+def _coded_index(vectors: npt.NDArray[np.float32], on_step: OnStep) -> faiss.Index:
     num_rows, dim = vectors.shape
     num_cells = max(1, num_rows // _ROWS_PER_CELL)
     quantizer = faiss.IndexFlatIP(dim)
@@ -100,7 +109,8 @@ def _coded_index(vectors: npt.NDArray[np.float32]) -> faiss.Index:
     index.cp.min_points_per_centroid = index.pq.cp.min_points_per_centroid = 1
     with one_thread():  # so that the cells do not depend on the number of threads
         index.train(vectors)
-        index.add(vectors)
+        for rows in row_blocks(num_rows, 1, _ADDED_ROWS, on_step):
+            index.add(vectors[rows])
     index.implem = 13  # otherwise the number of threads decides which algorithm is used
     index.nprobe = min(num_cells, max(_FEWEST_CELLS, round(_FRACTION_OF_CELLS * num_cells)))
     return index

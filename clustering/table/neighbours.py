@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from clustering.table.near_candidates import FEWEST_VECTORS, near_candidates
 from clustering.table.top_k import row_blocks, top_k
+from data_shards.progress import OnStep, no_step
 
 _SIBLING_ROWS = 128  # of a block in which clusters are compared with those of their own classes
 # Rows of a block that FAISS searches. It compares 4,096 at a time, so this bounds the memory of the
@@ -32,6 +33,8 @@ class _Clusters:
     """(M,) first cluster of the class of each cluster."""
     ends: npt.NDArray[np.int64]
     """(M,) end of the class of each cluster."""
+    on_step: OnStep
+    """Called after each block of clusters."""
 
     def __len__(self) -> int:
         return len(self.class_of)
@@ -58,6 +61,7 @@ def neighbour_lists(
     neighbours: int,
     siblings: int,
     exact_up_to: int = 2**62,
+    on_step: OnStep = no_step,
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """List the nearest clusters of each cluster.
 
@@ -71,6 +75,7 @@ def neighbour_lists(
         neighbours: wanted number of clusters of other classes, >= 0.
         siblings: wanted number of clusters of the same class, >= 0.
         exact_up_to: with more clusters than this the neighbours are approximate.
+        on_step: called after each block of clusters.
 
     Returns:
         Neighbours (M, R) and siblings (M, S), int64, by descending cosine, equal ones by ascending
@@ -84,7 +89,7 @@ def neighbour_lists(
         raise ValueError("class_of must be ascending: sort the clusters by class")
     starts = np.searchsorted(class_of, class_of, side="left")
     ends = np.searchsorted(class_of, class_of, side="right")
-    clusters = _Clusters(np.ascontiguousarray(centroids), class_of, starts, ends)
+    clusters = _Clusters(np.ascontiguousarray(centroids), class_of, starts, ends, on_step)
     num_neighbours = min(neighbours, int(len(clusters) - (ends - starts).min()))
     if not num_neighbours:
         found = np.empty((len(clusters), 0), dtype=np.int64)
@@ -102,7 +107,7 @@ def _siblings(clusters: _Clusters, num_wanted: int) -> npt.NDArray[np.int64]:
     """(M, S) nearest clusters of the same class."""
     lists = np.empty((len(clusters), num_wanted), dtype=np.int64)
     if num_wanted:
-        for rows in row_blocks(len(clusters), 1, _SIBLING_ROWS):
+        for rows in row_blocks(len(clusters), 1, _SIBLING_ROWS, clusters.on_step):
             own = clusters.own(rows)
             within = clusters.centroids[rows] @ clusters.centroids[own].T
             other_class = clusters.class_of[rows, np.newaxis] != clusters.class_of[own]
@@ -118,7 +123,7 @@ def _compared_with_all(
 ) -> npt.NDArray[np.int64]:
     """(rows, R) nearest clusters of other classes of some clusters, which are ascending."""
     lists = np.empty((len(numbers), num_wanted), dtype=np.int64)
-    for block in row_blocks(len(numbers), len(clusters)):
+    for block in row_blocks(len(numbers), len(clusters), on_step=clusters.on_step):
         chosen = numbers[block]
         similarities = clusters.centroids[chosen] @ clusters.centroids.T
         own = slice(int(clusters.starts[chosen[0]]), int(clusters.ends[chosen[-1]]))
@@ -133,7 +138,7 @@ def _exhaustive(clusters: _Clusters, num_wanted: int) -> npt.NDArray[np.int64]:
     lists = np.empty((len(clusters), num_wanted), dtype=np.int64)
     # The search may also return clusters of the own class; one extra result reveals a tie.
     num_searched = min(num_wanted + clusters.largest_class + 1, len(clusters))
-    for rows in row_blocks(len(clusters), 1, _SEARCHED_ROWS):
+    for rows in row_blocks(len(clusters), 1, _SEARCHED_ROWS, clusters.on_step):
         cosines, found = faiss.knn(
             clusters.centroids[rows],
             clusters.centroids,
@@ -157,7 +162,9 @@ def _approximate(clusters: _Clusters, num_wanted: int) -> npt.NDArray[np.int64]:
     else:
         # Clusters of the own class are found too; if it has many, few others are found.
         num_found = min(num_wanted + min(clusters.largest_class, num_wanted), len(clusters))
-        for rows, found, cosines in near_candidates(clusters.centroids, num_found):
+        for rows, found, cosines in near_candidates(
+            clusters.centroids, num_found, on_step=clusters.on_step
+        ):
             lists[rows], _ = _of_other_classes(clusters, rows, found, cosines, num_wanted)
         is_large = clusters.ends - clusters.starts > num_wanted
         _, group_of = np.unique(np.where(is_large, clusters.starts, -1), return_inverse=True)
@@ -196,7 +203,9 @@ def _of_other_groups(
     nearness = np.full(lists.shape, -np.inf, dtype=np.float32)
     for bit in range(int(group_of.max()).bit_length()):
         side = (group_of >> bit & 1).astype(np.bool_)
-        for rows, found, cosines in near_candidates(clusters.centroids, num_wanted, side=side):
+        for rows, found, cosines in near_candidates(
+            clusters.centroids, num_wanted, side=side, on_step=clusters.on_step
+        ):
             known = np.any(found[:, :, np.newaxis] == lists[rows, np.newaxis], axis=2)
             both = np.concatenate([lists[rows], np.where(known, -1, found)], axis=1)
             both_cosines = np.concatenate(

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clustering.table.table import ClusterTable
+from data_shards.progress import OnStep, no_step
 
 _MOST_PAIRS = 1_000_000  # of clusters, compared for the mutual information: about a second
 _PAIRS_A_CALL = 1000  # that take as long as the overhead of a class
@@ -61,12 +62,15 @@ def class_quality(table: ClusterTable) -> ClassQuality:
     )
 
 
-def table_quality(table: ClusterTable, previous: ClusterTable | None = None) -> dict[str, float]:
+def table_quality(
+    table: ClusterTable, previous: ClusterTable | None = None, on_step: OnStep = no_step
+) -> dict[str, float]:
     """Measure a table; the names are those of metrics.
 
     Args:
         table: a valid table.
         previous: the previous table of the same task; None for the first.
+        on_step: called after each measure, and each class of those that take long.
 
     Returns:
         - clusters/count, clusters/smallest, clusters/largest: clusters, and samples of the smallest
@@ -108,15 +112,21 @@ def table_quality(table: ClusterTable, previous: ClusterTable | None = None) -> 
         "clusters/class_imbalance_most": float(of_class.imbalance.max()),
         "clusters/class_imbalance_p95": float(np.quantile(of_class.imbalance, 0.95)),
     }
+    on_step()
     if table.neighbours.shape[1]:
         quality["clusters/separation_rad"] = _separation(table)
-    if previous is not None:
-        quality["clusters/churn"] = _churn(previous, table)
-        quality["clusters/moved"] = _moved(previous, table)
-        information = _adjusted_mutual_information(previous, table)
-        if information is not None:
-            quality["clusters/ami"] = information
-    return quality
+        on_step()
+    return quality if previous is None else quality | _changes(previous, table, on_step)
+
+
+def _changes(old: ClusterTable, new: ClusterTable, on_step: OnStep) -> dict[str, float]:
+    """The measures that compare a table with the one before."""
+    changes = {"clusters/churn": _churn(old, new)}
+    on_step()
+    changes["clusters/moved"] = _moved(old, new)
+    on_step()
+    information = _adjusted_mutual_information(old, new, on_step)
+    return changes if information is None else changes | {"clusters/ami": information}
 
 
 def _separation(table: ClusterTable) -> float:
@@ -159,7 +169,9 @@ def _place(table: ClusterTable) -> npt.NDArray[np.int64]:
     return np.arange(table.num_clusters) - np.searchsorted(table.class_of, table.class_of)
 
 
-def _adjusted_mutual_information(old: ClusterTable, new: ClusterTable) -> float | None:
+def _adjusted_mutual_information(
+    old: ClusterTable, new: ClusterTable, on_step: OnStep
+) -> float | None:
     """Of random classes: the expected information takes time for each pair of clusters."""
     from sklearn.metrics import adjusted_mutual_info_score
 
@@ -177,6 +189,7 @@ def _adjusted_mutual_information(old: ClusterTable, new: ClusterTable) -> float 
             pairs += own
             total += len(left) * adjusted_mutual_info_score(left, right)
             weight += len(left)
+        on_step()
         if pairs + _PAIRS_A_CALL > _MOST_PAIRS:
             break
     return total / weight if weight else None

@@ -30,9 +30,12 @@ from data_shards.atomic import (
     clear_leftovers,
     read_json,
     sha256_of,
+    write_in_parts,
     write_json,
 )
 from data_shards.errors import DataError
+from data_shards.progress import OnStep, no_step
+from data_shards.replacing import finish_replacements, read_whole
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +47,12 @@ _TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _REMEDY = "cluster that snapshot again, or remove the version's folder"
 
 
-def publish(folder: Path | str, version: int, tables: Mapping[str, ClusterTable]) -> Path:
+def publish(
+    folder: Path | str,
+    version: int,
+    tables: Mapping[str, ClusterTable],
+    on_step: OnStep = no_step,
+) -> Path:
     """Publish the tables of all tasks as one version; an older version of that number is replaced.
 
     Also removes the leftovers of a killed publisher, so no other process may publish here.
@@ -53,25 +61,30 @@ def publish(folder: Path | str, version: int, tables: Mapping[str, ClusterTable]
         folder: the store; made when missing.
         version: the step whose weights made the tables, >= 0.
         tables: task -> its table.
+        on_step: called after each table is checked, and each part of a file is written or read.
 
     Returns:
         The version's folder.
 
     Raises:
         ClusterError: when a table is broken, or is not of this version and task.
+        DiskError: when the disk is full, or fails.
     """
-    _check_tables(version, tables)
+    _check_tables(version, tables, on_step)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     clear_leftovers(folder)
     target = folder / _version_name(version)
-    with atomic_folder(target) as new:
+    with atomic_folder(target, "the cluster tables") as new:
         for task, table in tables.items():
             arrays_name, stats_name = _file_names(task)
             # Not save_file: it makes files that only their owner can read.
-            (new / arrays_name).write_bytes(save_arrays(table.arrays()))
+            write_in_parts(new / arrays_name, save_arrays(table.arrays()), on_step)
             write_json(new / stats_name, dict(table.stats))
-        checksums = {path.name: sha256_of(path) for path in sorted(new.iterdir())}
+        checksums = {}
+        for path in sorted(new.iterdir()):
+            checksums[path.name] = sha256_of(path)
+            on_step()
         content = {
             "format": FORMAT,
             "version": version,
@@ -114,6 +127,7 @@ def versions(folder: Path | str) -> list[int]:
     folder = Path(folder)
     if not folder.is_dir():
         return []
+    finish_replacements(folder)
     found = sorted(int(p.name) for p in folder.iterdir() if _VERSION_NAME.fullmatch(p.name))
     return [version for version in found if _is_complete(folder, version)]
 
@@ -128,6 +142,10 @@ def load(folder: Path | str, version: int) -> dict[str, ClusterTable]:
         ClusterError: when the version is not there, or naming the file that is damaged.
     """
     folder = Path(folder)
+    return read_whole(folder / _version_name(version), lambda: _load(folder, version))
+
+
+def _load(folder: Path, version: int) -> dict[str, ClusterTable]:
     manifest = _read_manifest(folder, version)
     tables = {}
     for task in manifest["tasks"]:
@@ -154,15 +172,19 @@ def stats(folder: Path | str, version: int) -> dict[str, dict[str, Any]]:
         ClusterError: when the version is not there, or naming the file that is damaged.
     """
     folder = Path(folder)
-    manifest = _read_manifest(folder, version)
-    return {task: _read_stats(folder, task, manifest) for task in manifest["tasks"]}
+
+    def read() -> dict[str, dict[str, Any]]:
+        manifest = _read_manifest(folder, version)
+        return {task: _read_stats(folder, task, manifest) for task in manifest["tasks"]}
+
+    return read_whole(folder / _version_name(version), read)
 
 
 def _version_name(version: int) -> str:
     return f"{version:06d}"
 
 
-def _check_tables(version: int, tables: Mapping[str, ClusterTable]) -> None:
+def _check_tables(version: int, tables: Mapping[str, ClusterTable], on_step: OnStep) -> None:
     if version < 0 or not tables:
         raise ClusterError(
             f"expected a version >= 0 and at least one table, got version {version} and "
@@ -176,15 +198,18 @@ def _check_tables(version: int, tables: Mapping[str, ClusterTable]) -> None:
             )
         if (table.version, table.task) != (version, task):
             raise ClusterError(
-                f"expected the table of version {version}, task {task}; got one of version "
+                f"expected the table of version {version}, task {task}, got one of version "
                 f"{table.version}, task {table.task}"
             )
         table.validate()
+        on_step()
 
 
 def _is_complete(folder: Path, version: int) -> bool:
     try:
-        manifest = _read_manifest(folder, version)
+        manifest = read_whole(
+            folder / _version_name(version), lambda: _read_manifest(folder, version)
+        )
     except ClusterError:
         return False
     return all((folder / _version_name(version) / name).is_file() for name in manifest["sha256"])

@@ -122,7 +122,8 @@ class ClusterTable:
         if not known.all():
             unknown = sample_ids[np.argmin(known)]
             raise DataError(
-                f"sample {unknown} is in no cluster of table {self.version} of task {self.task}"
+                f"sample {unknown} is in no cluster of table {self.version} of task {self.task}; "
+                "cluster the snapshot again"
             )
         return clusters[places]
 
@@ -184,7 +185,8 @@ class ClusterTable:
         if set(arrays) != set(_DTYPES):
             raise ClusterError(
                 f"cluster table {version} of task {task}: got arrays {sorted(arrays)}, "
-                f"expected {sorted(_DTYPES)}; was it written by another release?"
+                f"expected {sorted(_DTYPES)}, those of this release; "
+                "cluster the snapshot again"
             )
         return cls(version=version, task=task, stats=dict(stats), **arrays)
 

@@ -7,17 +7,22 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
+from data_shards.progress import OnStep, no_step
+
 # A block of float32 similarities takes 64 MiB, the positions that `top_k` sorts 128 MiB.
 _BLOCK_ENTRIES = 1 << 24
 
 
-def row_blocks(num_rows: int, num_columns: int, block_size: int | None = None) -> Iterator[slice]:
+def row_blocks(
+    num_rows: int, num_columns: int, block_size: int | None = None, on_step: OnStep = no_step
+) -> Iterator[slice]:
     """Cut the rows of a matrix that is too large to hold into blocks.
 
     Args:
         num_rows: rows in all.
         num_columns: entries of a row.
         block_size: rows of a block; None for as many as make about 16 million entries.
+        on_step: called when a block is done: when the next one is asked for.
 
     Yields:
         Slices that cover 0 .. num_rows - 1 in order.
@@ -25,6 +30,7 @@ def row_blocks(num_rows: int, num_columns: int, block_size: int | None = None) -
     size = block_size or max(1, _BLOCK_ENTRIES // max(1, num_columns))
     for start in range(0, num_rows, size):
         yield slice(start, min(start + size, num_rows))
+        on_step()
 
 
 def top_k(

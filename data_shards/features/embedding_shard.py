@@ -17,6 +17,11 @@ from data_shards.errors import DataError
 from data_shards.shards.record import check_file, record_from_json
 
 REMEDY = "embed again"
+DIVERGED = (
+    "did the training diverge? Start again from an earlier checkpoint, in a new run.folder, with a "
+    "lower optim.learning_rate"
+)
+"""What to do about embeddings that are not finite."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +141,7 @@ def _check_arrays(
     if not finite.all():
         raise DataError(
             f"embedding shard {name}: the embedding of sample {ids[np.argmin(finite)]} is not "
-            f"finite, nor are {np.count_nonzero(~finite) - 1} others; did the training diverge?"
+            f"finite, nor are {np.count_nonzero(~finite) - 1} others; {DIVERGED}"
         )
 
 

@@ -31,6 +31,7 @@ from data_shards.features.embedding_shard import (
     vectors_path,
 )
 from data_shards.features.gather import gather_from
+from data_shards.progress import OnStep, no_step
 from data_shards.shards.record import check_file, record_from_json
 
 MANIFEST_NAME = "manifest.json"
@@ -54,12 +55,13 @@ def finish_embeddings(folder: Path | str, infos: Sequence[EmbeddingShardInfo], o
         DataError: when there is no shard, or the shards differ in origin or dimension.
     """
     if not infos:
-        raise DataError(f"there is no embedding shard to finish in {folder}")
+        raise DataError(f"there is no embedding shard to finish in {folder}; {REMEDY}")
     for info in infos:
         if info.origin != origin or info.dim != infos[0].dim:
             raise DataError(
-                f"embedding shard {info.name} in {folder} does not belong here: dimension "
-                f"{info.dim}, origin {info.origin!r}; expected {infos[0].dim}, {origin!r}"
+                f"embedding shard {info.name} in {folder} does not belong here: got dimension "
+                f"{info.dim} and origin {info.origin!r}, expected {infos[0].dim} and {origin!r}; "
+                f"{REMEDY}"
             )
     content = {"format": FORMAT, "origin": origin, "shards": [asdict(info) for info in infos]}
     write_json(Path(folder) / MANIFEST_NAME, content)
@@ -89,7 +91,12 @@ class EmbeddingShards:
 
     @classmethod
     def open(
-        cls, folder: Path | str, verify: bool = True, *, verify_vectors: bool = True
+        cls,
+        folder: Path | str,
+        verify: bool = True,
+        *,
+        verify_vectors: bool = True,
+        on_step: OnStep = no_step,
     ) -> EmbeddingShards:
         """Open a folder that `finish_embeddings` completed, and read its ids and labels.
 
@@ -98,6 +105,7 @@ class EmbeddingShards:
             verify: compare checksums, and check that no sample id occurs twice.
             verify_vectors: compare the checksums of the vectors too; False if another process does
                 it, since they are nearly all of the bytes.
+            on_step: called after each shard.
 
         Raises:
             DataError: when the folder is not complete or a file is damaged (named).
@@ -106,6 +114,7 @@ class EmbeddingShards:
         opened = cls(folder, *_read_manifest(folder / MANIFEST_NAME))
         for shard in opened.shards:
             check_shard(folder, shard, verify=verify, verify_vectors=verify_vectors)
+            on_step()
         # Read now: a damaged file should show here, not in the middle of an evaluation.
         _ = opened.ids, opened.labels
         if verify:
@@ -181,7 +190,10 @@ def _read_manifest(path: Path) -> tuple[tuple[EmbeddingShardInfo, ...], str]:
     content = read_json(path)
     if content.get("format") != FORMAT or not content.get("shards"):
         raise DataError(f"{path} is not a manifest of {FORMAT}; {REMEDY}")
-    shards = tuple(record_from_json(EmbeddingShardInfo, entry) for entry in content["shards"])
+    try:
+        shards = tuple(record_from_json(EmbeddingShardInfo, entry) for entry in content["shards"])
+    except (DataError, TypeError) as error:
+        raise DataError(f"{path} is damaged ({error}); {REMEDY}") from error
     return shards, str(content.get("origin", ""))
 
 

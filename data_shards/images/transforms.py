@@ -6,32 +6,15 @@ import io
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from data_shards.errors import DataError
+from data_shards.images.limits import USUAL_LIMITS, ImageLimits
+from data_shards.images.opening import only_data_errors, open_image
 
 _MODES = {1: "L", 3: "RGB"}
-_MAX_16_BIT = 65535
-
-
-def open_image(data: bytes) -> Image.Image:
-    """Decode an image file completely, rotated upright by its EXIF data.
-
-    Raises:
-        DataError: when Pillow cannot read it, or its pixels are floating-point numbers or integers
-            outside 0..65535, for which black and white are undefined; the caller adds the name.
-    """
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            upright = ImageOps.exif_transpose(image)
-    except UnidentifiedImageError as error:  # its text names an object in memory, not a file
-        raise DataError(f"not an image that Pillow can read ({len(data):,} bytes)") from error
-    except Exception as error:  # noqa: BLE001 - on broken files Pillow's parsers raise many kinds
-        raise DataError(
-            f"not an image that Pillow can read ({len(data):,} bytes): {error}"
-        ) from error
-    _check_range(upright)
-    return upright
+# Pillow turns these into neither, or warns: a palette may have transparency.
+_BY_WAY_OF = {"P": "RGBA", "La": "LA", "LAB": "RGB"}
 
 
 def encode_png(pixels: npt.NDArray[np.uint8]) -> bytes:
@@ -41,25 +24,40 @@ def encode_png(pixels: npt.NDArray[np.uint8]) -> bytes:
     return stream.getvalue()
 
 
-def decode_image(data: bytes, *, size: int | None, channels: int) -> npt.NDArray[np.uint8]:
+def decode_image(
+    data: bytes, *, size: int | None, channels: int, limits: ImageLimits = USUAL_LIMITS
+) -> npt.NDArray[np.uint8]:
     """Decode an image file to a square of pixels.
 
     An image of another size is resized (bilinear, antialiased) by its short side and cropped to
-    its centre. 16-bit grey images (Pillow's modes I;16 and I) are divided by 257, so that 65535
-    becomes 255, whatever their largest value is.
+    its centre.
 
     Args:
-        data: image file in any format that Pillow reads.
+        data: image file.
         size: height and width of the result; None keeps those of the image.
         channels: 1 for grey, 3 for RGB.
+        limits: the formats and sizes that are accepted.
 
     Returns:
         (size, size, channels) uint8.
 
     Raises:
-        DataError: when the image cannot be read, as for `open_image`.
+        DataError: when the image cannot be used, as for `open_image`.
     """
-    return _to_pixels(open_image(data), size=size, channels=channels)
+    with only_data_errors(data, limits):
+        return _to_pixels(open_image(data, limits), size=size, channels=channels)
+
+
+def check_image(data: bytes, limits: ImageLimits) -> None:
+    """Refuse an image file that a network of one or of three channels could not be given.
+
+    Raises:
+        DataError: as of `decode_image`.
+    """
+    with only_data_errors(data, limits):
+        image = open_image(data, limits)
+        for channels in _MODES:
+            _to_pixels(image, size=1, channels=channels)
 
 
 def fit_pixels(
@@ -92,38 +90,12 @@ def fit_pixels(
 def _to_pixels(image: Image.Image, *, size: int | None, channels: int) -> npt.NDArray[np.uint8]:
     if channels not in _MODES:
         raise DataError(f"channels must be 1 (grey) or 3 (RGB), got {channels}")
-    if image.mode == "P":
-        # A palette with transparency makes Pillow warn unless it goes through RGBA.
-        image = image.convert("RGBA")
-    elif _is_16_bit(image):
-        # Pillow's own conversion clips at 255, which leaves such an image white.
-        image = Image.fromarray(_to_8_bit(np.asarray(image)))
-    image = image.convert(_MODES[channels])
+    for mode in (_BY_WAY_OF.get(image.mode), _MODES[channels]):
+        if mode not in (None, image.mode):  # Pillow would copy the image
+            image = image.convert(mode)
     if size is not None and image.size != (size, size):
         image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
     return np.asarray(image, dtype=np.uint8).reshape(image.height, image.width, channels)
-
-
-def _is_16_bit(image: Image.Image) -> bool:
-    return image.mode == "I" or image.mode.startswith("I;16")
-
-
-def _check_range(image: Image.Image) -> None:
-    expected = "expected 8-bit or 16-bit integers; save it as an 8-bit or 16-bit PNG"
-    if image.mode == "F":
-        raise DataError(f"its pixels are floating-point numbers (Pillow's mode F); {expected}")
-    if image.mode == "I":  # 32 bits in memory, also where the file has 16
-        pixels = np.asarray(image)
-        if pixels.min() < 0 or pixels.max() > _MAX_16_BIT:
-            raise DataError(
-                f"its pixels are integers {pixels.min()}..{pixels.max()} (Pillow's mode I), "
-                f"more than 0..{_MAX_16_BIT}; {expected}"
-            )
-
-
-def _to_8_bit(pixels: npt.NDArray[np.integer]) -> npt.NDArray[np.uint8]:
-    """Return (H, W) integers 0..65535 as 0..255, rounded."""
-    return ((pixels.astype(np.int32) + 128) // 257).astype(np.uint8)
 
 
 def augment(

@@ -6,14 +6,25 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from data_shards.errors import DataError, named
+from data_shards.errors import DataError
+from data_shards.images.limits import USUAL_LIMITS, ImageLimits
+from data_shards.importing.classes import (
+    check_every_class,
+    class_counts,
+    classes_without,
+    columns_left,
+    empty_classes,
+    labels_of,
+    small_classes,
+    without_classes,
+)
 from data_shards.importing.long_tail import long_tail_counts, split_per_class, thin
 from data_shards.shards.manifest import FORMAT
 from data_shards.sources.base import Source, SourceItem
@@ -48,7 +59,11 @@ class ImportOptions:
     seed: int = 0
     samples_per_shard: int = 2000
     on_error: Literal["stop", "skip"] = "stop"
-    """What to do at an image that cannot be read."""
+    """What to do at an image that cannot be read, and at a class without an image."""
+    duplicates: Literal["stop", "keep", "drop"] = "stop"
+    """What to do with copies of an image, see `importing.copies`."""
+    limits: ImageLimits = USUAL_LIMITS
+    """Images beyond them cannot be read."""
 
     def __post_init__(self) -> None:
         rules = {
@@ -60,6 +75,7 @@ class ImportOptions:
             "--seed must be >= 0": self.seed >= 0,
             "--samples-per-shard must be >= 1": self.samples_per_shard >= 1,
             "--on-error must be stop or skip": self.on_error in ("stop", "skip"),
+            "--duplicates must be stop, keep or drop": self.duplicates in ("stop", "keep", "drop"),
         }
         for rule, holds in rules.items():
             if not holds:
@@ -96,6 +112,12 @@ class ImportPlan:
     """Classes of the first label column that have too few images."""
     skipped: tuple[str, ...] = ()
     """Images that are left out because their labels are unknown."""
+    unusable_classes: tuple[str, ...] = ()
+    """Classes of the first label column that are left out since no training image can be used."""
+    dropped_copies: tuple[str, ...] = ()
+    """Images that are left out because they are copies of others."""
+    notes: tuple[str, ...] = ()
+    """What the summary of the import says about its images."""
 
     def first_id(self, split: str) -> int:
         """Return the id of the first sample of a split."""
@@ -137,25 +159,28 @@ def plan_import(source: Source, options: ImportOptions) -> ImportPlan:
 
     Raises:
         DataError: when fewer than two classes of the first label column remain, or one of these has
-            no training image, or the labels of an image are unknown and `options.on_error` is
-            "stop".
+            no training image (one that has no image at all is left out if `options.on_error` is
+            "skip"), or the labels of an image are unknown and `options.on_error` is "stop".
     """
     check_labels(source, options)
     columns = ordered_columns(source, options.label)
     column = columns[0]
-    splits, names = _drop_small_classes(source, column, options.min_images)
+    small = small_classes(source, column, options.min_images)
+    source = without_classes(source, column, small)
+    empty = empty_classes(source, column) if options.on_error == "skip" else ()
+    source = without_classes(source, column, empty)
+    check_every_class(source, column)
+    names = source.label_names[column]
     if len(names) < 2:
         raise DataError(
             f"training needs at least two classes, got {len(names)} of {source.name} with "
             f"{options.min_images} images or more: {', '.join(names) or 'none'}"
         )
-    label_names = {**source.label_names, column: names}
-    splits = _with_test_split(splits, column, options)
+    splits = _with_test_split(dict(source.splits), column, options)
     splits = _with_validation_split(splits, column, options)
     splits["train"], wanted = _thin_train(splits["train"], column, len(names), options)
-    check_every_class(splits["train"], {column: names})
-    columns = _columns_with_every_class(splits["train"], columns, label_names)
-    kept = set(names)
+    label_names = {name: source.label_names[name] for name in columns}
+    columns = columns_left(columns, classes_without(splits["train"], label_names))
     return ImportPlan(
         source=source.name,
         label_columns=columns,
@@ -167,7 +192,8 @@ def plan_import(source: Source, options: ImportOptions) -> ImportPlan:
         },
         settings=options.settings(),
         wanted_counts=tuple(wanted.tolist()),
-        dropped_classes=tuple(name for name in source.label_names[column] if name not in kept),
+        dropped_classes=small,
+        unusable_classes=empty,
         skipped=source.unlabelled,
     )
 
@@ -196,77 +222,10 @@ def ordered_columns(source: Source, first: str | None) -> tuple[str, ...]:
         return source.label_columns
     if first not in source.label_columns:
         raise DataError(
-            f"{source.name} has no label {first!r}, it has {', '.join(source.label_columns)}"
+            f"{source.name} has no label {first!r}; name one that it has: "
+            f"{', '.join(source.label_columns)}"
         )
     return (first, *(column for column in source.label_columns if column != first))
-
-
-def check_every_class(train: _Items, label_names: Mapping[str, tuple[str, ...]]) -> None:
-    """Check that each class of each label column has a training image.
-
-    Raises:
-        DataError: naming the first class that has none.
-    """
-    for column, names in label_names.items():
-        empty = _empty_class(train, column, names)
-        if empty is not None:
-            raise DataError(
-                f"class {empty!r} of {column!r} has no training image that can be used; add or "
-                "repair one, or remove the class"
-            )
-
-
-def class_counts(items: _Items, column: str, num_classes: int) -> npt.NDArray[np.int64]:
-    """Return the number of images of each class: (C,) int64."""
-    return np.bincount(_labels(items, column), minlength=num_classes)
-
-
-def _empty_class(train: _Items, column: str, names: Sequence[str]) -> str | None:
-    """The first class of a label column that has no training image."""
-    counts = class_counts(train, column, len(names))
-    return None if counts.all() else names[int(np.argmin(counts))]
-
-
-def _columns_with_every_class(
-    train: _Items, columns: tuple[str, ...], label_names: Mapping[str, tuple[str, ...]]
-) -> tuple[str, ...]:
-    """The label columns whose classes all have a training image; a warning names the others."""
-    empty_classes = {name: _empty_class(train, name, label_names[name]) for name in columns}
-    lacking = [
-        f"{name} (no {empty!r})" for name, empty in empty_classes.items() if empty is not None
-    ]
-    if lacking:
-        _logger.warning(
-            "left out %d label(s) that have a class without a training image: %s; to keep one, "
-            "import with more training images or another --seed, or with that --label",
-            *(len(lacking), named(lacking)),
-        )
-    return tuple(name for name, empty in empty_classes.items() if empty is None)
-
-
-def _labels(items: _Items, column: str) -> npt.NDArray[np.int64]:
-    return np.array([item.labels[column] for item in items], dtype=np.int64)
-
-
-def _drop_small_classes(
-    source: Source, column: str, min_images: int
-) -> tuple[dict[str, _Items], tuple[str, ...]]:
-    """Return the splits without the small classes, the others renumbered, and their names."""
-    names = source.label_names[column]
-    if min_images <= 1:
-        return dict(source.splits), names
-    counts = class_counts(source.splits["train"], column, len(names))
-    kept = np.flatnonzero(counts >= min_images).tolist()
-    new_number = {old: new for new, old in enumerate(kept)}
-    splits: dict[str, _Items] = {
-        split: [
-            replace(item, labels={**item.labels, column: new_number[item.labels[column]]})
-            for item in items
-            if item.labels[column] in new_number
-        ]
-        for split, items in source.splits.items()
-    }
-    return splits, tuple(names[old] for old in kept)
 
 
 def _with_test_split(
@@ -279,7 +238,7 @@ def _with_test_split(
     fraction = DEFAULT_TEST_FRACTION if options.test_fraction is None else options.test_fraction
     items = splits["train"]
     rng = np.random.default_rng([options.seed, 0])
-    train, test = split_per_class(_labels(items, column), fraction, rng)
+    train, test = split_per_class(labels_of(items, column), fraction, rng)
     return {
         **splits,
         "train": [items[at] for at in train],
@@ -300,7 +259,7 @@ def _with_validation_split(
     items = splits["train"]
     # A stream of its own: the test split does not change with the validation split.
     rng = np.random.default_rng([options.seed, 2])
-    train, chosen = split_per_class(_labels(items, column), options.validation_fraction, rng)
+    train, chosen = split_per_class(labels_of(items, column), options.validation_fraction, rng)
     return {
         **splits,
         "train": [items[at] for at in train],
@@ -312,7 +271,7 @@ def _thin_train(
     train: _Items, column: str, num_classes: int, options: ImportOptions
 ) -> tuple[_Items, npt.NDArray[np.int64]]:
     """Return the training images that stay, and the number asked for of each class."""
-    labels = _labels(train, column)
+    labels = labels_of(train, column)
     largest = int(class_counts(train, column, num_classes).max())
     counts = long_tail_counts(
         num_classes, options.max_per_class or largest, options.long_tail_ratio

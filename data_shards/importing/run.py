@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,8 +13,10 @@ from tempfile import TemporaryDirectory
 from data_shards.atomic import TEMPORARY_PREFIX, clear_leftovers, read_json, write_json
 from data_shards.errors import DataError, named
 from data_shards.folder_lock import FolderLock
-from data_shards.images.transforms import open_image
-from data_shards.importing.plan import ImportOptions, ImportPlan, check_every_class, class_counts
+from data_shards.importing.chunks import Chunk, chunks_of
+from data_shards.importing.classes import check_imported, class_counts
+from data_shards.importing.plan import ImportOptions, ImportPlan
+from data_shards.importing.usable import UNUSABLE, read_image
 from data_shards.progress import Progress
 from data_shards.shards.index import sample_ids
 from data_shards.shards.manifest import (
@@ -58,7 +58,9 @@ def write_import(plan: ImportPlan, options: ImportOptions) -> Manifest:
     except OSError as error:
         raise _unwritable(out, error) from error
     busy = DataError(f"another import is writing into {out}; wait for it, or choose another --out")
-    with lock.claimed(lambda: _claim_folder(out, plan, fingerprint), busy=busy):
+    chunks = {split: chunks_of(plan, split, options.samples_per_shard) for split in plan.splits}
+    planned = {chunk.name for split in chunks.values() for chunk in split}
+    with lock.claimed(lambda: _claim_folder(out, plan, fingerprint, planned), busy=busy):
         total = sum(map(len, plan.splits.values()))
         with Progress(total, label=f"import {plan.source}", unit="images") as progress:
             run = _Run(
@@ -66,12 +68,25 @@ def write_import(plan: ImportPlan, options: ImportOptions) -> Manifest:
                 options=options,
                 fingerprint=fingerprint,
                 progress=progress,
+                chunks=chunks,
                 finished=_finished_import(out),
             )
             run.find_changed_shards()
             splits = {split: run.write_split(split) for split in plan.splits}
-        check_every_class(run.imported["train"], plan.label_names)
+        check_imported(run.imported["train"], plan.label_names)
         return run.written(splits)
+
+
+def check_free(out: Path) -> None:
+    """Check that a folder is missing, empty or of an import.
+
+    Raises:
+        DataError: it holds other files.
+    """
+    names = {entry.name for entry in out.iterdir()} - {LOCK_NAME} if out.is_dir() else set()
+    others = [name for name in names if not name.startswith(TEMPORARY_PREFIX)]
+    if others and IMPORT_NAME not in names:
+        raise DataError(f"{out} is not empty and holds no import; choose another --out")
 
 
 @dataclass(kw_only=True)
@@ -82,6 +97,8 @@ class _Run:
     options: ImportOptions
     fingerprint: str
     progress: Progress
+    chunks: Mapping[str, Sequence[Chunk]]
+    """Of each split."""
     finished: Manifest | None
     """The manifest of an earlier import that finished; training runs may rely on it."""
     imported: dict[str, list[SourceItem]] = field(default_factory=dict)
@@ -96,12 +113,11 @@ class _Run:
             DataError: when the import was finished: training runs may rely on it.
         """
         out, same_sizes = self.options.out, True
-        for split in self.plan.splits:
-            for name, chunk, first_id in self._chunks(split):
-                noted, ids = noted_files(out, name)
-                if noted and noted != (found := file_checksums(chunk, first_id, ids)):
-                    self.changed_shards.append(name)
-                    same_sizes &= noted.get("sizes") == found.get("sizes")
+        for chunk in (chunk for chunks in self.chunks.values() for chunk in chunks):
+            noted, ids = noted_files(out, chunk.name, fingerprint=chunk.fingerprint)
+            if noted and noted != (found := chunk.file_checksums(ids)):
+                self.changed_shards.append(chunk.name)
+                same_sizes &= noted.get("sizes") == found.get("sizes")
         if not self.changed_shards:
             return
         what = (
@@ -115,9 +131,9 @@ class _Run:
     def write_split(self, split: str) -> SplitInfo:
         self.imported[split] = []
         shards = []
-        for name, chunk, first_id in self._chunks(split):
-            shard = self._finished_or_new(name, chunk, first_id)
-            self._sort_out(shard, chunk, split, first_id)
+        for chunk in self.chunks[split]:
+            shard = self._finished_or_new(chunk)
+            self._sort_out(shard, chunk, split)
             shards.append(shard)
         imported = self.imported[split]
         histograms = {
@@ -125,13 +141,6 @@ class _Run:
             for column, names in self.plan.label_names.items()
         }
         return SplitInfo(len(imported), histograms, tuple(shards))
-
-    def _chunks(self, split: str) -> Iterator[tuple[str, Sequence[SourceItem], int]]:
-        """Name, images and first id of each shard."""
-        items, size = self.plan.splits[split], self.options.samples_per_shard
-        first_id = self.plan.first_id(split)
-        for number, start in enumerate(range(0, len(items), size)):
-            yield f"{split}-{number:06d}", items[start : start + size], first_id + start
 
     def written(self, splits: Mapping[str, SplitInfo]) -> Manifest:
         """Write the manifest, or compare it with an existing one.
@@ -147,7 +156,7 @@ class _Run:
             label_columns=self.plan.label_columns,
             label_names=self.plan.label_names,
             splits={split: info for split, info in splits.items() if info.num_samples},
-            skipped=(*self.plan.skipped, *self.skipped),
+            skipped=(*self.plan.skipped, *self.plan.dropped_copies, *self.skipped),
         )
         if self.finished is None:
             return made.write()
@@ -159,32 +168,33 @@ class _Run:
             )
         return Manifest.load(self.options.out)
 
-    def _finished_or_new(self, name: str, chunk: Sequence[SourceItem], first_id: int) -> ShardInfo:
+    def _finished_or_new(self, chunk: Chunk) -> ShardInfo:
         found = None
-        if name not in self.changed_shards:
-            found = finished_shard(self.options.out, name, fingerprint=self.fingerprint)
+        if chunk.name not in self.changed_shards:
+            out = self.options.out
+            found = finished_shard(out, chunk.name, fingerprint=chunk.fingerprint)
         if found is not None:
-            repaired = self._repaired(found, chunk, first_id)
+            repaired = self._repaired(found, chunk)
             if not repaired:
                 self.num_kept_shards += 1
-                self.progress.update(len(chunk), kept_shards=self.num_kept_shards)
+                self.progress.update(len(chunk.items), kept_shards=self.num_kept_shards)
                 return found
             if self.finished is not None:
                 raise DataError(
                     f"{self.options.out} holds this import without images that are readable now: "
                     f"{named(repaired)}; {_OTHER_OUT}"
                 )
-        return self._rewritten(name, chunk, first_id)
+        return self._rewritten(chunk)
 
-    def _rewritten(self, name: str, chunk: Sequence[SourceItem], first_id: int) -> ShardInfo:
+    def _rewritten(self, chunk: Chunk) -> ShardInfo:
         """Write a shard; one of a finished import only if it comes out the same."""
-        out = self.options.out
+        out, name = self.options.out, chunk.name
         splits = self.finished.splits.values() if self.finished is not None else ()
         before = next((s for split in splits for s in split.shards if s.name == name), None)
         if before is None:
-            return self._write(out, name, chunk, first_id)
+            return self._write(out, chunk)
         with TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=out) as folder:
-            if self._write(Path(folder), name, chunk, first_id) != before:
+            if self._write(Path(folder), chunk) != before:
                 raise DataError(
                     f"{out} holds this import, but its shard {name} is damaged and would not come "
                     f"out the same now; {_OTHER_OUT}"
@@ -193,20 +203,18 @@ class _Run:
                 os.replace(file, out / file.name)
         return before
 
-    def _write(
-        self, folder: Path, name: str, chunk: Sequence[SourceItem], first_id: int
-    ) -> ShardInfo:
+    def _write(self, folder: Path, chunk: Chunk) -> ShardInfo:
         return write_shard(
             folder,
-            name,
-            self._samples(chunk, first_id),
+            chunk.name,
+            self._samples(chunk),
             self.plan.label_columns,
-            fingerprint=self.fingerprint,
-            files=lambda ids: file_checksums(chunk, first_id, ids),
+            fingerprint=chunk.fingerprint,
+            files=chunk.file_checksums,
         )
 
-    def _samples(self, chunk: Sequence[SourceItem], first_id: int) -> Iterator[Sample]:
-        for sample_id, item in enumerate(chunk, start=first_id):
+    def _samples(self, chunk: Chunk) -> Iterator[Sample]:
+        for sample_id, item in chunk.numbered():
             sample = self._sample(sample_id, item)
             if sample is not None:
                 yield sample
@@ -215,89 +223,58 @@ class _Run:
     def _sample(self, sample_id: int, item: SourceItem) -> Sample | None:
         """Load an image; None when it is skipped."""
         try:
-            image = item.load()
-            open_image(image)
-        except (DataError, OSError) as error:
+            image = read_image(item, self.options.limits)
+        except UNUSABLE as error:
             if self.options.on_error == "stop":
                 raise DataError(
-                    f"{item.name}: {error}; repair or remove it and run the same command "
-                    "again, or leave such images out with --on-error skip"
+                    f"{item.name}: {error}; repair it or add --on-error skip, and the import goes "
+                    "on where it stopped; without the file, it would divide the images anew"
                 ) from error
             _logger.warning("skipped %s: %s", item.name, error)
             return None
         labels = {column: item.labels[column] for column in self.plan.label_columns}
         return Sample(sample_id, image, item.extension, labels, item.name)
 
-    def _lacking(
-        self, shard: ShardInfo, chunk: Sequence[SourceItem], first_id: int
-    ) -> dict[int, SourceItem]:
+    def _lacking(self, shard: ShardInfo, chunk: Chunk) -> dict[int, SourceItem]:
         """Id -> image, of those planned for a shard that are not in it."""
-        if shard.num_samples == len(chunk):
+        if shard.num_samples == len(chunk.items):
             return {}
         present = set(sample_ids(self.options.out / shard.index_name))
-        return {n: item for n, item in enumerate(chunk, start=first_id) if n not in present}
+        return {number: item for number, item in chunk.numbered() if number not in present}
 
-    def _repaired(self, shard: ShardInfo, chunk: Sequence[SourceItem], first_id: int) -> list[str]:
+    def _repaired(self, shard: ShardInfo, chunk: Chunk) -> list[str]:
         """Names of the images that a shard lacks and that can be read now."""
-        lacking = self._lacking(shard, chunk, first_id)
+        lacking = self._lacking(shard, chunk)
         return [item.name for n, item in lacking.items() if self._sample(n, item) is not None]
 
-    def _sort_out(
-        self, shard: ShardInfo, chunk: Sequence[SourceItem], split: str, first_id: int
-    ) -> None:
+    def _sort_out(self, shard: ShardInfo, chunk: Chunk, split: str) -> None:
         """Record which of the images planned for a shard are in it."""
-        lacking = self._lacking(shard, chunk, first_id)
+        lacking = self._lacking(shard, chunk)
         self.skipped += [item.name for item in lacking.values()]
-        numbered = enumerate(chunk, start=first_id)
-        self.imported[split] += [item for number, item in numbered if number not in lacking]
+        self.imported[split] += [item for n, item in chunk.numbered() if n not in lacking]
 
 
-def file_checksums(
-    chunk: Sequence[SourceItem], first_id: int, ids: Iterable[int]
-) -> dict[str, str]:
-    """Return checksums that change when the files that images are read from do; reads no file.
+def _claim_folder(out: Path, plan: ImportPlan, fingerprint: str, planned: Collection[str]) -> None:
+    """Make `out` the folder of this import; of another one that is unfinished, shards may stay.
 
     Args:
-        chunk: images planned for a shard.
-        first_id: sample id of the first of them.
-        ids: of those that are in the shard; others may be repaired.
-
-    Returns:
-        Checksums of the files' "sizes" and modification "times"; empty if there are no files.
-    """
-    items = [chunk[number - first_id] for number in ids]
-    files = dict.fromkeys(item.file for item in items if item.file is not None)
-    if not files:
-        return {}
-    sizes, times = zip(*map(_size_and_time, files), strict=True)
-    return {
-        name: hashlib.sha256(json.dumps(values).encode("ascii")).hexdigest()
-        for name, values in (("sizes", sizes), ("times", times))
-    }
-
-
-def _size_and_time(file: Path) -> tuple[int, int]:
-    """In bytes and nanoseconds; -1 for a missing file, which is reported when it is read."""
-    try:
-        found = os.stat(file)
-    except OSError:
-        return -1, -1
-    return found.st_size, found.st_mtime_ns
-
-
-def _claim_folder(out: Path, plan: ImportPlan, fingerprint: str) -> None:
-    """Make `out` the folder of this import; another import that is unfinished is replaced.
+        out: the folder.
+        plan: of this import.
+        fingerprint: of the plan.
+        planned: names of its shards.
 
     Raises:
         DataError: when it cannot be written, or holds another finished import or other files.
     """
     try:
-        names = {entry.name for entry in out.iterdir()} - {LOCK_NAME}
+        check_free(out)
+        names = {entry.name for entry in out.iterdir()}
         is_ours = _is_ours(out, names, fingerprint)
         clear_leftovers(out)
         if not is_ours:
             for name in filter(_SHARD_FILE.fullmatch, names):
-                (out / name).unlink()
+                if name.partition(".")[0] not in planned:
+                    (out / name).unlink()
             write_json(out / IMPORT_NAME, {"fingerprint": fingerprint, "source": plan.source})
     except OSError as error:
         raise _unwritable(out, error) from error
@@ -320,11 +297,9 @@ def _is_ours(out: Path, names: set[str], fingerprint: str) -> bool:
     """Return whether `out` belongs to this import already; False if it is free.
 
     Raises:
-        DataError: when it holds another finished import or other files.
+        DataError: when it holds another finished import.
     """
     if IMPORT_NAME not in names:
-        if any(not name.startswith(TEMPORARY_PREFIX) for name in names):
-            raise DataError(f"{out} is not empty and holds no import; choose another --out")
         return False
     if read_json(out / IMPORT_NAME).get("fingerprint") == fingerprint:
         return True
@@ -333,5 +308,9 @@ def _is_ours(out: Path, names: set[str], fingerprint: str) -> bool:
             f"{out} holds another import (other images or settings than these); "
             "choose another --out or remove the folder"
         )
-    _logger.warning("%s: an unfinished import of other images or settings is replaced", out)
+    _logger.warning(
+        "%s: an unfinished import of other images or settings is replaced; its shards that come "
+        "out the same are kept",
+        out,
+    )
     return False

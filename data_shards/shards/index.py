@@ -130,7 +130,9 @@ class SampleIndex:
         """
         if column not in self._labels:
             known = ", ".join(self._labels)
-            raise DataError(f"{self._what} has no label column {column!r}, it has {known}")
+            raise DataError(
+                f"{self._what} has no label column {column!r}; name one that it has: {known}"
+            )
         return self._labels[column]
 
     def read(self, sample_id: int) -> bytes:
@@ -165,7 +167,10 @@ class SampleIndex:
         else:
             row = sample_id - int(self.ids[0]) if len(self.ids) else 0
         if not 0 <= row < len(self.ids) or self.ids[row] != sample_id:
-            raise DataError(f"{self._what} has no sample {sample_id}")
+            raise DataError(
+                f"{self._what} has no sample {sample_id}; what names it was made from other "
+                "shards: make that again, or use those"
+            )
         return row
 
     def _load_shard(self, number: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:

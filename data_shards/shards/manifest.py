@@ -22,6 +22,7 @@ import numpy.typing as npt
 from data_shards.atomic import read_json, sha256_of, write_json
 from data_shards.errors import DataError
 from data_shards.shards.record import check_file, record_from_json
+from data_shards.streams import without_surrogates
 
 MANIFEST_NAME = "manifest.json"
 IMPORT_NAME = "import.json"
@@ -90,20 +91,26 @@ class Manifest:
     """Label column -> name of each class."""
     splits: Mapping[str, SplitInfo]
     skipped: tuple[str, ...] = ()
-    """Names of the images that could not be read and were left out."""
+    """Names of the images that were left out: unreadable, without labels, or dropped copies."""
     checksum: str = ""
     """SHA-256 of the manifest's file; empty before `write`."""
 
     @classmethod
-    def load(cls, folder: Path | str) -> Manifest:
+    def load(cls, folder: Path | str, *, split: str | None = None) -> Manifest:
         """Read a folder's manifest and check that its shards exist and have their full size.
 
+        Args:
+            folder: that `clmle import` wrote.
+            split: the only one whose shards are needed; None for all.
+
         Raises:
-            DataError: when the folder holds no finished import, or a file is missing or truncated.
+            DataError: when the folder holds no finished import, or no such split, or a file is
+                missing or truncated.
         """
         manifest = cls.read(folder)
-        for split in manifest.splits.values():
-            for shard in split.shards:
+        needed = manifest.splits.values() if split is None else [manifest.split(split)]
+        for found in needed:
+            for shard in found.shards:
                 _check_sizes(manifest.folder, shard)
         return manifest
 
@@ -150,7 +157,10 @@ class Manifest:
             DataError: when there is none with that name.
         """
         if name not in self.splits:
-            raise DataError(f"{self.folder} has no split {name!r}, it has {', '.join(self.splits)}")
+            raise DataError(
+                f"{self.folder} has no split {name!r}; name one that it has: "
+                f"{', '.join(self.splits)}"
+            )
         return self.splits[name]
 
     def column_number(self, column: str) -> int:
@@ -161,8 +171,8 @@ class Manifest:
         """
         if column not in self.label_columns:
             raise DataError(
-                f"{self.folder} has no label column {column!r}, "
-                f"it has {', '.join(self.label_columns)}"
+                f"{self.folder} has no label column {column!r}; "
+                f"name one that it has: {', '.join(self.label_columns)}"
             )
         return self.label_columns.index(column)
 
@@ -207,7 +217,8 @@ def _why_no_manifest(folder: Path) -> str:
 def _parse(content: Mapping[str, Any]) -> dict[str, Any]:
     """Turn the JSON of a manifest into the fields of `Manifest`."""
     columns = tuple(content["label_columns"])
-    names = {column: tuple(content["label_names"][column]) for column in columns}
+    # Imports of an earlier release may hold names that no stream takes.
+    names = {c: tuple(map(without_surrogates, content["label_names"][c])) for c in columns}
     return {
         "source": content["source"],
         "fingerprint": content["fingerprint"],
@@ -230,14 +241,14 @@ def _parse_split(split: Mapping[str, Any], names: Mapping[str, tuple[str, ...]])
         shards=tuple(record_from_json(ShardInfo, entry) for entry in split["shards"]),
     )
     if not info.shards:
-        raise DataError("a split has no shard")
+        raise ValueError("a split has no shard")
     in_shards = sum(shard.num_samples for shard in info.shards)
     totals = {in_shards, *(sum(histogram) for histogram in histograms.values())}
     if totals != {info.num_samples}:
-        raise DataError(f"counts differ: {info.num_samples} samples, but sums of {sorted(totals)}")
+        raise ValueError(f"counts differ: {info.num_samples} samples, but sums of {sorted(totals)}")
     for column, histogram in histograms.items():
         if len(histogram) != len(names[column]):
-            raise DataError(f"{column}: {len(names[column])} names, {len(histogram)} counts")
+            raise ValueError(f"{column}: {len(names[column])} names, {len(histogram)} counts")
     return info
 
 

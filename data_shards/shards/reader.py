@@ -30,7 +30,7 @@ def read_shard(
     shards = manifest.split(split).shards
     if not 0 <= shard_number < len(shards):
         raise DataError(
-            f"split {split!r} of {manifest.folder} has shards 0..{len(shards) - 1}, "
+            f"a shard of split {split!r} of {manifest.folder} must be 0..{len(shards) - 1}, "
             f"got {shard_number}"
         )
     shard = shards[shard_number]

@@ -61,14 +61,17 @@ class Sample:
         images = [name for name in extensions if name != LABEL_EXTENSION]
         if len(extensions) != 2 or len(images) != 1:
             raise DataError(
-                f"sample {key}: expected one image and one {LABEL_EXTENSION}, got {extensions}"
+                f"sample {key}: expected one image and one {LABEL_EXTENSION}, got {extensions}; "
+                "import again"
             )
         try:
             described = json.loads(members[LABEL_EXTENSION])
             labels = {str(column): int(label) for column, label in described["labels"].items()}
             return cls(int(key), members[images[0]], images[0], labels, str(described["source"]))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DataError(f"sample {key}: cannot read its labels: {error}") from error
+            raise DataError(
+                f"sample {key}: cannot read its labels: {error}; import again"
+            ) from error
 
 
 def sample_key(sample_id: int) -> str:

@@ -38,19 +38,20 @@ def write_shard(
         name: name of the shard's files without suffix, such as "train-000000".
         samples: in ascending order of ids; consumed once, never all in memory.
         label_columns: the columns of the label file, in order; each sample has all of them.
-        fingerprint: of the import that the shard is part of.
+        fingerprint: of what the shard is to hold; `finished_shard` and `noted_files` ask for it.
         files: ids of the samples that were written -> checksums, by name, that change when the
             files that these were read from do; `noted_files` returns them.
 
     Raises:
         DataError: when a sample lacks a label column or the ids do not ascend.
+        DiskError: when the disk is full, or fails.
     """
     tar, index, labels_file, entry = _paths(Path(folder), name)
     entry.unlink(missing_ok=True)
     ids: list[int] = []
     rows: list[list[int]] = []
     with (
-        atomic_file(tar) as temporary,
+        atomic_file(tar, "the shard") as temporary,
         temporary.open("wb") as stream,
         # Fixed times and owners make the bytes a function of the samples alone.
         TarWriter(stream, user="clmle", group="clmle", mtime=0, encoder=False) as writer,
@@ -79,18 +80,24 @@ def write_shard(
     return info
 
 
-def noted_files(folder: Path | str, name: str) -> tuple[dict[str, str], list[int]]:
-    """Return the `files` that a shard was written with and its sample ids; both may be empty."""
+def noted_files(
+    folder: Path | str, name: str, *, fingerprint: str
+) -> tuple[dict[str, str], list[int]]:
+    """Return the `files` that a shard was written with and its sample ids; empty if not noted.
+
+    Both are empty for a shard with another fingerprint.
+    """
     _, index, _, entry = _paths(Path(folder), name)
     try:
-        files, ids = read_json(entry).get("files"), list(sample_ids(index))
+        content, ids = read_json(entry), list(sample_ids(index))
     except (DataError, OSError):  # missing, or `finished_shard` reports what is wrong
         return {}, []
+    files = content.get("files") if content.get("fingerprint") == fingerprint else None
     return (files, ids) if isinstance(files, dict) else ({}, [])
 
 
 def finished_shard(folder: Path | str, name: str, *, fingerprint: str) -> ShardInfo | None:
-    """Return a shard that `write_shard` finished for the same import; None if there is none.
+    """Return a shard that `write_shard` finished with a fingerprint; None if there is none.
 
     Its checksums are compared; a damaged shard counts as missing.
     """
@@ -105,8 +112,8 @@ def finished_shard(folder: Path | str, name: str, *, fingerprint: str) -> ShardI
         _logger.warning("shard %s is written again: %s", name, error)
         return None
     expected = [info.sha256, info.index_sha256, info.labels_sha256]
-    same_import = content.get("fingerprint") == fingerprint and info.name == name
-    return info if same_import and checksums == expected else None
+    is_ours = content.get("fingerprint") == fingerprint and info.name == name
+    return info if is_ours and checksums == expected else None
 
 
 def _paths(folder: Path, name: str) -> tuple[Path, Path, Path, Path]:
@@ -131,7 +138,7 @@ def _label_row(sample: Sample, label_columns: Sequence[str]) -> list[int]:
     missing = [column for column in label_columns if column not in sample.labels]
     if missing:
         raise DataError(
-            f"sample {sample.id} ({sample.source}) has no label for {', '.join(missing)}, "
-            f"only for {', '.join(sample.labels)}"
+            f"sample {sample.id} ({sample.source}) has labels for "
+            f"{', '.join(sample.labels)}, none for {', '.join(missing)}; give it one for each"
         )
     return [sample.labels[column] for column in label_columns]

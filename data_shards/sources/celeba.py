@@ -17,6 +17,7 @@ PARTITION = "list_eval_partition.txt"
 _SPLITS = {"0": "train", "1": "validation", "2": "test"}
 _CLASSES = {"-1": 0, "1": 1}
 _NAMES = ("no", "yes")
+_REMEDY = "copy the published list again"
 
 
 def read(folder: Path) -> Source:
@@ -55,15 +56,18 @@ def _attributes(path: Path) -> tuple[tuple[str, ...], dict[str, tuple[int, ...]]
         if len(values) != len(names) or not _CLASSES.keys() >= set(values):
             raise DataError(
                 f"{path}:{number}: expected an image and {len(names)} values of 1 or -1, "
-                f"got {' '.join([image, *values])[:80]!r}"
+                f"got {' '.join([image, *values])[:80]!r}; {_REMEDY}"
             )
         if "/" in image:  # a path could lead outside the folder
-            raise DataError(f"{path}:{number}: expected a file name without folders, got {image!r}")
+            raise DataError(
+                f"{path}:{number}: expected a file name without folders, got {image!r}; {_REMEDY}"
+            )
         labels[image] = tuple(_CLASSES[value] for value in values)
     if count != [str(len(labels))]:
         raise DataError(
             f"{path}: expected the number of images, then the attributes' names, then one line per "
-            f"image; the first line says {' '.join(count)!r}, images listed: {len(labels):,}"
+            f"image, got {' '.join(count)!r} in the first line, and {len(labels):,} images; "
+            f"{_REMEDY}"
         )
     return tuple(names), labels
 
@@ -76,7 +80,7 @@ def _partition(path: Path, images: Collection[str]) -> dict[str, str]:
         if len(rest) != 1 or rest[0] not in _SPLITS or name not in images:
             raise DataError(
                 f"{path}:{number}: expected an image of {ATTRIBUTES} and 0, 1 or 2, "
-                f"got {' '.join([name, *rest])!r}"
+                f"got {' '.join([name, *rest])!r}; {_REMEDY}"
             )
         if name in splits:
             repeated.append(name)
@@ -84,8 +88,8 @@ def _partition(path: Path, images: Collection[str]) -> dict[str, str]:
     missing = [name for name in images if name not in splits]
     if missing or repeated:
         raise DataError(
-            f"{path}: expected each of the {len(images):,} images of {ATTRIBUTES} once; missing: "
-            f"{_counted(missing)}, repeated: {_counted(repeated)}; copy the published list again, "
+            f"{path}: expected each of the {len(images):,} images of {ATTRIBUTES} once, missing: "
+            f"{_counted(missing)}, repeated: {_counted(repeated)}; {_REMEDY}, "
             "or, for a part of the images, shorten both lists in the same way"
         )
     return splits
@@ -99,7 +103,10 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Number and words of each line that is not empty."""
     if not path.is_file():
         raise DataError(f"{path} does not exist; expected {IMAGES}/, {ATTRIBUTES} and {PARTITION}")
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                yield number, line.split()
+    try:
+        with path.open(encoding="utf-8") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield number, line.split()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 ({error}); copy the published list again") from error

@@ -26,11 +26,15 @@ class StoredFile(NamedTuple):
 
 Files = dict[str, StoredFile]
 """Name below the folder or in the tar, with "/" -> the file."""
+_OF_SYSTEMS = frozenset(
+    ("__MACOSX", "lost+found", "@eaDir", "$RECYCLE.BIN", "System Volume Information")
+)
+"""Folders that operating systems and archivers leave among one's own."""
 _logger = logging.getLogger(__name__)
 
 
 def visible_files(folder: Path) -> list[Path]:
-    """The files at any depth of a folder, in order; hidden ones are skipped.
+    """The files at any depth of a folder, in order; only what `is_visible`.
 
     Links to folders are followed, unless they lead back to a folder that contains them.
     """
@@ -38,8 +42,14 @@ def visible_files(folder: Path) -> list[Path]:
 
 
 def is_visible(name: str) -> bool:
-    """Whether a file or folder of that name is not hidden."""
-    return not name.startswith(".")
+    """Whether a file or folder of that name is neither hidden nor made by an operating system."""
+    return not name.startswith(".") and not _is_of_system(name)
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder or a link to one; a broken link counts as a file."""
+    # So that reading it fails with its name.
+    return os.path.isdir(entry) if entry.is_symlink() else entry.is_dir()
 
 
 def files_of(path: Path) -> Files:
@@ -94,23 +104,22 @@ def _walk(
         _logger.warning("%s leads back to a folder that contains it; it is skipped", folder)
         return
     with os.scandir(folder) as entries:
-        is_folder = {entry.name: _is_folder(entry) for entry in entries if is_wanted(entry.name)}
-    names = sorted(is_folder)
-    yield from (folder / name for name in names if not is_folder[name])
+        folders = {entry.name: is_folder(entry) for entry in entries if is_wanted(entry.name)}
+    names = sorted(folders)
+    yield from (folder / name for name in names if not folders[name])
     for name in names:
-        if is_folder[name]:
+        if folders[name]:
             yield from _walk(folder / name, is_wanted, above | {here})
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    # A broken link counts as a file, so that reading it fails with its name.
-    return os.path.isdir(entry) if entry.is_symlink() else entry.is_dir()
+def _is_of_system(name: str) -> bool:
+    return name in _OF_SYSTEMS
 
 
 def _folder_files(folder: Path) -> Files:
     return {
         path.relative_to(folder).as_posix(): StoredFile(path.read_bytes, path)
-        for path in _walk(folder, lambda name: True)
+        for path in _walk(folder, lambda name: not _is_of_system(name))
     }
 
 
@@ -128,7 +137,7 @@ def _tar_files(path: Path) -> Files:
                 elif not member.isdir():
                     skipped.append(member.name)
     except (tarfile.TarError, lzma.LZMAError, zlib.error, OSError, EOFError) as error:
-        raise DataError(f"{path} is not a readable tar: {error}") from error
+        raise DataError(f"{path} is not a readable tar: {error}; download it again") from error
     if skipped:
         _logger.warning(
             "%s: skipped %d links and special files: %s; if they are images, make the tar with "

@@ -55,14 +55,16 @@ def read_array(path: Path, *, num_dimensions: int) -> npt.NDArray[np.uint8]:
     header_bytes = 4 + 4 * num_dimensions
     if len(data) < header_bytes:
         raise DataError(
-            f"{path} is truncated: got {len(data)} bytes of its {header_bytes}-byte header"
+            f"{path} is truncated: got {len(data)} bytes of its {header_bytes}-byte header; "
+            "download it again"
         )
     magic = int.from_bytes(data[:4], "big")
     expected_magic = _UNSIGNED_BYTES << 8 | num_dimensions
     if magic != expected_magic:
         raise DataError(
             f"{path} is not what its name says: got magic number 0x{magic:08x}, expected "
-            f"0x{expected_magic:08x} (unsigned bytes in {num_dimensions} dimensions)"
+            f"0x{expected_magic:08x} (unsigned bytes in {num_dimensions} dimensions); "
+            "download it again"
         )
     shape = tuple(np.frombuffer(data, dtype=">u4", count=num_dimensions, offset=4).tolist())
     expected = header_bytes + int(np.prod(shape, dtype=np.int64))
@@ -82,8 +84,8 @@ def _read_split(folder: Path, prefix: str) -> list[SourceItem]:
     labels = read_array(labels_path, num_dimensions=1)
     if len(images) != len(labels) or not len(images):
         raise DataError(
-            f"{images_path} holds {len(images):,} images, {labels_path.name} {len(labels):,} "
-            "labels; expected the same number, at least one"
+            f"expected as many images as labels, at least one, got {len(images):,} in "
+            f"{images_path} and {len(labels):,} in {labels_path.name}; download both again"
         )
     return [
         SourceItem(
@@ -105,7 +107,7 @@ def _find(folder: Path, name: str) -> Path | None:
 def _need(folder: Path, name: str) -> Path:
     path = _find(folder, name)
     if path is None:
-        raise DataError(f"{folder} has no {name} (or {name}.gz); is it a folder of idx files?")
+        raise DataError(f"{folder} has no {name} (or {name}.gz); name a folder of idx files")
     return path
 
 

@@ -6,7 +6,7 @@ import re
 from pathlib import Path, PurePosixPath
 
 from data_shards.errors import DataError
-from data_shards.sources.base import Source, SourceItem, extension_of
+from data_shards.sources.base import Source, SourceItem, class_name, extension_of
 from data_shards.sources.files import files_of, refuse_copies
 
 COLUMN = "identity"
@@ -26,7 +26,7 @@ def read(path: Path) -> Source:
     faces = sorted(name for name in files if _is_face(name))
     if not faces:
         raise DataError(f"{path} holds no face; expected files such as Ann_Lee/Ann_Lee_0001.jpg")
-    refuse_copies(path, faces, lambda name: PurePosixPath(name).stem)
+    refuse_copies(path, faces, lambda name: class_name(PurePosixPath(name).stem))
     identities = tuple(sorted({_identity(name) for name in faces}))
     number_of = {identity: number for number, identity in enumerate(identities)}
     items = [
@@ -43,10 +43,10 @@ def read(path: Path) -> Source:
 
 
 def _identity(name: str) -> str:
-    return PurePosixPath(name).parent.name
+    return class_name(PurePosixPath(name).parent.name)
 
 
 def _is_face(name: str) -> bool:
-    file_name, identity = PurePosixPath(name).name, _identity(name)
+    file_name, identity = class_name(PurePosixPath(name).name), _identity(name)
     is_numbered = _NUMBER.fullmatch(file_name.removeprefix(identity)) is not None
     return bool(identity) and file_name.startswith(identity) and is_numbered

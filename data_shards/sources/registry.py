@@ -21,8 +21,12 @@ class SourceEntry(NamedTuple):
     """Holds `read(path) -> Source`, or `read() -> Source` for a source without a path."""
     layout: str
     """What lies at PATH, in one line."""
+    more: str = ""
+    """What else there is to say about it, for the help."""
     has_path: bool = True
     """False for a source whose images come with a Python package."""
+    has_class_depth: bool = False
+    """Whether `read` takes a `class_depth`: which level of folders names the class."""
 
 
 SOURCES: dict[str, SourceEntry] = {
@@ -34,6 +38,10 @@ SOURCES: dict[str, SourceEntry] = {
     "image-folder": SourceEntry(
         "data_shards.sources.image_folder",
         "CLASS/any files, or train/CLASS/..., test/CLASS/... and perhaps val/CLASS/...",
+        "a split may also be called training, testing, eval, evaluation, valid, validation or dev, "
+        "in any case; the test split is test, else eval, else val (or dev), and what is left of "
+        "these is the validation split",
+        has_class_depth=True,
     ),
     "idx": SourceEntry(
         "data_shards.sources.idx",
@@ -63,24 +71,31 @@ def find_source(name: str) -> SourceEntry:
     raise DataError(f"unknown source {name!r}; {hint}")
 
 
-def read_source(name: str, path: Path | None) -> Source:
-    """List the images of a source; they are loaded later, one by one.
+def read_source(name: str, path: Path | None, *, class_depth: int | None = None) -> Source:
+    r"""List the images of a source; they are loaded later, one by one.
+
+    Names that are no UTF-8 do not stop an import: their odd bytes become `\xe9` and the like.
 
     Args:
         name: one of `SOURCES`.
         path: the source's folder or file; None for a source without a path.
+        class_depth: which level of folders names the class, >= 1; None: as the source has it.
 
     Raises:
-        DataError: on an unknown source, or a path that is missing, superfluous or does not hold
-            what the source needs.
+        DataError: on an unknown source, a class depth that it does not have, or a path that is
+            missing, superfluous or does not hold what the source needs.
     """
     entry = find_source(name)
     if not entry.has_path and path is not None:
-        raise DataError(f"{name} takes no path ({entry.layout}), got {path}")
+        raise DataError(f"{name} takes no path ({entry.layout}), got {path}; leave it out")
     if entry.has_path and path is None:
         raise DataError(f"{name} needs a path: clmle import {name} PATH --out DIR")
     if path is not None and not path.exists():
         raise DataError(f"{path} does not exist; expected {entry.layout}")
+    if class_depth is not None and not (entry.has_class_depth and class_depth >= 1):
+        having = ", ".join(name for name, other in SOURCES.items() if other.has_class_depth)
+        raise DataError(f"--class-depth must be >= 1, and only for {having}; got {class_depth}")
     read = importlib.import_module(entry.module).read
-    source: Source = read(path) if entry.has_path else read()
-    return source
+    options = {} if class_depth is None else {"class_depth": class_depth}
+    source: Source = read(path, **options) if entry.has_path else read()
+    return source.with_readable_names()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,9 @@ from cluster_jobs.classify import HEADER, main
 from clustering.table import store
 from data_shards.errors import ConfigError, DataError
 from data_shards.shards.index import SampleIndex
+from data_shards.shards.manifest import MANIFEST_NAME
 from tests.cluster_jobs.conftest import NUM_TEST, TinyRun
+from tests.helpers.image_files import files_of
 from tests.helpers.image_shards import COLUMN
 from trainer.config.readout_names import READOUT_ORDER
 from trainer.config.tasks import resolve_tasks
@@ -81,6 +84,20 @@ def test_files_get_the_classes_that_the_evaluation_counts(
             assert float(line["similarity"]) == pytest.approx(nearest, abs=1e-4)
 
 
+def test_of_the_training_images_only_the_manifest_is_read(
+    served: TinyRun, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["--config", str(served.config_file), str(photos)]
+    assert main(command) == 0
+    whole = capsys.readouterr().out
+    (tmp_path / "kept").mkdir()
+    shutil.copy(served.manifest.folder / MANIFEST_NAME, tmp_path / "kept")
+    assert main([*command, "--set", f"data.shards={tmp_path / 'kept'}"]) == 0
+    assert capsys.readouterr().out == whole
+    with pytest.raises(DataError, match="holds no imported images"):
+        main([*command, "--set", f"data.shards={tmp_path}"])
+
+
 def test_a_file_may_be_named_twice_and_goes_to_the_screen(
     served: TinyRun, photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -112,6 +129,22 @@ def test_what_is_no_image_is_named_or_skipped(
     shown = capsys.readouterr().err
     assert len(re.findall(r"warning: skipped \S+\.txt: not an image", shown)) == 12
     assert lines_of(out) == whole
+
+
+def test_images_beyond_the_limits_are_named_or_skipped(
+    served: TinyRun, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["--config", str(served.config_file), str(photos / "000.png")]
+    assert main([*command, "--max-pixels", "64"]) == 0
+    for limit in (["--max-pixels", "63"], ["--formats", "JPEG"]):
+        with pytest.raises(DataError, match=rf"000\.png: .*{limit[0]} {limit[1]}.*--on-error skip"):
+            main([*command, *limit])
+        capsys.readouterr()
+        assert main([*command, *limit, "--on-error", "skip"]) == 0
+        assert len(capsys.readouterr().out.splitlines()) == 1
+    lab = files_of("TIFF")["LAB"]
+    (photos / "000.png").write_bytes(lab)
+    assert main(command) == 0
 
 
 def test_a_file_that_cannot_be_read_is_named_or_skipped(
@@ -165,13 +198,14 @@ def test_mistakes_are_named(served: TinyRun, photos: Path, tmp_path: Path) -> No
         main([*config, str(tmp_path / "empty")])
     for readout in ("knn", "knn_balanced"):
         needs = "it needs the embeddings of the training images, which are not read here"
-        has = "this run has knc_margin, knc_soft, "
+        has = "choose one that this run has: knc_margin, knc_soft, "
         with pytest.raises(
             ConfigError, match=f"read-out {readout} is not available: {needs}; {has}"
         ):
             main([*config, str(photos), "--readout", readout])
     with pytest.raises(
-        ConfigError, match="read-out knc is not available; this run has knc_margin, "
+        ConfigError,
+        match="read-out knc is not available; choose one that this run has: knc_margin, ",
     ):
         main([*config, str(photos), "--readout", "knc"])
     with pytest.raises(

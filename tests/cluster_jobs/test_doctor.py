@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from cluster_jobs import doctor, machine
+from cluster_jobs.ray_cluster.address import check_ray_address
 
 ROOT = Path(__file__).parents[2]
 HEALTHY = {"ok", "warn"}
@@ -87,13 +88,42 @@ def test_little_shared_memory_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> N
     assert "--shm-size" in finding.remedy
 
 
-@pytest.mark.ray
+@pytest.mark.parametrize(("gib", "state"), [(1, "warn"), (4, "ok")])
+def test_memory_for_a_worker_of_each_core(
+    monkeypatch: pytest.MonkeyPatch, gib: int, state: str
+) -> None:
+    monkeypatch.setattr(doctor, "num_cores", lambda: 4)
+    monkeypatch.setattr(doctor, "memory_bytes", lambda: gib * 2**30)
+    finding = doctor._memory()
+    assert (finding.state, finding.found) == (state, f"{gib}.0 GiB for 4 cores")
+    assert ("launch.ray_cpus" in finding.remedy) == (state == "warn")
+
+
+def test_the_cores_of_a_container_are_told_from_those_of_its_machine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(doctor, "num_cores", lambda: 2)
+    monkeypatch.setattr(doctor.os, "cpu_count", lambda: 64)
+    assert doctor._devices().found.startswith("2 of 64 cores")
+
+
 def test_an_address_where_nobody_answers_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_answer(**settings: object) -> None:
-        raise ConnectionError("nobody answers")
+    def checked(**settings: object) -> None:
+        check_ray_address()
 
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
-    monkeypatch.setattr(doctor, "ray_session", no_answer)
+    monkeypatch.setattr(doctor, "ray_session", checked)  # another test may be connected
     finding = doctor._ray()
     assert finding.state == "fail"
-    assert "RAY_ADDRESS 127.0.0.1:1" in finding.found
+    assert finding.found.startswith("RAY_ADDRESS is 127.0.0.1:1, where no Ray answers")
+
+
+def test_a_ray_that_breaks_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(**settings: object) -> None:
+        raise TimeoutError("no call returned")
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(doctor, "ray_session", broken)
+    finding = doctor._ray()
+    assert finding.state == "fail"
+    assert finding.found == "a local cluster does not work (no call returned)"

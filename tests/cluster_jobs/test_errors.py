@@ -41,7 +41,7 @@ def test_every_command_ends_with_the_code_of_the_error(
         raise error("what happened")
 
     assert run_job(fail, []) == expected_code(error)
-    monkeypatch.setattr(importer, "plan_import", fail)
+    monkeypatch.setattr(importer, "prepare_import", fail)
     assert importer.main(["digits", "--out", "nowhere"]) == expected_code(error)
 
 
@@ -91,3 +91,18 @@ def test_a_mistake_of_ours_keeps_its_traceback() -> None:
 
     with pytest.raises(ZeroDivisionError):
         run_job(job, [])
+
+
+def test_a_name_that_the_locale_lacks_is_no_bug(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(argv: Sequence[str] | None) -> int:
+        return len("日本".encode("ascii"))
+
+    with pytest.raises(UnicodeEncodeError):
+        run_job(fail)
+    monkeypatch.setattr("sys.getfilesystemencoding", lambda: "ANSI_X3.4-1968")
+    assert run_job(fail) == 2
+    shown = capsys.readouterr().err
+    assert r"'\u65e5\u672c' cannot be the name of a file in this locale" in shown
+    assert "set LC_ALL=C.UTF-8" in shown

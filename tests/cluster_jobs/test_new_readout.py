@@ -51,7 +51,7 @@ def test_it_is_counted_and_reported(served: TinyRun, toy: str) -> None:
         class_counts={COLUMN: manifest.class_counts("train", COLUMN)},
     )
     assert counts[COLUMN, toy].per_class_recall.tolist() == [1, 0, 0]
-    summary = summarise(counts, step=5, table_version=5)
+    summary = summarise(counts, step=5, table_version=5, classes={})
     assert toy in evaluation_table(summary, manifest, config).splitlines()[0].split()
     report = {**summary, "readout": toy, "images_seen": 1, "train_seconds": 1.0}
     table = comparison_table({"mine": report}, manifest, config)

@@ -29,6 +29,7 @@ from tests.helpers.image_shards import COLUMN
 from trainer.config.builder import with_settings
 from trainer.config.yaml_file import load_config
 from trainer.errors import TrainingError
+from trainer.run.claim import claim_folder
 from trainer.run.folder import step_name
 from trainer.run.lock import SERVICE, claimed_alone
 from trainer.state.metrics import read_metrics
@@ -171,7 +172,7 @@ def test_waiting_requests_are_those_after_the_newest_served_one(
 
 
 def test_a_second_service_is_refused(tiny: TinyRun, ray_cpus: int) -> None:
-    tiny.run.claim(tiny.config, fresh=True)
+    claim_folder(tiny.run, tiny.config, fresh=True)
     with (
         at_work(tiny),
         pytest.raises(ConfigError, match=r"another clustering service .* service\.json"),
@@ -182,7 +183,7 @@ def test_a_second_service_is_refused(tiny: TinyRun, ray_cpus: int) -> None:
 
 
 def test_a_second_service_that_is_refused_changes_no_settings(tiny: TinyRun) -> None:
-    tiny.run.claim(tiny.config, fresh=True)
+    claim_folder(tiny.run, tiny.config, fresh=True)
     other = ["--config", str(tiny.config_file), "--set", "cluster.call_timeout_seconds=5"]
     before = tiny.run.config.read_bytes()
     with (
@@ -194,7 +195,7 @@ def test_a_second_service_that_is_refused_changes_no_settings(tiny: TinyRun) -> 
 
 
 def test_a_service_may_go_on_with_other_free_settings(tiny: TinyRun, ray_cpus: int) -> None:
-    tiny.run.claim(tiny.config, fresh=True)
+    claim_folder(tiny.run, tiny.config, fresh=True)
     write_json(tiny.run.report, {})
     with at_work(tiny):
         pass  # an earlier one
@@ -331,7 +332,7 @@ def test_sigterm_ends_the_service_at_once_and_well(tiny: TinyRun, ray_cpus: int)
 
 
 def test_a_finished_training_needs_no_service(tiny: TinyRun, ray_cpus: int) -> None:
-    tiny.run.claim(tiny.config, fresh=True)
+    claim_folder(tiny.run, tiny.config, fresh=True)
     refresher(tiny, ray_cpus).serve(tiny.snapshot(LAST_STEP))
     write_json(tiny.run.report, {})
     assert recluster.main(["--config", str(tiny.config_file)]) == 0
@@ -386,7 +387,7 @@ def test_other_shards_than_the_snapshots_are_refused(tiny: TinyRun, ray_cpus: in
 
 
 def test_a_folder_of_another_run_is_refused(tiny: TinyRun) -> None:
-    tiny.run.claim(with_settings(tiny.config, {"loss.scale": 8.0}), fresh=False)
+    claim_folder(tiny.run, with_settings(tiny.config, {"loss.scale": 8.0}), fresh=False)
     with pytest.raises(ConfigError, match="already holds another run"):
         recluster.main(["--config", str(tiny.config_file)])
     assert os.listdir(tiny.run.path) == [tiny.run.config.name]

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,16 @@ import pytest
 from cluster_jobs import doctor, machine, run
 from cluster_jobs.errors import JobError, run_job
 from cluster_jobs.launch import command_lines, supervisor, training_progress
+from cluster_jobs.preflight import checks
+from cluster_jobs.preflight.networks import Networks
 from data_shards.atomic import read_json, write_json
+from data_shards.shards.manifest import Manifest
 from tests.cluster_jobs.conftest import TinyRun
+from tests.helpers.run_folders import write_checkpoint
 from trainer.config.builder import build_config, with_settings
 from trainer.config.run_config import RunConfig
 from trainer.config.yaml_file import to_yaml
-from trainer.run.folder import step_name
+from trainer.run.claim import claim_folder
 
 REPORT = {
     "loss": "clmle",
@@ -61,7 +65,14 @@ def scripts(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     monkeypatch.setattr(command_lines, "trainer_command", command("trainer"))
     monkeypatch.setattr(command_lines, "service_command", command("service"))
     monkeypatch.setenv("RAY_ADDRESS", "none is started")
+    monkeypatch.setattr(checks, "check_ray_address", lambda: None)
+    monkeypatch.setattr(checks, "check_networks", no_networks)
     return chosen
+
+
+def no_networks(configs: Sequence[RunConfig], manifest: Manifest) -> Networks:
+    """In the place of a process that imports torch."""
+    return Networks(num_parameters=(1000,) * len(configs), warnings=())
 
 
 def configure(tiny: TinyRun, settings: dict[str, Any]) -> list[str]:
@@ -72,13 +83,6 @@ def configure(tiny: TinyRun, settings: dict[str, Any]) -> list[str]:
 def pids_in(log: Path) -> list[int]:
     lines = log.read_text().splitlines() if log.exists() else []
     return [int(line.split()[2]) for line in lines if line.startswith("at work")]
-
-
-def write_checkpoint(tiny: TinyRun, step: int) -> Path:
-    folder = tiny.run.checkpoints / step_name(step)
-    folder.mkdir(parents=True)
-    write_json(folder / "manifest.json", {})
-    return folder
 
 
 def all_gone(tiny: TinyRun) -> bool:
@@ -141,7 +145,7 @@ def test_resuming_from_a_path_trains_the_run_again_and_no_baseline(
 ) -> None:
     command = configure(tiny, {"baselines": {"softmax": {"loss.name": "softmax"}}})
     assert run_job(run.main, command) == 0
-    assert run_job(run.main, [*command, "--resume", str(write_checkpoint(tiny, 5))]) == 0
+    assert run_job(run.main, [*command, "--resume", str(write_checkpoint(tiny.config, 5))]) == 0
     assert len(pids_in(tiny.run.logs / "trainer.log")) == 2
     baseline = tiny.run.path / "baselines" / "softmax" / "logs" / "trainer.log"
     assert len(pids_in(baseline)) == 1
@@ -166,8 +170,8 @@ def test_an_old_report_is_no_end_of_a_training_that_goes_on(
     tiny: TinyRun, scripts: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Neither for the service, which starts when the trainer has removed it, nor for the run."""
-    tiny.run.claim(tiny.config, fresh=False)
-    command = [*configure(tiny, {}), "--resume", str(write_checkpoint(tiny, 5))]
+    claim_folder(tiny.run, tiny.config, fresh=False)
+    command = [*configure(tiny, {}), "--resume", str(write_checkpoint(tiny.config, 5))]
     write_json(tiny.run.report, REPORT)
     remove = "time.sleep(1); (folder / 'report.json').unlink(); time.sleep(1);"
     scripts["trainer"] = remove + FINISH
@@ -286,6 +290,59 @@ def test_a_service_that_dies_again_and_again_ends_a_run_that_waits_for_it(
     assert all_gone(tiny)
 
 
+@pytest.mark.parametrize("on_late", ["wait", "continue"])
+def test_a_mistake_that_ends_the_service_at_its_start_is_not_repeated(
+    tiny: TinyRun, scripts: dict[str, str], capsys: pytest.CaptureFixture[str], on_late: str
+) -> None:
+    scripts["service"] = "sys.stderr.write('error: no such thing'); sys.exit(2)"
+    goes_on = on_late == "continue"
+    scripts["trainer"] = f"time.sleep(3); {FINISH}" if goes_on else SLEEP
+    command = configure(tiny, {"refresh.on_late": on_late})
+    assert run_job(run.main, command) == (0 if goes_on else 1)
+    said = capsys.readouterr().err
+    assert "| error: no such thing" in said
+    assert "starting it again" not in said
+    assert len(pids_in(tiny.run.logs / "service.log")) == 1
+    assert all_gone(tiny)
+
+
+def test_a_mistake_of_a_service_at_work_may_be_none_the_next_time(
+    tiny: TinyRun, scripts: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A shard that is damaged in the middle, for example, is made again."""
+    state = """(folder / 'service.json').write_text('{"state": "embedding", "version": 5}');"""
+    scripts["service"] = f"{state} sys.exit(2)"
+    scripts["trainer"] = SLEEP
+    assert run_job(run.main, configure(tiny, {})) == 1
+    assert capsys.readouterr().err.count("starting it again") == 2
+
+
+def test_a_ray_that_cannot_start_is_tried_once(
+    tiny: TinyRun,
+    scripts: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    fails = [sys.executable, "-c", "import sys; sys.stderr.write('error: no place'); sys.exit(2)"]
+    monkeypatch.setattr(command_lines, "ray_command", lambda *options: fails)
+    monkeypatch.delenv("RAY_ADDRESS")
+    scripts["trainer"] = SLEEP
+    assert run_job(run.main, configure(tiny, {})) == 1
+    said = capsys.readouterr().err
+    assert "the local Ray ended with exit code 2" in said
+    assert "| error: no place" in said
+    assert "starting it again" not in said
+
+
+def test_an_old_address_of_ray_is_said_before_anything_starts(
+    tiny: TinyRun, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    assert run_job(run.main, configure(tiny, {})) == 2
+    assert "error: RAY_ADDRESS is 127.0.0.1:1, where no Ray answers" in capsys.readouterr().err
+    assert not tiny.run.logs.exists()
+
+
 def test_a_dead_service_is_started_again_if_the_run_may_go_on(
     tiny: TinyRun, scripts: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -321,10 +378,10 @@ def test_a_part_that_says_nothing_is_not_waited_for_for_ever(
 
 def test_requests_beyond_the_checkpoint_are_dropped(tiny: TinyRun, scripts: dict[str, str]) -> None:
     command = configure(tiny, {})
-    tiny.run.claim(tiny.config, fresh=True)
+    claim_folder(tiny.run, tiny.config, fresh=True)
     for step in (0, 5, 10):
         tiny.snapshot(step)
-    write_checkpoint(tiny, 5)
+    write_checkpoint(tiny.config, 5)
     assert run_job(run.main, command) == 0
     assert sorted(p.name for p in tiny.run.snapshots.iterdir()) == ["step_000000", "step_000005"]
 
@@ -377,9 +434,8 @@ def test_of_a_baseline_the_ignored_settings_that_it_names_are_warned_of(
     command = configure(tiny, {"sampler.siblings": 1, "baselines": {"plain": baseline}})
     assert run_job(run.main, command) == 0
     warnings = [line for line in capsys.readouterr().err.splitlines() if "ignored" in line]
-    assert warnings == [
-        "warning: baseline plain: loss.reweight_from is ignored: loss.class_weight is none"
-    ]
+    told = "baseline plain: loss.reweight_from is ignored: loss.class_weight is none"
+    assert warnings == [f"warning: {told}", f"- {told}"], "when it starts, and at the end"
 
 
 @pytest.mark.parametrize(
@@ -413,6 +469,49 @@ def test_dry_run_prints_the_configuration_and_touches_nothing(
     assert not tiny.run.path.exists()
 
 
+def test_a_dry_run_says_what_would_not_work(
+    tiny: TinyRun, scripts: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [*configure(tiny, {"launch.num_ranks": 3}), "--dry-run"]
+    assert run_job(run.main, command) == 2
+    printed = capsys.readouterr()
+    assert "num_ranks: 3" in printed.out
+    assert "launch.num_ranks 3 does not divide sampler.micro_batches 2" in printed.err
+    assert not tiny.run.path.exists()
+
+
+def test_the_corrected_command_gets_the_folder_of_a_mistaken_one(
+    tiny: TinyRun, scripts: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A typo in `--set model.backbone`, say, that was found by the ranks."""
+    scripts["trainer"] = "sys.exit('rank 0: error: unknown model.backbone')"
+    assert run_job(run.main, configure(tiny, {"model.backbone": "tny"})) == 1
+    assert "tny" in tiny.run.config.read_text()
+    scripts["trainer"] = FINISH
+    assert run_job(run.main, configure(tiny, {})) == 0
+    assert "tny" not in tiny.run.config.read_text()
+
+
+def test_what_was_warned_of_stands_at_the_end_too(
+    tiny: TinyRun, scripts: dict[str, str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    scripts["trainer"] = "print('10:00:00 rank 0 WARNING small clusters', flush=True);" + FINISH
+    command = configure(tiny, {"launch.threads_per_rank": 1000})
+    assert run_job(run.main, command) == 0
+    end = capfd.readouterr().err.split("\nwarnings of this run:\n")[1].splitlines()
+    assert end[0].startswith("- launch.num_ranks=2 of 1000 threads share")
+    assert end[1:] == ["- small clusters"]
+
+
+def test_it_is_said_where_a_run_resumes(
+    tiny: TinyRun, scripts: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    claim_folder(tiny.run, tiny.config, fresh=True)
+    write_checkpoint(tiny.config, 5)
+    assert run_job(run.main, configure(tiny, {})) == 0
+    assert "clmle: resuming from step 5 of 20\n" in capsys.readouterr().err
+
+
 def start_in_background(tiny: TinyRun) -> subprocess.Popen[str]:
     """`clmle run` in a process of its own, with parts that never end."""
     script = PROLOGUE + SLEEP
@@ -420,6 +519,9 @@ def start_in_background(tiny: TinyRun) -> subprocess.Popen[str]:
         # Tests that a shell started with & ignore SIGINT, and so would all that they start.
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
         "import sys; from cluster_jobs import run; from cluster_jobs.errors import run_job;"
+        "from cluster_jobs.preflight import checks, networks;"
+        "made = lambda configs, _: networks.Networks((1000,) * len(configs), ());"
+        "checks.check_networks = made; checks.check_ray_address = lambda: None;"
         "from cluster_jobs.launch import command_lines;"
         f"part = lambda config_file, **_: [sys.executable, '-c', {script!r}, str(config_file)];"
         "command_lines.trainer_command = command_lines.service_command = part;"
@@ -537,11 +639,29 @@ def test_it_is_said_why_ranks_are_on_the_cpu(
     reason: str,
 ) -> None:
     monkeypatch.setenv("DS_ACCELERATOR", wanted)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(machine, "has_gpu_file", lambda: file)
     monkeypatch.setattr(machine, "cuda_devices", lambda: [])
     assert run_job(run.main, configure(tiny, {})) == 0
     assert f"ranks on the CPU ({reason}), logs in" in capsys.readouterr().out
     assert doctor._devices().found.endswith(f"ranks run on the CPU ({reason})")
+
+
+def test_a_choice_of_no_gpu_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DS_ACCELERATOR", "")
+    monkeypatch.setattr(machine, "has_gpu_file", lambda: True)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+    assert machine.why_on_cpu() == "torch finds no CUDA device of CUDA_VISIBLE_DEVICES=7"
+
+
+def test_no_part_sees_the_launcher_around_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    around = ("OMPI_COMM_WORLD_LOCAL_RANK", "SLURM_PROCID", "RANK", "TORCHELASTIC_RUN_ID")
+    for name in around:
+        monkeypatch.setenv(name, "1")
+    ranks = command_lines.trainer_environment(RunConfig(), share=8, on_gpu=False)
+    ray_and_service = command_lines.job_environment({"RAY_ADDRESS": "here:1"})
+    assert not set(around) & (set(ranks) | set(ray_and_service))
+    assert ray_and_service["RAY_ADDRESS"] == "here:1"
 
 
 def test_no_rank_sees_ray(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -566,3 +686,9 @@ def test_a_free_port_is_free_and_a_taken_one_is_not() -> None:
     machine.check_port(machine.free_port())
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(JobError, match="port"):
         machine.check_port(taken.getsockname()[1])
+
+
+def test_a_name_that_ray_cannot_take_is_said_before_it_starts() -> None:
+    machine.check_names(["/tmp/Jürgen", "日本", ""])
+    with pytest.raises(JobError, match=r"Ray takes only names in UTF-8, got 'b.udce9' as the work"):
+        machine.check_names(["run", "b\udce9"])

@@ -8,12 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data_shards import atomic
 from data_shards.atomic import (
     atomic_file,
     atomic_folder,
     clear_leftovers,
     read_json,
+    remove_folder,
     sha256_of,
+    write_in_parts,
     write_json,
 )
 from data_shards.errors import DataError
@@ -70,26 +73,6 @@ def test_a_failed_replacement_keeps_the_old_folder(tmp_path: Path) -> None:
     assert os.listdir(tmp_path / "made") == ["old"]
 
 
-def test_the_old_folder_comes_back_when_the_new_one_cannot_be_renamed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with atomic_folder(tmp_path / "made") as temporary:
-        (temporary / "old").write_text("old")
-    rename, calls = os.rename, []
-
-    def fails_second_time(source: Path, target: Path) -> None:
-        calls.append(target)
-        if len(calls) == 2:
-            raise OSError("no")
-        rename(source, target)
-
-    monkeypatch.setattr(os, "rename", fails_second_time)
-    with pytest.raises(OSError, match="no"), atomic_folder(tmp_path / "made"):
-        pass
-    assert os.listdir(tmp_path) == ["made"]
-    assert os.listdir(tmp_path / "made") == ["old"]
-
-
 def test_an_old_folder_that_cannot_be_removed_is_no_obstacle(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -121,6 +104,17 @@ def test_leftovers_are_cleared_and_nothing_else(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["kept"]
 
 
+@pytest.mark.parametrize(("size", "parts"), [(0, 0), (1, 1), (10, 1), (11, 2), (25, 3)])
+def test_a_large_file_is_written_in_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, parts: int
+) -> None:
+    monkeypatch.setattr(atomic, "_PART_BYTES", 10)
+    content, done = bytes(range(size)), []
+    write_in_parts(tmp_path / "a", content, lambda: done.append((tmp_path / "a").stat().st_size))
+    assert (tmp_path / "a").read_bytes() == content
+    assert done == [min(10 * (part + 1), size) for part in range(parts)]
+
+
 def test_json_comes_back_and_equal_objects_make_equal_bytes(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"b": [1, 2], "a": "é"})
     write_json(tmp_path / "b.json", {"a": "é", "b": [1, 2]})
@@ -140,3 +134,19 @@ def test_damaged_json_is_named(tmp_path: Path, content: bytes) -> None:
 def test_missing_json_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"cannot read .*a\.json: No such file"):
         read_json(tmp_path / "a.json")
+
+
+def test_a_folder_is_removed_by_its_marker_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed in the middle, it leaves nothing that counts."""
+    folder = tmp_path / "made"
+    folder.mkdir()
+    for name in ("weights", "manifest.json"):
+        (folder / name).write_text(name)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", _busy)
+        remove_folder(folder, "manifest.json")
+    assert os.listdir(folder) == ["weights"]
+    remove_folder(folder, "manifest.json")
+    assert not folder.exists()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,55 @@ def test_one_import_of_several_labels(tmp_path: Path, capsys: pytest.CaptureFixt
     assert manifest.class_counts("validation", "gender").tolist() == [6, 6]
     assert manifest.class_counts("test", "gender").tolist() == [8, 8]
     assert manifest.class_counts("train", "age60").sum() == 20
+
+
+def test_the_summary_names_classes_without_a_test_image_and_copies(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    faces = write_image_folder(tmp_path / "faces", {"ann": 8, "bo": 8, "cy": 1, "di": 0})
+    shutil.copyfile(faces / "bo" / "001.png", faces / "bo" / "copy.png")
+    command = ["image-folder", str(faces), "--out", str(tmp_path / "out")]
+    assert importer.main(command) == 2
+    assert "1 class(es) of 'class' (di) hold no image; add some, " in capsys.readouterr().err
+    command += ["--on-error", "skip", "--duplicates"]
+    assert importer.main([*command, "stop", "--seed", "4"]) == 2
+    said = capsys.readouterr().err
+    assert "1 image(s) occur several times in more than one split: bo/" in said
+    assert not (tmp_path / "out").exists()
+    assert importer.main([*command, "drop", "--seed", "4"]) == 0
+    printed = capsys.readouterr().out
+    assert "1 class(es) have no test image, so nothing is measured of them: cy\n" in printed
+    assert "left out 1 class(es) without a training image that can be used: di\n" in printed
+    assert "  dropped 1 of these; manifest.json names them\n" in printed
+    assert "skipped" not in printed
+    assert Manifest.load(tmp_path / "out").skipped in (("bo/001.png",), ("bo/copy.png",))
+
+
+def test_the_level_of_class_folders_is_for_folders_of_images(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for year in ("2019", "2020"):
+        write_image_folder(tmp_path / "faces" / year, {"ann": 4, "bo": 4})
+    options = ["--out", str(tmp_path / "out"), "--duplicates", "drop"]
+    command = ["image-folder", str(tmp_path / "faces"), *options]
+    assert importer.main(command) == 2
+    assert "--class-depth 2" in capsys.readouterr().err
+    assert importer.main([*command, "--class-depth", "2"]) == 0
+    assert Manifest.load(tmp_path / "out").label_names == {"class": ("ann", "bo")}
+    capsys.readouterr()
+    for wrong in (["digits", *options, "--class-depth", "2"], [*command, "--class-depth", "0"]):
+        assert importer.main(wrong) == 2
+        assert "--class-depth must be >= 1, and only for image-folder" in capsys.readouterr().err
+
+
+def test_paths_may_begin_with_the_home_folder(
+    faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert importer.main(["image-folder", "~/faces", "--out=~/out"]) == 0
+    assert importer.main(["--verify", "~/out"]) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"faces", "out"}
 
 
 def test_long_lists_are_cut() -> None:

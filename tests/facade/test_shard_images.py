@@ -32,11 +32,11 @@ def test_a_size_and_channels_may_be_asked_for(in_demo: Path) -> None:
 
 
 def test_images_of_different_sizes_are_no_array(tmp_path: Path) -> None:
-    for name, sizes in (("ann", (8, 9)), ("bo", (8, 8))):
+    for grey, (name, sizes) in enumerate((("ann", (8, 9)), ("bo", (8, 8)))):
         (tmp_path / "faces" / name).mkdir(parents=True)
         for number, size in enumerate(sizes):
             file = tmp_path / "faces" / name / f"{number}.png"
-            file.write_bytes(encode_png(np.full((size, 8), number, np.uint8)))
+            file.write_bytes(encode_png(np.full((size, 8), 9 * grey + number, np.uint8)))
     out = str(tmp_path / "out")
     assert (
         run_import(["image-folder", str(tmp_path / "faces"), "--out", out, "--test-fraction", "0"])

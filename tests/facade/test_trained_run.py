@@ -73,8 +73,17 @@ def test_wrong_images_are_told_what_was_expected(in_demo: Path, photos: list[Pat
             run.classify(lone)
     with pytest.raises(DataError, match=r"nowhere\.png: No such file"):
         run.embed(["nowhere.png"])
-    with pytest.raises(DataError, match="has no task 'age', it has digit"):
+    with pytest.raises(DataError, match="has no task 'age'; name one that it has: digit"):
         run.embed(photos, task="age")
+
+
+def test_runs_and_shards_may_be_in_the_home_folder(
+    in_demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(in_demo))
+    assert clmle.load_run(f"~/{RUN}", shards=f"~/{SHARDS}").step == STEP
+    assert len(clmle.read_shards(f"~/{SHARDS}", "test"))
 
 
 def test_what_cannot_be_loaded_says_what_to_do(

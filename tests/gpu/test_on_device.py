@@ -87,11 +87,10 @@ def test_knc_of_device_embeddings_equals_the_cpus(iresnet):
 @pytest.mark.parametrize("zero_stage", [0, 2])
 def test_iresnet18_trains_in_bf16_under_deepspeed(zero_stage, monkeypatch):
     monkeypatch.setenv("DS_ACCELERATOR", "cuda")
-    from tests.helpers.ranks import free_port
     from trainer.runtime.engine import Engine, start_distributed
+    from trainer.runtime.launcher import settle_rank
     from trainer.state.snapshot import NetworkDescription
 
-    monkeypatch.setenv("MASTER_PORT", str(free_port()))
     config = build_config(
         {
             "model": {
@@ -104,6 +103,7 @@ def test_iresnet18_trains_in_bf16_under_deepspeed(zero_stage, monkeypatch):
             "train": {"precision": "bf16", "zero_stage": zero_stage},
         }
     )
+    settle_rank()
     world = start_distributed(config)
     try:
         torch.manual_seed(0)

@@ -13,9 +13,8 @@ from data_shards.atomic import read_json
 from tests.helpers.local_service import LocalService
 from tests.helpers.training import series, succeeded, tiny_config, train_ranks
 from trainer.losses.objective import Objective
-from trainer.run.folder import RunFolder, checkpoint_steps
+from trainer.run.folder import RunFolder, checkpoint_steps, snapshot_steps
 from trainer.runtime.table_feed import TableFeed
-from trainer.state.snapshot import snapshot_steps
 
 pytestmark = pytest.mark.slow
 

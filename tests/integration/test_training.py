@@ -96,6 +96,18 @@ def test_two_ranks_train_as_one(alone, tmp_path, tiny_shards):
     assert_same_training(config, alone)
 
 
+def inside_mpi(rank):
+    os.environ.update(OMPI_COMM_WORLD_SIZE="8", OMPI_COMM_WORLD_LOCAL_RANK=str(7 - rank))
+
+
+def test_ranks_train_inside_an_mpi_job(tmp_path, tiny_shards):
+    """DeepSpeed fails where MPI and the launcher of the ranks number them differently."""
+    config = tiny_config(tmp_path / "run", tiny_shards, loss__name="softmax", train__steps=2)
+    with LocalService(config):
+        succeeded(train_ranks(config, 2, prepare=inside_mpi))
+    assert report_of(config)["world_size"] == 2
+
+
 def test_zero_3_trains_as_plain_data_parallelism(alone, tmp_path, tiny_shards):
     config = tiny_config(
         tmp_path / "run", tiny_shards, train__zero_stage=3, evaluation__batch_size=5

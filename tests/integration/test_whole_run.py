@@ -115,6 +115,7 @@ def test_the_report_is_complete(report):
     assert set(report["balanced_accuracy"]) == READOUT_ORDER
     assert all(0 < value <= 1 for value in report["balanced_accuracy"].values())
     assert all(len(recalls) == 10 for recalls in report["per_class_recall"].values())
+    assert report["classes"]["digit"]["names"] == [str(digit) for digit in range(10)]
     assert report["world_size"] == 2
     assert set(report["baselines"]["re-sampled softmax"]["balanced_accuracy"]) == READOUT_ORDER
 

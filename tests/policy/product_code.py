@@ -11,8 +11,9 @@ ROOT = Path(__file__).parents[2]
 # rooms on one line do not import each other. `__init__` is the package's front door.
 ROOMS = {
     "data_shards": (
-        "public_names errors",
-        "atomic folder_lock progress",
+        "public_names errors streams",
+        "cgroups disk replacing options progress paths",
+        "atomic folder_lock",
         "images",
         "shards",
         "features",
@@ -58,6 +59,7 @@ ROOMS = {
         "ray_cluster",
         "service",
         "launch comparison",
+        "preflight",
         "run evaluate classify embed recluster doctor",
         "cli",
         "__init__",

@@ -18,11 +18,10 @@ from trainer.loop import Loop
 from trainer.losses.batch import ClusterComparison
 from trainer.losses.objective import ObjectiveValue
 from trainer.losses.outputs import TaskOutput
-from trainer.run.folder import RunFolder, checkpoint_steps
+from trainer.run.folder import RunFolder, checkpoint_steps, snapshot_steps
 from trainer.runtime.table_feed import FeedState
 from trainer.runtime.world import World
 from trainer.state import checkpoint
-from trainer.state.snapshot import snapshot_steps
 from trainer.step import StepRecord, TrainingStep
 
 ALONE = World(rank=0, size=1, local_rank=0, device=torch.device("cpu"))

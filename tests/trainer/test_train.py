@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import save_file
 
 from trainer import train
 from trainer.config.yaml_file import load_config
@@ -67,6 +69,15 @@ def test_a_rank_ends_before_the_interpreter_clears_up(config, seed, exit_code):
     assert "clears up" not in ended.stdout
 
 
+def test_started_by_mpi_without_ranks_it_leaves_the_folder_alone(config, capsys, monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
+    assert main(["--config", str(config)]) == 2
+    assert "rank 0: error: this is one of several processes" in capsys.readouterr().err
+    assert not (config.parent / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -85,6 +96,27 @@ def test_a_mistake_ends_with_2_and_one_line(config, capsys, options, message, tm
     assert line.startswith("rank 0: error: ")
     assert message in line
     assert not (tmp_path / "run").exists(), "a mistake must not claim the folder"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["model.backbone=tny"], "unknown model.backbone 'tny': did you mean tiny?"),
+        (["model.backbone=iresnet18"], "needs model.input_size to be a multiple of 16, got 28"),
+        (["evaluation.split=validation"], "has no split 'validation'"),
+        (["model.weights=WEIGHTS"], "no tensor of the right shape for backbone."),
+    ],
+)
+def test_what_the_data_and_the_network_exclude_does_not_claim_the_folder(
+    config, capsys, options, message, tmp_path, tiny_data
+):
+    save_file({"layers.0.weight": torch.ones(2)}, str(tmp_path / "other.safetensors"))
+    settings = [*options, f"data.shards={tiny_data.folder}"]
+    settings = [s.replace("WEIGHTS", str(tmp_path / "other.safetensors")) for s in settings]
+    words = [word for setting in settings for word in ("--set", setting)]
+    assert main(["--config", str(config), *words]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_missing_configuration_is_named(capsys, tmp_path):

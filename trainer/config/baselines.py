@@ -62,7 +62,9 @@ def check_baseline(config: RunConfig, name: str) -> None:
             "then letters, digits, spaces, - and _"
         )
     if " " in name and name.replace(" ", "_") in config.baselines:
-        raise ConfigError(f"baselines: {name!r} and {name.replace(' ', '_')!r} share a folder")
+        raise ConfigError(
+            f"baselines: {name!r} and {name.replace(' ', '_')!r} share a folder; rename one"
+        )
     if not isinstance(settings, dict):
         raise ConfigError(f"baselines.{name} must map settings to values, got {settings!r}")
     try:

@@ -11,9 +11,9 @@ import types
 import typing
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from data_shards.errors import ConfigError
+from data_shards.errors import ConfigError, DataError
 from trainer.config.renamed import refuse_renamed
 from trainer.config.run_config import RunConfig, as_dict
 from trainer.losses.registry import LOSSES
@@ -62,7 +62,7 @@ def given_settings(raw: Mapping[str, Any]) -> dict[str, Any]:
     for section, kind in typing.get_type_hints(RunConfig).items():
         values = raw.get(section)
         if dataclasses.is_dataclass(kind) and isinstance(values, Mapping):
-            hints = typing.get_type_hints(section_class(section, values))
+            hints = typing.get_type_hints(section_class(section, values), include_extras=True)
             given |= {
                 f"{section}.{key}": _convert(hints[key], value, f"{section}.{key}")
                 for key, value in values.items()
@@ -79,9 +79,24 @@ def place(raw: dict[str, Any], dotted: str, value: Any) -> None:
         if inner is None:  # a section left empty in the file
             inner = raw[section] = {}
         if not isinstance(inner, dict):
-            raise ConfigError(f"{dotted}: {section} has no settings inside it")
+            raise ConfigError(
+                f"{dotted}: {section} has no settings inside it; set {section} itself"
+            )
         raw = inner
     raw[last] = value
+
+
+def is_text(dotted: str) -> bool:
+    """Whether a setting, or one of a baseline, is any text: `--set` takes it as it is written."""
+    section, _, name = dotted.partition(".")
+    if section == "baselines":
+        section, _, name = name.partition(".")[2].partition(".")
+    kind = typing.get_type_hints(RunConfig).get(section)
+    kinds = [spec.settings for spec in LOSSES.values()] if kind is LossSettings else [kind]
+    return any(
+        dataclasses.is_dataclass(each) and typing.get_type_hints(each).get(name) is str
+        for each in kinds
+    )
 
 
 def section_class(section: str, values: Mapping[str, Any] | None = None) -> Any:
@@ -112,7 +127,7 @@ def _build(kind: Any, raw: Any, where: str) -> Any:
         raise ConfigError(f"{where} must be a section (name: value lines), got {raw!r}")
     if kind is LossSettings:
         kind = _loss_class(raw)
-    hints = typing.get_type_hints(kind)
+    hints = typing.get_type_hints(kind, include_extras=True)
     prefix = f"{where}." if where else ""
     known = [item.name for item in dataclasses.fields(kind)]
     for key in raw:
@@ -122,7 +137,7 @@ def _build(kind: Any, raw: Any, where: str) -> Any:
         required = item.default is item.default_factory is dataclasses.MISSING
         if required and item.name not in raw:
             example = _EXAMPLES.get(where.split("[")[0], "")
-            raise ConfigError(f"{prefix}{item.name} is missing{example}")
+            raise ConfigError(f"{prefix}{item.name} is missing; add it{example}")
     values = {
         key: _convert(hints[key], value, f"{prefix}{key}")
         for key, value in raw.items()
@@ -155,6 +170,8 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(kind):
         return _build(kind, value, where)
     origin = typing.get_origin(kind)
+    if origin is Annotated:
+        return _prepared(kind, value, where)
     if origin is Literal:
         allowed = typing.get_args(kind)
         if not any(value == choice and type(value) is type(choice) for choice in allowed):
@@ -177,6 +194,15 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
     return _convert_scalar(kind, value, where)
 
 
+def _prepared(kind: Any, value: Any, where: str) -> Any:
+    """A value of an annotated type, given to the function that annotates it."""
+    inner, prepare = typing.get_args(kind)
+    try:
+        return prepare(_convert(inner, value, where))
+    except DataError as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
 def _convert_scalar(kind: type, value: Any, where: str) -> Any:
     if kind is float and isinstance(value, str):
         # YAML 1.1 reads 1e-3 as a string.
@@ -192,5 +218,7 @@ def _convert_scalar(kind: type, value: Any, where: str) -> Any:
             "default"
         )
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise ConfigError(f"{where} must be of type {kind.__name__}, got {value!r}")
+        is_plain = kind is str and not isinstance(value, list | dict)
+        hint = "; write it in quotes" if is_plain else ""
+        raise ConfigError(f"{where} must be of type {kind.__name__}, got {value!r}{hint}")
     return value

@@ -6,6 +6,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from data_shards.options import OptionParser
+from data_shards.paths import path_or_name
+from data_shards.streams import write_file_to_stdout
 from trainer.config.recipe import Derived
 from trainer.config.run_config import RunConfig
 from trainer.config.yaml_file import load_with_recipe, to_yaml
@@ -13,12 +16,14 @@ from trainer.config.yaml_file import load_with_recipe, to_yaml
 
 def config_parser(prog: str, description: str | None) -> argparse.ArgumentParser:
     """A parser with the options that name a configuration and change it."""
-    parser = argparse.ArgumentParser(
+    parser = OptionParser(
         prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.takes_settings = True
     parser.add_argument(
         "--config",
         required=True,
+        type=path_or_name,
         metavar="FILE|RUN|NAME",
         help="YAML file, the folder of a run, or the name of a shipped one, such as long_tail",
     )
@@ -28,10 +33,13 @@ def config_parser(prog: str, description: str | None) -> argparse.ArgumentParser
         default=[],
         dest="overrides",
         metavar="a.b=v",
-        help="change one setting, such as --set train.steps=100 (repeatable)",
+        help="change one setting, such as --set train.steps=100 (repeatable); a text is taken as "
+        "it is written, any other value is YAML",
     )
     parser.add_argument(
-        "--dry-run", action="store_true", help="print the resolved configuration and stop"
+        "--dry-run",
+        action="store_true",
+        help="print the resolved configuration and stop; clmle run also checks what can be known",
     )
     return parser
 
@@ -46,6 +54,7 @@ def print_if_dry_run(
 ) -> bool:
     """Print the resolved configuration if `--dry-run` asks for it; whether it did."""
     if options.dry_run:
+        write_file_to_stdout()
         sys.stdout.write(to_yaml(config, derived))
     return bool(options.dry_run)
 
@@ -55,6 +64,7 @@ def add_resume_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume",
         default="auto",
+        type=path_or_name,
         metavar="auto|none|PATH",
         help="resume from the run's newest checkpoint (auto, default), from none, or from PATH",
     )

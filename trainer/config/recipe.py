@@ -16,7 +16,7 @@ from trainer.config.recipe_choices import Choices, CountArray, Derived, Histogra
 from trainer.config.recipe_rules import DERIVED_SETTINGS, apply_rules
 from trainer.config.run_config import RunConfig
 from trainer.config.sections import TaskConfig
-from trainer.config.tasks import load_manifest, resolve_tasks
+from trainer.config.tasks import read_manifest, resolve_tasks
 
 __all__ = ["DERIVED_SETTINGS", "Derived", "derive", "derive_for", "derived_settings"]
 
@@ -75,7 +75,7 @@ def derive_for(config: RunConfig, given: Mapping[str, Any]) -> list[Derived]:
     if config.recipe == "none" or all(setting in given for setting in DERIVED_SETTINGS):
         return []
     try:
-        manifest = load_manifest(config)
+        manifest = read_manifest(config)
         tasks = resolve_tasks(config, manifest)
         return _derive_from(manifest, tasks, given)
     except DataError as error:

@@ -35,6 +35,7 @@ DERIVED_SETTINGS = (
     "loss.isda_strength",
     "refresh.every",
     "refresh.lag",
+    "refresh.timeout_seconds",
     "checkpoint.every",
     "evaluation.every",
     "model.embedding_dim",
@@ -128,6 +129,13 @@ _LEAST_APART = 50
 # Training continues meanwhile: embedding an image costs a third of training on it, clustering
 # less.
 _TABLE_EPOCHS = 0.5
+
+# How long ranks wait for a table: the default for so many images, and for each further one its time
+# on a slow machine. One CPU core embeds 1 image of 112 x 112 pixels a second with iresnet100, a
+# GPU hundreds; clustering takes less. It is the last resort: `clmle run` notices a service that
+# hangs much earlier.
+_IMAGES_IN_TIME = 20_000
+_SECONDS_PER_IMAGE = 0.1
 
 # (classes at most, embedding dimensions): more classes need more room on the sphere.
 _EMBEDDING_DIMS = ((20, 32), (1_000, 64), (10_000, 128), (100_000, 256))
@@ -252,6 +260,7 @@ def _derive_periods(choices: Choices, data: Histogram) -> None:
         end = steps - step_at(share, steps)
         with_tables = end - step_at(loss.warmup_share, end)
         _derive_refresh(choices, data, with_tables)
+    _derive_timeout(choices, data)
     choices.put("checkpoint.every", _apart(_CHECKPOINT_SHARE, steps), f"{steps:,} steps")
     if uses_tables or loss.has_classifier or share:  # else nothing to read out before the end
         choices.put("evaluation.every", _apart(_EVALUATION_SHARE, steps), f"{steps:,} steps")
@@ -264,6 +273,15 @@ def _derive_refresh(choices: Choices, data: Histogram, steps: int) -> None:
     busy = math.ceil(_TABLE_EPOCHS * data.num_images / _images_per_step(choices))
     lag = min(max(busy, least), choices.value("refresh.every") or busy)
     choices.put("refresh.lag", lag, f"a table takes {busy:,} steps or so; at most refresh.every")
+
+
+def _derive_timeout(choices: Choices, data: Histogram) -> None:
+    further = data.num_images - _IMAGES_IN_TIME
+    if further > 0:
+        default = choices.value("refresh.timeout_seconds")
+        seconds = math.ceil(default + _SECONDS_PER_IMAGE * further)
+        reason = f"{data.num_images:,} images may take long to embed; the last table, too"
+        choices.put("refresh.timeout_seconds", seconds, reason)
 
 
 def _apart(share: float, steps: int) -> int:

@@ -28,6 +28,9 @@ def reference() -> str:
         "One YAML file per run; every setting has a default. Made from the dataclasses by",
         "`python -m trainer.config.reference > docs/configuration.md`; do not edit by hand.",
         "`clmle run --config FILE --dry-run` prints a run's resolved settings.",
+        "",
+        "In `--set NAME=VALUE` a text (type str) is taken as it is written, without quotes; any",
+        "other value is YAML. A path may begin with `~`.",
     ]
     hints = typing.get_type_hints(RunConfig)
     top = field_docs(RunConfig)

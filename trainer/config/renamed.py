@@ -45,7 +45,7 @@ def refuse_renamed(raw: Mapping[str, Any]) -> None:
         if name in RENAMED_SETTINGS
     ]
     if len(found) == 1:
-        raise ConfigError(f"unknown setting {found[0]}: {RENAMED_SETTINGS[found[0]]}")
+        raise ConfigError(f"unknown setting {found[0]}; {RENAMED_SETTINGS[found[0]]}")
     if found:
         lines = [f"  {name}: {RENAMED_SETTINGS[name]}" for name in found]
         raise ConfigError(

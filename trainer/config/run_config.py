@@ -66,7 +66,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         if type(self.loss) is not self.loss_spec.settings:
-            raise ConfigError(
+            raise TypeError(
                 f"loss.name {self.loss.name} has the settings {self.loss_spec.settings.__name__}, "
                 f"got {type(self.loss).__name__}"
             )

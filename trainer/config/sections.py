@@ -7,17 +7,25 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from clustering.settings import MAY_CHANGE
 from data_shards.errors import require as _require
+from data_shards.paths import home_expanded
+from data_shards.streams import is_utf8
+from trainer.config.deepspeed_extra import check_deepspeed_extra
+
+UserPath = Annotated[str, home_expanded]
+"""A path that may begin with `~`; the builder calls the function."""
+
+_SEEDS = 2**64  # torch takes no larger one
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunSection:
     """Where a run lives, and the one seed from which all its randomness comes."""
 
-    folder: str = field(default="runs/unnamed", metadata=MAY_CHANGE)
+    folder: UserPath = field(default="runs/unnamed", metadata=MAY_CHANGE)
     """Everything that the run writes goes here. Relative to where the command is run."""
 
     seed: int = 0
@@ -25,14 +33,16 @@ class RunSection:
 
     def __post_init__(self) -> None:
         _require(bool(self.folder), "run.folder", "a path", self.folder)
-        _require(self.seed >= 0, "run.seed", ">= 0", self.seed)
+        utf8 = "in UTF-8, as TensorBoard and Ray need it (set LC_ALL=C.UTF-8, or another folder)"
+        _require(is_utf8(self.folder), "run.folder", utf8, self.folder)
+        _require(0 <= self.seed < _SEEDS, "run.seed", "in [0, 2^64)", self.seed)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataConfig:
     """The images, and how they are varied in training."""
 
-    shards: str = ""
+    shards: UserPath = ""
     """Folder that `clmle import` wrote; holds the train split and, for evaluation, a test split."""
 
     every_label: bool = False
@@ -106,7 +116,7 @@ class ModelConfig:
     classifier_input: Literal["features", "embedding"] = "features"
     """What the softmax head sees: the embedding before normalisation, or after it (scaled)."""
 
-    weights: str = field(default="", metadata=MAY_CHANGE)
+    weights: UserPath = field(default="", metadata=MAY_CHANGE)
     """Initial weights: a snapshot of another run (RUN/snapshots/step_000200), or a
     .safetensors file of a backbone. All of the backbone must be in it; heads are loaded where they
     fit, others are initialised at random. "" = all at random."""
@@ -207,6 +217,7 @@ class TrainConfig:
     """Further keys for DeepSpeed's own JSON. Keys that this file already decides are refused."""
 
     def __post_init__(self) -> None:
+        check_deepspeed_extra(self.deepspeed_extra)
         _require(self.steps >= 1, "train.steps", ">= 1", self.steps)
         _require(
             0 <= self.classifier_share < 1,
@@ -304,20 +315,22 @@ class LaunchConfig:
 
     threads_per_rank: int = 0
     """CPU threads per rank, of `clmle run`. 0 = OMP_NUM_THREADS of the environment or, without it,
-    an equal share of the machine's cores."""
+    an equal share of the cores that affinity and a container leave."""
 
     master_port: int = 0
     """TCP port on which the ranks meet. 0 = a free one."""
 
     ray_cpus: int = 0
-    """CPUs of the local Ray cluster, so the number of clustering workers. 0 = all cores."""
+    """CPUs of the local Ray cluster, so the number of clustering workers. 0 = all cores that
+    affinity and a container leave."""
 
     ray_dashboard: bool = False
     """Start Ray's dashboard (on the loopback interface)."""
 
     embed_gpus: float = 0.0
     """Share of a GPU that an embedding or evaluation task asks Ray for; 0 = CPU workers. The ranks
-    use the same GPUs, so memory must be left there. A cluster without GPUs uses its CPUs."""
+    use the same GPUs, so memory must be left there. A cluster without GPUs uses its CPUs, and
+    says so."""
 
     start_timeout_seconds: float = 300.0
     """How long `clmle run` waits for the first sign of life of a part."""

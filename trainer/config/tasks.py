@@ -11,16 +11,36 @@ from trainer.config.run_config import RunConfig
 from trainer.config.sections import TaskConfig
 
 
-def load_manifest(config: RunConfig) -> Manifest:
-    """The manifest of the run's shards.
+def load_manifest(config: RunConfig, *, split: str | None = None) -> Manifest:
+    """The manifest of the run's shards, which are there.
+
+    Args:
+        config: the run.
+        split: the only one whose shards are needed; None for all.
 
     Raises:
         ConfigError: the run names no shards.
         DataError: what it names holds none that can be read.
     """
+    return Manifest.load(_shards(config), split=split)
+
+
+def read_manifest(config: RunConfig) -> Manifest:
+    """The manifest of the run's shards alone: classes, their names and sizes.
+
+    Raises:
+        ConfigError: the run names no shards.
+        DataError: what it names holds no manifest.
+    """
+    return Manifest.read(_shards(config))
+
+
+def _shards(config: RunConfig) -> str:
     if not config.data.shards:
-        raise ConfigError("data.shards is not set: the folder that `clmle import ... --out` wrote")
-    return Manifest.load(config.data.shards)
+        raise ConfigError(
+            "data.shards is not set; set it to the folder that `clmle import ... --out` wrote"
+        )
+    return config.data.shards
 
 
 def resolve_tasks(config: RunConfig, manifest: Manifest) -> tuple[TaskConfig, ...]:
@@ -39,6 +59,12 @@ def resolve_tasks(config: RunConfig, manifest: Manifest) -> tuple[TaskConfig, ..
                 f"they have {', '.join(manifest.label_columns)}"
             )
     return tasks
+
+
+def classes_of_tasks(config: RunConfig, manifest: Manifest) -> dict[str, int]:
+    """Number of classes of each task of the run; raises as `resolve_tasks`."""
+    tasks = resolve_tasks(config, manifest)
+    return {task.name: manifest.num_classes(task.label) for task in tasks}
 
 
 def evaluated_split(config: RunConfig, manifest: Manifest) -> str | None:
@@ -91,5 +117,6 @@ def _check_table(table: ClusterTable, *, embedding_dim: int, num_classes: int) -
     if table.num_classes != num_classes:
         raise ConfigError(
             f"cluster table {table.version} of task {table.task} has {table.num_classes} classes, "
-            f"the shards have {num_classes}: it was made from other data"
+            f"the shards have {num_classes}: it was made from other data; set data.shards to "
+            "those, or run.folder to a new folder"
         )

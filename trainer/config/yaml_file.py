@@ -10,7 +10,7 @@ import yaml
 
 from data_shards.errors import ConfigError
 from trainer.config.baselines import check_baseline
-from trainer.config.builder import build_config, given_settings, place
+from trainer.config.builder import build_config, given_settings, is_text, place
 from trainer.config.recipe import Derived, derive_for
 from trainer.config.run_config import RunConfig, as_dict
 from trainer.config.shipped import config_path
@@ -68,18 +68,24 @@ def _read(path: str | Path) -> dict[str, Any]:
     try:
         text = config_path(path).read_text(encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
+        raise ConfigError(
+            f"cannot read the configuration {path}: {error.strerror}; name a file that you can read"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 ({error}); save it as UTF-8") from error
     try:
         raw = _parsed(text) or {}
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+        raise ConfigError(f"{path} is not valid YAML; correct it: {error}") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"{path} must hold sections (name: ...), got a {type(raw).__name__}")
     return raw
 
 
 def parse_override(override: str) -> tuple[str, Any]:
-    """The dotted setting and the value of one "a.b=value", whose value is YAML.
+    """The dotted setting and the value of one "a.b=value".
+
+    A text is taken as it is written, with its quotes and `#`; any other value is YAML.
 
     Raises:
         ConfigError: it has no key or no value, or the value is not YAML.
@@ -87,10 +93,14 @@ def parse_override(override: str) -> tuple[str, Any]:
     key, equals, value = override.partition("=")
     if not equals or not key:
         raise ConfigError(f"--set needs KEY=VALUE, such as --set train.steps=100, got {override!r}")
+    if is_text(key):
+        return key, value
     try:
         return key, _parsed(value)
     except yaml.YAMLError as error:
-        raise ConfigError(f"--set {key}: the value {value!r} is not valid YAML") from error
+        raise ConfigError(
+            f"--set {key}: the value {value!r} is not valid YAML; quote a text"
+        ) from error
 
 
 def derive_open(raw: Mapping[str, Any]) -> list[Derived]:

@@ -15,16 +15,18 @@ import numpy.typing as npt
 from clustering.table import store
 from clustering.table.table import ClusterTable
 from data_shards.errors import ConfigError, DataError
+from data_shards.images.limits import USUAL_LIMITS, ImageLimits
 from data_shards.images.transforms import decode_image
 from data_shards.shards.manifest import Manifest
 from trainer.config.run_config import RunConfig
 from trainer.config.sections import EvaluationConfig, TaskConfig
-from trainer.config.tasks import load_manifest, resolve_tasks
+from trainer.config.tasks import read_manifest, resolve_tasks
 from trainer.evaluation.readout import TaskContext
 from trainer.evaluation.registry import available_readouts, by_training_images, predict
 from trainer.models.embed import embed_images
 from trainer.models.network import Network
 from trainer.run.folder import RunFolder
+from trainer.runtime.threads import limit_threads
 from trainer.runtime.world import World
 from trainer.state.served_snapshot import check_data, served_snapshot
 from trainer.state.snapshot import load_network
@@ -39,11 +41,13 @@ class Classifier:
     network: Network
     """In evaluation mode."""
     manifest: Manifest
-    """Of the training images: their numbers and the names of the classes."""
+    """Of the training images, which may be gone: their numbers and the names of the classes."""
     tasks: Sequence[TaskConfig]
     tables: Mapping[str, ClusterTable]
     config: EvaluationConfig
     readout: str
+    limits: ImageLimits = USUAL_LIMITS
+    """Of the image files that `read_image` decodes."""
 
     def classify(
         self, images: npt.NDArray[np.uint8]
@@ -80,7 +84,8 @@ class Classifier:
         """
         size, channels = self.network.input_size, self.network.channels
         try:
-            return decode_image(path.read_bytes(), size=size, channels=channels)
+            file = path.read_bytes()
+            return decode_image(file, size=size, channels=channels, limits=self.limits)
         except (DataError, OSError) as error:
             reason = (error.strerror if isinstance(error, OSError) else None) or error
             raise DataError(f"{path}: {reason}") from error
@@ -101,7 +106,7 @@ class Classifier:
             if self.readout not in available:
                 raise ConfigError(
                     f"read-out {self.readout} is not available{why}; "
-                    f"this run has {', '.join(available)}"
+                    f"choose one that this run has: {', '.join(available)}"
                 )
 
     def _context(self, task: TaskConfig) -> TaskContext:
@@ -114,28 +119,35 @@ class Classifier:
 
 
 def load_classifier(
-    config: RunConfig, run: RunFolder, *, checkpoint: str | None = None, readout: str | None = None
+    config: RunConfig,
+    run: RunFolder,
+    *,
+    checkpoint: str | None = None,
+    readout: str | None = None,
+    limits: ImageLimits = USUAL_LIMITS,
 ) -> Classifier:
     """Load weights of a run and their cluster tables, on a GPU if there is one.
 
     Args:
-        config: the run's; its shards name the classes.
+        config: the run's; the manifest of its shards names the classes, no image is read.
         run: the run's folder.
         checkpoint: a step of the run, or the folder of a snapshot or a checkpoint; None for the
             newest that has its tables.
         readout: what makes a class of an embedding; None for the one that the run's method is
             meant for.
+        limits: of the image files that it is to read.
 
     Raises:
         ConfigError: the run does not have the read-out; says which it has.
-        DataError: the shards cannot be read, or are not those of the run.
+        DataError: the manifest cannot be read, or is not that of the run.
         UnusableSnapshot: there are no such weights, or no tables of them.
         TrainingError: the weights are damaged.
         ClusterError: the tables are damaged.
     """
-    manifest = load_manifest(config)
+    manifest = read_manifest(config)
     snapshot = served_snapshot(checkpoint, run)
     check_data(snapshot, manifest)
+    limit_threads()
     classifier = Classifier(
         step=snapshot.step,
         network=load_network(snapshot).to(World.from_environment().device),
@@ -144,6 +156,7 @@ def load_classifier(
         tables=store.load(run.tables, snapshot.step),
         config=config.evaluation,
         readout=readout or config.readout,
+        limits=limits,
     )
     classifier.check_readout()
     return classifier

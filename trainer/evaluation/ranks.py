@@ -18,7 +18,13 @@ from trainer.config.sections import EvaluationConfig, TaskConfig
 from trainer.evaluation.counts import ClassCounts
 from trainer.evaluation.evaluate import count_batches, evaluation_batches
 from trainer.evaluation.registry import neighbour_readouts
-from trainer.evaluation.report import as_metrics, evaluation_path, summarise, write_evaluation
+from trainer.evaluation.report import (
+    as_metrics,
+    class_lists,
+    evaluation_path,
+    summarise,
+    write_evaluation,
+)
 from trainer.evaluation.training_embeddings import missing_embeddings, training_embeddings
 from trainer.models.network import Network
 from trainer.run.folder import RunFolder, step_name
@@ -60,6 +66,7 @@ class RankEvaluator:
         self._reader_threads = reader_threads
         self._index = SampleIndex(manifest, config.split)
         self._class_counts = {t.name: manifest.class_counts("train", t.label) for t in tasks}
+        self._classes = class_lists(tasks, manifest, config.split)
         batches = evaluation_batches(manifest.split(config.split), config.batch_size)
         self._mine = batches[world.rank :: world.size]
 
@@ -98,7 +105,13 @@ class RankEvaluator:
         if not mine:
             return {}, {}
         counts = {key: self._summed(counted) for key, counted in mine.items()}
-        summary = summarise(counts, step=step, table_version=version, split=self._config.split)
+        summary = summarise(
+            counts,
+            step=step,
+            table_version=version,
+            classes=self._classes,
+            split=self._config.split,
+        )
         if self._world.is_first:
             write_evaluation(self._run, summary)
         return summary, as_metrics(summary)

@@ -2,19 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from data_shards.atomic import write_json
+from data_shards.shards.manifest import Manifest
+from trainer.config.sections import TaskConfig
 from trainer.evaluation.counts import ClassCounts
 from trainer.run.folder import RunFolder, step_name
 
 Counts = Mapping[tuple[str, str], ClassCounts]
 
 
+def class_lists(
+    tasks: Sequence[TaskConfig], manifest: Manifest, split: str
+) -> dict[str, dict[str, list[Any]]]:
+    """Task -> `names`, `training_images` and `images` (of a split) of its classes, in order."""
+    return {
+        task.name: {
+            "names": list(manifest.label_names[task.label]),
+            "training_images": manifest.class_counts("train", task.label).tolist(),
+            "images": manifest.class_counts(split, task.label).tolist(),
+        }
+        for task in tasks
+    }
+
+
 def summarise(
-    counts: Counts, *, step: int, table_version: int | None, split: str = "test"
+    counts: Counts,
+    *,
+    step: int,
+    table_version: int | None,
+    classes: Mapping[str, Mapping[str, list[Any]]],
+    split: str = "test",
 ) -> dict[str, Any]:
     """Summarise one evaluation.
 
@@ -22,12 +43,13 @@ def summarise(
         counts: (task, read-out) -> counts over the whole split.
         step: optimiser steps of the evaluated weights.
         table_version: of the cluster tables.
+        classes: of the tasks and the split (`class_lists`).
         split: that was classified.
 
     Returns:
         `balanced_accuracy`, `accuracy`, `per_class_recall` by read-out (named "task/read-out" if
-        there are several tasks), the `split`, how many images it has (`num_images`), and the
-        `step` and `table_version` that classified them.
+        there are several tasks), the `classes` in the order of the recalls, the `split`, how many
+        images it has (`num_images`), and the `step` and `table_version` that classified them.
     """
     several = len({task for task, _ in counts}) > 1
     named = {f"{t}/{r}" if several else r: c for (t, r), c in counts.items()}
@@ -44,6 +66,7 @@ def summarise(
             name: [None if r != r else float(r) for r in c.per_class_recall]
             for name, c in named.items()
         },
+        "classes": dict(classes),
     }
 
 

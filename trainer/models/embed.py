@@ -12,6 +12,7 @@ from itertools import islice
 import numpy as np
 import torch
 
+from data_shards.images.limits import SHARD_LIMITS
 from data_shards.images.transforms import decode_image, to_float
 from data_shards.shards.manifest import Manifest
 from data_shards.shards.reader import read_shard
@@ -33,9 +34,11 @@ class ShardEmbeddings:
 
 
 def decode_batch(images: Iterable[bytes], network: Network) -> np.ndarray:
-    """Image files -> (N, size, size, channels) uint8, as the network takes them."""
+    """Image files of shards -> (N, size, size, channels) uint8, as the network takes them."""
     size, channels = network.input_size, network.channels
-    return np.stack([decode_image(image, size=size, channels=channels) for image in images])
+    return np.stack(
+        [decode_image(i, size=size, channels=channels, limits=SHARD_LIMITS) for i in images]
+    )
 
 
 @torch.inference_mode()

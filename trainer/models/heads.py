@@ -5,17 +5,12 @@ Legend: B images, C classes of a task, D embedding, V vectors per class.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from trainer.losses.outputs import TaskOutput
-
-ClassifierInput = Literal["features", "embedding", "cosine"]
-"""What a classifier sees: the embedding before normalisation ("features") or after it, scaled
-("embedding"), or only its angles to trained vectors of the classes ("cosine")."""
+from trainer.run.network import ClassifierInput
 
 # The logits of a bare unit embedding are too small for cross-entropy ever to become small.
 _EMBEDDING_SCALE = 16.0

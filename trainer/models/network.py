@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from trainer.losses.outputs import TaskOutput
 from trainer.models.backbone import Backbone
 from trainer.models.backbones import build_backbone
-from trainer.models.heads import ClassifierInput, TaskHead
+from trainer.models.heads import TaskHead
+from trainer.run.network import ClassifierInput
 
 
 class Network(nn.Module):

@@ -37,8 +37,8 @@ class TimmBackbone(Backbone):
             ) from error
         if not timm.is_model(name):
             near = difflib.get_close_matches(name, timm.list_models(), n=1)
-            hint = f"; did you mean timm:{near[0]}?" if near else ""
-            raise ConfigError(f"timm {timm.__version__} has no model {name!r}{hint}")
+            hint = f"did you mean timm:{near[0]}?" if near else "timm.list_models() has all names"
+            raise ConfigError(f"timm {timm.__version__} has no model {name!r}; {hint}")
         self.model = timm.create_model(name, pretrained=False, in_chans=channels, num_classes=0)
         self.num_features = self._measure(name, channels, input_size)
 

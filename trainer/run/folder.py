@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from clustering.settings import fixed_settings
-from data_shards.atomic import atomic_file, read_json
-from data_shards.errors import ConfigError, DataError
-from trainer.config.run_config import RunConfig, as_dict
+from data_shards.atomic import read_json
+from data_shards.errors import DataError
+from data_shards.replacing import finish_replacements
 from trainer.config.shipped import RUN_CONFIG
-from trainer.config.yaml_file import load_config, to_yaml
 
 
 def step_name(step: int) -> str:
@@ -91,62 +88,6 @@ class RunFolder:
     def service(self) -> Path:  # noqa: D102
         return self.path / "service.json"
 
-    def claim(self, config: RunConfig, *, fresh: bool) -> None:
-        """Claim the folder for this run and write its configuration.
-
-        Launcher, service and trainer may all claim the same folder for the same run.
-
-        Args:
-            config: the run's configuration.
-            fresh: the caller starts from the first step, so there must be no checkpoint.
-
-        Raises:
-            ConfigError: the folder cannot be written, holds another run or other files, or (fresh)
-                has checkpoints.
-        """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(
-                f"cannot create the run folder {self.path}: {error.strerror}; "
-                "set run.folder to a place that you can write to"
-            ) from error
-        if not os.access(self.path, os.W_OK):
-            raise ConfigError(f"cannot write to the run folder {self.path}; set run.folder")
-        self._check_not_foreign()
-        if self.config.exists():
-            self._check_same_run(config)
-        if fresh and self.checkpoints.exists():
-            raise ConfigError(
-                f"{self.path} already holds checkpoints of this run: continue with --resume auto, "
-                "or set another run.folder, or remove the folder"
-            )
-        with atomic_file(self.config) as temporary:
-            temporary.write_text(to_yaml(config), encoding="utf-8")
-
-    def _check_not_foreign(self) -> None:
-        # Listed before looking for the configuration, which a process that claims at the same time
-        # writes before anything else.
-        names = sorted(entry.name for entry in self.path.iterdir())
-        foreign = [n for n in names if n not in _BEFORE_CLAIM and not n.startswith(".")]
-        if foreign and not self.config.exists():
-            more = f" and {len(foreign) - 3:,} more" if len(foreign) > 3 else ""
-            raise ConfigError(
-                f"{self.path} holds {', '.join(foreign[:3])}{more} but no {self.config.name}: "
-                "expected a new or empty folder, or a run's; set run.folder to another folder"
-            )
-
-    def _check_same_run(self, config: RunConfig) -> None:
-        other = load_config(self.config)
-        mine, theirs = _identity(config), _identity(other)
-        differing = sorted(key for key in mine if mine[key] != theirs.get(key))
-        if differing:
-            shown = ", ".join(f"{k} ({theirs.get(k)} there, {mine[k]} here)" for k in differing[:3])
-            raise ConfigError(
-                f"the run folder {self.path} already holds another run: {shown}; "
-                "set run.folder to a new folder, or remove this one"
-            )
-
 
 def checkpoint_steps(run: RunFolder) -> list[int]:
     """Steps of the complete checkpoints, ascending."""
@@ -156,23 +97,18 @@ def checkpoint_steps(run: RunFolder) -> list[int]:
     return sorted(step for step in steps if step is not None)
 
 
+def snapshot_steps(run: RunFolder) -> list[int]:
+    """Steps of the complete snapshots, ascending."""
+    if not run.snapshots.is_dir():
+        return []
+    finish_replacements(run.snapshots)
+    steps = {step_of(f.parent.name) for f in run.snapshots.glob(f"*/{SNAPSHOT_MANIFEST}")}
+    return sorted(step for step in steps if step is not None)
+
+
 def is_service_given_up(run: RunFolder) -> bool:
     """Whether `clmle run` has recorded that no further table will be made."""
     try:
         return read_json(run.service).get("state") == GIVEN_UP
     except DataError:
         return False
-
-
-# What a run's folder may hold before its configuration: the parts start in any order.
-_BEFORE_CLAIM = (
-    *("snapshots", "embeddings", "tables", "tensorboard", "evaluation", "report.json"),
-    *("logs", "run.lock", "service.lock", "trainer.lock", "service.json", "baselines"),
-)
-
-
-def _identity(config: RunConfig) -> dict[str, object]:
-    """The settings that define the run; all others may change when it is resumed."""
-    # The same folder may be given as an absolute or as a relative path.
-    shards = str(Path(config.data.shards).resolve())
-    return fixed_settings(config) | {"data.shards": shards, "tasks": as_dict(config)["tasks"]}

@@ -11,6 +11,8 @@ from trainer.run.folder import RunFolder
 
 LAUNCHER, SERVICE, TRAINER = "run.lock", "service.lock", "trainer.lock"
 """Lock files in a run's folder: of `clmle run`, of the clustering service, of rank 0."""
+LOCKS = (LAUNCHER, SERVICE, TRAINER)
+"""All of them."""
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
@@ -14,6 +13,7 @@ import deepspeed
 import deepspeed.comm.comm
 import deepspeed.ops
 import torch
+from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
 from torch import nn
 
 from data_shards.errors import ConfigError
@@ -22,6 +22,7 @@ from trainer.errors import LostRanks
 from trainer.losses.outputs import TaskOutput
 from trainer.models.network import Network
 from trainer.run.deepspeed_version import check_deepspeed
+from trainer.runtime.threads import limit_threads
 from trainer.runtime.world import (
     World,
     first_line,
@@ -35,19 +36,15 @@ does not come to a collective, by that collective's time-out: a little later."""
 
 
 def start_distributed(config: RunConfig) -> World:
-    """Start the process group; without a launcher, a single rank.
+    """Start the process group of ranks that `settle_rank` has settled.
 
     Raises:
         ConfigError: this host has a DeepSpeed that computes wrong gradients.
         LostRanks: not all ranks came.
     """
     check_deepspeed(deepspeed.__version__)
-    for name, value in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0")):
-        os.environ.setdefault(name, value)
-    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
-    if "MASTER_PORT" not in os.environ:
-        os.environ["MASTER_PORT"] = str(_free_port())
     world = World.from_environment()
+    limit_threads()
     if world.device.type == "cuda":
         torch.cuda.set_device(world.device)
     else:
@@ -80,24 +77,13 @@ def _start_groups(limit_seconds: float, world: World) -> None:
     deepspeed.comm.comm.cdb.new_group = partial(torch.distributed.new_group, timeout=timeout)
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-# Decided by the sections sampler, optim and train, in other ways than through this JSON.
-_DECIDED_ELSEWHERE = {"train_batch_size", "optimizer", "scheduler", "fp16", "bf16", "amp"}
-
-
 def deepspeed_config(config: RunConfig, world_size: int) -> dict[str, Any]:
     """DeepSpeed's own JSON, made from our configuration.
 
     A rank accumulates gradients over its micro-batches of a step.
 
     Raises:
-        ConfigError: the micro-batches do not divide among the ranks, or
-            `train.deepspeed_extra` sets a key that is decided here.
+        ConfigError: the micro-batches do not divide among the ranks.
     """
     sampler, train = config.sampler, config.train
     generated: dict[str, Any] = {
@@ -111,23 +97,8 @@ def deepspeed_config(config: RunConfig, world_size: int) -> dict[str, Any]:
         "torch_autocast": {"enabled": train.precision == "bf16", "dtype": "bfloat16"},
         "steps_per_print": 10**9,
     }
-    extra = dict(train.deepspeed_extra)
-    zero_extra = extra.pop("zero_optimization", {})
-    if not isinstance(zero_extra, dict):
-        raise ConfigError(
-            "train.deepspeed_extra: zero_optimization must map names to values, got "
-            f"{zero_extra!r}; the stage itself is set by train.zero_stage"
-        )
-    decided = sorted(set(extra) & (set(generated) | _DECIDED_ELSEWHERE)) + [
-        f"zero_optimization.{key}" for key in zero_extra if key in generated["zero_optimization"]
-    ]
-    if decided:
-        raise ConfigError(
-            f"train.deepspeed_extra sets {', '.join(decided)}, which this configuration decides "
-            "elsewhere (sections sampler, optim, train); remove it there"
-        )
-    generated["zero_optimization"] |= zero_extra
-    return generated | extra
+    zero = generated["zero_optimization"] | train.deepspeed_extra.get("zero_optimization", {})
+    return generated | train.deepspeed_extra | {"zero_optimization": zero}
 
 
 def make_optimizer(network: Network, config: RunConfig) -> torch.optim.Optimizer:
@@ -188,6 +159,8 @@ class Engine:
         self._unwritten: list[Callable[[], None]] = []
         writer = self._engine.checkpoint_engine
         write = writer.save
+        if isinstance(writer, TorchCheckpointEngine):
+            write = partial(_write_opened, write)
         writer.save = lambda state_dict, path: self._unwritten.append(
             partial(write, state_dict, path)
         )
@@ -254,11 +227,24 @@ class Engine:
         settings = [{k: v for k, v in group.items() if k != "params"} for group in groups]
         loaded, _ = self._engine.load_checkpoint(str(folder), tag=tag)
         if loaded is None:
-            raise ConfigError(f"DeepSpeed could not load the checkpoint {folder / tag}")
+            raise ConfigError(
+                f"DeepSpeed could not load the checkpoint {folder / tag}; --resume another"
+            )
         for group, mine in zip(self._optimizer.param_groups, settings, strict=True):
             group.update(mine)
         if hasattr(self._optimizer, "clip_grad"):  # ZeRO 1 and 2 restore the checkpoint's
             self._optimizer.clip_grad = self._engine.gradient_clipping()
+
+
+def _write_opened(write: Callable[[Any, Any], None], state: Any, path: str) -> None:
+    """Open the file ourselves: given its name, torch does not say why it cannot write it."""
+    with open(path, "wb") as file:
+        try:
+            write(state, file)
+        except RuntimeError as error:  # that the file was cut off
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 class _Evaluating:

@@ -16,9 +16,15 @@ def cpu_has_bf16() -> bool:
 
 def emulation_warning(precision: str, device: torch.device) -> str | None:
     """A warning if the precision is slow on the device; None otherwise."""
-    if precision != "bf16" or device.type != "cpu" or cpu_has_bf16():
+    if precision != "bf16":
+        return None
+    if device.type == "cpu":
+        is_emulated, which = not cpu_has_bf16(), "CPU"
+    else:
+        is_emulated, which = not torch.cuda.is_bf16_supported(including_emulation=False), "GPU"
+    if not is_emulated:
         return None
     return (
-        "train.precision=bf16 is emulated on this CPU, which lacks instructions for it, and takes "
-        "about twice as long as fp32; set train.precision=fp32"
+        f"train.precision=bf16 is emulated on this {which}, which lacks instructions for it, and "
+        "takes about twice as long as fp32; set train.precision=fp32"
     )

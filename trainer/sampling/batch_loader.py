@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 
 from data_shards.errors import DataError
+from data_shards.images.limits import SHARD_LIMITS
 from data_shards.images.transforms import augment, decode_image, to_float
 from data_shards.shards.index import SampleIndex
 from trainer.config.sections import DataConfig, ModelConfig
@@ -125,8 +126,9 @@ class BatchLoader:
         if kept is not None:
             return kept
         file = self._index.read(sample_id)
+        size, channels = self._model.input_size, self._model.channels
         try:
-            image = decode_image(file, size=self._model.input_size, channels=self._model.channels)
+            image = decode_image(file, size=size, channels=channels, limits=SHARD_LIMITS)
         except DataError as error:
             raise DataError(f"sample {sample_id}: {error}; import again") from error
         self._decoded.keep(sample_id, image)

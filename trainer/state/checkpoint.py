@@ -6,7 +6,6 @@ The files are in DeepSpeed's own format (torch.save): load only checkpoints that
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,12 +14,14 @@ import torch
 from safetensors.numpy import load_file
 from safetensors.torch import save as safetensors_of
 
-from data_shards.atomic import flush_tree, read_json, sha256_of, write_json
-from data_shards.errors import ConfigError, DataError
+from data_shards.atomic import flush_tree, read_json, remove_folder, sha256_of, write_json
+from data_shards.disk import writing
+from data_shards.errors import DataError
 from trainer.config.run_config import RunConfig
 from trainer.errors import TrainingError
 from trainer.run.folder import CHECKPOINT_MANIFEST as _MANIFEST
 from trainer.run.folder import RunFolder, checkpoint_steps, step_name, step_of
+from trainer.run.resume import Continuation, Saved, check_fits
 from trainer.run.start import find_checkpoint
 from trainer.runtime.engine import Engine
 from trainer.runtime.table_feed import FeedState
@@ -33,20 +34,13 @@ _STATISTICS = "running_statistics.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoopState:
+class LoopState(Saved):
     """All that the loop needs to continue; batches and schedules follow from the step."""
 
-    step: int
-    """Optimiser steps done."""
     feed: FeedState
     train_seconds: float
     """Time spent in training steps so far."""
     network: NetworkDescription
-    data_checksum: str
-    world_size: int
-    zero_stage: int
-    optimizer: str
-    """`optim.name`."""
 
 
 def save(
@@ -65,17 +59,27 @@ def save(
         state: the loop's state, the same on every rank.
         keep: newest checkpoints to keep.
         statistics: of `Objective.state`, if the loss keeps any.
+
+    Raises:
+        DiskError: the disk is full, or fails; on the ranks that write to it.
+        TrainingError: on the other ranks.
     """
     folder = run.checkpoints / step_name(state.step)
     if engine.world.is_first:
         (folder / _MANIFEST).unlink(missing_ok=True)  # of an older attempt at this step
         run.checkpoints.mkdir(parents=True, exist_ok=True)
     engine.world.barrier()
-    engine.save(run.checkpoints, step_name(state.step))
-    # Checksums take as long as reading all of it.
-    engine.world.run_on_rank_zero(
-        lambda: _complete(folder, run, state, statistics or {}, keep=keep)
-    )
+    try:
+        with writing(folder, "the checkpoint"):
+            engine.save(run.checkpoints, step_name(state.step))
+            # Checksums take as long as reading all of it.
+            engine.world.run_on_rank_zero(
+                lambda: _complete(folder, run, state, statistics or {}, keep=keep)
+            )
+    except Exception:
+        if engine.world.is_first:  # it would only take the room that the disk lacks
+            remove_folder(folder, _MANIFEST)
+        raise
 
 
 def _complete(
@@ -108,7 +112,7 @@ def _remove_others(run: RunFolder, newest: int, *, keep: int) -> None:
     for folder in run.checkpoints.iterdir():
         step = step_of(folder.name)
         if step is not None and step not in kept:
-            _remove(folder)
+            remove_folder(folder, _MANIFEST)
 
 
 def remove_later(run: RunFolder, step: int) -> None:
@@ -118,15 +122,7 @@ def remove_later(run: RunFolder, step: int) -> None:
     """
     for later in checkpoint_steps(run):
         if later > step:
-            _remove(run.checkpoints / step_name(later))
-
-
-def _remove(folder: Path) -> None:
-    # The manifest first, in case the process is killed in between.
-    (folder / _MANIFEST).unlink(missing_ok=True)
-    # Without its manifest it is incomplete; what cannot be removed now (some network file systems
-    # keep a file while it is being read) is removed by the next save.
-    shutil.rmtree(folder, ignore_errors=True)
+            remove_folder(run.checkpoints / step_name(later), _MANIFEST)
 
 
 def find_intact(resume: str, run: RunFolder) -> Path | None:
@@ -174,18 +170,16 @@ def load(
 
     Raises:
         TrainingError: the manifest is damaged.
-        ConfigError: another architecture or optimiser, other data, a number of ranks for which it
-            cannot be loaded, or a step after the last one.
+        ConfigError: from `check_fits`.
     """
     state, _ = _read_manifest(path)
-    _check_network(state, path, network)
-    if state.data_checksum != data_checksum:
-        raise ConfigError(
-            f"checkpoint {path} was trained on other shards than {config.data.shards}; "
-            "set data.shards back, or start a new run folder"
-        )
-    _check_schedule(state, path, config)
-    _check_ranks(state, path, config.train.zero_stage, engine.world.size)
+    mine = Continuation(
+        config=config,
+        network=network,
+        data_checksum=data_checksum,
+        num_ranks=engine.world.size,
+    )
+    check_fits(path, state, mine)
     engine.load(path.parent, path.name)
     return state
 
@@ -240,38 +234,3 @@ def _differs(file: Path, digest: str) -> bool:
         return sha256_of(file) != digest
     except OSError:  # missing, or on a failing disk
         return True
-
-
-def _check_network(state: LoopState, path: Path, network: NetworkDescription) -> None:
-    theirs, ours = asdict(state.network), asdict(network)
-    differing = [f"{k} {theirs[k]} there, {ours[k]} here" for k in ours if theirs[k] != ours[k]]
-    if differing:
-        raise ConfigError(
-            f"checkpoint {path} is of another network: {'; '.join(differing)}; "
-            "change the model section back, or start a new run folder"
-        )
-
-
-def _check_schedule(state: LoopState, path: Path, config: RunConfig) -> None:
-    if state.step > config.train.steps:
-        raise ConfigError(
-            f"checkpoint {path} is of step {state.step}, after train.steps {config.train.steps}; "
-            "raise train.steps, or resume from an older checkpoint"
-        )
-    if state.optimizer != config.optim.name:
-        raise ConfigError(
-            f"checkpoint {path} has the state of optim.name {state.optimizer}, this run has "
-            f"{config.optim.name}; set it back, or start a new run from the weights of that one "
-            "(model.weights: one of its snapshots)"
-        )
-
-
-def _check_ranks(state: LoopState, path: Path, zero_stage: int, world_size: int) -> None:
-    fits = state.world_size == world_size or not zero_stage
-    if zero_stage != state.zero_stage or not fits:
-        raise ConfigError(
-            f"checkpoint {path} was written by {state.world_size} ranks with ZeRO stage "
-            f"{state.zero_stage}, this run has {world_size} with stage {zero_stage}: only ZeRO 0 "
-            "can change its number of ranks; start as many as before, or start a new run from "
-            "the weights of this one (model.weights: one of its snapshots)"
-        )

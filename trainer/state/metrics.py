@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,8 +17,23 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from data_shards.atomic import atomic_file
+from data_shards.disk import writing
 from trainer.run.folder import RunFolder
 from trainer.run.metric_rows import parse_rows
+
+_OF_TENSORBOARD = "TensorBoard's scalars to"
+_show = threading.excepthook
+
+
+def _leave_to_writer(error: threading.ExceptHookArgs) -> None:
+    """TensorBoard writes in a thread: what a disk does to that, the next write or close raises."""
+    if not isinstance(error.exc_value, OSError):
+        _show(error)
+
+
+def _tensorboard(folder: Path, *, purge_step: int | None = None) -> SummaryWriter:
+    threading.excepthook = _leave_to_writer
+    return SummaryWriter(str(folder), purge_step=purge_step)
 
 
 class MetricWriter:
@@ -38,28 +54,45 @@ class MetricWriter:
         board = run.tensorboard if part is None else run.tensorboard / part
         if purge_step is not None and rows.exists():
             kept = [row for row in read_metrics(rows) if row["step"] <= purge_step]
-            with atomic_file(rows) as temporary:
-                temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
-        board.mkdir(parents=True, exist_ok=True)
-        purge = None if purge_step is None else purge_step + 1
-        self._board = SummaryWriter(str(board), purge_step=purge)
-        self._rows = rows.open("a", encoding="utf-8")
-        if _is_cut_off(rows):
-            self._rows.write("\n")
+            with atomic_file(rows, "the metrics") as temporary:
+                lines = "".join(json.dumps(row) + "\n" for row in kept)
+                temporary.write_text(lines, encoding="utf-8")
+        self._path = rows
+        with writing(board, _OF_TENSORBOARD):
+            board.mkdir(parents=True, exist_ok=True)
+            purge = None if purge_step is None else purge_step + 1
+            self._board = _tensorboard(board, purge_step=purge)
+        with writing(rows, "the metrics"):
+            self._rows = rows.open("a", encoding="utf-8")
+            if _is_cut_off(rows):
+                self._rows.write("\n")
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Record values of one step; names are "namespace/name"."""
+        """Record values of one step; names are "namespace/name".
+
+        Raises:
+            DiskError: the disk is full, or fails; of TensorBoard's file some writes later.
+        """
         now = round(time.time(), 3)
-        for name, value in values.items():
-            self._board.add_scalar(name, value, step)
-            row = {"step": step, "name": name, "value": value, "time": now}
-            self._rows.write(json.dumps(row) + "\n")
-        self._rows.flush()
+        with writing(self._path, "the metrics"):
+            for name, value in values.items():
+                row = {"step": step, "name": name, "value": value, "time": now}
+                self._rows.write(json.dumps(row) + "\n")
+            self._rows.flush()
+        with writing(self._board.log_dir, _OF_TENSORBOARD):
+            for name, value in values.items():
+                self._board.add_scalar(name, value, step)
 
     def close(self) -> None:
-        """Flush everything to disk."""
-        self._board.close()
-        self._rows.close()
+        """Flush everything to disk.
+
+        Raises:
+            DiskError: the disk is full, or fails.
+        """
+        with writing(self._path, "the metrics"):
+            self._rows.close()
+        with writing(self._board.log_dir, _OF_TENSORBOARD):
+            self._board.close()
 
 
 def write_projection(
@@ -83,7 +116,7 @@ def write_projection(
     """
     board = run.tensorboard / "projector" / name
     shutil.rmtree(board, ignore_errors=True)
-    with SummaryWriter(str(board)) as writer:
+    with writing(board, "the projector's files to"), _tensorboard(board) as writer:
         writer.add_embedding(
             torch.from_numpy(embeddings),
             metadata=[list(pair) for pair in zip(classes, ids.tolist(), strict=True)],

@@ -11,8 +11,8 @@ from clustering.table import store
 from data_shards.errors import DataError
 from data_shards.shards.manifest import Manifest
 from trainer.errors import TrainingError, UnusableSnapshot
-from trainer.run.folder import SNAPSHOT_CHECKSUM, RunFolder, step_name, step_of
-from trainer.state.snapshot import Snapshot, describe_snapshot, read_snapshot, snapshot_steps
+from trainer.run.folder import SNAPSHOT_CHECKSUM, RunFolder, snapshot_steps, step_name, step_of
+from trainer.state.snapshot import Snapshot, describe_snapshot, read_snapshot
 
 
 def identity(snapshot: Snapshot) -> dict[str, str]:
@@ -75,7 +75,7 @@ def find_snapshot(named: str | None, run: RunFolder) -> Snapshot:
     if step not in steps:
         shown = ", ".join(map(str, steps))
         raise UnusableSnapshot(
-            f"{run.path} has no snapshot of step {step}; it has those of {shown}"
+            f"{run.path} has no snapshot of step {step}; name one that it has: {shown}"
         )
     return read_snapshot((run.snapshots / step_name(step)).absolute())
 
@@ -138,7 +138,7 @@ def _snapshot_folder(path: Path) -> Path:
     if step not in steps:
         raise UnusableSnapshot(
             f"checkpoint {path} has no snapshot of its weights in {run.snapshots}: one is written "
-            "for each cluster table, and old ones are removed; there are those of steps "
+            "for each cluster table, and old ones are removed; name one of steps "
             f"{', '.join(map(str, steps)) or '(none)'}"
         )
     return run.snapshots / step_name(step)

@@ -20,6 +20,7 @@ from pathlib import Path
 from benchmarks.accuracy.report.markdown import markdown_tables
 from data_shards.atomic import atomic_file, read_json
 from data_shards.errors import DataError
+from data_shards.paths import path_option
 
 _BEGIN = re.compile(r"\s*<!-- tables: (.+?) -->\s*")
 _END = "<!-- end -->"
@@ -31,8 +32,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("results", nargs="+", type=Path, metavar="RESULTS.json")
-    parser.add_argument("--into", required=True, type=Path, metavar="PAGE", help="is changed")
+    parser.add_argument("results", nargs="+", type=path_option, metavar="RESULTS.json")
+    parser.add_argument(
+        "--into", required=True, type=path_option, metavar="PAGE", help="is changed"
+    )
     options = parser.parse_args(argv)
     try:
         tables = read_tables(options.results)

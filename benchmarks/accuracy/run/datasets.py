@@ -199,6 +199,7 @@ def import_data(name: str, data: Path | None, out: Path, *, validation: bool) ->
     folder = out / (f"{name}-validation" if validation else name)
     options = ImportOptions(
         out=folder,
+        duplicates="keep",  # the published sets, as others have measured on them
         validation_fraction=VALIDATION_FRACTION if validation else 0.0,
         **dataset.options,
     )

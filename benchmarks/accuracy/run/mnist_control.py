@@ -25,7 +25,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from data_shards.images.transforms import encode_png, open_image
+from data_shards.images.opening import open_image
+from data_shards.images.transforms import encode_png
 from data_shards.importing.long_tail import thin
 from data_shards.sources.base import Source, SourceItem
 

@@ -83,6 +83,6 @@ def _outcome(folder: Path, code: int | None) -> Record | str:
     log = folder / "log.txt"
     lines: list[str] = []
     with suppress(OSError):
-        lines = log.read_text(errors="replace").strip().splitlines()
+        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     last = f": {lines[-1]}" if lines else ""
     return f"exit code {code}{last} ({log})"

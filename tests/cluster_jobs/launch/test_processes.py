@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import psutil
 import pytest
 
 from cluster_jobs.launch.processes import Part, stop_all
+from tests.helpers.small_disk import fill, make_room, small_disk
 
 SLEEP = "import time; time.sleep(600)"
 IGNORE_SIGTERM = (
@@ -48,6 +50,14 @@ def is_alive(pid: int) -> bool:
 def grandchild_of(part: Part) -> int:
     wait_until(lambda: "ready" in part.tail(9))
     return int(part.tail(9).splitlines()[0])
+
+
+@pytest.mark.parametrize("environment", [None, {**os.environ, "PYTHONIOENCODING": "ascii:strict"}])
+def test_a_part_can_log_any_name(tmp_path: Path, environment: dict[str, str] | None) -> None:
+    command = [sys.executable, "-c", r"print('J\xfcrgen b\udce9a')"]
+    part = Part("part", command, log=tmp_path / "part.log", environment=environment)
+    assert part.wait(10) == 0
+    assert part.tail(5) == "Jürgen b\\udce9a"
 
 
 @pytest.mark.parametrize("code", [0, 1, 7])
@@ -133,6 +143,23 @@ def test_the_tail_is_of_this_start_only(tmp_path: Path) -> None:
     assert part.tail(2) == "b\nc"
     assert part.tail(99) == "a\nb\nc"
     assert part.log.read_text() == "first\na\nb\nc\n"
+
+
+def test_a_log_on_a_full_disk_is_the_reason_why_it_says_nothing(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "logs") as disk:
+        fill(disk)
+        command = [sys.executable, "-c", "import sys; sys.exit('too little memory')"]
+        part = Part("part", command, log=disk / "part.log")
+        code = part.wait(30)
+        assert code is not None
+        assert code > 0
+        assert re.search(
+            r"the part failed; the end of its log, .*part\.log:\n.*\n.*its disk is full, 0 B of "
+            r"1\.0 MiB free there: make room",
+            str(part.failure("failed")),
+        )
+        make_room(disk)
+        assert "disk is full" not in str(part.failure("failed"))
 
 
 def test_stop_all_stops_side_by_side(tmp_path: Path) -> None:

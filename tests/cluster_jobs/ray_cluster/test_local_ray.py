@@ -7,16 +7,20 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
 import pytest
+import ray
 
 from cluster_jobs import machine
+from cluster_jobs.errors import JobError, PartFailed
 from cluster_jobs.launch.processes import Part
-from cluster_jobs.ray_cluster import local_ray
+from cluster_jobs.ray_cluster import local_ray, private_folder
+from cluster_jobs.ray_cluster.address import check_ray_address
 
 pytestmark = pytest.mark.ray
 
@@ -28,6 +32,12 @@ import ray, sys
 from cluster_jobs.ray_cluster.local_ray import ray_session
 with ray_session() as cpus:
     print(cpus, ray.get(ray.remote(lambda: 6 * 7).remote(), timeout=30))
+"""
+OF_OUR_OWN = """
+import os, tempfile
+from cluster_jobs.ray_cluster.local_ray import ray_session
+with ray_session(num_cpus=1) as cpus:
+    print(cpus, sum(name.startswith("clmle-") for name in os.listdir(tempfile.gettempdir())))
 """
 LONG_TASK = """
 import signal, sys, time
@@ -123,6 +133,20 @@ def test_it_asks_for_a_token_that_only_this_user_can_read(
     assert len(token.read_text()) == 64
 
 
+def test_the_address_that_was_announced_answers(
+    held: tuple[Part, dict[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", held[1]["RAY_ADDRESS"])
+    check_ray_address()
+
+
+def test_no_socket_has_a_longer_name_than_foreseen(held: tuple[Part, dict[str, str]]) -> None:
+    folder = Path(held[1]["RAY_AUTH_TOKEN_PATH"]).parent / private_folder.RAY
+    names = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_socket()]
+    assert len(names) >= 2
+    assert max(map(len, names)) <= len(private_folder._LONGEST_NAME)
+
+
 def test_sigterm_interrupts_a_wait_for_a_task(
     held: tuple[Part, dict[str, str]], environment: dict[str, str]
 ) -> None:
@@ -178,22 +202,67 @@ def test_a_session_leaves_environment_and_signals_as_they_were(
     assert result.returncode == 0, result.stdout + result.stderr
 
 
-def test_the_folder_is_short_enough_for_sockets(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    deep = tmp_path / ("x" * 60)
-    deep.mkdir()
-    monkeypatch.setattr(local_ray.tempfile, "gettempdir", lambda: str(deep))
-    folder = local_ray.private_folder()
-    folder.rmdir()
-    assert len(str(folder)) < 20
+@pytest.mark.parametrize("more", [0, 1])
+def test_ray_starts_in_the_longest_place_and_beyond(environment: dict[str, str], more: int) -> None:
+    """TMPDIR itself is used up to the length from which on sockets do not fit in it."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as made:
+        place = Path(made) / ("x" * (private_folder.longest_place() + more - len(made) - 1))
+        place.mkdir()
+        result = run_driver(OF_OUR_OWN, {**environment, "TMPDIR": str(place)})
+    assert result.stdout == f"1 {1 - more}\n", result.stderr
+
+
+def test_local_means_a_ray_of_our_own(environment: dict[str, str]) -> None:
+    result = run_driver(OF_OUR_OWN, {**environment, "RAY_ADDRESS": "local"})
+    assert result.stdout.startswith("1 "), result.stderr
 
 
 @pytest.mark.parametrize(
-    ("free", "expected"), [(0, 75 * 2**20), (2**30, int(0.3 * 2**30)), (2**40, 16 * 2**30)]
+    ("free", "memory", "expected"),
+    [
+        (0, 2**40, 75 * 2**20),
+        (2**30, 2**40, int(0.3 * 2**30)),
+        (2**40, 2**40, 16 * 2**30),
+        (2**40, 2**31, int(0.3 * 2**31)),
+    ],
 )
-def test_the_object_store_fits_shared_memory(
-    monkeypatch: pytest.MonkeyPatch, free: int, expected: int
+def test_the_object_store_fits_shared_memory_and_container(
+    monkeypatch: pytest.MonkeyPatch, free: int, memory: int, expected: int
 ) -> None:
     monkeypatch.setattr(machine, "free_shared_memory_bytes", lambda: free)
+    monkeypatch.setattr(local_ray, "memory_bytes", lambda: memory)
     assert local_ray.object_store_bytes() == expected
+
+
+def test_our_own_ray_has_the_cores_that_a_container_leaves(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(local_ray, "num_cores", lambda: 3)
+    settings = local_ray._own_settings(tmp_path, 0, dashboard=False, gpus=False)
+    assert settings["num_cpus"] == 3
+
+
+@pytest.mark.parametrize("error", [RuntimeError, TimeoutError, Exception])
+def test_a_ray_that_does_not_start_is_a_failure_with_what_is_free(
+    monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    def init(**settings: object) -> None:
+        raise error("the node timed out")
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "init", init)
+    found = r"\(the node timed out\). Free are [\d,]+ MiB of memory, .* MiB in /dev/shm"
+    with pytest.raises(PartFailed, match=found), local_ray.ray_session():
+        pass
+
+
+def test_a_ray_that_refuses_is_named_by_its_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(**settings: object) -> None:
+        raise RuntimeError("Version mismatch")
+
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    monkeypatch.setattr(local_ray, "check_ray_address", lambda: None)
+    monkeypatch.setattr(ray, "init", init)
+    found = r"RAY_ADDRESS is head:6379; .*\(Version mismatch\).* unset RAY_ADDRESS"
+    with pytest.raises(JobError, match=found), local_ray.ray_session():
+        pass

@@ -91,5 +91,5 @@ def test_a_full_disk_hides_nothing_else(
 ) -> None:
     beat = Heartbeat(RunFolder(tmp_path / "gone"))
     beat("failed")
-    assert "cannot write" in caplog.text
+    assert "no sign of life" in caplog.text
     assert beat.state == "failed"

@@ -10,8 +10,7 @@ from cluster_jobs.service.pruning import BUNDLES, prune
 from clustering.table import store
 from data_shards.atomic import write_json
 from tests.helpers.cluster_tables import tiny_table
-from trainer.run.folder import RunFolder, step_name
-from trainer.state.snapshot import snapshot_steps
+from trainer.run.folder import RunFolder, snapshot_steps, step_name
 
 STEPS = list(range(0, 60, 10))
 

@@ -5,14 +5,13 @@ In the latter case the old table stays in force.
 
 from __future__ import annotations
 
-import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,6 +29,8 @@ from data_shards.atomic import read_json
 from data_shards.errors import DataError
 from tests.cluster_jobs.conftest import TinyRun
 from tests.helpers.image_shards import COLUMN
+from tests.helpers.small_disk import fill, make_room, small_disk
+from trainer.run.claim import claim_folder
 from trainer.run.folder import step_name
 from trainer.state.metrics import read_metrics
 from trainer.state.snapshot import NetworkDescription, write_snapshot
@@ -91,7 +92,7 @@ def ray_cpus() -> Iterator[int]:
 @pytest.fixture
 def expected(tiny: TinyRun, ray_cpus: int) -> bytes:
     """The table that the newest snapshot gets without a fault; the old one is published."""
-    tiny.run.claim(tiny.config, fresh=True)
+    claim_folder(tiny.run, tiny.config, fresh=True)
     refresher = Refresher(tiny.config, tiny.manifest, RayExecutor(tiny.config, cpus=ray_cpus))
     for step in (OLD, NEW):
         refresher.serve(tiny.snapshot(step))
@@ -185,44 +186,42 @@ def test_an_embedding_shard_of_which_a_bit_flips(
     assert table_bytes(tiny) == expected
 
 
-FULL_DISK = """
-set -e
-mount -t tmpfs -o size=4m tmpfs "$RUN.disk"
-cp -a "$RUN/." "$RUN.disk"   # with its times: the snapshot written last is the newest
-mount --bind "$RUN.disk" "$RUN"
-head -c 8m /dev/zero > "$RUN/filler" || true   # as much as there is
-truncate -s -"$LEFT" "$RUN/filler"
-code=0
-"$@" || code=$?
-ls -A "$RUN/tables"
-cat "$RUN/tables/LATEST"
-exit $code
-"""
-
-
-@pytest.mark.parametrize("left", ["4k", "40k"], ids=["embedding", "publishing"])
-def test_a_full_disk(tiny: TinyRun, expected: bytes, left: str) -> None:
-    """With little room it fails to embed, with some to publish."""
-    if os.geteuid() or shutil.which("unshare") is None:
-        pytest.skip("needs root on Linux to mount a small disk")
-    Path(f"{tiny.run.path}.disk").mkdir()
-    command = [sys.executable, "-m", "cluster_jobs.recluster", "--config", str(tiny.config_file)]
-    done = subprocess.run(
-        ["unshare", "--mount", "bash", "-c", FULL_DISK, "full-disk", *command, "--once"],
-        # On a Ray of its own: the other does not see the disk.
-        env={k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
-        | {"RUN": str(tiny.run.path), "LEFT": left},
-        capture_output=True,
-        text=True,
-        timeout=LIMIT_SECONDS,
-    )
-    if "mount: " in done.stderr:
-        pytest.skip("this container may not mount")
-    assert done.returncode == 1, done.stderr
-    assert "\nerror: " in done.stderr
-    assert "No space left on device" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert done.stdout.split() == [f"{OLD:06d}", "LATEST", f"{OLD:06d}"], done.stderr
+@pytest.mark.parametrize(
+    ("folder", "what"),
+    [
+        ("embeddings", r"the embeddings of shard train-00000\d to {run}/embeddings/step_000010"),
+        ("tables", "the cluster tables {run}/tables/000010"),
+    ],
+)
+def test_a_full_disk(
+    tiny: TinyRun, expected: bytes, monkeypatch: pytest.MonkeyPatch, folder: str, what: str
+) -> None:
+    """It fails to embed or to publish; once there is room, it is caught up with."""
+    monkeypatch.delenv("RAY_ADDRESS")  # that one does not see the disk
+    place, before = tiny.run.path / folder, tiny.run.path.with_name("before")
+    if place.exists():
+        place.rename(before)
+    with small_disk(place) as disk:
+        if before.exists():
+            shutil.copytree(before, disk, dirs_exist_ok=True)
+        fill(disk)
+        code, said = run_service(tiny)
+        assert code == 1, said
+        named = what.format(run=tiny.run.path)
+        assert re.search(
+            rf"^error: cannot write {named}: No space left on device \([\d.]+ \w+ of 1.0 MiB free "
+            r"there\); make room there, then run the same command again$",
+            said,
+            re.MULTILINE,
+        ), said
+        assert "Traceback" not in said
+        assert store.versions(tiny.run.tables) == [OLD]
+        assert not list(place.rglob(".tmp-*"))
+        assert store.latest_version(tiny.run.tables) == OLD
+        make_room(disk)
+        code, said = run_service(tiny)
+        assert code == 0, said
+        assert table_bytes(tiny) == expected
 
 
 def wait_for_embedding(tiny: TinyRun) -> None:

@@ -190,7 +190,9 @@ def test_a_bug_in_a_call_is_shown_with_its_trace() -> None:
     def wrong(work: str) -> float:
         return 1 / 0
 
-    with pytest.raises(ClusterError, match=r"(?s)work c failed: .*in wrong.*ZeroDivisionError"):
+    with pytest.raises(
+        ClusterError, match=r"(?s)work c failed on a worker; .*in wrong.*ZeroDivisionError"
+    ):
         list(run_calls(wrong, ["work c"], num_at_once=1, config=CONFIG))
 
 

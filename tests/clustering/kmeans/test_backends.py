@@ -13,6 +13,7 @@ from clustering.kmeans.backends import (
     Runs,
     choose_backend,
     describe_backend,
+    limit_threads,
     one_thread,
     place,
     stays_on_cpu,
@@ -73,6 +74,20 @@ def test_runs_are_compared_as_each_alone() -> None:
         assert cosines[number].tobytes() == expected[1].tobytes()
     assert nearest[3].tolist() == [0] * 19
     assert cosines[3].tolist() == [1.0] * 19
+
+
+@pytest.mark.parametrize(("cores", "expected"), [(2, 2), (64, 3)])
+def test_faiss_uses_no_more_threads_than_cores(
+    monkeypatch: pytest.MonkeyPatch, cores: int, expected: int
+) -> None:
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(3)
+    monkeypatch.setattr(backends, "num_cores", lambda: cores)
+    try:
+        limit_threads()
+        assert faiss.omp_get_max_threads() == expected
+    finally:
+        faiss.omp_set_num_threads(before)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from clustering.table import near_candidates as module
 from clustering.table.near_candidates import near_candidates
 from tests.helpers.reference_clustering import unit_rows
 
@@ -28,6 +29,14 @@ def test_most_of_the_nearest_are_found_in_falling_order(num_vectors: int, dim: i
     nearest = np.argsort(-vectors @ vectors.T, axis=1)[:, :12]
     shared = [len(set(a) & set(b)) for a, b in zip(found.tolist(), nearest.tolist(), strict=True)]
     assert np.mean(shared) > 0.93 * 12
+
+
+def test_vectors_are_the_same_when_they_come_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors = unit_rows(np.random.default_rng(0), 2000, 24)
+    expected = _found(vectors, 12)
+    monkeypatch.setattr(module, "_ADDED_ROWS", 300)
+    for whole, in_blocks in zip(expected, _found(vectors, 12), strict=True):
+        np.testing.assert_array_equal(whole, in_blocks)
 
 
 @pytest.mark.parametrize("on_one_side", [1, 5, 200, 1000])

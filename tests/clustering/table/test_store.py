@@ -4,7 +4,9 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -83,6 +85,23 @@ def test_a_version_can_be_replaced(tmp_path: Path) -> None:
     loaded = store.load(tmp_path, 200)
     assert list(loaded) == ["a"]
     _assert_equal(loaded["a"], again["a"])
+
+
+def test_a_version_that_is_replaced_while_it_is_read_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.publish(tmp_path, 200, _tables(200))
+    after, read = _tables(200, seed=1), store._checked_bytes
+
+    def replaced(path: Path, manifest: Mapping[str, Any]) -> bytes:
+        monkeypatch.undo()
+        store.publish(tmp_path, 200, after)
+        return read(path, manifest)
+
+    for load in (lambda: store.load(tmp_path, 200)["a"].stats, lambda: store.stats(tmp_path, 200)):
+        monkeypatch.setattr(store, "_checked_bytes", replaced)
+        load()
+    _assert_equal(store.load(tmp_path, 200)["a"], after["a"])
 
 
 def test_stats_need_no_arrays(tmp_path: Path) -> None:

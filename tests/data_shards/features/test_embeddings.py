@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from data_shards.atomic import read_json, write_json
 from data_shards.errors import DataError
 from data_shards.features import embeddings as module
 from data_shards.features.embedding_shard import EmbeddingShardInfo, finished_shard
@@ -43,6 +44,14 @@ def test_rows_come_back_in_any_order(folder: Path) -> None:
 def test_a_position_out_of_range_is_refused(folder: Path, position: int) -> None:
     with pytest.raises(DataError, match=r"positions must lie in 0\.\.5"):
         EmbeddingShards.open(folder).rows(np.array([0, position]))
+
+
+@pytest.mark.parametrize("shards", [[{"name": "train-000000"}], ["train-000000"], 7])
+def test_a_manifest_with_damaged_entries_is_named(folder: Path, shards: object) -> None:
+    path = folder / "manifest.json"
+    write_json(path, read_json(path) | {"shards": shards})
+    with pytest.raises(DataError, match=r"manifest\.json is damaged \(.*\); embed again"):
+        EmbeddingShards.open(folder)
 
 
 def test_without_a_manifest_nothing_is_read(folder: Path) -> None:

@@ -1,24 +1,13 @@
 from __future__ import annotations
 
-import io
-
 import numpy as np
 import pytest
 from PIL import Image
 
 from data_shards.errors import DataError
-from data_shards.images.transforms import augment, decode_image, encode_png, open_image, to_float
+from data_shards.images.transforms import augment, decode_image, encode_png, to_float
 from tests.helpers import reference_data_shards as reference
-
-
-def noise(*shape: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, size=shape, dtype=np.uint8)
-
-
-def encoded(image: Image.Image, format_name: str = "PNG", **options: object) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, format=format_name, **options)
-    return stream.getvalue()
+from tests.helpers.image_files import encoded, noise
 
 
 def test_an_image_of_the_wanted_size_comes_back_untouched() -> None:
@@ -39,60 +28,6 @@ def test_every_mode_becomes_grey_or_rgb(mode: str, channels: int) -> None:
     assert decoded.dtype == np.uint8
 
 
-RAMP = np.arange(1 << 16, dtype=np.uint16).reshape(256, 256)
-DEEP = {
-    "I;16 of a PNG": ("PNG", Image.fromarray(RAMP), "I;16"),
-    "I;16 of a TIFF": ("TIFF", Image.fromarray(RAMP), "I;16"),
-    "I;16B of a TIFF": (
-        "TIFF",
-        Image.frombytes("I;16B", RAMP.shape, RAMP.astype(">u2").tobytes()),
-        "I;16B",
-    ),
-    "I of a TIFF": ("TIFF", Image.fromarray(RAMP.astype(np.int32)), "I"),
-    "I of a PGM": ("PPM", Image.fromarray(RAMP), "I"),
-}
-
-
-@pytest.mark.parametrize("kind", DEEP)
-@pytest.mark.parametrize("channels", [1, 3])
-def test_16_bits_keep_their_order_and_range(kind: str, channels: int) -> None:
-    format_name, image, mode = DEEP[kind]
-    data = encoded(image, format_name)
-    assert open_image(data).mode == mode
-    decoded = decode_image(data, size=256, channels=channels)
-    for channel in range(channels):
-        ramp = decoded[:, :, channel].ravel()
-        assert (ramp[0], ramp[-1]) == (0, 255)
-        assert set(np.diff(ramp.astype(int))) == {0, 1}
-        np.testing.assert_array_equal(ramp, np.rint(np.arange(1 << 16) / 257))
-
-
-def test_16_bits_are_scaled_by_their_mode_and_not_by_their_content() -> None:
-    dark = np.full((4, 4), 200 * 257, dtype=np.uint16)
-    dark[0] = 3
-    decoded = decode_image(encoded(Image.fromarray(dark)), size=4, channels=1)
-    assert set(decoded[0].ravel()) == {0}
-    assert set(decoded[1:].ravel()) == {200}
-
-
-@pytest.mark.parametrize(
-    ("pixels", "message"),
-    [
-        (np.zeros((4, 4), dtype=np.float32), r"floating-point numbers \(Pillow's mode F\)"),
-        (
-            np.full((4, 4), 65536, dtype=np.int32),
-            r"integers 65536\.\.65536 .*, more than 0\.\.65535",
-        ),
-        (np.full((4, 4), -1, dtype=np.int32), r"integers -1\.\.-1 "),
-    ],
-)
-def test_pixels_of_unknown_range_are_refused(pixels: np.ndarray, message: str) -> None:
-    data = encoded(Image.fromarray(pixels), "TIFF")
-    for read in (open_image, lambda data: decode_image(data, size=4, channels=3)):
-        with pytest.raises(DataError, match=message + ".*save it as an 8-bit"):
-            read(data)
-
-
 def test_a_palette_with_transparency_does_not_warn() -> None:
     data = encoded(Image.fromarray(noise(6, 6, 3)).convert("P"), transparency=b"\x00\x80\xff")
     assert decode_image(data, size=6, channels=3).shape == (6, 6, 3)
@@ -104,27 +39,6 @@ def test_other_sizes_are_cut_to_the_centre_and_resized(height: int, width: int) 
     expected = reference.fitted(image, 8)
     decoded = decode_image(encoded(image), size=8, channels=1)
     np.testing.assert_array_equal(decoded[:, :, 0], np.asarray(expected))
-
-
-def test_an_image_on_its_side_is_turned_upright() -> None:
-    pixels = noise(8, 8)
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    turned = Image.fromarray(np.rot90(pixels))  # a camera held on its side
-    data = encoded(turned, exif=exif)
-    np.testing.assert_array_equal(decode_image(data, size=8, channels=1)[:, :, 0], pixels)
-
-
-@pytest.mark.parametrize("data", [b"", b"read me"])
-def test_what_is_no_image_is_refused_without_an_address_in_memory(data: bytes) -> None:
-    with pytest.raises(DataError) as caught:
-        open_image(data)
-    assert str(caught.value) == f"not an image that Pillow can read ({len(data)} bytes)"
-
-
-def test_an_image_that_is_cut_off_is_refused() -> None:
-    with pytest.raises(DataError, match=r"not an image that Pillow can read \(300 bytes\): \w+"):
-        open_image(encode_png(noise(64, 64))[:300])
 
 
 def test_two_channels_are_refused() -> None:

@@ -187,7 +187,11 @@ def test_small_classes_are_left_out_and_the_rest_numbered_anew() -> None:
         (source([5]), {}, "at least two classes, got 1 of made .*: a$"),
         (source([5, 2]), {"min_images": 3}, "at least two classes, got 1"),
         (source([5, 2]), {"min_images": 9}, "at least two classes, got 0 .*: none$"),
-        (source([5, 0, 3], [1, 1, 1]), {}, "class 'b' of 'class' has no training image"),
+        (
+            source([5, 0, 3], [1, 1, 1]),
+            {},
+            r"1 class\(es\) of 'class' \(b\) have images in a held-out",
+        ),
     ],
 )
 def test_classes_that_cannot_be_trained_are_named(
@@ -209,6 +213,7 @@ def test_classes_that_cannot_be_trained_are_named(
         ({"seed": -1}, "--seed must be >= 0, got -1"),
         ({"samples_per_shard": 0}, "--samples-per-shard must be >= 1, got 0"),
         ({"on_error": "ask"}, "--on-error must be stop or skip, got ask"),
+        ({"duplicates": "ask"}, "--duplicates must be stop, keep or drop, got ask"),
     ],
 )
 def test_options_out_of_range_are_named(options: dict[str, Any], message: str) -> None:

@@ -19,10 +19,13 @@ import pytest
 from PIL import Image
 
 from data_shards.errors import DataError
+from data_shards.images.limits import ImageLimits
 from data_shards.importer import import_source, main
+from data_shards.importing import run as import_run
 from data_shards.importing.plan import ImportOptions
+from data_shards.importing.usable import read_image
 from data_shards.shards.index import SampleIndex
-from data_shards.shards.manifest import Manifest
+from data_shards.shards.manifest import IMPORT_NAME, Manifest
 from data_shards.shards.reader import read_shard
 from data_shards.sources import digits, image_folder, lfw
 from data_shards.sources.base import SourceItem
@@ -92,9 +95,9 @@ def test_a_finished_other_import_is_not_touched(faces: Path, tmp_path: Path) -> 
 
 def overwrite(faces: Path, *, longer: bool = False) -> None:
     """Put other images in the place of all; PNGs may have something behind their end."""
-    for path in faces.rglob("*.png"):
+    for number, path in enumerate(sorted(faces.rglob("*.png"))):
         size, modified = path.stat().st_size, path.stat().st_mtime_ns
-        path.write_bytes(png(1000).ljust(size + longer, b"\0")[: size + longer])
+        path.write_bytes(png(1000 + number).ljust(size + longer, b"\0")[: size + longer])
         os.utime(path, ns=(0, modified if longer else modified + 1))
 
 
@@ -152,7 +155,7 @@ def test_what_is_changed_in_an_unfinished_import_is_written_again(
     assert folder_bytes(out) == folder_bytes(tmp_path / "fresh")
 
 
-def test_each_file_is_looked_at_once_and_a_tar_once_a_shard(
+def test_each_file_is_looked_at_twice_and_a_tar_once_more_than_it_has_shards(
     faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stat, asked = os.stat, Counter[str]()
@@ -170,9 +173,10 @@ def test_each_file_is_looked_at_once_and_a_tar_once_a_shard(
     for _ in range(2):  # a new import, and the same again
         asked.clear()
         import_source(loose, ImportOptions(out=tmp_path / "loose", samples_per_shard=5))
-        assert all(asked[str(path)] == 1 for path in faces.rglob("*.png"))
+        # Once to find copies, once for its shard.
+        assert all(asked[str(path)] == 2 for path in faces.rglob("*.png"))
         import_source(packed, ImportOptions(out=tmp_path / "packed", samples_per_shard=10))
-        assert asked[str(archive)] == 3
+        assert asked[str(archive)] == 1 + 3
     with archive.open("ab") as file:
         file.write(b"longer")
     with pytest.raises(DataError, match="changed since: some have other sizes"):
@@ -256,24 +260,23 @@ def test_what_lacks_an_image_is_kept_while_it_cannot_be_read(
     faces: Path, with_skipped: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = {path.name: identity(path) for path in with_skipped.iterdir()}
-    source, loaded = image_folder.read(faces), list[str]()
+    tried = list[str]()
 
-    def counted(item: SourceItem) -> SourceItem:
-        return replace(item, load=lambda: loaded.append(item.name) or item.load())
+    def counted(item: SourceItem, limits: ImageLimits) -> bytes:
+        tried.append(item.name)
+        return read_image(item, limits)
 
-    watched = replace(source, splits={"train": [*map(counted, source.splits["train"])]})
+    monkeypatch.setattr(import_run, "read_image", counted)
     for has_finished in (True, False):
         if not has_finished:
             (with_skipped / "manifest.json").unlink()
             del before["manifest.json"]
-        options = ImportOptions(
-            out=with_skipped, samples_per_shard=5, on_error="skip", test_fraction=0
-        )
-        assert import_source(watched, options).skipped == ("bo/003.png",)
+        again = run(faces, with_skipped, on_error="skip", test_fraction=0)
+        assert again.skipped == ("bo/003.png",)
         after = {path.name: identity(path) for path in with_skipped.iterdir()}
         assert after.items() >= (before.items() - {("import.lock", before["import.lock"])})
-        assert loaded == ["bo/003.png"]
-        loaded.clear()
+        assert tried == ["bo/003.png"]
+        tried.clear()
 
 
 def test_an_image_that_was_repaired_does_not_change_a_finished_import(
@@ -281,14 +284,14 @@ def test_an_image_that_was_repaired_does_not_change_a_finished_import(
 ) -> None:
     """Trainings read its shards; an unfinished one takes the image up."""
     before = folder_bytes(with_skipped)
-    (faces / "bo" / "003.png").write_bytes(png(0))
+    (faces / "bo" / "003.png").write_bytes(png(1000))
     with pytest.raises(DataError, match="readable now: bo/003.png; choose another --out or rem"):
         run(faces, with_skipped, on_error="skip", test_fraction=0)
     assert folder_bytes(with_skipped) == before
     (with_skipped / "manifest.json").unlink()
     repaired = run(faces, with_skipped, on_error="skip", test_fraction=0)
     assert repaired.skipped == ()
-    assert SampleIndex(repaired, "train").read(15) == png(0)
+    assert SampleIndex(repaired, "train").read(15) == png(1000)
     run(faces, tmp_path / "fresh", test_fraction=0)
     assert folder_bytes(with_skipped) == folder_bytes(tmp_path / "fresh")
 
@@ -307,7 +310,7 @@ def test_a_damaged_shard_of_a_finished_import_comes_out_as_it_was_or_not_at_all(
     broken = (faces / "bo" / "003.png").read_bytes()
     damaged = with_skipped / f"train-000003.{suffix}"
     damaged.write_bytes(damaged.read_bytes()[:-10])
-    (faces / "bo" / "003.png").write_bytes(png(0))  # repaired
+    (faces / "bo" / "003.png").write_bytes(png(1000))  # repaired
     with pytest.raises(DataError, match="its shard train-000003 is damaged and would not come out"):
         run(faces, with_skipped, on_error="skip", test_fraction=0)
     assert folder_bytes(with_skipped) == {**before, damaged.name: before[damaged.name][:-10]}
@@ -344,6 +347,8 @@ def test_a_second_import_into_a_folder_is_refused_and_harms_nothing(
     first, *others = source.splits["train"]
 
     def load() -> bytes:
+        if not (out / IMPORT_NAME).exists():  # its bytes are compared with those of others
+            return first.load()
         with pytest.raises(DataError, match=f"another import is writing into {out}; wait"):
             run(faces, out)
         second.append("refused")
@@ -370,13 +375,16 @@ def test_a_whole_shard_may_be_skipped(faces: Path, tmp_path: Path) -> None:
     assert SampleIndex(manifest, "train").ids.tolist() == list(range(5, 25))
 
 
-def test_a_class_whose_images_are_all_skipped_is_named(faces: Path, tmp_path: Path) -> None:
+def test_a_class_that_cannot_be_used_is_named_before_anything_is_written(
+    faces: Path, tmp_path: Path
+) -> None:
     for number in range(4):
         (faces / "cy" / f"{number:03d}.png").write_bytes(b"no image")
-    with pytest.raises(DataError, match="class 'cy' of 'class' has no training image"):
-        run(faces, tmp_path / "out", on_error="skip")
-    with pytest.raises(DataError, match="has not finished"):
-        Manifest.load(tmp_path / "out")
+    with pytest.raises(
+        DataError, match=r"of 1 class\(es\) of 'class' can be used: cy \(cy/000.png: not an image"
+    ):
+        run(faces, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_killed_import_goes_on_and_ends_in_the_same_bytes(faces: Path, tmp_path: Path) -> None:
@@ -404,3 +412,90 @@ def test_a_killed_import_goes_on_and_ends_in_the_same_bytes(faces: Path, tmp_pat
     assert identity(out / "train-000000.tar") == finished
     run(faces, tmp_path / "uninterrupted", test_fraction=0)
     assert folder_bytes(out) == folder_bytes(tmp_path / "uninterrupted")
+
+
+def test_what_another_import_has_finished_is_kept_where_it_comes_out_the_same(
+    faces: Path, tmp_path: Path
+) -> None:
+    """Who removes an image that cannot be read, or a class, loses only what changes by that."""
+    out = tmp_path / "out"
+    broken = faces / "cy" / "001.png"
+    broken.write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"cy/001\.png: .*; repair it or add --on-error skip, and"):
+        run(faces, out, test_fraction=0)
+    kept = {name: identity(out / name) for name in ("train-000000.tar", "train-000003.tar")}
+    assert (out / "train-000003.json").exists()
+    broken.unlink()
+    run(faces, out, test_fraction=0)
+    assert {name: identity(out / name) for name in kept} == kept
+    run(faces, tmp_path / "fresh", test_fraction=0)
+    assert folder_bytes(out) == folder_bytes(tmp_path / "fresh")
+
+
+def test_of_a_larger_unfinished_import_nothing_stays_behind(faces: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(faces, out)
+    (out / "manifest.json").unlink()
+    shutil.rmtree(faces / "ann")
+    run(faces, out, test_fraction=0)
+    run(faces, tmp_path / "fresh", test_fraction=0)
+    assert folder_bytes(out) == folder_bytes(tmp_path / "fresh")
+
+
+def test_shards_of_files_that_only_have_the_same_names_are_not_kept(
+    faces: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    run(faces, out)
+    (out / "manifest.json").unlink()
+    overwrite(faces)
+    shutil.rmtree(faces / "cy")
+    run(faces, out)
+    run(faces, tmp_path / "fresh")
+    assert folder_bytes(out) == folder_bytes(tmp_path / "fresh")
+
+
+def test_a_class_is_left_out_before_anything_is_written_and_may_be_removed_later(
+    faces: Path, tmp_path: Path
+) -> None:
+    for path in (faces / "bo").iterdir():
+        path.write_bytes(b"no image")
+    manifest = run(faces, tmp_path / "out", on_error="skip")
+    assert manifest.label_names == {"class": ("ann", "cy")}
+    assert manifest.skipped == ()
+    before = folder_bytes(tmp_path / "out")
+    shutil.rmtree(faces / "bo")
+    assert run(faces, tmp_path / "out") == manifest
+    assert folder_bytes(tmp_path / "out") == before
+
+
+def test_dropped_copies_are_dropped_again_when_an_import_goes_on(
+    faces: Path, tmp_path: Path
+) -> None:
+    shutil.copyfile(faces / "ann" / "000.png", faces / "ann" / "012.png")
+    shutil.copyfile(faces / "ann" / "001.png", faces / "bo" / "001.png")
+    out, options = tmp_path / "out", {"duplicates": "drop", "test_fraction": 0}
+    broken = faces / "cy" / "003.png"
+    whole = broken.read_bytes()
+    broken.write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"cy/003\.png: not an image"):
+        run(faces, out, **options)
+    kept = identity(out / "train-000000.tar")
+    broken.write_bytes(whole)
+    manifest = run(faces, out, **options)
+    assert manifest.skipped == ("ann/001.png", "bo/001.png", "ann/012.png")
+    assert manifest.class_counts("train", "class").tolist() == [11, 8, 4]
+    assert identity(out / "train-000000.tar") == kept
+    assert run(faces, out, **options) == manifest
+    run(faces, tmp_path / "fresh", **options)
+    assert folder_bytes(out) == folder_bytes(tmp_path / "fresh")
+
+
+def test_a_folder_of_other_files_is_refused_before_the_images_are_looked_at(
+    faces: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    unread = replace(image_folder.read(faces), splits={})
+    with pytest.raises(DataError, match="is not empty and holds no import"):
+        import_source(unread, ImportOptions(out=tmp_path / "out"))

@@ -29,9 +29,9 @@ def test_a_manifest_comes_back_as_written(manifest: Manifest) -> None:
 
 
 def test_unknown_names_are_answered_with_those_that_exist(manifest: Manifest) -> None:
-    with pytest.raises(DataError, match="no split 'test', it has train"):
+    with pytest.raises(DataError, match="no split 'test'; name one that it has: train"):
         manifest.split("test")
-    with pytest.raises(DataError, match="no label column 'age', it has class"):
+    with pytest.raises(DataError, match="no label column 'age'; name one that it has: class"):
         manifest.num_classes("age")
     with pytest.raises(DataError, match="no label column 'age'"):
         manifest.class_counts("train", "age")

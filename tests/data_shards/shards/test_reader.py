@@ -24,7 +24,7 @@ def test_samples_come_in_order_and_whole(manifest: Manifest) -> None:
 
 
 def test_an_unknown_shard_is_refused(manifest: Manifest) -> None:
-    with pytest.raises(DataError, match=r"has shards 0\.\.1, got 2"):
+    with pytest.raises(DataError, match=r"must be 0\.\.1, got 2"):
         next(read_shard(manifest, "train", 2))
     with pytest.raises(DataError, match="no split 'test'"):
         next(read_shard(manifest, "test", 0))

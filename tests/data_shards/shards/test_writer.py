@@ -51,7 +51,9 @@ def test_a_shard_may_be_empty(tmp_path: Path) -> None:
 def test_samples_out_of_order_or_without_a_label_leave_nothing(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="2 follows 2"):
         write_shard(tmp_path, "a", [sample(2, 0), sample(2, 0)], ["class"])
-    with pytest.raises(DataError, match=r"sample 0 .* no label for age, only for class"):
+    with pytest.raises(
+        DataError, match=r"sample 0 .* has labels for class, none for age; give it one"
+    ):
         write_shard(tmp_path, "a", [sample(0, 0)], ["class", "age"])
     assert list(tmp_path.iterdir()) == []
 
@@ -75,14 +77,17 @@ def test_a_damaged_shard_does_not_count_as_finished(tmp_path: Path, suffix: str)
 
 def test_what_tells_a_change_of_files_is_noted_with_the_samples(tmp_path: Path) -> None:
     write(tmp_path)
-    assert noted_files(tmp_path, "train-000000") == ({}, [0, 1, 2])
+    assert noted_files(tmp_path, "train-000000", fingerprint="one") == ({}, [0, 1, 2])
     samples = [sample(0, 0), sample(2, 0)]
-    write_shard(tmp_path, "train-000000", samples, ["class"], files=lambda ids: {"sizes": str(ids)})
-    assert noted_files(tmp_path, "train-000000") == ({"sizes": "[0, 2]"}, [0, 2])
-    assert noted_files(tmp_path, "train-000001") == ({}, [])
+    given = {"fingerprint": "two", "files": lambda ids: {"sizes": str(ids)}}
+    write_shard(tmp_path, "train-000000", samples, ["class"], **given)
+    found = noted_files(tmp_path, "train-000000", fingerprint="two")
+    assert found == ({"sizes": "[0, 2]"}, [0, 2])
+    assert noted_files(tmp_path, "train-000000", fingerprint="one") == ({}, [])
+    assert noted_files(tmp_path, "train-000001", fingerprint="two") == ({}, [])
     entry = tmp_path / "train-000000.json"
     entry.write_bytes(entry.read_bytes()[:-10])
-    assert noted_files(tmp_path, "train-000000") == ({}, [])
+    assert noted_files(tmp_path, "train-000000", fingerprint="two") == ({}, [])
 
 
 def test_writing_over_a_shard_first_withdraws_its_entry(tmp_path: Path) -> None:

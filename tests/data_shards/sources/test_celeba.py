@@ -51,7 +51,7 @@ def test_an_attribute_that_nobody_has_in_training_is_left_out(
     lines[2:4] = ["000000.jpg -1 -1", "000001.jpg -1 1"]  # the training faces: none is bald
     (folder / celeba.ATTRIBUTES).write_text("\n".join(lines))
     out = tmp_path / "out"
-    with pytest.raises(DataError, match="class 'yes' of 'Bald' has no training image"):
+    with pytest.raises(DataError, match=r"of 'Bald' \(yes\) have images in a held-out split but"):
         import_source(celeba.read(folder), ImportOptions(out=out))
     manifest = import_source(celeba.read(folder), ImportOptions(out=out, label="Young"))
     assert manifest.label_columns == ("Young",)
@@ -67,7 +67,7 @@ def test_an_attribute_that_nobody_has_in_training_is_left_out(
 @pytest.mark.parametrize(
     ("file", "line", "text", "message"),
     [
-        (celeba.ATTRIBUTES, 0, "7", "first line says '7', images listed: 6"),
+        (celeba.ATTRIBUTES, 0, "7", "got '7' in the first line, and 6 images"),
         (celeba.ATTRIBUTES, 3, "000001.jpg 1", r":4: expected an image and 2 values"),
         (celeba.ATTRIBUTES, 3, "000001.jpg 1 0", r":4: expected an image and 2 values"),
         (
@@ -99,6 +99,13 @@ def test_a_line_that_is_not_as_published_is_named(
 def test_a_missing_list_is_named(folder: Path) -> None:
     (folder / celeba.PARTITION).unlink()
     with pytest.raises(DataError, match=r"list_eval_partition.txt does not exist"):
+        celeba.read(folder)
+
+
+def test_a_list_that_is_no_utf_8_is_named(folder: Path) -> None:
+    with (folder / celeba.ATTRIBUTES).open("ab") as file:
+        file.write(b"\xe9.jpg")
+    with pytest.raises(DataError, match=r"list_attr_celeba.txt is not UTF-8 .*copy the published"):
         celeba.read(folder)
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import tarfile
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -90,3 +91,19 @@ def test_a_face_in_two_folders_is_refused(folder: Path, as_tar: bool) -> None:
         lfw.read(path)
     (copies / "Cy_0002.jpg").rename(copies / "Cy_0004.jpg")
     assert len(lfw.read(folder.parent).splits["train"]) == 7
+
+
+def test_names_that_look_the_same_are_one_person(tmp_path: Path) -> None:
+    composed, taken_apart = (unicodedata.normalize(form, "Zoë") for form in ("NFC", "NFD"))
+    for number, (name, file_name) in enumerate([(composed, taken_apart), (taken_apart, composed)]):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"{file_name}_{number:04d}.jpg").write_bytes(png(number))
+    source = lfw.read(tmp_path)
+    assert source.label_names == {"identity": ("Zoë",)}
+    assert len(source.splits["train"]) == 2
+
+
+def test_folders_of_operating_systems_are_not_searched(folder: Path) -> None:
+    (folder / "lost+found" / "Cy").mkdir(parents=True)
+    (folder / "lost+found" / "Cy" / "Cy_0001.jpg").write_bytes(png(1))
+    assert len(lfw.read(folder).splits["train"]) == sum(FACES.values())

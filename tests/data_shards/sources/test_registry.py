@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -43,7 +44,8 @@ def test_a_source_is_one_module_and_one_entry(
 ) -> None:
     def read(path: Path) -> Source:
         items = [
-            SourceItem(f"{path.name}/{n}", {"side": n % 2}, lambda: png(1), "png") for n in range(8)
+            SourceItem(f"{path.name}/{n}", {"side": n % 2}, partial(png, n), "png")
+            for n in range(8)
         ]
         return Source("toy", {"train": items}, ("side",), {"side": ("left", "right")})
 

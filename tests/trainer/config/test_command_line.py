@@ -5,7 +5,12 @@ from pathlib import Path
 import pytest
 
 from data_shards.errors import ConfigError
-from trainer.config.command_line import config_parser, print_if_dry_run, resolved
+from trainer.config.command_line import (
+    add_resume_option,
+    config_parser,
+    print_if_dry_run,
+    resolved,
+)
 from trainer.config.shipped import RUN_CONFIG
 from trainer.config.yaml_file import load_config, to_yaml
 
@@ -25,6 +30,17 @@ def test_a_runs_folder_stands_for_its_configuration(tmp_path: Path) -> None:
 def test_a_folder_without_a_configuration_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=rf"{tmp_path} is a folder without a {RUN_CONFIG}"):
         load_config(tmp_path)
+
+
+def test_files_and_checkpoints_may_be_in_the_home_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(write(tmp_path).parent))
+    parser = config_parser("any", None)
+    add_resume_option(parser)
+    options = parser.parse_args(["--config=~", "--resume=~/run/checkpoints/step_000200"])
+    assert resolved(options)[0].run.seed == 3
+    assert options.resume == str(tmp_path / "run/checkpoints/step_000200")
 
 
 @pytest.mark.parametrize("dry_run", [True, False])

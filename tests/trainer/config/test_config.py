@@ -50,6 +50,8 @@ def test_there_are_configurations():
         ("train: {steps: true}", r"train\.steps must be of type int, got True"),
         ("train: {steps: 1.5}", r"train\.steps must be of type int"),
         ("train: [1]", "train must be a section"),
+        ("run: {seed: 18446744073709551616}", r"run\.seed must be in \[0, 2\^64\), got 1844"),
+        ("train: {deepspeed_extra: {optimizer: {}}}", "deepspeed_extra sets optimizer, which"),
         ("optim: {learning_rate: .inf}", r"optim\.learning_rate must be a finite number, got inf"),
         ("optim: {learning_rate: nan}", r"optim\.learning_rate must be a finite number"),
         ("loss: {name: arcfase}", r"loss\.name must be one of clmle \| softmax .*, got 'arcfase'"),

@@ -15,6 +15,7 @@ from trainer.config.recipe import DERIVED_SETTINGS, derive, derived_settings
 from trainer.config.tasks import resolve_tasks
 from trainer.config.yaml_file import derive_open, load_config, load_with_recipe, to_yaml
 from trainer.losses.registry import LOSSES
+from trainer.run.claim import claim_folder
 from trainer.run.folder import RunFolder
 
 ROOT = Path(__file__).parents[3]
@@ -116,8 +117,26 @@ def test_what_the_counts_decide(counts, settings):
     assert resolved(counts).ignored_settings() == []
 
 
+# Only large data need more than the default.
+OF_FEW_IMAGES = tuple(name for name in DERIVED_SETTINGS if name != "refresh.timeout_seconds")
+
+
 def test_all_that_may_be_derived_is():
-    assert tuple(values([5, 3])) == DERIVED_SETTINGS
+    assert tuple(values([5, 3])) == OF_FEW_IMAGES
+    of_many = [name for name in DERIVED_SETTINGS if name != "optim.weight_decay"]
+    assert list(values([100_000, 3])) == of_many
+
+
+@pytest.mark.parametrize("loss", ["clmle", "softmax"])
+@pytest.mark.parametrize(
+    ("num_images", "seconds"),
+    [(20_000, None), (20_001, 1201), (120_000, 11_200), (5_000_000, 499_200)],
+)
+def test_ranks_wait_longer_for_the_tables_of_more_images(loss, num_images, seconds):
+    derived = values([num_images - 10, 10], loss__name=loss)
+    assert derived.get("refresh.timeout_seconds") == seconds
+    given = values([num_images - 10, 10], loss__name=loss, refresh__timeout_seconds=60.0)
+    assert "refresh.timeout_seconds" not in given
 
 
 @pytest.mark.parametrize("loss", ["triplet", "supcon", "magnet", "lmle"])
@@ -227,7 +246,7 @@ def test_what_is_given_counts_in_the_rest(given, settings):
 )
 def test_nothing_without_effect_is_derived(given, left_alone):
     dotted = {name.replace("__", ".") for name in given}
-    assert set(values([9] * 30, **given)) == set(DERIVED_SETTINGS) - left_alone - dotted
+    assert set(values([9] * 30, **given)) == set(OF_FEW_IMAGES) - left_alone - dotted
     assert resolved([9] * 30, **given).ignored_settings() == []
 
 
@@ -281,7 +300,7 @@ def test_what_the_file_and_the_command_line_set_stays(overrides, tmp_path):
     assert config.checkpoint.every == 60  # of the 600 steps
     names = [item.setting for item in derived]
     assert names == [
-        name for name in DERIVED_SETTINGS if name not in ("loss.scale", "loss.margin_between")
+        name for name in OF_FEW_IMAGES if name not in ("loss.scale", "loss.margin_between")
     ]
 
 
@@ -313,10 +332,11 @@ def test_a_resolved_configuration_has_nothing_open(overrides, tmp_path):
 def test_a_run_folder_knows_its_run_by_the_values(overrides):
     config, _ = load_with_recipe(LONG_TAIL, overrides)
     run = RunFolder(config.run_path)
-    run.claim(config, fresh=False)
-    run.claim(with_settings(config, {"recipe": "none"}), fresh=False)
+    claim_folder(run, config, fresh=False)
+    claim_folder(run, with_settings(config, {"recipe": "none"}), fresh=False)
+    run.report.touch()  # something was made, so no other run may take the folder over
     with pytest.raises(ConfigError, match=r"another run: loss\.scale"):
-        run.claim(load_config(LONG_TAIL, [*overrides, "loss.scale=5"]), fresh=False)
+        claim_folder(run, load_config(LONG_TAIL, [*overrides, "loss.scale=5"]), fresh=False)
 
 
 def whys(path, overrides):
@@ -341,7 +361,7 @@ def test_each_task_has_its_counts(tiny_data, overrides):
 )
 def test_shards_that_cannot_be_read_are_named(shards, message):
     with pytest.raises(ConfigError, match=message):
-        load_config(LONG_TAIL, [f"data.shards={shards!r}"])
+        load_config(LONG_TAIL, [f"data.shards={shards}"])
 
 
 @pytest.mark.parametrize(
@@ -366,7 +386,7 @@ def test_a_dry_run_says_why_in_comments(overrides, capsys, tmp_path):
     printed.write_text(capsys.readouterr().out)
     comments = [line for line in printed.read_text().splitlines() if line.startswith("#")]
     assert "# recipe long_tail: loss.scale = 8.0: 4 classes" in comments
-    assert len(comments) == len(DERIVED_SETTINGS)
+    assert len(comments) == len(OF_FEW_IMAGES)
     assert load_config(printed) == load_config(LONG_TAIL, overrides)
 
 

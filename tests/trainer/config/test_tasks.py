@@ -49,7 +49,7 @@ def test_the_split_that_is_evaluated(tiny_data):
     untested = dataclasses.replace(tiny_data, splits={"train": tiny_data.split("train")})
     assert evaluated_split(by_default, untested) is None
     chosen = build_config({"evaluation": {"split": "validation"}})
-    with pytest.raises(DataError, match="no split 'validation', it has train, test"):
+    with pytest.raises(DataError, match="no split 'validation'; name one that it has: train, test"):
         evaluated_split(chosen, tiny_data)
 
 

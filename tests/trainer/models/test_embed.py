@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from data_shards.shards.reader import read_shard
+from tests.helpers.image_files import files_of
 from trainer.models import embed
 from trainer.models.embed import decode_batch, embed_images, embed_shard
 
@@ -23,6 +24,10 @@ def one_at_a_time(network, manifest, number, task, split="train"):
         outputs = embed_images(network, decode_batch([sample.image], network))
         rows.append(outputs[task].embedding.numpy()[0])
     return np.stack(rows)
+
+
+def test_images_are_read_whatever_the_limits_of_their_import_were(tiny_network):
+    assert decode_batch([files_of("AVIF")["RGB"]], tiny_network).shape[0] == 1
 
 
 @pytest.mark.parametrize(("split", "number"), [("train", 0), ("train", 3), ("test", 1)])

@@ -13,10 +13,10 @@ from data_shards.errors import ConfigError
 from trainer.config.builder import build_config
 from trainer.models import backbones, build_network
 from trainer.models.backbone import Backbone
-from trainer.models.heads import ClassifierInput
 from trainer.models.iresnet import IResNet
 from trainer.models.network import Network
 from trainer.models.tiny import Tiny
+from trainer.run.network import ClassifierInput
 from trainer.state.snapshot import NetworkDescription
 
 

@@ -8,6 +8,7 @@ import torch
 
 from data_shards.errors import ConfigError
 from trainer.config.builder import build_config
+from trainer.config.deepspeed_extra import DECIDED_ELSEWHERE
 from trainer.runtime.engine import deepspeed_config, is_finite, make_optimizer
 
 SAMPLER = {"micro_batches": 4, "micro_batch_size": 15, "images_per_cluster": 3}
@@ -64,6 +65,10 @@ def test_further_keys_are_passed_on():
 def test_what_is_decided_elsewhere_is_refused(extra, named):
     with pytest.raises(ConfigError, match=f"deepspeed_extra sets {named}, which"):
         generated(deepspeed_extra=extra)
+
+
+def test_all_that_is_generated_counts_as_decided():
+    assert set(generated()) - {"zero_optimization"} <= DECIDED_ELSEWHERE
 
 
 def test_a_zero_section_that_is_none_is_refused():

@@ -32,7 +32,12 @@ def test_a_torch_that_does_not_tell_has_none(monkeypatch: pytest.MonkeyPatch) ->
     assert not cpu_has_bf16()
 
 
-def test_a_gpu_and_a_cpu_without_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("supported", [True, False])
+def test_a_gpu_and_a_cpu_without_bf16(monkeypatch: pytest.MonkeyPatch, supported: bool) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
-    assert emulation_warning("bf16", torch.device("cuda", 0)) is None
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: supported)
+    warning = emulation_warning("bf16", torch.device("cuda", 0))
+    assert (warning is None) is supported
+    assert supported or "on this GPU" in str(warning)
+    assert "on this CPU, which lacks" in str(emulation_warning("bf16", CPU))
     assert "set train.precision=fp32" in str(emulation_warning("bf16", CPU))

@@ -10,6 +10,7 @@ import torch
 from data_shards.errors import ConfigError, DataError
 from data_shards.images.transforms import decode_image, to_float
 from data_shards.shards.index import SampleIndex
+from tests.helpers.image_files import files_of
 from tests.helpers.tiny_data import spoil_image, write_tiny_data
 from trainer.config.sections import DataConfig, ModelConfig
 from trainer.sampling.batch_loader import BatchLoader, DecodedImages, PlannedBatch
@@ -58,6 +59,14 @@ def test_images_are_those_of_the_samples(train_index):
     expected = [decode_image(train_index.read(i), size=8, channels=1) for i in (6, 7)]
     assert batch.images.dtype == torch.float32
     np.testing.assert_array_equal(batch.images.numpy(), to_float(np.stack(expected)))
+
+
+def test_images_are_read_whatever_the_limits_of_their_import_were(train_index, monkeypatch):
+    file = files_of("AVIF")["RGB"]
+    monkeypatch.setattr(SampleIndex, "read", lambda *_: file)
+    loader = BatchLoader(train_index, PLAIN, MODEL)
+    loader.start(plan, first_step=3, end_step=4)
+    assert served(loader, 1)[0].images.shape == (2, 1, 8, 8)
 
 
 @pytest.mark.parametrize(("cached", "reads"), [(0, 8), (63, 8), (64, 7), (128, 6), (2**20, 4)])

@@ -22,7 +22,8 @@ from benchmarks.accuracy.run.mnist_control import (
     on_patch,
     tiles_of,
 )
-from data_shards.images.transforms import encode_png, open_image
+from data_shards.images.opening import open_image
+from data_shards.images.transforms import encode_png
 from data_shards.sources.base import Source, SourceItem
 
 DIGIT = np.zeros((SIDE, SIDE), dtype=np.uint8)
