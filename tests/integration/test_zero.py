@@ -226,7 +226,7 @@ def embed(network, index, count):
 @pytest.fixture(scope="module")
 def results(tmp_path_factory, tiny_shards):
     folder = tmp_path_factory.mktemp("zero")
-    first, second = run_ranks(train_everything, NUM_RANKS, folder, tiny_shards, timeout=100)
+    first, second = run_ranks(train_everything, NUM_RANKS, folder, tiny_shards, timeout=150)
     for key in product(STAGES, [*PRECISIONS, "in parts"]):
         assert first[key]["losses"] == second[key]["losses"]
     return first

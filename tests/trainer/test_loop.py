@@ -149,7 +149,7 @@ class FakeEvaluator:
         return {"step": step}, {}
 
 
-def loop_at(step, folder, *, feed=None, world=ALONE, config=CONFIG):
+def loop_at(step, folder, *, feed=None, world=ALONE, config=CONFIG, **told):
     parts = SimpleNamespace(
         config=config,
         world=world,
@@ -163,7 +163,7 @@ def loop_at(step, folder, *, feed=None, world=ALONE, config=CONFIG):
         evaluator=None,
         metrics=Rows(),
     )
-    loop = Loop(parts, stop_requested=lambda: False)
+    loop = Loop(parts, stop_requested=lambda: False, **told)
     loop.step = step
     loop._read_ahead = lambda: None
     return loop, parts
@@ -176,6 +176,22 @@ def test_the_last_table_is_measured_too(tmp_path):
         (5, "clusters/shape/count"): 9.0,
         (5, "table/stall_seconds"): 7.0,
     }
+
+
+def test_it_tells_what_it_is_at(tmp_path):
+    places = []
+    loop, parts = loop_at(4, tmp_path, now_at=places.append)
+    parts.evaluator = FakeEvaluator()
+    loop._follow_tables = lambda: None
+    loop._step = SimpleNamespace(run=lambda *_, stop: False, check_weights=lambda step: None)
+    loop._log = lambda: None
+    loop.run()
+    assert places == [
+        "step 4",
+        "the checkpoint of step 5",
+        "the wait for the last tables",
+        "the evaluation after step 5",
+    ]
 
 
 def test_without_the_last_table_it_is_not_reported(tmp_path):

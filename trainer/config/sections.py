@@ -210,7 +210,7 @@ class TrainConfig:
     """Largest norm of the gradient. 0 = no clipping."""
 
     communication_timeout_seconds: float = field(default=120.0, metadata=MAY_CHANGE)
-    """A rank that does not answer for this long makes the job fail."""
+    """A rank silent for so long ends the others; a collective may take a quarter longer."""
 
     deepspeed_extra: dict[str, Any] = field(default_factory=dict)
     """Further keys for DeepSpeed's own JSON. Keys that this file already decides are refused."""

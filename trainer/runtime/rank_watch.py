@@ -96,8 +96,8 @@ class RankWatch:
         return Sign(self._number, self._host, self._place)
 
     def _exchange_signs(self) -> None:
-        while not self._closing.wait(self._interval):
-            with suppress(RuntimeError):  # a store that is gone is silent, too
+        with suppress(RuntimeError):  # the store is gone: from now on rank 0 is silent
+            while not self._closing.wait(self._interval):
                 self._board.give(self._sign())
                 self._silence.hear(self._board.read(), self._clock.seconds)
 

@@ -159,8 +159,9 @@ def is_lost_connection(error: RuntimeError) -> bool:
 
 
 def first_line(error: RuntimeError) -> str:
-    """What an error of torch says, without the place in its source and the calls that led there."""
-    return re.sub(r"^\[\S+:\d+\] ", "", str(error).strip().partition("\n")[0]).rstrip(".")
+    """What an error of torch says: no place in its source, no calls that led there, no advice."""
+    line = str(error).strip().partition("\n")[0].partition(". This ")[0]
+    return re.sub(r"^\[\S+:\d+\] ", "", line).rstrip(".")
 
 
 def micro_batches_per_rank(micro_batches: int, world_size: int) -> int:

@@ -12,10 +12,12 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from tests.helpers.ranks import run_ranks
+from tests.helpers.ranks import free_port, run_ranks
+from trainer.config.builder import build_config
 from trainer.errors import LostRanks
+from trainer.runtime.engine import start_distributed
 from trainer.runtime.rank_watch import RankWatch
-from trainer.runtime.world import World, is_lost_connection
+from trainer.runtime.world import World, first_line, is_lost_connection
 
 LIMIT, STILL = 3.0, 5.0
 ALONE = World(rank=0, size=1, local_rank=0, device=torch.device("cpu"))
@@ -85,6 +87,31 @@ def test_a_collective_without_an_answer_becomes_one_line_about_the_others():
     assert f"last signs of life: rank 1 on {socket.gethostname()} " in first
     assert "\n" not in first
     assert second.startswith("during step 5, a collective failed (")
+
+
+def meet_nobody(rank, num_ranks):
+    """Each rank at another place."""
+    os.environ["MASTER_PORT"] = str(free_port())
+    config = build_config({"train": {"communication_timeout_seconds": 2}})
+    try:
+        start_distributed(config)
+    except LostRanks as error:
+        return os.environ["MASTER_PORT"], str(error)
+    return None
+
+
+def test_ranks_that_do_not_meet_say_where_they_waited():
+    for rank, (port, text) in enumerate(run_ranks(meet_nobody, 2, timeout=60)):
+        assert text.startswith(f"rank {rank} did not meet the other 1 within 2.5 s (")
+        assert text.endswith(f"see that every host reaches 127.0.0.1:{port}")
+        assert "\n" not in text
+
+
+def test_of_an_error_only_what_happened_is_shown():
+    error = RuntimeError("[/gloo/pair.cc:547] Connection closed by peer [::1]:9. This is typical.")
+    assert first_line(error) == "Connection closed by peer [::1]:9"
+    error = RuntimeError("1/2 clients joined.\nException raised from x")
+    assert first_line(error) == "1/2 clients joined"
 
 
 def test_alone_there_is_nobody_to_watch():
