@@ -229,7 +229,7 @@ def test_every_task_renews_the_heartbeat(
     assert recluster.main(["--config", str(tiny.config_file), "--once"]) == 0
     assert renewed.count("embedding") == len(tiny.manifest.split("train").shards)
     assert renewed.count("clustering") >= 2, "a check of the shards, and a bundle"
-    assert set(renewed) == {"embedding", "clustering"}
+    assert set(renewed) == {"embedding", "clustering", "publishing"}
 
 
 @pytest.mark.parametrize("workers", [["--workers", "3"], []], ids=["given", "of Ray"])

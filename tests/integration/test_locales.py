@@ -20,6 +20,7 @@ from data_shards.shards.manifest import Manifest
 from tests.helpers.image_shards import png
 from trainer.config.builder import build_config
 from trainer.config.yaml_file import to_yaml
+from trainer.run.claim import claim_folder
 from trainer.run.folder import RunFolder
 from trainer.state.snapshot import NetworkDescription, write_snapshot
 
@@ -81,7 +82,7 @@ def run(shards: Path) -> RunFolder:
     }
     config, manifest = build_config(settings), Manifest.load(shards)
     found = RunFolder(config.run_path)
-    found.claim(config, fresh=True)
+    claim_folder(found, config, fresh=True)
     network = NetworkDescription.of(config, {"class": len(CLASSES)})
     snapshot = write_snapshot(
         found,
@@ -125,7 +126,7 @@ def test_an_import_names_what_it_skips_and_reads_classes_alike(
 
 def test_a_dry_run_can_be_saved_and_run(run: RunFolder, environment: dict[str, str]) -> None:
     changed = ["--set", "model.weights=日本 #2", "--dry-run"]
-    shown, _ = clmle("run", "--config", run.path, *changed, environment=environment)
+    shown, _ = clmle("recluster", "--config", run.path, *changed, environment=environment)
     weights: str = yaml.safe_load(shown.decode("utf-8"))["model"]["weights"]
     charset = CHARSETS[environment["LC_ALL"]]
     assert weights.encode(charset, "surrogateescape") == "日本 #2".encode()

@@ -66,9 +66,9 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         if type(self.loss) is not self.loss_spec.settings:
-            raise TypeError(
+            raise ConfigError(
                 f"loss.name {self.loss.name} has the settings {self.loss_spec.settings.__name__}, "
-                f"got {type(self.loss).__name__}"
+                f"got {type(self.loss).__name__}; give it its own"
             )
         self._check_sampling()
         self._check_stages()

@@ -112,7 +112,7 @@ def test_the_first_label_decides_over_order_and_long_tail() -> None:
     assert labels == [0] * 40 + [1] * 4
     assert plan(made, label="a", **options).fingerprint() == plan(made, **options).fingerprint()
     assert thinned.fingerprint() != plan(made, **options).fingerprint()
-    with pytest.raises(DataError, match="made has no label 'c', it has a, b"):
+    with pytest.raises(DataError, match="made has no label 'c'; name one that it has: a, b"):
         plan(made, label="c")
 
 

@@ -359,7 +359,7 @@ def test_a_loss_has_its_own_settings_with_its_own_defaults():
 @pytest.mark.parametrize(("old", "new"), RENAMED_SETTINGS.items())
 def test_a_setting_of_an_earlier_release_is_refused_with_its_new_name(old, new):
     section, name = old.split(".")
-    with pytest.raises(ConfigError, match=f"unknown setting {old}: {re.escape(new)}"):
+    with pytest.raises(ConfigError, match=f"unknown setting {old}; {re.escape(new)}"):
         build_config({section: {name: 1}})
     named = re.findall(r"(?:loss|sampler|cluster)\.\w+", new)
     assert named

@@ -355,7 +355,10 @@ def test_each_task_has_its_counts(tiny_data, overrides):
 @pytest.mark.parametrize(
     ("shards", "message"),
     [
-        ("", r"data\.shards is not set: the folder that `clmle import \.\.\. --out` wrote"),
+        (
+            "",
+            r"data\.shards is not set; set it to the folder that `clmle import",
+        ),
         ("nowhere", r"recipe long_tail needs data\.shards: .*nowhere is not a folder; make it"),
     ],
 )
