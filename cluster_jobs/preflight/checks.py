@@ -28,7 +28,7 @@ from data_shards.disk import full_disk, size_text
 from data_shards.errors import ClmleError
 from data_shards.shards.manifest import Manifest
 from trainer.config.run_config import RunConfig
-from trainer.config.tasks import classes_of_tasks, evaluated_split
+from trainer.config.tasks import classes_of_tasks, evaluation_warning
 from trainer.run.claim import check_claim
 from trainer.run.deepspeed_version import check_deepspeed
 from trainer.run.start import check_start
@@ -132,8 +132,8 @@ def _data(start: Start) -> Iterator[str]:
     start.manifest.split("train")
     for training in start.trainings:
         classes_of_tasks(training.config, start.manifest)
-    if evaluated_split(start.config, start.manifest) is None:
-        yield f"{start.manifest.folder} has no test split; nothing is evaluated"
+    if (warning := evaluation_warning(start.config, start.manifest)) is not None:
+        yield warning
 
 
 def _networks(start: Start) -> Iterator[str]:

@@ -123,6 +123,15 @@ def test_the_level_of_class_folders_is_for_folders_of_images(
     assert "digits takes no --class-depth" in capsys.readouterr().err
 
 
+def test_a_folder_that_cannot_be_made_is_refused_before_images_are_read(
+    faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(importer, "prepare_import", None)
+    assert importer.main(["image-folder", str(faces), "--out", str(tmp_path / "file/out")]) == 2
+    assert "file/out; choose another --out" in capsys.readouterr().err
+
+
 def test_paths_may_begin_with_the_home_folder(
     faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
