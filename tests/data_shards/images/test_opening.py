@@ -171,7 +171,7 @@ def test_what_is_no_image_is_refused_without_an_address_in_memory(data: bytes) -
         open_image(data)
     formats = ",".join(USUAL_LIMITS.formats)
     assert str(caught.value) == (
-        f"not an image that Pillow can read as one of --formats {formats} ({len(data)} bytes)"
+        f"not an image that Pillow can read ({len(data)} bytes); expected one of --formats {formats}"
     )
 
 

@@ -43,8 +43,8 @@ def test_classes_that_cannot_be_used_are_named_together_with_a_reason() -> None:
         prepare(made)
     assert str(caught.value) == (
         "no training image of 2 class(es) of 'class' can be used: b, d (b/0: not an image that "
-        "Pillow can read as one of --formats JPEG,PNG,WEBP,GIF,BMP,TIFF,PPM (8 bytes)); repair one "
-        "of each, remove these classes, or leave them out with --on-error skip"
+        "Pillow can read (8 bytes); expected one of --formats JPEG,PNG,WEBP,GIF,BMP,TIFF,PPM); "
+        "repair one of each, remove these classes, or leave them out with --on-error skip"
     )
 
 
