@@ -28,6 +28,7 @@ from cluster_jobs.errors import run_job
 from cluster_jobs.ray_cluster.address import ray_address
 from cluster_jobs.ray_cluster.local_ray import ray_session
 from data_shards.cgroups import memory_bytes, num_cores
+from data_shards.disk import size_text
 from data_shards.errors import ClmleError, ConfigError
 from data_shards.options import OptionParser
 from trainer.run.deepspeed_version import check_deepspeed
@@ -159,7 +160,7 @@ def _port() -> Finding:
 
 def _shared_memory() -> Finding:
     free = machine.free_shared_memory_bytes()
-    found = f"{free / 2**20:,.0f} MiB free in /dev/shm"
+    found = f"{size_text(free)} free in /dev/shm"
     if free >= _LEAST_SHARED_MEMORY:
         return Finding("ok", "shared memory", found)
     remedy = "Ray then uses slower files; in Docker, start with --shm-size=1g"
@@ -168,7 +169,7 @@ def _shared_memory() -> Finding:
 
 def _memory() -> Finding:
     cores, memory = num_cores(), memory_bytes()
-    found = f"{memory / 2**30:,.1f} GiB for {cores} cores"
+    found = f"{size_text(memory)} for {cores} cores"
     if memory >= cores * _LEAST_MEMORY_PER_CORE:
         return Finding("ok", "memory", found)
     remedy = "Ray starts a worker of up to 1 GiB for each core; set launch.ray_cpus to fewer"
@@ -183,7 +184,7 @@ def _folder(name: str, folder: Path) -> Finding:
     except OSError as error:
         remedy = "set TMPDIR" if name == "temporary files" else "set run.folder to another place"
         return Finding("fail", name, f"cannot write to {folder} ({error.strerror})", remedy)
-    found = f"{folder} is writable, {free / 2**30:,.1f} GiB free"
+    found = f"{folder} is writable, {size_text(free)} free"
     if free >= _LEAST_DISK:
         return Finding("ok", name, found)
     return Finding("warn", name, found, "snapshots and embeddings may need more")

@@ -37,7 +37,6 @@ from trainer.config.yaml_file import recipe_lines
 from trainer.run.claim import claim_folder
 from trainer.run.folder import RunFolder
 from trainer.run.lock import LAUNCHER, claimed_alone
-from trainer.run.start import find_checkpoint
 
 _TERMINATED = 128 + signal.SIGTERM
 _RESUMING = (
@@ -90,7 +89,6 @@ def _checked(
     config = next(iter(methods.values()))
     for warning in _settings_warnings(methods, config.baselines):
         screen.show(warning)
-    find_checkpoint(resume, RunFolder(config.run_path))
     start = Start(config, unfinished(methods, resume), load_manifest(config))
     for warning in warnings_of(start, dry_run=dry_run):
         screen.show(warning)

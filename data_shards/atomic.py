@@ -20,7 +20,7 @@ from typing import Any
 from data_shards.disk import writing
 from data_shards.errors import DataError
 from data_shards.progress import OnStep
-from data_shards.replacing import clear_unfinished, put_in_place
+from data_shards.replacing import clear_unfinished, drop_replacement, put_in_place
 
 TEMPORARY_PREFIX = ".tmp-"
 _PART_BYTES = 64 * 2**20
@@ -106,6 +106,7 @@ def remove_folder(folder: Path, marker: str) -> None:
     That file goes first: a killed process leaves nothing that counts. What cannot be removed now
     (some network file systems keep a file while it is being read) is for the next call.
     """
+    drop_replacement(folder)  # or a reader would put it in place
     (folder / marker).unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
 

@@ -76,16 +76,23 @@ def size_text(num_bytes: int) -> str:
     return f"{num_bytes / 1024**power:,.{min(power, 1)}f} {units[power]}"
 
 
+def is_writable(folder: Path) -> bool:
+    """Whether files can be made in a folder, or it can be made itself; nothing is tried."""
+    place = nearest(folder)
+    return place.is_dir() and os.access(place, os.W_OK | os.X_OK)
+
+
+def nearest(path: Path) -> Path:
+    """The path, or the first above it that exists."""
+    return next(place for place in (path, *path.absolute().parents) if os.path.exists(place))
+
+
 def _statistics(path: Path) -> os.statvfs_result | None:
     """Of the file system of a path, which need not exist yet; None where it does not answer."""
-    for place in (path, *path.absolute().parents):
-        try:
-            return os.statvfs(place)
-        except FileNotFoundError:
-            continue
-        except OSError:
-            return None
-    return None
+    try:
+        return os.statvfs(nearest(path))
+    except OSError:
+        return None
 
 
 def _no_file(found: os.statvfs_result) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 
 
 class OptionParser(argparse.ArgumentParser):
-    """Names the nearest option to one that it does not know, before it misses any other."""
+    """Says of an unknown option which was meant, before it asks for those that are missing."""
 
     takes_settings = False
     """Whether it has `--set`, so that an option such as --train.steps is a setting."""

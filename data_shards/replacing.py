@@ -52,6 +52,11 @@ def finish_replacements(folder: Path) -> None:
         finish_replacement(folder / waiting.name.removeprefix(_WAITING_PREFIX))
 
 
+def drop_replacement(path: Path) -> None:
+    """Remove the new folder that waits for a name, if there is one: nothing is to have the name."""
+    shutil.rmtree(_waiting(path), ignore_errors=True)
+
+
 def clear_unfinished(folder: Path) -> None:
     """Finish the replacements in a folder, or take them back; no writer may be active there."""
     finish_replacements(folder)
@@ -75,6 +80,7 @@ def read_whole(path: Path, read: Callable[[], T]) -> T:
         try:
             return read()
         except Exception:
+            finish_replacement(path)  # the name may have become free after the first look
             if _identity(path) == before:
                 raise
 

@@ -40,6 +40,7 @@ from trainer.config.tasks import (
     check_tables,
     classes_of_tasks,
     evaluated_split,
+    evaluation_warning,
     load_manifest,
     resolve_tasks,
 )
@@ -52,7 +53,7 @@ from trainer.models.network import Network
 from trainer.run.claim import claim_folder
 from trainer.run.folder import RunFolder, is_service_given_up
 from trainer.run.lock import TRAINER, claimed_alone
-from trainer.run.start import check_start, find_checkpoint
+from trainer.run.start import check_start
 from trainer.runtime.engine import Engine, start_distributed
 from trainer.runtime.launcher import settle_rank
 from trainer.runtime.precision import emulation_warning
@@ -198,10 +199,9 @@ def _claimed(config: RunConfig, run: RunFolder, resume: str) -> Iterator[None]:
 
 
 def _warn_of_settings(config: RunConfig, manifest: Manifest) -> None:
-    for warning in config.warnings():
-        logger.warning("%s", warning)
-    if evaluated_split(config, manifest) is None:
-        logger.warning("%s has no test split; nothing is evaluated", manifest.folder)
+    for warning in (*config.warnings(), evaluation_warning(config, manifest)):
+        if warning is not None:
+            logger.warning("%s", warning)
 
 
 def _restore(parts: Parts, path: Path) -> LoopState:
@@ -233,15 +233,14 @@ def _adopt(former: RunFolder, run: RunFolder, feed: FeedState) -> None:
 def _checked(config: RunConfig, resume: str) -> tuple[Manifest, Network]:
     """The shards and the fresh network; the first rank checks what the run starts from."""
     world = World.from_environment()
-    if world.is_first:
-        find_checkpoint(resume, RunFolder(config.run_path))
     manifest = load_manifest(config)
     evaluated_split(config, manifest)
-    network = _network(config, manifest)
+    found = None
     if world.is_first:
         found = check_start(config, resume, manifest=manifest, num_ranks=world.size)
-        if found is None and config.model.weights:
-            check_initial_weights(network.backbone, Path(config.model.weights))
+    network = _network(config, manifest)
+    if world.is_first and found is None and config.model.weights:
+        check_initial_weights(network.backbone, Path(config.model.weights))
     return manifest, network
 
 

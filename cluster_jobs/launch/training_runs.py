@@ -13,6 +13,7 @@ from cluster_jobs.launch.supervisor import Supervisor, Training, is_finished
 from data_shards.atomic import remove_folder
 from data_shards.shards.manifest import Manifest
 from trainer.config.run_config import RunConfig
+from trainer.run.claim import holds_other_run
 from trainer.run.folder import SNAPSHOT_MANIFEST, RunFolder, checkpoint_steps, step_of
 from trainer.run.start import find_checkpoint
 
@@ -32,8 +33,14 @@ def unfinished(methods: Mapping[str, RunConfig], resume: str) -> list[Training]:
     return [
         Training(name, config, resumes[name])
         for name, config in methods.items()
-        if resumes[name] != "auto" or not is_finished(RunFolder(config.run_path))
+        if resumes[name] != "auto" or not _is_done(config)
     ]
+
+
+def _is_done(config: RunConfig) -> bool:
+    """Whether its folder holds this run, finished."""
+    run = RunFolder(config.run_path)
+    return is_finished(run) and not holds_other_run(run, config)
 
 
 def train_all(

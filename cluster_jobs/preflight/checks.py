@@ -7,7 +7,6 @@ configuration may be meant for another machine. What settings and data decide is
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,11 +24,11 @@ from clustering.kmeans.faiss_installed import require_faiss
 from clustering.kmeans.gpu_files import has_gpu_file
 from clustering.settings import changed
 from data_shards.cgroups import num_cores
-from data_shards.disk import size_text
+from data_shards.disk import full_disk, size_text
 from data_shards.errors import ClmleError
 from data_shards.shards.manifest import Manifest
 from trainer.config.run_config import RunConfig
-from trainer.config.tasks import classes_of_tasks, evaluated_split
+from trainer.config.tasks import classes_of_tasks, evaluation_warning
 from trainer.run.claim import check_claim
 from trainer.run.deepspeed_version import check_deepspeed
 from trainer.run.start import check_start
@@ -133,8 +132,8 @@ def _data(start: Start) -> Iterator[str]:
     start.manifest.split("train")
     for training in start.trainings:
         classes_of_tasks(training.config, start.manifest)
-    if evaluated_split(start.config, start.manifest) is None:
-        yield f"{start.manifest.folder} has no test split; nothing is evaluated"
+    if (warning := evaluation_warning(start.config, start.manifest)) is not None:
+        yield warning
 
 
 def _networks(start: Start) -> Iterator[str]:
@@ -224,14 +223,11 @@ def _disk(start: Start) -> Iterator[str]:
         _bytes_written(training.config, start.manifest, count)
         for training, count in zip(start.fresh, start.networks.num_parameters, strict=True)
     )
-    path = start.config.run_path.absolute()
-    there = next(folder for folder in (path, *path.parents) if folder.exists())
-    free = shutil.disk_usage(there).free
-    if needed > free:
+    if room := full_disk(start.config.run_path, needed=needed):
         yield (
-            f"run.folder={start.config.run.folder}: {there} has {size_text(free)} free, and "
-            f"checkpoints, snapshots and embeddings take some {size_text(needed)}; set run.folder "
-            "to a larger disk, or lower checkpoint.keep"
+            f"run.folder={start.config.run.folder}: {room}, and checkpoints, snapshots and "
+            f"embeddings take some {size_text(needed)}; set run.folder to a larger disk, or lower "
+            "checkpoint.keep"
         )
 
 

@@ -14,10 +14,10 @@ import secrets
 import shutil
 import signal
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -28,7 +28,7 @@ from cluster_jobs.ray_cluster.address import ADDRESS, check_ray_address, ray_add
 from cluster_jobs.ray_cluster.private_folder import RAY, private_folder
 from data_shards.atomic import write_json
 from data_shards.cgroups import memory_bytes, num_cores
-from data_shards.disk import writing
+from data_shards.disk import size_text, writing
 from data_shards.errors import ClmleError
 from data_shards.paths import path_option
 
@@ -82,7 +82,7 @@ def ray_session(*, num_cpus: int = 0, dashboard: bool = False, gpus: bool = Fals
     try:
         os.environ.update(_own_environment(folder))
         settings = _own_settings(folder, num_cpus, dashboard=dashboard, gpus=gpus)
-        with _connected(_not_started, **settings) as cpus:
+        with _connected(partial(_not_started, folder), **settings) as cpus:
             try:
                 yield cpus
             finally:
@@ -118,13 +118,13 @@ def _refused(error: Exception) -> JobError:
     )
 
 
-def _not_started(error: Exception) -> PartFailed:
+def _not_started(folder: Path, error: Exception) -> PartFailed:
     free = {
         "of memory": min(psutil.virtual_memory().available, memory_bytes()),
-        f"in {tempfile.gettempdir()}": shutil.disk_usage(tempfile.gettempdir()).free,
+        f"in {folder.parent}": shutil.disk_usage(folder.parent).free,
         "in /dev/shm": machine.free_shared_memory_bytes(),
     }
-    found = ", ".join(f"{size / 2**20:,.0f} MiB {where}" for where, size in free.items())
+    found = ", ".join(f"{size_text(size)} {where}" for where, size in free.items())
     return PartFailed(
         f"Ray does not start ({error}). Free are {found}; if that is enough, look at the load of "
         "this machine and at `ulimit -a`"

@@ -11,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from data_shards.atomic import TEMPORARY_PREFIX, clear_leftovers, read_json, write_json
+from data_shards.disk import is_writable
 from data_shards.errors import DataError, named
 from data_shards.folder_lock import FolderLock
 from data_shards.importing.chunks import Chunk, chunks_of
@@ -78,11 +79,13 @@ def write_import(plan: ImportPlan, options: ImportOptions) -> Manifest:
 
 
 def check_free(out: Path) -> None:
-    """Check that a folder is missing, empty or of an import.
+    """Check that a folder can be written, and is missing, empty or of an import.
 
     Raises:
-        DataError: it holds other files.
+        DataError: it cannot be written, or holds other files.
     """
+    if not is_writable(out):
+        raise DataError(f"cannot write to {out}; choose another --out")
     names = {entry.name for entry in out.iterdir()} - {LOCK_NAME} if out.is_dir() else set()
     others = [name for name in names if not name.startswith(TEMPORARY_PREFIX)]
     if others and IMPORT_NAME not in names:

@@ -92,10 +92,17 @@ def read_source(name: str, path: Path | None, *, class_depth: int | None = None)
         raise DataError(f"{name} needs a path: clmle import {name} PATH --out DIR")
     if path is not None and not path.exists():
         raise DataError(f"{path} does not exist; expected {entry.layout}")
-    if class_depth is not None and not (entry.has_class_depth and class_depth >= 1):
-        having = ", ".join(name for name, other in SOURCES.items() if other.has_class_depth)
-        raise DataError(f"--class-depth must be >= 1, and only for {having}; got {class_depth}")
+    if class_depth is not None:
+        _check_class_depth(name, entry, class_depth)
     read = importlib.import_module(entry.module).read
     options = {} if class_depth is None else {"class_depth": class_depth}
     source: Source = read(path, **options) if entry.has_path else read()
     return source.with_readable_names()
+
+
+def _check_class_depth(name: str, entry: SourceEntry, class_depth: int) -> None:
+    if not entry.has_class_depth:
+        having = ", ".join(other for other, its in SOURCES.items() if its.has_class_depth)
+        raise DataError(f"{name} takes no --class-depth; leave it out, only {having} takes it")
+    if class_depth < 1:
+        raise DataError(f"--class-depth must be >= 1, got {class_depth}")

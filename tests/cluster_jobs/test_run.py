@@ -129,6 +129,18 @@ def test_the_same_command_again_only_shows_the_result(
     assert "0.7500" in printed
 
 
+def test_a_finished_run_with_other_settings_is_refused_and_a_dry_run_says_so(
+    tiny: TinyRun, scripts: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = configure(tiny, {})
+    assert run_job(run.main, command) == 0
+    other = [*command, "--set", "run.seed=7"]
+    assert run_job(run.main, other) == 2
+    assert "already holds another run: run.seed" in capsys.readouterr().err
+    assert run_job(run.main, [*other, "--dry-run"]) == 0
+    assert "would not start here: the run folder" in capsys.readouterr().err
+
+
 def test_a_baseline_that_is_added_later_is_trained_alone(
     tiny: TinyRun, scripts: dict[str, str]
 ) -> None:

@@ -117,9 +117,19 @@ def test_the_level_of_class_folders_is_for_folders_of_images(
     assert importer.main([*command, "--class-depth", "2"]) == 0
     assert Manifest.load(tmp_path / "out").label_names == {"class": ("ann", "bo")}
     capsys.readouterr()
-    for wrong in (["digits", *options, "--class-depth", "2"], [*command, "--class-depth", "0"]):
-        assert importer.main(wrong) == 2
-        assert "--class-depth must be >= 1, and only for image-folder" in capsys.readouterr().err
+    assert importer.main([*command, "--class-depth", "0"]) == 2
+    assert "--class-depth must be >= 1, got 0" in capsys.readouterr().err
+    assert importer.main(["digits", *options, "--class-depth", "2"]) == 2
+    assert "digits takes no --class-depth" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_made_is_refused_before_images_are_read(
+    faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(importer, "prepare_import", None)
+    assert importer.main(["image-folder", str(faces), "--out", str(tmp_path / "file/out")]) == 2
+    assert "file/out; choose another --out" in capsys.readouterr().err
 
 
 def test_paths_may_begin_with_the_home_folder(

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from data_shards import atomic, replacing
-from data_shards.atomic import atomic_folder, clear_leftovers
+from data_shards.atomic import atomic_folder, clear_leftovers, remove_folder
 from data_shards.replacing import finish_replacement, finish_replacements, read_whole
 
 FILES = ("first", "second")
@@ -202,3 +202,28 @@ def test_the_old_folder_comes_back_when_the_new_one_cannot_be_renamed(
 def test_finishing_what_was_not_begun_changes_nothing(tmp_path: Path) -> None:
     finish_replacement(tmp_path / "made")
     assert not os.listdir(tmp_path)
+
+
+def test_what_is_removed_does_not_come_back(tmp_path: Path) -> None:
+    """Its writer was killed while the new folder waited beside the old one."""
+    path = tmp_path / "made"
+    for name in ("made", ".new-made"):
+        write(tmp_path / name, OLD)
+    remove_folder(path, FILES[0])
+    finish_replacements(tmp_path)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_name_that_becomes_free_after_the_first_look_is_read_again(tmp_path: Path) -> None:
+    """The writer pauses between its two renames for as long as the reader looks."""
+    path, calls = tmp_path / "made", []
+    write(tmp_path / "next", NEW)
+
+    def reading() -> str:
+        calls.append(path.exists())
+        if len(calls) == 1:
+            os.rename(tmp_path / "next", tmp_path / ".new-made")
+        return read(path)
+
+    assert read_whole(path, reading) == NEW
+    assert calls == [False, True]

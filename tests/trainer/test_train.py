@@ -85,7 +85,6 @@ def test_started_by_mpi_without_ranks_it_leaves_the_folder_alone(config, capsys,
         (["--set", "train.steps=0"], "train.steps must be >= 1, got 0"),
         (["--set", "loss.name=softmax", "--set", "train.steps"], "--set needs KEY=VALUE"),
         ([], "no shards is not a folder; make it with `clmle import"),
-        (["--resume", "nowhere"], "--resume nowhere: no complete checkpoint there"),
     ],
 )
 def test_a_mistake_ends_with_2_and_one_line(config, capsys, options, message, tmp_path):
@@ -105,6 +104,7 @@ def test_a_mistake_ends_with_2_and_one_line(config, capsys, options, message, tm
         (["model.backbone=iresnet18"], "needs model.input_size to be a multiple of 16, got 28"),
         (["evaluation.split=validation"], "has no split 'validation'"),
         (["model.weights=WEIGHTS"], "no tensor of the right shape for backbone."),
+        (["model.backbone=tny", "RESUME"], "--resume nowhere: no complete checkpoint there"),
     ],
 )
 def test_what_the_data_and_the_network_exclude_does_not_claim_the_folder(
@@ -113,7 +113,8 @@ def test_what_the_data_and_the_network_exclude_does_not_claim_the_folder(
     save_file({"layers.0.weight": torch.ones(2)}, str(tmp_path / "other.safetensors"))
     settings = [*options, f"data.shards={tiny_data.folder}"]
     settings = [s.replace("WEIGHTS", str(tmp_path / "other.safetensors")) for s in settings]
-    words = [word for setting in settings for word in ("--set", setting)]
+    pairs = [("--resume", "nowhere") if s == "RESUME" else ("--set", s) for s in settings]
+    words = [word for pair in pairs for word in pair]
     assert main(["--config", str(config), *words]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

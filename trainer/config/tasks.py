@@ -67,6 +67,13 @@ def classes_of_tasks(config: RunConfig, manifest: Manifest) -> dict[str, int]:
     return {task.name: manifest.num_classes(task.label) for task in tasks}
 
 
+def evaluation_warning(config: RunConfig, manifest: Manifest) -> str | None:
+    """A warning if nothing is evaluated; None otherwise. Raises as `evaluated_split`."""
+    if evaluated_split(config, manifest) is not None:
+        return None
+    return f"{manifest.folder} has no test split; nothing is evaluated"
+
+
 def evaluated_split(config: RunConfig, manifest: Manifest) -> str | None:
     """The split that the run's evaluation reads; None when the shards have no test split.
 

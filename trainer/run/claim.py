@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
 from clustering.settings import fixed_settings
 from clustering.table import store
 from data_shards.atomic import atomic_file
-from data_shards.errors import ConfigError
+from data_shards.disk import is_writable, nearest
+from data_shards.errors import ConfigError, named
 from data_shards.folder_lock import is_held
 from trainer.config.run_config import RunConfig, as_dict
 from trainer.config.yaml_file import load_config, to_yaml
 from trainer.run.folder import RunFolder, checkpoint_steps
 from trainer.run.lock import LOCKS, SERVICE
 from trainer.run.ways_on import way_on
-
-_MOST_SHOWN = 3
 
 
 def claim_folder(
@@ -80,10 +78,13 @@ def holds_other_run(run: RunFolder, config: RunConfig) -> bool:
 
 
 def _check_writable(path: Path) -> None:
-    there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
+    if not is_writable(path):
+        there = nearest(path)
         where = "" if there == path else f" ({there})"
-        raise ConfigError(f"cannot write to the run folder {path}{where}; set run.folder")
+        raise ConfigError(
+            f"cannot write to the run folder {path}{where}; "
+            "set run.folder to a place that you can write to"
+        )
 
 
 def _check_not_foreign(run: RunFolder) -> None:
@@ -92,9 +93,8 @@ def _check_not_foreign(run: RunFolder) -> None:
     names = sorted(entry.name for entry in run.path.iterdir())
     foreign = [n for n in names if n not in _BEFORE_CLAIM and not n.startswith(".")]
     if foreign and not run.config.exists():
-        more = f" and {len(foreign) - 3:,} more" if len(foreign) > 3 else ""
         raise ConfigError(
-            f"{run.path} holds {', '.join(foreign[:3])}{more} but no {run.config.name}: "
+            f"{run.path} holds {named(foreign)}, but no {run.config.name}: "
             "expected a new or empty folder, or a run's; set run.folder to another folder"
         )
 
@@ -115,11 +115,7 @@ def _check_abandoned(
     run: RunFolder, config: RunConfig, differing: list[str], holding: str | None
 ) -> None:
     """Refuse a folder with another run that is at work, or has made something."""
-    more = f" and {len(differing) - _MOST_SHOWN} more" if len(differing) > _MOST_SHOWN else ""
-    found = (
-        f"the run folder {run.path} already holds another run: "
-        f"{', '.join(differing[:_MOST_SHOWN])}{more}"
-    )
+    found = f"the run folder {run.path} already holds another run: {named(differing)}"
     has_made = checkpoint_steps(run) or store.versions(run.tables) or run.report.exists()
     if has_made or holding == SERVICE:
         raise ConfigError(

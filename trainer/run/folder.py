@@ -106,6 +106,18 @@ def snapshot_steps(run: RunFolder) -> list[int]:
     return sorted(step for step in steps if step is not None)
 
 
+def newest_checkpoint(run: RunFolder) -> Path | None:
+    """The complete checkpoint of the highest step; None if there is none."""
+    steps = checkpoint_steps(run)
+    return run.checkpoints / step_name(steps[-1]) if steps else None
+
+
+def newest_snapshot(run: RunFolder) -> Path | None:
+    """The complete snapshot of the highest step; None if there is none."""
+    steps = snapshot_steps(run)
+    return run.snapshots / step_name(steps[-1]) if steps else None
+
+
 def is_service_given_up(run: RunFolder) -> bool:
     """Whether `clmle run` has recorded that no further table will be made."""
     try:

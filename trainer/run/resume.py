@@ -8,7 +8,7 @@ from pathlib import Path
 from data_shards.atomic import read_json
 from data_shards.errors import ConfigError, DataError
 from trainer.config.run_config import RunConfig
-from trainer.run.folder import CHECKPOINT_MANIFEST, RunFolder, snapshot_steps, step_name
+from trainer.run.folder import CHECKPOINT_MANIFEST, RunFolder, newest_snapshot
 from trainer.run.network import NetworkSettings
 
 
@@ -91,10 +91,8 @@ def check_fits(path: Path, saved: Saved, mine: Continuation) -> None:
 
 def weights_way(checkpoint: Path) -> str:
     """The settings with which a new run starts from the weights of a checkpoint's run."""
-    run = RunFolder(checkpoint.parent.parent)
-    steps = snapshot_steps(run)
-    newest = str(run.snapshots / step_name(steps[-1])) if steps else "one of its snapshots"
-    return f"a new run.folder, and model.weights={newest}"
+    newest = newest_snapshot(RunFolder(checkpoint.parent.parent))
+    return f"a new run.folder, and model.weights={newest or 'one of its snapshots'}"
 
 
 def _check_network(path: Path, saved: Saved, mine: NetworkSettings) -> None:

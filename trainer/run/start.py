@@ -16,8 +16,8 @@ from trainer.run.folder import (
     SNAPSHOT_WEIGHTS,
     RunFolder,
     checkpoint_steps,
-    snapshot_steps,
-    step_name,
+    newest_checkpoint,
+    newest_snapshot,
 )
 from trainer.run.network import NetworkSettings
 from trainer.run.resume import Continuation, check_fits, read_saved
@@ -41,8 +41,7 @@ def find_checkpoint(resume: str, run: RunFolder) -> Path | None:
     if resume == "none":
         return None
     if resume == "auto":
-        steps = checkpoint_steps(run)
-        return run.checkpoints / step_name(steps[-1]) if steps else None
+        return newest_checkpoint(run)
     path = Path(resume)
     if (path / SNAPSHOT_WEIGHTS).exists():
         raise ConfigError(
@@ -67,8 +66,8 @@ def find_checkpoint(resume: str, run: RunFolder) -> Path | None:
 def _example_checkpoint(path: Path) -> str:
     """The newest one of the run in whose folder the path is."""
     for run in map(RunFolder, (path, path.parent, path.parent.parent)):
-        if steps := checkpoint_steps(run):
-            return str(run.checkpoints / step_name(steps[-1]))
+        if newest := newest_checkpoint(run):
+            return str(newest)
     return "RUN/checkpoints/step_000200"
 
 
@@ -137,12 +136,8 @@ def _what_is_read(path: Path) -> str:
             "a file of torch.save can run code when it is opened, so only a snapshot's folder or a "
             f'.safetensors file is read; convert it: python -c "{_CONVERSION}" {path} {converted}'
         )
-    steps = snapshot_steps(RunFolder(path))
-    example = RunFolder(path).snapshots / step_name(steps[-1]) if steps else None
-    return (
-        f"expected a snapshot's folder, such as {example or 'RUN/snapshots/step_000200'}, or a "
-        ".safetensors file"
-    )
+    example = newest_snapshot(RunFolder(path)) or "RUN/snapshots/step_000200"
+    return f"expected a snapshot's folder, such as {example}, or a .safetensors file"
 
 
 def _begins_as_pickle(file: Path) -> bool:

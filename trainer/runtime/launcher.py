@@ -69,7 +69,10 @@ def rank_variables(environment: Mapping[str, str]) -> dict[str, str]:
         )
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT"):
         if not given[name].isdecimal():
-            raise ConfigError(f"{name} must be a number, got {given[name]!r}; who started this?")
+            raise ConfigError(
+                f"{name} must be a number, got {given[name]!r}; start the ranks with `deepspeed`, "
+                "or correct it"
+            )
     return given
 
 

@@ -27,7 +27,8 @@ _show = threading.excepthook
 
 def _leave_to_writer(error: threading.ExceptHookArgs) -> None:
     """TensorBoard writes in a thread: what a disk does to that, the next write or close raises."""
-    if not isinstance(error.exc_value, OSError):
+    of_tensorboard = type(error.thread).__module__.startswith("tensorboard.")
+    if not (of_tensorboard and isinstance(error.exc_value, OSError)):
         _show(error)
 
 

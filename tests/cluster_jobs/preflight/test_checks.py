@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import re
-import shutil
 import socket
 from collections.abc import Sequence
 from pathlib import Path
@@ -233,9 +233,10 @@ def test_a_disk_that_is_too_small_is_warned_of(
     tiny: TinyRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checks, "check_networks", networks_of(2**28))  # 1 GiB of weights
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=9 * 2**30))
+    disk = SimpleNamespace(f_frsize=2**30, f_bavail=9, f_blocks=20, f_files=0, f_favail=0)
+    monkeypatch.setattr(os, "statvfs", lambda path: disk)
     (warning,) = warned(tiny)
-    assert "has 9.0 GiB free" in warning
+    assert "9.0 GiB of 20.0 GiB free there" in warning
     assert "take some 10.0 GiB" in warning  # 3 checkpoints of 2 GiB, 4 snapshots
     assert warned(tiny, {"checkpoint.keep": 1}) == []
 

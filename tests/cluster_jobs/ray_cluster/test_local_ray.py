@@ -244,14 +244,22 @@ def test_our_own_ray_has_the_cores_that_a_container_leaves(
 
 @pytest.mark.parametrize("error", [RuntimeError, TimeoutError, Exception])
 def test_a_ray_that_does_not_start_is_a_failure_with_what_is_free(
-    monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: type[Exception]
 ) -> None:
+    """The disk is that of Ray's files, which TMPDIR does not name where it is too long."""
+
     def init(**settings: object) -> None:
         raise error("the node timed out")
 
+    own = tmp_path / "own"
+    own.mkdir()
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(ray, "init", init)
-    found = r"\(the node timed out\). Free are [\d,]+ MiB of memory, .* MiB in /dev/shm"
+    monkeypatch.setattr(local_ray, "private_folder", lambda: own)
+    size = r"[\d.,]+ \w+"
+    found = (
+        rf"\(the node timed out\). Free are {size} of memory, {size} in {tmp_path}, {size} in /dev"
+    )
     with pytest.raises(PartFailed, match=found), local_ray.ray_session():
         pass
 

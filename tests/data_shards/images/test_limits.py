@@ -70,7 +70,7 @@ def test_no_image_starts_another_program(
 ) -> None:
     monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_: pytest.fail("Ghostscript"))
     monkeypatch.setattr(EpsImagePlugin.EpsImageFile, "_open", lambda _: pytest.fail("parsed"))
-    with pytest.raises(DataError, match="can read .*; expected one of --formats"):
+    with pytest.raises(DataError, match=r"not an image that Pillow can read .* one of --formats"):
         check_image(encoded(Image.fromarray(noise(8, 8)), "EPS"), limits)
 
 
@@ -84,7 +84,7 @@ def test_a_format_is_read_when_it_is_accepted(format_name: str) -> None:
     check_image(data, ImageLimits(formats=(format_name,)))
     assert decode_image(data, size=8, channels=3, limits=SHARD_LIMITS).any()
     others = tuple(name for name in SHARD_LIMITS.formats if name != format_name)
-    with pytest.raises(DataError, match="expected one of --formats"):
+    with pytest.raises(DataError, match="one of --formats"):
         check_image(data, ImageLimits(formats=others))
 
 

@@ -171,8 +171,8 @@ def test_what_is_no_image_is_refused_without_an_address_in_memory(data: bytes) -
         open_image(data)
     formats = ",".join(USUAL_LIMITS.formats)
     assert str(caught.value) == (
-        f"not an image that Pillow can read ({len(data)} bytes); expected one of --formats "
-        f"{formats}"
+        f"not an image that Pillow can read ({len(data)} bytes); "
+        f"expected one of --formats {formats}"
     )
 
 

@@ -51,7 +51,8 @@ def test_images_beyond_the_limits_stop_an_import_and_can_be_allowed(
     assert "--on-error skip" in shown
     assert run(faces) == 2
     shown = capsys.readouterr().err
-    assert "; expected one of --formats JPEG,PNG," in shown
+    assert "other.png: not an image that Pillow can read (" in shown
+    assert "expected one of --formats JPEG,PNG," in shown
     assert run(faces, "--formats", "png,avif") == 0
     images = read_shards(faces.parent / "out", size=8, channels=1)
     assert len(images.images) == 8

@@ -136,14 +136,14 @@ def test_a_fresh_start_wants_no_checkpoints(run):
 
 def test_a_folder_of_something_else_is_refused_and_left_alone(run):
     run.path.mkdir(parents=True)
-    names = ["manifest.json", "train-000000.idx", "train-000000.json", "train-000000.tar"]
+    names = [f"train-{number:06d}.tar" for number in range(6)]
     for name in names:
         (run.path / name).write_bytes(b"shards")
     with pytest.raises(ConfigError) as caught:
         claim(run)
     assert str(caught.value) == (
-        f"{run.path} holds manifest.json, train-000000.idx, train-000000.json and 1 more but no "
-        "config.yaml: expected a new or empty folder, or a run's; set run.folder to another folder"
+        f"{run.path} holds {', '.join(names[:5])} and 1 more, but no config.yaml: expected a new "
+        "or empty folder, or a run's; set run.folder to another folder"
     )
     assert sorted(path.name for path in run.path.iterdir()) == names
 

@@ -95,6 +95,8 @@ def test_another_backbone_starts_over(run, config, settings):
 
 
 def test_only_the_first_differences_are_listed(run, config):
-    said = refusal(run, config, train__steps=30, run__seed=1, loss__scale=9.0, cluster__init="warm")
-    assert "cluster.init (random there, warm here), loss.scale" in said
+    others = {"cluster__iterations": 3, "data__shift": 3, "optim__weight_decay": 0.5}
+    others |= {"loss__scale": 9.0, "run__seed": 1, "train__steps": 30}
+    said = refusal(run, config, **others)
+    assert "another run: cluster.iterations (" in said
     assert "run.seed (0 there, 1 here) and 1 more; to continue" in said

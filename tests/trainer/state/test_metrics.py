@@ -1,12 +1,14 @@
 """Scalars must be readable by TensorBoard and as JSON lines, also after a kill and a resume."""
 
 import json
+import threading
 import time
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from trainer.run.folder import RunFolder
+from trainer.state import metrics
 from trainer.state.metrics import MetricWriter, read_metrics
 
 
@@ -110,3 +112,21 @@ def test_a_line_cut_off_does_not_spoil_the_next(run):
     run.metrics.write_text(run.metrics.read_text() + '{"step": 3, "name": "train/lo')
     record(run, [4])
     assert lines(run) == [(1, 1.0), (4, 4.0)]
+
+
+def test_errors_of_other_threads_are_still_shown(monkeypatch):
+    """Only those of TensorBoard's own thread are left to the writer."""
+    shown = []
+    monkeypatch.setattr(metrics, "_show", shown.append)
+    monkeypatch.setattr(threading, "excepthook", metrics._leave_to_writer)
+    for module in ("tensorboard.summary.writer.event_file_writer", "trainer.runtime.rank_watch"):
+        kind = type("Failing", (threading.Thread,), {"__module__": module, "run": fail})
+        thread = kind()
+        thread.start()
+        thread.join()
+    (error,) = shown
+    assert error.thread is thread
+
+
+def fail(thread):
+    raise OSError("no such device")
