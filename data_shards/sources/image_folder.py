@@ -141,6 +141,12 @@ def _check_level(parent: Path, folders: Sequence[Path]) -> None:
     some = next(iter(inner))
     what = f"{_names(folders)} in {parent}" if len(inner) == len(folders) else named([*inner])
     again = f" ({named(list(dict.fromkeys(recurring)))} more than once)" if recurring else ""
+    if splits := sorted(name for name in inner[some] if name.casefold() in _KIND_OF):
+        raise DataError(  # --class-depth 2 would make classes of the splits
+            f"expected class folders that hold images, but {some} in {parent} holds folders that "
+            f"are named like splits: {named(splits)}; import {parent / some} alone, or, if {some} "
+            "is a class, add --class-depth 1"
+        )
     raise DataError(
         f"expected class folders that hold images, but {what} hold only folders, such as "
         f"{some}/{min(inner[some])}{again}; if these inner folders are the classes, add "

@@ -169,6 +169,16 @@ def test_folders_above_the_classes_are_not_taken_for_classes(
         splits_of(tmp_path, *folders)
 
 
+def test_splits_one_level_too_deep_are_not_offered_as_classes(tmp_path: Path) -> None:
+    for split in ("Train", "test"):
+        write_image_folder(tmp_path / "photos" / split, {"ann": 1, "bo": 1})
+    with pytest.raises(
+        DataError, match=r"named like splits: Train, test; import \S+/photos alone"
+    ) as e:
+        image_folder.read(tmp_path)
+    assert "--class-depth 2" not in str(e.value)
+
+
 def test_what_describes_a_folder_is_no_image_of_a_class(tmp_path: Path) -> None:
     for year in ("2019", "2020"):
         write_image_folder(tmp_path / year, {"ann": 1, "bo": 1})
