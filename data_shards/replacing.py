@@ -91,7 +91,8 @@ def _replace_in_steps(new: Path, path: Path) -> None:
     shutil.rmtree(waiting, ignore_errors=True)
     os.rename(new, waiting)
     try:
-        os.rename(path, new)
+        with suppress(FileNotFoundError):  # it was removed meanwhile
+            os.rename(path, new)
         with suppress(FileNotFoundError):  # a reader was faster
             os.rename(waiting, path)
     except BaseException:

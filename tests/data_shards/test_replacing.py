@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -170,6 +171,25 @@ def test_a_reader_may_be_faster_than_the_writer(
             assert not path.exists()
             finish_replacements(tmp_path)
             assert read(path) == NEW
+
+    monkeypatch.setattr(os, "rename", watched)
+    write(path, NEW)
+    assert os.listdir(tmp_path) == ["made"]
+    assert read(path) == NEW
+
+
+def test_the_old_folder_may_be_removed_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "made"
+    write(path, OLD)
+    monkeypatch.setattr(replacing, "_exchange", lambda first, second: False)
+    rename = os.rename
+
+    def watched(source: Path, target: Path) -> None:
+        if source == path:
+            shutil.rmtree(path)
+        rename(source, target)
 
     monkeypatch.setattr(os, "rename", watched)
     write(path, NEW)

@@ -140,11 +140,11 @@ def _union(sides):
     return _telling(found) if found else None
 
 
-def _number(name):
-    """The number that a constant, or the argument of a chosen call, is; None of anything else."""
+def _number(name, how=""):
+    """A constant, or the argument of a chosen call, as text if it is a number; else None."""
     for node, _ in name.values():
         if isinstance(node, ast.Constant) and isinstance(node.value, (int, float)):
-            return f"{node.value:g}"
+            return format(node.value, how or "g")
     return None
 
 
@@ -152,7 +152,8 @@ def _formatted(node, scope):
     """What braces show: `{name!r}` and `{number:,}` are values, and followed to constants only."""
     is_value = node.conversion == ord("r") or node.format_spec is not None
     is_constant = isinstance(node.value, ast.Name) and node.value.id.isupper()
-    if is_constant and (number := _number(variable(node.value, scope))) is not None:
+    how = "".join(part.value for part in node.format_spec.values) if node.format_spec else "d"
+    if is_constant and (number := _number(variable(node.value, scope), how)) is not None:
         return [(number,)]
     word = placeholder(node.value, is_number=node.format_spec is not None)
     found = _parts(node.value, scope) if is_constant or not is_value else None
