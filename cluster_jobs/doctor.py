@@ -213,7 +213,7 @@ def _ray() -> Finding:
     except Exception as error:  # noqa: BLE001 - whatever it is, it is the finding
         remedy = "look at memory and load"
         return Finding("fail", "Ray", f"{where} does not work ({error})", remedy)
-    return Finding("ok", "Ray", f"{where} ran a call; {cpus} CPUs")
+    return Finding("ok", "Ray", f"{where} ran a call; CPUs: {cpus}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -40,7 +40,8 @@ from trainer.run.lock import LAUNCHER, claimed_alone
 
 _TERMINATED = 128 + signal.SIGTERM
 _RESUMING = (
-    "--resume auto (the default) resumes from the newest checkpoint, or starts over without one"
+    "the same command again, with --resume auto (the default), resumes from the newest checkpoint, "
+    "or starts over if there is none"
 )
 
 

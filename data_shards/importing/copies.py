@@ -57,14 +57,14 @@ class Copies:
     """With the same labels in the same split."""
 
     def described(self) -> list[str]:
-        """One line for each kind that occurs: how many, and the first names."""
+        """A phrase for each kind that occurs: how many images, and the first names."""
         kinds = {
             "with different labels": self.contradicting,
             "in more than one split": self.leaking,
             "within a class and a split": self.harmless,
         }
         return [
-            f"{len(groups):,} image(s) occur several times {how}: {named(_shown(groups))}"
+            f"{len(groups):,} {how}: {named(_shown(groups))}"
             for how, groups in kinds.items()
             if groups
         ]
@@ -90,12 +90,13 @@ def settle_copies(plan: ImportPlan, options: ImportOptions) -> ImportPlan:
     copies = find_copies(plan, options.limits)
     if options.duplicates == "stop" and (copies.contradicting or copies.leaking):
         raise DataError(
+            "images occur several times, "
             f"{'; '.join(replace(copies, harmless=()).described())}; remove all copies but the "
             "right one, or choose --duplicates drop (each image stays once, in the test split if "
             "it is there, and none with different labels) or --duplicates keep"
         )
     made = _dropped(plan, copies) if options.duplicates == "drop" else plan
-    notes = copies.described()
+    notes = [f"images that occur several times, {phrase}" for phrase in copies.described()]
     if made.dropped_copies:
         notes.append(f"dropped {len(made.dropped_copies):,} of these; manifest.json names them")
     return replace(made, notes=(*made.notes, *notes))

@@ -172,9 +172,10 @@ def plan_import(source: Source, options: ImportOptions) -> ImportPlan:
     check_every_class(source, column)
     names = source.label_names[column]
     if len(names) < 2:
+        way = "lower --min-images" if small else "name the folder that holds all classes"
         raise DataError(
-            f"training needs at least two classes, got {len(names)} of {source.name} with "
-            f"{options.min_images} images or more: {', '.join(names) or 'none'}"
+            f"training needs at least two classes, got {len(names)} of {source.name} with at least "
+            f"{options.min_images:,} image(s): {', '.join(names) or 'none'}; {way}"
         )
     splits = _with_test_split(dict(source.splits), column, options)
     splits = _with_validation_split(splits, column, options)

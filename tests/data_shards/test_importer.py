@@ -94,7 +94,7 @@ def test_the_summary_names_classes_without_a_test_image_and_copies(
     command += ["--on-error", "skip", "--duplicates"]
     assert importer.main([*command, "stop", "--seed", "4"]) == 2
     said = capsys.readouterr().err
-    assert "1 image(s) occur several times in more than one split: bo/" in said
+    assert "images occur several times, 1 in more than one split: bo/" in said
     assert not (tmp_path / "out").exists()
     assert importer.main([*command, "drop", "--seed", "4"]) == 0
     printed = capsys.readouterr().out

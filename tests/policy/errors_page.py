@@ -52,7 +52,11 @@ OTHERS = (
         "make room, or give access to the file; then the same command again",
         1,
     ),
-    ("usage: ... error: ...", "`--help` after the command lists its options", 2),
+    (
+        "usage: ... error: unknown option ..., arguments that are required or not recognised",
+        "`--help` after the command lists its options",
+        2,
+    ),
     (
         "ImportError: ‹path› hides clmle's own package ‹name›",
         "rename your file or folder, or start Python in another folder",

@@ -272,7 +272,9 @@ def _derive_refresh(choices: Choices, data: Histogram, steps: int) -> None:
     choices.put("refresh.every", every, f"{steps:,} steps use tables")
     busy = math.ceil(_TABLE_EPOCHS * data.num_images / _images_per_step(choices))
     lag = min(max(busy, least), choices.value("refresh.every") or busy)
-    choices.put("refresh.lag", lag, f"a table takes {busy:,} steps or so; at most refresh.every")
+    plural = "" if busy == 1 else "s"
+    because = f"a table takes about {busy:,} step{plural}; at most refresh.every"
+    choices.put("refresh.lag", lag, because)
 
 
 def _derive_timeout(choices: Choices, data: Histogram) -> None:

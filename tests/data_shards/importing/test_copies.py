@@ -53,13 +53,13 @@ def test_without_copies_nothing_happens() -> None:
 @pytest.mark.parametrize(
     ("train", "message"),
     [
-        ({"a1": 1, "b1": 1, "b2": 2}, "1 image(s) occur several times with different labels: a1"),
-        ({"a1": 90, "b1": 2}, "1 image(s) occur several times in more than one split: a9 = a1;"),
-        ({"a1": 91, "b1": 2}, "1 image(s) occur several times with different labels: b9 = a1;"),
-        ({"a1": 1, "b1": 1, "b2": 91}, "with different labels: a1 = b1; 1 image(s) occur several"),
+        ({"a1": 1, "b1": 1, "b2": 2}, "images occur several times, 1 with different labels: a1"),
+        ({"a1": 90, "b1": 2}, "images occur several times, 1 in more than one split: a9 = a1;"),
+        ({"a1": 91, "b1": 2}, "images occur several times, 1 with different labels: b9 = a1;"),
+        ({"a1": 1, "b1": 1, "b2": 91}, "with different labels: a1 = b1; 1 in more than one split"),
         (
             {f"a{n}": 1 for n in range(8)} | {"b1": 1},
-            "1 image(s) occur several times with different labels: a0 = a1 = a2 = 6 more; remove "
+            "images occur several times, 1 with different labels: a0 = a1 = a2 = 6 more; remove "
             "all copies but the right one, or choose --duplicates drop (each",
         ),
     ],
@@ -70,13 +70,13 @@ def test_copies_that_do_harm_stop_an_import(train: dict[str, int], message: str)
     assert message in str(caught.value)
     kept = plan(duplicates="keep", train=train, test=OWN_TEST)
     assert sum(map(len, kept.splits.values())) == len(train) + 2
-    assert kept.notes[0].startswith("1 image(s) occur several times ")
+    assert kept.notes[0].startswith("images that occur several times, 1 ")
 
 
 def test_copies_in_one_class_and_split_are_only_mentioned() -> None:
     made = plan(train={"a1": 1, "a2": 1, "b1": 2}, test=OWN_TEST)
     assert names(made, "train") == ["a1", "a2", "b1"]
-    assert made.notes == ("1 image(s) occur several times within a class and a split: a1 = a2",)
+    assert made.notes == ("images that occur several times, 1 within a class and a split: a1 = a2",)
 
 
 def test_of_copies_the_one_in_the_test_split_stays() -> None:

@@ -184,9 +184,13 @@ def test_small_classes_are_left_out_and_the_rest_numbered_anew() -> None:
 @pytest.mark.parametrize(
     ("made", "options", "message"),
     [
-        (source([5]), {}, "at least two classes, got 1 of made .*: a$"),
+        (source([5]), {}, "at least two classes, got 1 of made .*: a; name the folder"),
         (source([5, 2]), {"min_images": 3}, "at least two classes, got 1"),
-        (source([5, 2]), {"min_images": 9}, "at least two classes, got 0 .*: none$"),
+        (
+            source([5, 2]),
+            {"min_images": 9},
+            "at least two classes, got 0 .*: none; lower --min-images$",
+        ),
         (
             source([5, 0, 3], [1, 1, 1]),
             {},

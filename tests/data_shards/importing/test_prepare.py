@@ -81,7 +81,9 @@ def test_a_class_may_have_its_good_images_in_the_test_split() -> None:
 
 
 def test_one_class_left_is_too_few() -> None:
-    with pytest.raises(DataError, match="at least two classes, got 1 of made .*: a$"):
+    with pytest.raises(
+        DataError, match="at least two classes, got 1 of made .*: a; name the folder"
+    ):
         prepare(source({"a": GOOD, "b": BAD}), on_error="skip")
 
 
