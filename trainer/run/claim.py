@@ -82,8 +82,11 @@ def holds_other_run(run: RunFolder, config: RunConfig) -> bool:
 def _check_writable(path: Path) -> None:
     there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
-        where = "" if there == path else f" ({there})"
-        raise ConfigError(f"cannot write to the run folder {path}{where}; set run.folder")
+        reason = "no permission to write" if there.is_dir() else "not a folder"
+        raise ConfigError(
+            f"cannot write to the run folder {path} ({there}: {reason}); set run.folder to a place "
+            "that you can write to"
+        )
 
 
 def _check_not_foreign(run: RunFolder) -> None:
