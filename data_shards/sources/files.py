@@ -104,12 +104,23 @@ def _walk(
         _logger.warning("%s leads back to a folder that contains it; it is skipped", folder)
         return
     with os.scandir(folder) as entries:
-        folders = {entry.name: is_folder(entry) for entry in entries if is_wanted(entry.name)}
+        wanted = [entry for entry in entries if is_wanted(entry.name)]
+    if special := sorted(entry.name for entry in wanted if _is_special(entry)):
+        _logger.warning("%s: pipes, sockets and devices are skipped: %s", folder, named(special))
+    folders = {entry.name: is_folder(entry) for entry in wanted if entry.name not in special}
     names = sorted(folders)
     yield from (folder / name for name in names if not folders[name])
     for name in names:
         if folders[name]:
             yield from _walk(folder / name, is_wanted, above | {here})
+
+
+def _is_special(entry: os.DirEntry[str]) -> bool:
+    """Whether it is neither a file nor a folder, nor a link to one or to nothing.
+
+    To read such a one may block for ever.
+    """
+    return not (is_folder(entry) or os.path.isfile(entry)) and os.path.exists(entry)
 
 
 def _is_of_system(name: str) -> bool:

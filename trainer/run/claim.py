@@ -80,10 +80,10 @@ def holds_other_run(run: RunFolder, config: RunConfig) -> bool:
 def _check_writable(path: Path) -> None:
     if not is_writable(path):
         there = nearest(path)
-        where = "" if there == path else f" ({there})"
+        reason = "no permission to write" if there.is_dir() else "not a folder"
         raise ConfigError(
-            f"cannot write to the run folder {path}{where}; "
-            "set run.folder to a place that you can write to"
+            f"cannot write to the run folder {path} ({there}: {reason}); set run.folder to a place "
+            "that you can write to"
         )
 
 

@@ -129,7 +129,7 @@ def test_what_settings_and_data_exclude_is_an_error(
     [
         ({"cluster.backend": "torch-gpu"}, "cluster.backend=torch-gpu needs a GPU"),
         ({"cluster.backend": "faiss-gpu"}, "cluster.backend=faiss-gpu needs a GPU"),
-        ({"run.folder": "FILE/run"}, "cannot write to the run folder"),
+        ({"run.folder": "FILE/run"}, "file: not a folder"),
     ],
 )
 def test_what_this_machine_excludes_is_an_error_here_and_a_warning_of_a_dry_run(

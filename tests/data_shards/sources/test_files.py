@@ -53,6 +53,18 @@ def test_folders_linked_into_a_class_are_walked(tmp_path: Path) -> None:
     assert found == ["ann/000.png", "ann/more/000.png", "ann/more/001.png", "bo/000.png"]
 
 
+def test_what_cannot_be_read_to_an_end_is_said_and_skipped(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "device.png").symlink_to("/dev/zero")
+    (tmp_path / "broken.png").symlink_to(tmp_path / "nowhere.png")
+    (tmp_path / "a.png").touch()
+    assert names(tmp_path) == ["a.png", "broken.png"]
+    (message,) = caplog.messages
+    assert message.endswith("pipes, sockets and devices are skipped: device.png, pipe.png")
+
+
 def test_a_link_back_is_said_and_not_followed(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -168,7 +168,8 @@ def test_a_folder_that_cannot_be_written_is_named(run, monkeypatch):
     run.path.mkdir(parents=True)
     # Root may write everywhere, so a mode would not do.
     monkeypatch.setattr("os.access", lambda path, mode: Path(path) != run.path)
-    with pytest.raises(ConfigError, match=r"cannot write to the run folder .*set run\.folder"):
+    message = r"cannot write to the run folder .*: no permission to write\); set run\.folder"
+    with pytest.raises(ConfigError, match=message):
         claim(run)
     assert not run.config.exists()
 
