@@ -14,7 +14,7 @@ import csv
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TextIO
 
@@ -100,6 +100,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if print_if_dry_run(options, config, derived):
         return 0
     limits = limits_of(options)
+    if options.out is not None:
+        _check_output(options.out)
     files = image_files(options.images)
     classifier = load_classifier(
         config,
@@ -113,15 +115,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.out is None:
             write_file_to_stdout()
         else:
-            temporary = stack.enter_context(atomic_file(options.out))
-            file = stack.enter_context(
-                temporary.open("w", encoding="utf-8", errors=FILE_ERRORS, newline="")
-            )
+            file = stack.enter_context(_output(options.out))
         progress = stack.enter_context(Progress(len(files), label="classify", unit="images"))
         _write(file, classifier, files, progress, skip=options.on_error == "skip")
-    if options.out is not None:
+    if options.out is not None and options.out.is_file():  # to /dev/stdout, it would be a line
         sys.stdout.write(f"{options.out}\n")
     return 0
+
+
+def _check_output(path: Path) -> None:
+    if path.is_dir():
+        raise DataError(f"--out {path} is a folder; name a file in it")
+    if not path.parent.is_dir():
+        raise DataError(f"--out {path}: {path.parent} is not a folder; make it, or choose another")
+
+
+@contextmanager
+def _output(path: Path) -> Iterator[TextIO]:
+    """Open what the lines go to. A file appears complete or not at all, where a link leads too."""
+    with ExitStack() as stack:
+        if path.is_file() or not path.exists():
+            path = stack.enter_context(atomic_file(path.resolve()))
+        # A pipe or a device, such as /dev/stdout, is written to: a renamed file would replace it.
+        yield stack.enter_context(path.open("w", encoding="utf-8", errors=FILE_ERRORS, newline=""))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -212,3 +212,33 @@ def test_mistakes_are_named(served: TinyRun, photos: Path, tmp_path: Path) -> No
         UnusableSnapshot, match="tables of .* are not published .* that have tables: 5$"
     ):
         main([*config, str(photos), "--checkpoint", "10"])
+
+
+def test_out_is_written_to_where_a_renamed_file_would_replace_it(
+    served: TinyRun, photos: Path, tmp_path: Path
+) -> None:
+    command = ["--config", str(served.config_file), str(photos), "--out"]
+    real, link, pipe = tmp_path / "real.csv", tmp_path / "link.csv", tmp_path / "pipe"
+    real.touch()
+    link.symlink_to(real)
+    assert main([*command, str(link)]) == 0
+    assert link.is_symlink()
+    assert lines_of(real)
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        assert main([*command, str(pipe)]) == 0
+        assert os.read(reader, 1_000_000) == real.read_bytes()
+    finally:
+        os.close(reader)
+    assert pipe.is_fifo()
+
+
+def test_an_out_that_cannot_be_is_refused_first(
+    served: TinyRun, photos: Path, tmp_path: Path
+) -> None:
+    command = ["--config", str(served.config_file), str(photos), "--out"]
+    with pytest.raises(DataError, match=r"missing is not a folder; make it"):
+        main([*command, str(tmp_path / "missing" / "classes.csv")])
+    with pytest.raises(DataError, match="is a folder; name a file in it"):
+        main([*command, str(tmp_path)])
