@@ -49,11 +49,11 @@ Group = Sequence[Place]
 class Copies:
     """The copies among the images of an import, by what they do."""
 
-    contradicting: Sequence[Group] = ()
+    contradicting: list[Group]
     """With different labels."""
-    leaking: Sequence[Group] = ()
+    leaking: list[Group]
     """With the same labels in several splits."""
-    harmless: Sequence[Group] = ()
+    harmless: list[Group]
     """With the same labels in the same split."""
 
     def described(self) -> list[str]:
@@ -91,7 +91,7 @@ def settle_copies(plan: ImportPlan, options: ImportOptions) -> ImportPlan:
     if options.duplicates == "stop" and (copies.contradicting or copies.leaking):
         raise DataError(
             "images occur several times, "
-            f"{'; '.join(replace(copies, harmless=()).described())}; remove all copies but the "
+            f"{'; '.join(replace(copies, harmless=[]).described())}; remove all copies but the "
             "right one, or choose --duplicates drop (each image stays once, in the test split if "
             "it is there, and none with different labels) or --duplicates keep"
         )
@@ -115,11 +115,15 @@ def find_copies(plan: ImportPlan, limits: ImageLimits) -> Copies:
         for positions in same_bytes(items, label=f"look for copies in {plan.source}")
         if why_unusable(items[positions[0]], limits) is None
     ]
-    contradicting = [group for group in groups if _has_several_labels(group, plan.label_columns)]
-    agreeing = [group for group in groups if not _has_several_labels(group, plan.label_columns)]
-    leaking = [group for group in agreeing if len({place.split for place in group}) > 1]
-    harmless = [group for group in agreeing if len({place.split for place in group}) == 1]
-    return Copies(contradicting, leaking, harmless)
+    copies = Copies([], [], [])
+    for group in groups:
+        if _has_several_labels(group, plan.label_columns):
+            copies.contradicting.append(group)
+        elif len({place.split for place in group}) > 1:
+            copies.leaking.append(group)
+        else:
+            copies.harmless.append(group)
+    return copies
 
 
 def same_bytes(items: Sequence[SourceItem], *, label: str) -> list[list[int]]:

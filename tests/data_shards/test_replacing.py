@@ -157,12 +157,19 @@ def test_what_is_missing_or_broken_is_not_read_for_ever(tmp_path: Path) -> None:
         read_whole(tmp_path / "made", lambda: read(tmp_path / "made"))
 
 
-def test_a_reader_may_be_faster_than_the_writer(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def in_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An old folder where names cannot be exchanged."""
     path = tmp_path / "made"
     write(path, OLD)
     monkeypatch.setattr(replacing, "_exchange", lambda first, second: False)
+    return path
+
+
+def test_a_reader_may_be_faster_than_the_writer(
+    in_steps: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = in_steps
     rename = os.rename
 
     def watched(source: Path, target: Path) -> None:
@@ -179,11 +186,9 @@ def test_a_reader_may_be_faster_than_the_writer(
 
 
 def test_the_old_folder_may_be_removed_meanwhile(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    in_steps: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tmp_path / "made"
-    write(path, OLD)
-    monkeypatch.setattr(replacing, "_exchange", lambda first, second: False)
+    path = in_steps
     rename = os.rename
 
     def watched(source: Path, target: Path) -> None:
@@ -199,11 +204,9 @@ def test_the_old_folder_may_be_removed_meanwhile(
 
 @pytest.mark.parametrize("failing", [2, 3])
 def test_the_old_folder_comes_back_when_the_new_one_cannot_be_renamed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int
+    in_steps: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int
 ) -> None:
-    path = tmp_path / "made"
-    write(path, OLD)
-    monkeypatch.setattr(replacing, "_exchange", lambda first, second: False)
+    path = in_steps
     rename, calls = os.rename, []
 
     def fails_once(source: Path, target: Path) -> None:
